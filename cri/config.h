@@ -1,0 +1,51 @@
+/*
+ * config.h: /etc/crivisor/config.toml and its drop-ins.
+ *
+ * Ownership: struct config owns its strings; config_done frees them. Every key has a default (config_init).
+ * Errors:    an unknown key, a wrong type or a value out of range names file, line and key.
+ * Threads:   read once at start; immutable afterwards, except log_level on SIGHUP.
+ */
+#ifndef CRI_CONFIG_H
+#define CRI_CONFIG_H
+
+#include "base/err.h"
+#include "base/log.h"
+#include "vmm/vmm.h"
+
+#include <stdio.h>
+
+#define CONFIG_PATH        "/etc/crivisor/config.toml"
+#define CONFIG_DROPIN_DIR  "/etc/crivisor/config.d"
+
+struct config {
+	struct {
+		char *socket;    /* /run/crivisor/crivisor.sock */
+		char *state_dir; /* /var/lib/crivisor */
+		char *run_dir;   /* /run/crivisor */
+		enum log_level log_level;
+	} server;
+	struct {
+		char **bin_dirs; /* /opt/cni/bin, /usr/lib/cni */
+		char *conf_dir;  /* /etc/cni/net.d */
+	} cni;
+	struct {
+		char *registry_config_dir; /* /etc/crivisor/certs.d */
+	} image;
+	struct {
+		char *cgroup_parent;  /* "/crivisor"; a pod's own wins */
+		bool enable_tracing;
+	} sandbox;
+	struct vmm_config hypervisor;
+};
+
+void config_init(struct config *config);
+void config_done(struct config *config);
+/*
+ * Reads `path` (NULL: CONFIG_PATH, which may be missing; a path given must exist), then each "*.toml" of `<dir of path>/config.d` in the
+ * order of their names; later files override single keys. Checks values. On failure *ret_config is untouched.
+ */
+int config_load(const char *path, struct config *ret_config, struct err *err);
+/* Writes the whole default configuration, commented, as TOML that config_load accepts. */
+int config_write_default(FILE *out);
+
+#endif
