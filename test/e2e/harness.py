@@ -1,0 +1,662 @@
+"""What the end-to-end tests stand on: a registry, CNI configuration, servers under test, crictl, and the search for leaks.
+
+Everything lives below one short directory (UNIX socket paths are limited) and in the network namespace that the caller made
+(test/lib/in-netns): refuse to run in the machine's own. Environment:
+  CRV_BUILD    directory with crivisor and guest/ (default: build/ of this tree)
+  CRV_KEEP     where the logs of failed tests go (default: a new directory below /tmp)
+  CRV_SLOW     factor on every time limit (default 1): for sanitized builds and busy machines
+"""
+
+import atexit
+import http.client
+import json
+import os
+import pathlib
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "test" / "images"))
+
+import catalog  # noqa: E402
+
+BUILD = pathlib.Path(os.environ.get("CRV_BUILD", ROOT / "build")).resolve()
+CRIVISOR = BUILD / "crivisor"
+KERNEL = pathlib.Path(os.environ.get("CRV_KERNEL", BUILD / "guest" / "vmlinux"))
+GUEST_IMAGE = pathlib.Path(os.environ.get("CRV_IMAGE", BUILD / "guest" / "guest.img"))
+CACHE_BIN = pathlib.Path(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))) / "crivisor" / "bin"
+SLOW = float(os.environ.get("CRV_SLOW", "1"))
+REGISTRY = "127.0.0.1:5000"
+BUSYBOX = REGISTRY + "/test/busybox:1"
+HTTPD = REGISTRY + "/test/httpd:1"
+
+os.environ["PATH"] = f"{CACHE_BIN}:{os.environ['PATH']}"
+
+
+def secs(value):
+    return value * SLOW
+
+
+def eventually(condition, seconds, what):
+    """Waits for something that gives no event to a test; returns its value. Fails with `what` (text, or called for it)."""
+    deadline = time.monotonic() + secs(seconds)
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {secs(seconds):g} s: {what() if callable(what) else what}")
+        time.sleep(0.05)
+
+
+# ---- the place where everything lives --------------------------------------------------------------------------------
+
+def own_netns():
+    return os.readlink("/proc/self/ns/net") != os.readlink("/proc/1/ns/net")
+
+
+WORK = None
+
+
+def work():
+    """The directory of this run, made at the first use and removed at the end."""
+    global WORK
+    if WORK is None:
+        WORK = pathlib.Path(tempfile.mkdtemp(prefix="ce-", dir="/tmp"))
+        os.chmod(WORK, 0o755)
+        atexit.register(shutil.rmtree, WORK, ignore_errors=True)
+    return WORK
+
+
+KEEP = None
+
+
+def keep_dir():
+    global KEEP
+    if KEEP is None:
+        KEEP = pathlib.Path(os.environ.get("CRV_KEEP") or tempfile.mkdtemp(prefix="crivisor-failed-", dir="/tmp"))
+        KEEP.mkdir(parents=True, exist_ok=True)
+    return KEEP
+
+
+# ---- registry --------------------------------------------------------------------------------------------------------
+
+_registry = None
+
+
+def registry():
+    """Debian's docker-registry on loopback of the test's netns, with the catalog's images; one for the whole run."""
+    global _registry
+    if _registry is None:
+        base = work() / "registry"
+        base.mkdir()
+        (base / "config.yml").write_text(
+            "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
+            f"storage: {{filesystem: {{rootdirectory: {base}/data}}, delete: {{enabled: true}}}}\n"
+            f"http: {{addr: '{REGISTRY}'}}\n")
+        log = open(base / "log", "wb")
+        _registry = subprocess.Popen(["docker-registry", "serve", str(base / "config.yml")], stdout=log, stderr=log,
+                                     stdin=subprocess.DEVNULL)
+        atexit.register(end_process, _registry)
+        wait_port(5000, _registry)
+        catalog.push_all(REGISTRY)
+    return REGISTRY
+
+
+def wait_port(port, process=None, host="127.0.0.1", seconds=20):
+    def connects():
+        if process and process.poll() is not None:
+            raise AssertionError(f"{process.args[0]} ended with {process.returncode} before it listened on {port}")
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            return True
+        except OSError:
+            return False
+    eventually(connects, seconds, f"nothing listens on {host}:{port}")
+
+
+def end_process(process):
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# ---- configuration ---------------------------------------------------------------------------------------------------
+
+def conflist(root, subnet, **replace):
+    plugins = [
+        {"type": "bridge", "bridge": "crvt0", "isGateway": True, "ipMasq": True, "hairpinMode": True,
+         "ipam": {"type": "host-local", "dataDir": str(root / "ipam"), "ranges": [[{"subnet": subnet}]],
+                  "routes": [{"dst": "0.0.0.0/0"}]}},
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+    ]
+    value = {"cniVersion": "1.0.0", "name": "crvtest", "plugins": plugins}
+    value.update(replace)
+    return json.dumps(value, indent=1)
+
+
+def toml(sections):
+    def literal(value):
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, (list, tuple)):
+            return "[" + ", ".join(literal(v) for v in value) + "]"
+        if isinstance(value, (int, float)):
+            return str(value)
+        return json.dumps(str(value))
+    lines = []
+    for section, values in sections.items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {literal(value)}" for key, value in values.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+class CliError(AssertionError):
+    """crictl (or crivisor) said no. code and message are those of the gRPC status, if there was one."""
+
+    def __init__(self, args, status, out, err):
+        self.status, self.out, self.err = status, out, err
+        match = re.search(r"code = (\w+)", err)
+        self.code = match.group(1) if match else None
+        match = re.search(r"code = \w+ desc = (.*?)\"?\s*$", err, re.S)
+        self.message = (match.group(1) if match else err).replace('\\"', '"').replace("\\\\", "\\")
+        super().__init__(f"{' '.join(map(str, args))}: exit status {status}\n{out}{err}")
+
+
+class Server:
+    """One crivisor with a configuration, state and run directory of its own."""
+
+    count = 0
+
+    def __init__(self, config=None, cni=True, env=None, name=None, extra_toml=""):
+        Server.count += 1
+        self.id = f"{os.getpid()}-{Server.count}"
+        self.dir = work() / (name or f"s{Server.count}")
+        self.dir.mkdir()
+        self.run_dir, self.state_dir = self.dir / "r", self.dir / "s"
+        self.socket = self.run_dir / "c.sock"
+        self.cni_dir, self.certs_dir, self.logs_dir = self.dir / "net.d", self.dir / "certs.d", self.dir / "pods"
+        for path in (self.run_dir, self.state_dir, self.cni_dir, self.certs_dir, self.logs_dir):
+            path.mkdir()
+        self.cgroup = f"/crvt-{self.id}"
+        self.subnet = f"10.{80 + Server.count // 200}.{Server.count % 200}.0/24"
+        if cni:
+            (self.cni_dir / "10-test.conflist").write_text(conflist(self.dir, self.subnet))
+        self.sections = {
+            "server": {"socket": self.socket, "state_dir": self.state_dir, "run_dir": self.run_dir, "log_level": "debug"},
+            "cni": {"bin_dirs": ["/usr/lib/cni"], "conf_dir": self.cni_dir},
+            "image": {"registry_config_dir": self.certs_dir},
+            "sandbox": {"cgroup_parent": self.cgroup},
+            "hypervisor": {"kernel_path": KERNEL, "image_path": GUEST_IMAGE},
+        }
+        for section, values in (config or {}).items():
+            self.sections.setdefault(section, {}).update(values)
+        self.config = self.dir / "config.toml"
+        self.config.write_text(toml(self.sections) + extra_toml)
+        self.crictl_config = self.dir / "crictl.yaml"
+        self.crictl_config.write_text(
+            f"runtime-endpoint: unix://{self.socket}\nimage-endpoint: unix://{self.socket}\ntimeout: {int(secs(60))}\n")
+        self.log = self.dir / "server.log"
+        self.env = dict(os.environ, **(env or {}))
+        self.process = None
+        self.serials = 0
+
+    # -- process --
+
+    def spawn(self):
+        """Starts it and waits neither for success nor for failure; returns the socket on which it says READY=1."""
+        notify = str(self.dir / "n.sock")
+        if os.path.exists(notify):
+            os.unlink(notify)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        sock.bind(notify)
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen([CRIVISOR, "serve", "--config", self.config], stdin=subprocess.DEVNULL,
+                                            stdout=log, stderr=log, env=dict(self.env, NOTIFY_SOCKET=notify),
+                                            start_new_session=True)
+        return sock
+
+    def start(self, seconds=30):
+        with self.spawn() as ready:
+            pidfd = os.pidfd_open(self.process.pid)
+            try:
+                deadline = time.monotonic() + secs(seconds)
+                while True:
+                    fds, _, _ = select.select([ready, pidfd], [], [], max(0, deadline - time.monotonic()))
+                    if ready in fds and b"READY=1" in ready.recv(4096):
+                        break
+                    if pidfd in fds:
+                        raise AssertionError(f"the server ended with {self.process.wait()} at its start:\n{self.tail()}")
+                    if not fds:
+                        raise AssertionError(f"the server was not ready within {secs(seconds):g} s:\n{self.tail()}")
+            finally:
+                os.close(pidfd)
+        return self
+
+    def stop(self, sig=signal.SIGTERM, seconds=30):
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(sig)
+            try:
+                self.process.wait(secs(seconds))
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"the server did not end within {secs(seconds):g} s of signal {int(sig)}") from None
+        return self.process.returncode if self.process else None
+
+    def tail(self, lines=40):
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def consoles(self):
+        return sorted(self.run_dir.rglob("console.log"))
+
+    def rss_kb(self):
+        return int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{self.process.pid}/status").read_text()).group(1))
+
+    # -- crictl --
+
+    def crictl_args(self, args):
+        return ["crictl", "-c", str(self.crictl_config)] + [str(a) for a in args]
+
+    def crictl(self, *args, timeout=120, stdin=None):
+        """Its standard output; CliError if it fails."""
+        argv = self.crictl_args(args)
+        try:
+            done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=secs(timeout), text=True,
+                                  input=stdin, stdin=subprocess.DEVNULL if stdin is None else None, errors="replace")
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{' '.join(argv)}: no answer within {secs(timeout):g} s") from None
+        if done.returncode:
+            raise CliError(args, done.returncode, done.stdout, done.stderr)
+        self.last_stderr = done.stderr
+        return done.stdout
+
+    def crictl_start(self, *args):
+        return subprocess.Popen(self.crictl_args(args), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)
+
+    def json(self, *args, **kw):
+        return json.loads(self.crictl(*args, **kw))
+
+    def write(self, name, value):
+        self.serials += 1
+        path = self.dir / f"{self.serials}-{name}.json"
+        path.write_text(json.dumps(value, indent=1))
+        return path
+
+    def pull(self, *images):
+        registry()
+        for image in images or (BUSYBOX,):
+            self.crictl("pull", image)
+
+    # -- pods --
+
+    def pod_config(self, name=None, **fields):
+        """A PodSandboxConfig; `fields` replace its own. Keeps the file in fields["file"] out of what is sent."""
+        self.serials += 1
+        name = name or f"pod{self.serials}"
+        uid = f"uid-{self.id}-{self.serials}"
+        value = {
+            "metadata": {"name": name, "namespace": "default", "uid": uid, "attempt": 0},
+            "log_directory": str(self.logs_dir / f"default_{name}_{uid}"),
+            "linux": {},
+        }
+        value.update(fields)
+        return value
+
+    def runp(self, config=None, *options, **fields):
+        config = config or self.pod_config(**fields)
+        pod = Pod(self, config, self.write("pod", config))
+        pod.id = self.crictl("runp", "-T", f"{int(secs(90))}s", *options, pod.file, timeout=120).strip()
+        return pod
+
+    def pod_ids(self):
+        return self.crictl("pods", "-q").split()
+
+    def remove_all(self):
+        for container in self.crictl("ps", "-aq").split():
+            self.crictl("rm", "-f", container)
+        for pod in self.pod_ids():
+            self.crictl("stopp", pod)
+            self.crictl("rmp", pod)
+
+    # -- what is left --
+
+    def processes(self):
+        """Processes of this server's pods: by their command line, or by their cgroup. pid → what."""
+        found, mark = {}, str(self.dir).encode()
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit() or int(entry) == os.getpid() or (self.process and int(entry) == self.process.pid):
+                continue
+            try:
+                cmdline = pathlib.Path(f"/proc/{entry}/cmdline").read_bytes()
+                cgroup = pathlib.Path(f"/proc/{entry}/cgroup").read_text()
+            except OSError:
+                continue
+            name = cmdline.split(b"\0", 1)[0]
+            if name.endswith((b"crictl", b"python3")):
+                continue
+            if mark in cmdline or self.cgroup in cgroup:
+                found[int(entry)] = cmdline.replace(b"\0", b" ").decode(errors="replace")[:150]
+        return found
+
+    def mounts(self):
+        with open("/proc/self/mountinfo") as f:
+            return sorted(line.split()[4] for line in f if line.split()[4].startswith(str(self.dir) + "/"))
+
+    def cgroups(self):
+        found = []
+        for top in ("/sys/fs/cgroup", *(str(p) for p in pathlib.Path("/sys/fs/cgroup").iterdir() if p.is_dir())):
+            base = pathlib.Path(top + self.cgroup)
+            if base.is_dir():
+                found += [str(p) for p in base.rglob("*") if p.is_dir()]
+        return sorted(set(found))
+
+    def links(self):
+        done = subprocess.run(["ip", "-j", "link"], stdout=subprocess.PIPE, check=True)
+        return sorted(link["ifname"] for link in json.loads(done.stdout) if link["ifname"] not in ("lo", "crvt0"))
+
+    def files(self):
+        found = [str(p) for p in self.run_dir.rglob("*")]
+        found += [str(p) for p in (self.state_dir / "containers").rglob("*") if p.parent.parent.name != "s"][:20]
+        found += [str(p) for p in (self.dir / "ipam").rglob("*") if re.fullmatch(r"[0-9.]+", p.name)]
+        return sorted(found)
+
+    def nat_rules(self):
+        done = subprocess.run(["iptables-save", "-t", "nat"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return sorted(re.sub(r"\[\d+:\d+\]", "", line) for line in done.stdout.splitlines()
+                      if "CNI-" in line and "HOSTPORT" not in line)
+
+    def traces(self):
+        return {"processes": self.processes(), "mounts": self.mounts(), "cgroups": self.cgroups(), "links": self.links(),
+                "files": self.files(), "iptables": self.nat_rules()}
+
+    def fds(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def leaks(self, baseline):
+        """What is there now and was not at the baseline: text, empty if nothing."""
+        now, text = self.traces(), []
+        for kind, values in now.items():
+            extra = [v for v in values if v not in baseline[kind]]
+            if extra:
+                text.append(f"{kind}: " + ", ".join(f"{v} ({values[v]})" if isinstance(values, dict) else v for v in extra))
+        return "\n".join(text)
+
+    def assert_nothing_left(self, baseline, seconds=3):
+        eventually(lambda: not self.leaks(baseline), seconds, lambda: f"something was left behind:\n{self.leaks(baseline)}")
+
+    def destroy(self):
+        """Ends the server and, by force, whatever of it is still there."""
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for _ in range(3):
+            pids = self.processes()
+            if not pids:
+                break
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            time.sleep(0.1)
+        for mount in sorted(self.mounts(), reverse=True):
+            subprocess.run(["umount", "-l", mount], stderr=subprocess.DEVNULL)
+        for cgroup in sorted(self.cgroups(), reverse=True):
+            try:
+                os.rmdir(cgroup)
+            except OSError:
+                pass
+        for top in ("/sys/fs/cgroup", *(str(p) for p in pathlib.Path("/sys/fs/cgroup").iterdir() if p.is_dir())):
+            try:
+                os.rmdir(top + self.cgroup)
+            except OSError:
+                pass
+        subprocess.run(["ip", "link", "del", "crvt0"], stderr=subprocess.DEVNULL)
+
+
+class Pod:
+    def __init__(self, server, config, file):
+        self.server, self.config, self.file, self.id = server, config, file, None
+
+    def status(self):
+        return self.server.json("inspectp", self.id)["status"]
+
+    @property
+    def ip(self):
+        return self.status()["network"]["ip"]
+
+    def create(self, command=None, image=BUSYBOX, name=None, **fields):
+        self.server.serials += 1
+        name = name or f"c{self.server.serials}"
+        value = {"metadata": {"name": name, "attempt": 0}, "image": {"image": image}, "log_path": f"{name}/0.log", "linux": {}}
+        if command is not None:
+            value["command"] = command
+        value.update(fields)
+        container = Container(self, value)
+        container.id = self.server.crictl("create", self.id, self.server.write("container", value), self.file).strip()
+        return container
+
+    def run(self, command=None, **kw):
+        """Creates and starts a container."""
+        container = self.create(command, **kw)
+        container.start()
+        return container
+
+    def output(self, command=None, seconds=30, **kw):
+        """What a container that ends by itself with 0 prints."""
+        container = self.run(command, **kw)
+        status = container.wait(seconds)
+        text = container.logs()
+        if int(status.get("exitCode", 0)) != 0:
+            raise AssertionError(f"{command}: exit code {status.get('exitCode')}: {text}")
+        container.remove()
+        return text
+
+    def stop(self):
+        self.server.crictl("stopp", self.id)
+
+    def remove(self):
+        self.server.crictl("rmp", self.id)
+
+
+class Container:
+    def __init__(self, pod, config):
+        self.pod, self.server, self.config, self.id = pod, pod.server, config, None
+
+    def start(self):
+        self.server.crictl("start", self.id)
+        return self
+
+    def status(self):
+        return self.server.json("inspect", self.id)["status"]
+
+    def wait(self, seconds=30):
+        """The status once it has exited."""
+        last = {}
+
+        def exited():
+            last.update(self.status())
+            return last["state"] == "CONTAINER_EXITED"
+        eventually(exited, seconds, lambda: f"container {self.config['metadata']['name']} still {last.get('state')}")
+        return last
+
+    @property
+    def log_file(self):
+        return pathlib.Path(self.pod.config["log_directory"]) / self.config["log_path"]
+
+    def logs(self):
+        return "".join(data for _, _, data in self.log_lines())
+
+    def log_lines(self):
+        """(stream, tag, text) of each line of the log file; text has its line end unless the tag says partial."""
+        found = []
+        for line in self.log_file.read_bytes().decode(errors="replace").split("\n")[:-1]:
+            stamp, stream, tag, text = line.split(" ", 3)
+            if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{1,9}(Z|[+-]\d\d:\d\d)", stamp):
+                raise AssertionError(f"{self.log_file}: not a time: {stamp!r}")
+            found.append((stream, tag, text + ("\n" if tag == "F" else "")))
+        return found
+
+    def exec(self, *command, timeout=None):
+        options = ["--timeout", str(timeout)] if timeout else []
+        return self.server.crictl("exec", "-s", *options, self.id, *command)
+
+    def stop(self, seconds=0):
+        self.server.crictl("stop", "-t", str(seconds), self.id)
+
+    def remove(self, force=False):
+        self.server.crictl("rm", *(["-f"] if force else []), self.id)
+
+
+def http_get(host, port=80, path="/", seconds=10):
+    connection = http.client.HTTPConnection(host, port, timeout=secs(seconds))
+    try:
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        return reply.status, reply.read().decode(errors="replace")
+    finally:
+        connection.close()
+
+
+# ---- test cases ------------------------------------------------------------------------------------------------------
+
+class Case(unittest.TestCase):
+    """A class of tests that share one server. After each test its pods are removed and nothing may be left of them,
+    unless the class keeps them (`keep_pods`): then that happens once, at the end."""
+
+    config = None
+    cni = True
+    images = (BUSYBOX,)
+    keep_pods = False
+    server_env = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server(cls.config, cni=cls.cni, env=cls.server_env)
+        cls.addClassCleanup(cls.server.destroy)
+        try:
+            cls.server.start()
+            cls.baseline = cls.server.traces()
+            if cls.images:
+                cls.server.pull(*cls.images)
+            cls.prepare()
+        except BaseException:
+            save_logs(cls.server, cls.__name__)
+            raise
+
+    @classmethod
+    def prepare(cls):
+        """For a class's own set-up."""
+
+    @classmethod
+    def tearDownClass(cls):
+        if cls.keep_pods:
+            try:
+                cls.server.remove_all()
+                cls.server.assert_nothing_left(cls.baseline)
+            except BaseException:
+                save_logs(cls.server, cls.__name__)
+                raise
+
+    def tearDown(self):
+        if failed(self):
+            # This test has failed already: its logs are kept, and the next one gets a clean start if that can be had.
+            save_logs(self.server, self.id())
+            if not self.keep_pods:
+                try:
+                    self.server.remove_all()
+                except AssertionError as error:
+                    print(f"    clean-up failed too: {error}", flush=True)
+            return
+        if not self.keep_pods:
+            try:
+                self.server.remove_all()
+                self.server.assert_nothing_left(self.baseline)
+            except BaseException:
+                save_logs(self.server, self.id())
+                raise
+
+    def refused(self, code, *words):
+        """A context in which a command must fail with this gRPC code and a message that names each of `words`."""
+        return Refused(self, code, words)
+
+
+class Refused:
+    def __init__(self, case, code, words):
+        self.case, self.code, self.words = case, code, words
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is None:
+            self.case.fail(f"was not refused (expected {self.code})")
+        if not isinstance(error, CliError):
+            return False
+        codes = (self.code,) if isinstance(self.code, str) else self.code
+        self.case.assertIn(error.code, codes, error.err)
+        for word in self.words:
+            self.case.assertIn(str(word).lower(), error.message.lower())
+        self.message = error.message
+        return True
+
+
+def failed(case):
+    outcome = case._outcome
+    return any(error for _, error in getattr(outcome.result, "failures", []) + getattr(outcome.result, "errors", [])
+               if _ is case) if hasattr(outcome.result, "failures") else not outcome.success
+
+
+def save_logs(server, name):
+    """Keeps what tells why, and prints the end of it."""
+    target = keep_dir() / re.sub(r"[^A-Za-z0-9_.]+", "_", name)
+    target.mkdir(parents=True, exist_ok=True)
+    print(f"    logs kept in {target}", flush=True)
+    for path in [server.log, server.config, *server.run_dir.rglob("*.log")]:
+        if path.exists():
+            copy = target / str(path.relative_to(server.dir)).replace("/", "_")
+            shutil.copyfile(path, copy)
+    print("    server log:\n" + "\n".join("      " + line for line in server.tail(25).splitlines()), flush=True)
+    for console in server.consoles()[:3]:
+        text = console.read_text(errors="replace").splitlines()[-12:]
+        print(f"    {console.relative_to(server.dir)}:\n" + "\n".join("      " + line for line in text), flush=True)
+
+
+class Background:
+    """A function in a thread, whose result or exception is had by result()."""
+
+    def __init__(self, function, *args, **kw):
+        self.value = self.error = None
+
+        def body():
+            try:
+                self.value = function(*args, **kw)
+            except BaseException as error:  # noqa: BLE001 - handed to the caller
+                self.error = error
+        self.thread = threading.Thread(target=body, daemon=True)
+        self.thread.start()
+
+    def result(self, seconds=120):
+        self.thread.join(secs(seconds))
+        if self.thread.is_alive():
+            raise AssertionError(f"still running after {secs(seconds):g} s")
+        if self.error:
+            raise self.error
+        return self.value
