@@ -1,0 +1,6 @@
+#include <stdio.h>
+
+int main(void)
+{
+	return puts("crivisor " CRV_VERSION) < 0;
+}
