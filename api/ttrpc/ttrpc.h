@@ -12,9 +12,12 @@
  * Ownership: payloads passed to callbacks live until the callback returns. Callbacks may start, answer and cancel calls, but
  *            must not free the connection; ttrpc_conn_free ends every call with -ECONNRESET first.
  * Limits:    a message is at most TTRPC_MESSAGE_MAX; a connection has at most TTRPC_CALLS_MAX calls in flight and holds at
- *            most TTRPC_OUT_MAX bytes of output (-ENOBUFS beyond).
- * Errors:    a protocol error (-EBADMSG from ttrpc_feed) is fatal for the connection; an error of one call reaches that
- *            call alone, with the peer's status and words.
+ *            most TTRPC_OUT_MAX bytes of output (-ENOBUFS beyond). A server should stop reading its transport while much
+ *            output waits: a client that does not read its answers otherwise ends in -ENOBUFS from ttrpc_feed.
+ * Errors:    an error from ttrpc_feed is fatal for the connection; an error of one call reaches that call alone, with the
+ *            peer's status and words. What is wrong with one message (beyond the limit, unreadable, a stream id that is
+ *            even, used again or unknown) is answered on that stream, as containerd's ttrpc does; message types of later
+ *            versions are ignored.
  */
 #ifndef API_TTRPC_TTRPC_H
 #define API_TTRPC_TTRPC_H
@@ -64,7 +67,10 @@ typedef void ttrpc_reply_fn(void *arg, const struct err *err, const void *payloa
  */
 int ttrpc_call(struct ttrpc_conn *conn, const char *service, const char *method, const void *payload, size_t len,
 	       int64_t timeout_ns, ttrpc_reply_fn *reply, void *arg, uint32_t *ret_id, struct err *err);
-/* Forgets a call or stream: its callback will not run; a late answer is dropped. An unknown id is ignored. */
+/*
+ * Forgets a call or stream: its callback will not run; a late answer is dropped. An unknown id is ignored. The protocol
+ * has no message that would tell the server; a stream's server is told that our side has ended.
+ */
 void ttrpc_cancel(struct ttrpc_conn *conn, uint32_t id);
 
 /*
@@ -105,12 +111,16 @@ struct ttrpc_conn *ttrpc_request_conn(struct ttrpc_request *req);
 int64_t ttrpc_request_deadline(const struct ttrpc_request *req);
 /*
  * Hook that runs when nobody waits for the answer any more (connection gone, deadline passed): the handler drops its
- * reference to req there and must not answer.
+ * reference to req there and must not answer. Without a hook, req stays valid and must still be answered (into the void;
+ * ttrpc_request_conn is NULL by then); a stream's on_data then gets the error.
  */
 void ttrpc_request_on_cancel(struct ttrpc_request *req, void (*hook)(void *arg), void *arg);
-/* Messages from the client on a streaming request; eof when the client closed its side. */
+/*
+ * Messages from the client on a streaming request; eof when the client closed its side. To be set by the stream handler
+ * before it returns: what comes while none is set is dropped.
+ */
 void ttrpc_request_on_data(struct ttrpc_request *req, ttrpc_stream_fn *on_data, void *arg);
-/* Answer and end a unary request; req is invalid afterwards. */
+/* Answer and end a unary request (or a stream whose server sends only one message); req is invalid afterwards. */
 void ttrpc_respond(struct ttrpc_request *req, const void *payload, size_t len);
 /* Answer with an error and end a request of either kind. */
 void ttrpc_fail(struct ttrpc_request *req, const struct err *err);
@@ -119,7 +129,10 @@ void ttrpc_stream_finish(struct ttrpc_request *req);
 
 /* ---- streams, either side ----------------------------------------------------------------------------------- */
 
-/* Sends one message on a client stream (by id); `close` also ends our side. payload NULL: no data, only the close. */
+/*
+ * Sends one message on a client stream (by id); `close` also ends our side. payload NULL: no data, only the close. 0, -EPIPE
+ * (no such stream, or our side has ended), -EMSGSIZE, -ENOBUFS or -ECONNRESET.
+ */
 int ttrpc_stream_send(struct ttrpc_conn *conn, uint32_t id, const void *payload, size_t len, bool close);
 /* The same on a server stream. */
 int ttrpc_request_send(struct ttrpc_request *req, const void *payload, size_t len);

@@ -1,0 +1,196 @@
+#include "api/ttrpc/internal.h"
+
+#include "base/util.h"
+
+struct ttrpc_conn *ttrpc_client_new(ttrpc_output_fn *output, void *owner)
+{
+	return conn_new(NULL, output, owner);
+}
+
+/* ---- calls going out
+ * ---------------------------------------------------------------------------------------- */
+
+static int start(struct ttrpc_conn *conn, const struct wire_request *req, uint8_t flags,
+		 struct ttrpc_request **ret_call, struct err *err)
+{
+	size_t len = wire_request_size(req);
+	struct ttrpc_request *call;
+	uint32_t id = conn->last_id ? conn->last_id + 2 : 1;
+	uint8_t *p;
+	int r;
+
+	if (len > TTRPC_MESSAGE_MAX)
+		return err_set_status(err, -EMSGSIZE, ERR_RESOURCE_EXHAUSTED,
+				      "message of %zu bytes exceeds the limit of %u", len, TTRPC_MESSAGE_MAX);
+	if (conn->calls.count >= TTRPC_CALLS_MAX)
+		return err_set_status(err, -ENOBUFS, ERR_RESOURCE_EXHAUSTED, "%u calls are in flight already",
+				      conn->calls.count);
+	if (conn->last_id > UINT32_MAX - 2)
+		return err_set_status(err, -ENOBUFS, ERR_UNAVAILABLE,
+				      "the connection has used up its stream ids");
+	r = conn_room(conn, len);
+	if (r == -ECONNRESET)
+		return err_set(err, r, "the connection is closed");
+	if (r < 0)
+		return err_set_status(err, r, ERR_RESOURCE_EXHAUSTED,
+				      "too much output is waiting for the peer");
+	call = conn_add_call(conn, id, req->timeout_ns);
+	if (!call)
+		return err_set(err, -ENOMEM, "out of memory");
+	p = conn_frame(conn, id, FRAME_REQUEST, flags, len);
+	if (!p) {
+		conn_drop_call(conn, call);
+		return err_set(err, -ENOMEM, "out of memory");
+	}
+	wire_put_request(p, req);
+	conn->last_id = id;
+	*ret_call = call;
+	conn_commit(conn, len);
+	return 0;
+}
+
+int ttrpc_call(struct ttrpc_conn *conn, const char *service, const char *method, const void *payload,
+	       size_t len, int64_t timeout_ns, ttrpc_reply_fn *reply, void *arg, uint32_t *ret_id,
+	       struct err *err)
+{
+	struct wire_request req = {
+		.service = service,
+		.service_len = strlen(service),
+		.method = method,
+		.method_len = strlen(method),
+		.payload = len > 0 ? payload : NULL,
+		.len = len,
+		.timeout_ns = timeout_ns,
+	};
+	struct ttrpc_request *call;
+	int r = start(conn, &req, 0, &call, err);
+
+	if (r < 0)
+		return r;
+	call->reply = reply;
+	call->arg = arg;
+	call->local_closed = true;
+	if (ret_id)
+		*ret_id = call->id;
+	return 0;
+}
+
+int ttrpc_stream_open(struct ttrpc_conn *conn, const char *service, const char *method, const void *payload,
+		      size_t len, ttrpc_stream_fn *on_data, void *arg, uint32_t *ret_id, struct err *err)
+{
+	struct wire_request req = {
+		.service = service,
+		.service_len = strlen(service),
+		.method = method,
+		.method_len = strlen(method),
+		.payload = payload,
+		.len = payload ? len : 0,
+	};
+	struct ttrpc_request *call;
+	int r = start(conn, &req, FLAG_REMOTE_OPEN, &call, err);
+
+	if (r < 0)
+		return r;
+	call->streaming = true;
+	call->on_data = on_data;
+	call->arg = arg;
+	if (ret_id)
+		*ret_id = call->id;
+	return 0;
+}
+
+int ttrpc_stream_send(struct ttrpc_conn *conn, uint32_t id, const void *payload, size_t len, bool close)
+{
+	struct ttrpc_request *call = calls_find(&conn->calls, id);
+	int r = 0;
+
+	if (conn->dead)
+		return -ECONNRESET;
+	if (!call || !call->streaming || call->local_closed)
+		return -EPIPE;
+	if (payload)
+		r = conn_put_data(conn, id, 0, payload, len);
+	/* The close is a frame of its own: containerd's server takes no data with it. */
+	if (r == 0 && close) {
+		r = conn_put_data(conn, id, FLAG_REMOTE_CLOSED | FLAG_NO_DATA, NULL, 0);
+		call->local_closed = r == 0;
+	}
+	return r;
+}
+
+void ttrpc_cancel(struct ttrpc_conn *conn, uint32_t id)
+{
+	struct ttrpc_request *call = calls_find(&conn->calls, id);
+
+	if (!call)
+		return;
+	/* ttrpc has no message for it; the end of our side is the most that can be said. */
+	if (call->streaming && !call->local_closed)
+		(void)conn_put_data(conn, id, FLAG_REMOTE_CLOSED | FLAG_NO_DATA, NULL, 0);
+	conn_drop_call(conn, call);
+}
+
+/* ---- answers coming in
+ * -------------------------------------------------------------------------------------- */
+
+/* Takes the call out of the table and runs its last callback. */
+static void finish(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct err *err,
+		   const void *payload, size_t len)
+{
+	struct ttrpc_request last = *call;
+
+	conn_drop_call(conn, call);
+	if (last.streaming)
+		last.on_data(last.arg, err, payload, len, true);
+	else
+		last.reply(last.arg, err, payload, len);
+}
+
+void client_end(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct err *err)
+{
+	finish(conn, call, err, NULL, 0);
+}
+
+static void on_response(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct frame *f)
+{
+	struct err err = ERR_INIT;
+	const void *payload;
+	size_t len;
+
+	if (wire_read_response(f, &payload, &len, &err) < 0)
+		finish(conn, call, &err, NULL, 0);
+	else if (call->streaming && len == 0)
+		finish(conn, call, NULL, NULL, 0);
+	else
+		finish(conn, call, NULL, payload, len);
+}
+
+static void on_stream_data(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct frame *f)
+{
+	const void *payload = f->flags & FLAG_NO_DATA ? NULL : f->data;
+	size_t len = payload ? f->len : 0;
+	struct err err = ERR_INIT;
+
+	if (!call->streaming) {
+		err_set_status(&err, -EBADMSG, ERR_INTERNAL,
+			       "the peer answered a unary call with stream data");
+		finish(conn, call, &err, NULL, 0);
+	} else if (f->flags & FLAG_REMOTE_CLOSED) {
+		finish(conn, call, NULL, payload, len);
+	} else if (payload) {
+		call->on_data(call->arg, NULL, payload, len, false);
+	}
+}
+
+void client_frame(struct ttrpc_conn *conn, const struct frame *f)
+{
+	struct ttrpc_request *call = calls_find(&conn->calls, f->id);
+
+	if (!call)
+		return; /* cancelled or timed out: a late answer */
+	if (f->type == FRAME_RESPONSE)
+		on_response(conn, call, f);
+	else if (f->type == FRAME_DATA)
+		on_stream_data(conn, call, f);
+	/* Other types are for later versions of the protocol. */
+}

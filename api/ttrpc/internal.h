@@ -1,0 +1,124 @@
+/* internal.h: what the files of this directory share. See ttrpc.h. */
+#ifndef API_TTRPC_INTERNAL_H
+#define API_TTRPC_INTERNAL_H
+
+#include "api/ttrpc/ttrpc.h"
+
+#define FRAME_HEADER 10
+#define OUT_SLACK    (64u << 10) /* room above TTRPC_OUT_MAX for answers that only carry a status */
+
+enum frame_type {
+	FRAME_REQUEST = 1,
+	FRAME_RESPONSE = 2,
+	FRAME_DATA = 3,
+};
+#define FLAG_REMOTE_CLOSED 1u
+#define FLAG_REMOTE_OPEN   2u
+#define FLAG_NO_DATA	   4u
+
+struct frame {
+	uint32_t len;
+	uint32_t id;
+	uint8_t type;
+	uint8_t flags;
+	const uint8_t *data; /* never NULL */
+};
+
+/* One call or stream, on either side. */
+struct ttrpc_request {
+	struct ttrpc_conn *conn; /* NULL: nobody waits for the answer any more */
+	uint32_t id;
+	uint32_t heap_at; /* index in the heap + 1, 0: no deadline */
+	int64_t deadline_ns;
+	bool streaming;
+	bool local_closed, remote_closed;
+	ttrpc_reply_fn *reply; /* client, unary */
+	ttrpc_stream_fn *on_data;
+	void *arg;
+	void (*on_cancel)(void *arg); /* server */
+	void *cancel_arg;
+};
+
+/* Calls by id (open addressing, linear probing), and those with a deadline in a binary heap. */
+struct calls {
+	struct ttrpc_request **slots;
+	uint32_t room; /* a power of two, or 0 */
+	uint32_t count;
+	struct ttrpc_request **heap;
+	uint32_t heap_len, heap_room;
+};
+
+struct ttrpc_conn {
+	const struct ttrpc_service *services; /* NULL: client */
+	ttrpc_output_fn *output;
+	void *owner;
+	struct calls calls;
+	struct buf in; /* a frame that has come in part */
+	struct buf out;
+	uint8_t header[FRAME_HEADER];
+	uint8_t header_len;
+	bool dead;
+	int broken;	  /* negative errno: feed fails from now on */
+	uint32_t skip;	  /* bytes of an oversized frame still to come */
+	uint32_t last_id; /* client: last one given out; server: last one seen */
+};
+
+/* calls.c */
+int calls_add(struct calls *calls, struct ttrpc_request *call);
+struct ttrpc_request *calls_find(const struct calls *calls, uint32_t id);
+void calls_remove(struct calls *calls, struct ttrpc_request *call);
+/* Any call, NULL if there is none. */
+struct ttrpc_request *calls_any(const struct calls *calls);
+/* The call with the earliest deadline, NULL if none has one. */
+struct ttrpc_request *calls_earliest(const struct calls *calls);
+void calls_done(struct calls *calls);
+
+/* conn.c */
+struct ttrpc_conn *conn_new(const struct ttrpc_service *services, ttrpc_output_fn *output, void *owner);
+/* A new call, in the table; NULL on -ENOMEM. timeout_ns 0: none; negative: has passed already. */
+struct ttrpc_request *conn_add_call(struct ttrpc_conn *conn, uint32_t id, int64_t timeout_ns);
+/* Takes it out of the table and frees it. */
+void conn_drop_call(struct ttrpc_conn *conn, struct ttrpc_request *call);
+/* 0, -ECONNRESET, or -ENOBUFS if `len` more bytes of message do not fit. */
+int conn_room(const struct ttrpc_conn *conn, size_t len);
+/* Room for one frame; the caller fills in the message and then calls conn_commit. NULL: -errno in *ret_r. */
+uint8_t *conn_frame(struct ttrpc_conn *conn, uint32_t id, enum frame_type type, uint8_t flags, size_t len);
+void conn_commit(struct ttrpc_conn *conn, size_t len);
+/* One whole data frame: 0 or negative errno. */
+int conn_put_data(struct ttrpc_conn *conn, uint32_t id, uint8_t flags, const void *payload, size_t len);
+
+/* client.c */
+void client_frame(struct ttrpc_conn *conn, const struct frame *f);
+/* Ends a client's call with err and frees it. */
+void client_end(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct err *err);
+
+/* server.c */
+void server_frame(struct ttrpc_conn *conn, const struct frame *f);
+/* An answer with nothing but a status. */
+void server_put_status(struct ttrpc_conn *conn, uint32_t id, const struct err *err);
+/* Nobody waits for the answer any more: tells the handler. */
+void server_cancel(struct ttrpc_conn *conn, struct ttrpc_request *req, const struct err *err);
+
+/* wire.c: ttrpc.Request, ttrpc.Response, google.rpc.Status */
+struct wire_request {
+	const char *service, *method; /* not NUL-terminated */
+	size_t service_len, method_len;
+	const void *payload; /* NULL: none */
+	size_t len;
+	int64_t timeout_ns;
+};
+int wire_read_request(const struct frame *f, struct wire_request *ret_req);
+size_t wire_request_size(const struct wire_request *req);
+uint8_t *wire_put_request(uint8_t *p, const struct wire_request *req);
+/*
+ * The payload of a response (never NULL), 0; or its status as err and its errno; or -EBADMSG with
+ * *ret_nonsense set if it cannot be read.
+ */
+int wire_read_response(const struct frame *f, const void **ret_payload, size_t *ret_len, struct err *err);
+size_t wire_response_size(size_t payload_len);
+uint8_t *wire_put_response(uint8_t *p, const void *payload, size_t len);
+/* A response with err's status; out has room for WIRE_STATUS_MAX bytes. The length. */
+#define WIRE_STATUS_MAX (ERR_MSG_MAX + 32)
+size_t wire_put_status(uint8_t *out, const struct err *err);
+
+#endif

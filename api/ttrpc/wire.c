@@ -1,0 +1,221 @@
+#include "api/ttrpc/internal.h"
+
+#include "api/pbwire.h"
+#include "base/util.h"
+
+/* Source of the numbers: containerd/ttrpc request.proto and googleapis google/rpc/status.proto. */
+enum {
+	REQUEST_SERVICE = 1,
+	REQUEST_METHOD = 2,
+	REQUEST_PAYLOAD = 3,
+	REQUEST_TIMEOUT = 4,
+	RESPONSE_STATUS = 1,
+	RESPONSE_PAYLOAD = 2,
+	STATUS_CODE = 1,
+	STATUS_MESSAGE = 2,
+};
+
+int wire_read_request(const struct frame *f, struct wire_request *ret_req)
+{
+	const uint8_t *at = f->data, *end = f->data + f->len;
+	struct wire_request req = {.service = "", .method = ""};
+	struct pbw_field field;
+	int r;
+
+	while ((r = pbw_next(&at, end, &field)) > 0) {
+		enum pbw_type want = field.number == REQUEST_TIMEOUT ? PBW_VARINT : PBW_LEN;
+
+		if (field.number > 5)
+			continue;
+		if (field.type != want)
+			return -EBADMSG;
+		switch (field.number) {
+		case REQUEST_SERVICE:
+			req.service = (const char *)field.data;
+			req.service_len = field.len;
+			break;
+		case REQUEST_METHOD:
+			req.method = (const char *)field.data;
+			req.method_len = field.len;
+			break;
+		case REQUEST_PAYLOAD:
+			req.payload = field.data;
+			req.len = field.len;
+			break;
+		case REQUEST_TIMEOUT:
+			req.timeout_ns = (int64_t)field.value;
+			break;
+		default: /* metadata: nothing here uses it */
+			break;
+		}
+	}
+	if (r < 0)
+		return r;
+	*ret_req = req;
+	return 0;
+}
+
+size_t wire_request_size(const struct wire_request *req)
+{
+	size_t n = pbw_len_size(req->service_len) + pbw_len_size(req->method_len);
+
+	if (req->payload)
+		n += pbw_len_size(req->len);
+	if (req->timeout_ns)
+		n += 1 + pbw_varint_size((uint64_t)req->timeout_ns);
+	return n;
+}
+
+uint8_t *wire_put_request(uint8_t *p, const struct wire_request *req)
+{
+	p = pbw_put_len(p, REQUEST_SERVICE, req->service, req->service_len);
+	p = pbw_put_len(p, REQUEST_METHOD, req->method, req->method_len);
+	if (req->payload)
+		p = pbw_put_len(p, REQUEST_PAYLOAD, req->payload, req->len);
+	if (req->timeout_ns) {
+		*p++ = REQUEST_TIMEOUT << 3 | PBW_VARINT;
+		p = pbw_put_varint(p, (uint64_t)req->timeout_ns);
+	}
+	return p;
+}
+
+/* The errno that stands for a status received. */
+static int errno_of(enum err_status status)
+{
+	switch (status) {
+	case ERR_CANCELLED:
+		return -ECANCELED;
+	case ERR_INVALID_ARGUMENT:
+	case ERR_OUT_OF_RANGE:
+		return -EINVAL;
+	case ERR_DEADLINE_EXCEEDED:
+		return -ETIMEDOUT;
+	case ERR_NOT_FOUND:
+		return -ENOENT;
+	case ERR_ALREADY_EXISTS:
+		return -EEXIST;
+	case ERR_PERMISSION_DENIED:
+	case ERR_UNAUTHENTICATED:
+		return -EACCES;
+	case ERR_RESOURCE_EXHAUSTED:
+		return -ENOSPC;
+	case ERR_FAILED_PRECONDITION:
+		return -EBUSY;
+	case ERR_ABORTED:
+		return -EAGAIN;
+	case ERR_UNIMPLEMENTED:
+		return -EOPNOTSUPP;
+	case ERR_UNAVAILABLE:
+		return -ECONNREFUSED;
+	default:
+		return -EIO;
+	}
+}
+
+/* Any bytes as UTF-8 without control characters: what the peer says ends up in logs and in other protocols.
+ */
+static void clean(char *dst, size_t room, const void *src, size_t len)
+{
+	if (len > room - 1)
+		len = room - 1;
+	memcpy(dst, src, len);
+	dst[len] = 0;
+	/* A cut may have left part of a character at the end. */
+	for (size_t cut = 0; cut < 4 && cut <= len; cut++) {
+		if (utf8_valid(dst, len - cut)) {
+			dst[len - cut] = 0;
+			return;
+		}
+	}
+	for (size_t i = 0; i < len; i++) {
+		if (dst[i] == 0 || (unsigned char)dst[i] >= 0x80)
+			dst[i] = '?';
+	}
+}
+
+static int read_status(const uint8_t *at, size_t len, struct err *err)
+{
+	const uint8_t *end = at + len, *message = at;
+	size_t message_len = 0;
+	struct pbw_field field;
+	uint64_t code = 0;
+	char text[ERR_MSG_MAX];
+	int r;
+
+	while ((r = pbw_next(&at, end, &field)) > 0) {
+		if (field.number == STATUS_CODE && field.type == PBW_VARINT) {
+			code = field.value;
+		} else if (field.number == STATUS_MESSAGE && field.type == PBW_LEN) {
+			message = field.data;
+			message_len = field.len;
+		}
+	}
+	if (r < 0)
+		return -EBADMSG;
+	if (code == ERR_OK)
+		return 0;
+	if (code > ERR_UNAUTHENTICATED)
+		code = ERR_UNKNOWN;
+	clean(text, sizeof(text), message, message_len);
+	return err_set_status(err, errno_of((enum err_status)code), (enum err_status)code, "%s",
+			      *text ? text : err_status_name((enum err_status)code));
+}
+
+int wire_read_response(const struct frame *f, const void **ret_payload, size_t *ret_len, struct err *err)
+{
+	static const char nonsense[] = "the peer sent a response that cannot be read";
+	const uint8_t *at = f->data, *end = f->data + f->len;
+	struct pbw_field field, status = {0}, payload = {.data = f->data};
+	int r;
+
+	while ((r = pbw_next(&at, end, &field)) > 0) {
+		if (field.number > RESPONSE_PAYLOAD)
+			continue;
+		if (field.type != PBW_LEN)
+			return err_set_status(err, -EBADMSG, ERR_INTERNAL, nonsense);
+		if (field.number == RESPONSE_STATUS)
+			status = field;
+		else
+			payload = field;
+	}
+	if (r < 0)
+		return err_set_status(err, -EBADMSG, ERR_INTERNAL, nonsense);
+	if (status.data) {
+		r = read_status(status.data, status.len, err);
+		if (r == -EBADMSG)
+			return err_set_status(err, -EBADMSG, ERR_INTERNAL, nonsense);
+		if (r < 0)
+			return r;
+	}
+	*ret_payload = payload.data;
+	*ret_len = payload.len;
+	return 0;
+}
+
+size_t wire_response_size(size_t payload_len)
+{
+	return pbw_len_size(payload_len);
+}
+
+uint8_t *wire_put_response(uint8_t *p, const void *payload, size_t len)
+{
+	return pbw_put_len(p, RESPONSE_PAYLOAD, payload, len);
+}
+
+size_t wire_put_status(uint8_t *out, const struct err *err)
+{
+	uint8_t code = err->status > ERR_OK && err->status <= ERR_UNAUTHENTICATED ? (uint8_t)err->status
+										  : ERR_UNKNOWN;
+	char text[ERR_MSG_MAX];
+	size_t len;
+	uint8_t *p = out;
+
+	clean(text, sizeof(text), err->msg, strnlen(err->msg, sizeof(err->msg)));
+	len = strlen(text);
+	*p++ = RESPONSE_STATUS << 3 | PBW_LEN;
+	p = pbw_put_varint(p, 2 + pbw_len_size(len));
+	*p++ = STATUS_CODE << 3 | PBW_VARINT;
+	*p++ = code;
+	p = pbw_put_len(p, STATUS_MESSAGE, text, len);
+	return (size_t)(p - out);
+}
