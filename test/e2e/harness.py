@@ -28,6 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "test" / "images"))
 
 import catalog  # noqa: E402
+import oci  # noqa: E402, F401 - for the tests
 
 BUILD = pathlib.Path(os.environ.get("CRV_BUILD", ROOT / "build")).resolve()
 CRIVISOR = BUILD / "crivisor"
