@@ -1,0 +1,362 @@
+"""What users and hosts get wrong: each is refused with the right code and a message that names the thing, and leaves nothing."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+from harness import (BUSYBOX, CRIVISOR, ROOT, Background, Case, CliError, Server, conflist, eventually,
+                     save_logs, secs, toml, work)
+
+GUESTS = pathlib.Path(__file__).with_name("guests")
+UNKNOWN = "0123456789abcdef" * 4
+
+
+class Requests(Case):
+    def test_unknown_runtime_handler(self):
+        with self.refused(("InvalidArgument", "NotFound"), "no-such-handler"):
+            self.server.runp(None, "--runtime", "no-such-handler")
+
+    def test_duplicate_name(self):
+        config = self.server.pod_config("twin")
+        self.server.runp(config)
+        with self.refused("AlreadyExists", "twin"):
+            self.server.runp(config)
+
+    def test_host_network_is_refused_in_words(self):
+        with self.refused(("Unimplemented", "InvalidArgument", "FailedPrecondition"), "host"):
+            self.server.runp(linux={"security_context": {"namespace_options": {"network": 2}}})
+
+    def test_unknown_ids_are_not_found(self):
+        for command in (["inspect"], ["inspectp"], ["start"], ["exec", "-s"]):
+            args = [*command, UNKNOWN] + (["true"] if command[0] == "exec" else [])
+            with self.subTest(command=command), self.refused("NotFound", UNKNOWN[:13]):
+                self.server.crictl(*args)
+        config = self.server.pod_config()
+        container = {"metadata": {"name": "c"}, "image": {"image": BUSYBOX}, "linux": {}}
+        with self.refused("NotFound", UNKNOWN[:13]):
+            self.server.crictl("create", UNKNOWN, self.server.write("c", container), self.server.write("p", config))
+
+    def test_stop_and_remove_of_unknown_ids_succeed(self):
+        self.server.crictl("stop", UNKNOWN)
+        self.server.crictl("stopp", UNKNOWN)
+
+    def test_ids_that_are_no_ids(self):
+        for value in ("../../etc", "x" * 5000, "a b", "%s%n"):
+            with self.subTest(value=value[:20]), self.assertRaises(CliError) as caught:
+                self.server.crictl("inspectp", value)
+            self.assertIn(caught.exception.code, ("NotFound", "InvalidArgument"))
+
+    def test_not_yet_written_rpcs_say_so(self):
+        with self.refused("Unimplemented"):
+            self.server.crictl("events", timeout=20)
+
+    def test_a_container_name_is_unique_in_its_pod(self):
+        pod = self.server.runp()
+        pod.create(["true"], name="same")
+        with self.refused("AlreadyExists", "same"):
+            pod.create(["true"], name="same")
+
+    def test_create_in_a_stopped_pod(self):
+        pod = self.server.runp()
+        pod.stop()
+        with self.refused("FailedPrecondition"):
+            pod.create(["true"])
+
+    def test_log_directory_that_cannot_be(self):
+        (self.server.dir / "a-file").write_text("")
+        with self.assertRaises(CliError):
+            self.server.runp(log_directory=str(self.server.dir / "a-file" / "x"))
+        self.assertEqual(self.server.pod_ids(), [])
+
+
+class Start(Case):
+    images = ()
+
+    def serve(self, text):
+        path = self.server.dir / "other.toml"
+        path.write_text(text)
+        return subprocess.run([CRIVISOR, "serve", "--config", path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              timeout=secs(30))
+
+    def test_unknown_config_key_names_file_line_and_key(self):
+        done = self.serve("[server]\nlog_level = \"info\"\n\n[hypervisor]\nfoo = 1\n")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("other.toml:5", done.stdout)
+        self.assertIn("foo", done.stdout)
+
+    def test_wrong_type_and_bad_syntax(self):
+        for text, words in (("[hypervisor]\nvcpus = \"two\"\n", ("other.toml:2", "vcpus")), ("[server\n", ("other.toml:1",)),
+                            ("[hypervisor]\ndriver = \"vmware\"\n", ("driver", "vmware"))):
+            with self.subTest(text=text):
+                done = self.serve(text)
+                self.assertNotEqual(done.returncode, 0)
+                for word in words:
+                    self.assertIn(word, done.stdout)
+
+    def test_socket_served_by_another_instance(self):
+        values = {k: dict(v) for k, v in self.server.sections.items()}
+        values["server"]["state_dir"] = self.server.dir / "s2"
+        values["server"]["run_dir"] = self.server.dir / "r2"
+        done = self.serve(toml(values))
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn(str(self.server.process.pid), done.stdout)
+        self.assertIn(str(self.server.socket), done.stdout)
+        self.assertIn("crivisor", self.server.crictl("version"), "the first one serves on")
+
+    def test_state_dir_of_another_instance(self):
+        values = {k: dict(v) for k, v in self.server.sections.items()}
+        values["server"]["socket"] = self.server.dir / "other.sock"
+        done = self.serve(toml(values))
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("crivisor", self.server.crictl("version"), "the first one serves on")
+
+    def test_missing_config_file(self):
+        done = subprocess.run([CRIVISOR, "serve", "--config", "/no/such.toml"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, timeout=secs(30))
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("/no/such.toml", done.stdout)
+
+    def test_default_config_is_accepted(self):
+        text = subprocess.run([CRIVISOR, "config", "default"], check=True, stdout=subprocess.PIPE, text=True).stdout
+        path = self.server.dir / "default.toml"
+        path.write_text(text)
+        subprocess.run([CRIVISOR, "config", "check", "--config", path], check=True, stdout=subprocess.PIPE)
+
+    def test_stale_socket_is_replaced(self):
+        server = Server()
+        self.addCleanup(server.destroy)
+        server.start()
+        server.stop(signal.SIGKILL)
+        server.start()
+        self.assertIn("crivisor", server.crictl("version"))
+        self.assertEqual(server.stop(), 0)
+
+
+class Network(Case):
+    cni = False
+
+    def tearDown(self):
+        super().tearDown()
+        for path in self.server.cni_dir.iterdir():
+            path.unlink()
+
+    def configure(self, text):
+        (self.server.cni_dir / "10-test.conflist").write_text(text)
+
+    def network_ready(self):
+        conditions = self.server.json("info")["status"]["conditions"]
+        return next(c for c in conditions if c["type"] == "NetworkReady")
+
+    def plugin(self, script):
+        """A conflist whose one plugin is a shell script; run in place of Debian's."""
+        path = self.server.dir / "plugins" / "bad"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("#!/bin/sh\n" + script)
+        path.chmod(0o755)
+        self.configure('{"cniVersion": "1.0.0", "name": "badnet", "plugins": [{"type": "bad"}]}')
+
+    @classmethod
+    def setUpClass(cls):
+        cls.config = {"cni": {"bin_dirs": [str(work() / "network-plugins"), "/usr/lib/cni"]}}
+        super().setUpClass()
+        (work() / "network-plugins").symlink_to(cls.server.dir / "plugins")
+
+    def test_no_configuration(self):
+        condition = self.network_ready()
+        self.assertFalse(condition["status"])
+        self.assertIn(str(self.server.cni_dir), condition["message"])
+        with self.refused(("FailedPrecondition", "Unavailable", "Internal"), str(self.server.cni_dir)):
+            self.server.runp()
+
+    def test_bad_json(self):
+        self.configure('{"cniVersion": "1.0.0", "name": ')
+        self.assertFalse(self.network_ready()["status"])
+        with self.refused(("FailedPrecondition", "InvalidArgument", "Unavailable"), "10-test.conflist"):
+            self.server.runp()
+
+    def test_missing_plugin(self):
+        self.configure('{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "no-such-plugin"}]}')
+        self.assertFalse(self.network_ready()["status"])
+        with self.refused(("FailedPrecondition", "NotFound", "Unavailable"), "no-such-plugin"):
+            self.server.runp()
+
+    def test_plugin_that_fails(self):
+        self.plugin('cat >/dev/null; [ "$CNI_COMMAND" = ADD ] || exit 0; '
+                    'echo \'{"cniVersion": "1.0.0", "code": 101, "msg": "the cable is cut", "details": "by mice"}\'; exit 1\n')
+        with self.refused(("Internal", "Unavailable", "Unknown"), "bad", "badnet", "the cable is cut"):
+            self.server.runp()
+        self.assertEqual(self.server.pod_ids(), [])
+
+    def test_plugin_that_answers_nonsense(self):
+        self.plugin("cat >/dev/null; echo this is no JSON\n")
+        with self.refused(("Internal", "Unavailable", "Unknown", "DataLoss"), "bad"):
+            self.server.runp()
+
+    def test_plugin_that_hangs(self):
+        self.plugin('[ "$CNI_COMMAND" = ADD ] || exit 0; sleep 4714\n')
+        began = time.monotonic()
+        with self.assertRaises(CliError) as caught:
+            self.server.crictl("runp", "-T", f"{int(secs(8))}s", self.server.write("p", self.server.pod_config("hang")))
+        self.assertEqual(caught.exception.code, "DeadlineExceeded")
+        self.assertLess(time.monotonic() - began, secs(15))
+        # Nothing of it may stay, the plugin's own children included.
+        eventually(lambda: not any("4714" in text for text in _sleeps()), 40, "the plugin lives on")
+
+    def test_mended_configuration_needs_no_restart(self):
+        self.configure("{")
+        with self.assertRaises(CliError):
+            self.server.runp()
+        self.configure(conflist(self.server.dir, self.server.subnet))
+        self.assertTrue(self.network_ready()["status"])
+        self.server.runp()
+
+
+def _sleeps():
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                text = pathlib.Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if text.startswith("sleep "):
+                yield text
+
+
+class Machine(Case):
+    """VMMs and guests that are not there, die or misbehave. Each test has a server of its own with that one thing wrong."""
+
+    images = ()
+
+    def serve(self, **hypervisor):
+        server = Server({"hypervisor": hypervisor})
+        self.addCleanup(server.destroy)
+        self.addCleanup(self.keep, server)
+        server.start()
+        server.baseline = server.traces()
+        return server
+
+    def keep(self, server):
+        if not self._outcome.success:
+            save_logs(server, self.id())
+
+    def no_pod(self, server, codes, *words, seconds=60):
+        began = time.monotonic()
+        with self.refused(codes, *words):
+            server.runp()
+        self.assertLess(time.monotonic() - began, secs(seconds))
+        self.assertEqual(server.pod_ids(), [])
+        server.assert_nothing_left(server.baseline)
+        self.assertIsNone(server.process.poll(), "the server must live on")
+
+    def not_ready(self, server, word):
+        conditions = {c["type"]: c for c in server.json("info")["status"]["conditions"]}
+        self.assertFalse(conditions["RuntimeReady"]["status"], conditions)
+        self.assertIn(word, conditions["RuntimeReady"]["message"])
+
+    def test_no_kernel_file(self):
+        server = self.serve(kernel_path="/no/such/vmlinux")
+        self.not_ready(server, "/no/such/vmlinux")
+        self.no_pod(server, ("FailedPrecondition", "NotFound", "Unavailable"), "/no/such/vmlinux")
+
+    def test_no_image_file(self):
+        server = self.serve(image_path="/no/such/guest.img")
+        self.not_ready(server, "/no/such/guest.img")
+        self.no_pod(server, ("FailedPrecondition", "NotFound", "Unavailable"), "/no/such/guest.img")
+
+    def test_no_vmm_binary(self):
+        server = self.serve(driver="qemu", path="/no/such/qemu")
+        self.no_pod(server, ("FailedPrecondition", "NotFound", "Unavailable"), "/no/such/qemu")
+
+    def test_vmm_that_dies_at_boot(self):
+        fake = work() / f"dying-vmm-{os.getpid()}"
+        fake.write_text('#!/bin/sh\n[ "$1" = --version ] && exec qemu-system-x86_64 --version\n'
+                        'echo "the VMM has a headache" >&2; exit 7\n')
+        fake.chmod(0o755)
+        self.no_pod(self.serve(driver="qemu", path=fake), ("Internal", "Unavailable", "FailedPrecondition"), "headache")
+
+    def test_kernel_that_is_no_kernel(self):
+        path = work() / f"no-kernel-{os.getpid()}"
+        path.write_bytes(os.urandom(1 << 20))
+        self.no_pod(self.serve(kernel_path=path), ("Internal", "Unavailable", "FailedPrecondition", "DeadlineExceeded"))
+
+    def test_guest_kernel_that_panics(self):
+        server = self.serve(kernel_params="init=/nonexistent")
+        self.no_pod(server, ("Internal", "Unavailable"), "panic", seconds=25)
+
+    def test_guest_that_never_answers(self):
+        server = self.serve(image_path=self.guest("init_silent"))
+        began = time.monotonic()
+        with self.assertRaises(CliError) as caught:
+            server.crictl("runp", "-T", f"{int(secs(8))}s", server.write("p", server.pod_config()))
+        self.assertEqual(caught.exception.code, "DeadlineExceeded")
+        self.assertLess(time.monotonic() - began, secs(12))
+        eventually(lambda: server.pod_ids() == [], 60, "the pod that never was is still listed")
+        server.assert_nothing_left(server.baseline, 60)
+
+    def test_agent_that_answers_nonsense(self):
+        self.no_pod(self.serve(image_path=self.guest("init_nonsense")), ("Internal", "Unavailable", "DataLoss"), seconds=60)
+
+    def guest(self, name):
+        """A guest image with that program as its PID 1."""
+        program, image = work() / name, work() / f"{name}.img"
+        if not image.exists():
+            subprocess.run(["gcc", "-static", "-O1", "-o", program, GUESTS / f"{name}.c"], check=True)
+            subprocess.run([ROOT / "deploy" / "guest" / "build-image", "--agent", program, "--output", image], check=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return image
+
+
+class Death(Case):
+    """VMs that die under running containers: exit 137 with a reason, NOTREADY within a second or so, and removable."""
+
+    def setUp(self):
+        self.pod = self.server.runp(linux={"security_context": {"namespace_options": {"pid": 1}, "privileged": True}})
+        self.container = self.pod.run(["sleep", "1000"], linux={"security_context": {"privileged": True}})
+
+    def dead(self, within=3):
+        eventually(lambda: self.pod.status()["state"] == "SANDBOX_NOTREADY", within, "still ready")
+        status = self.container.status()
+        self.assertEqual((status["state"], int(status["exitCode"])), ("CONTAINER_EXITED", 137))
+        self.assertTrue(status["reason"] or status["message"], status)
+        with self.refused(("FailedPrecondition", "NotFound", "Unavailable")):
+            self.container.exec("true")
+
+    def vmm(self):
+        return next(pid for pid, text in self.server.processes().items() if "qemu-system" in text or "cloud-hypervisor" in text)
+
+    def test_vmm_is_killed(self):
+        os.kill(self.vmm(), signal.SIGKILL)
+        self.dead()
+
+    def test_virtiofsd_is_killed(self):
+        for pid, text in self.server.processes().items():
+            if "virtiofsd" in text.split(" ", 1)[0]:
+                os.kill(pid, signal.SIGKILL)
+        self.dead()
+
+    def sysrq(self, key):
+        command = Background(self._exec, "sh", "-c", f"mount -t proc p /tmp; echo {key} > /tmp/sysrq-trigger")
+        self.dead(5)
+        command.result()
+
+    def _exec(self, *command):
+        try:
+            self.container.exec(*command, timeout=20)
+        except CliError:
+            pass
+
+    def test_guest_resets_itself(self):
+        self.sysrq("b")
+
+    def test_guest_panics(self):
+        self.sysrq("c")
+
+    def test_a_stopped_vmm_does_not_hang_the_removal(self):
+        """The guest hangs as a whole: stop and rm kill it after the grace period."""
+        os.kill(self.vmm(), signal.SIGSTOP)
+        began = time.monotonic()
+        self.server.crictl("stopp", self.pod.id)
+        self.server.crictl("rmp", self.pod.id)
+        self.assertLess(time.monotonic() - began, secs(60))
