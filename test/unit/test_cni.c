@@ -1,0 +1,687 @@
+/* CNI with plugins that are shell scripts: what they are told, what becomes of each way to fail, and what is
+ * left behind. */
+#include "cri/cni.h"
+
+#include "base/util.h"
+#include "cri/cni_conf.h"
+#include "cri/cni_result.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+
+#include <cmocka.h>
+#include <json-c/json.h>
+#include <sys/stat.h>
+
+struct fixture {
+	char dir[64], bin[80], conf[80], cache[80];
+	struct cni *cni;
+};
+
+static void put_file(const char *dir, const char *name, const char *text, mode_t mode)
+{
+	char *path CLEANUP_FREE = xasprintf("%s/%s", dir, name);
+
+	assert_int_equal(write_file_atomic(path, text, strlen(text), mode, false), 0);
+}
+
+static char *get_file(const char *dir, const char *name)
+{
+	char *path CLEANUP_FREE = xasprintf("%s/%s", dir, name), *text = NULL;
+
+	return read_file(path, 1 << 20, &text, NULL) < 0 ? NULL : text;
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	struct err err = ERR_INIT;
+	char *bins[2] = {NULL, NULL};
+
+	snprintf(f->dir, sizeof(f->dir), "/tmp/test-cni-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->bin, sizeof(f->bin), "%s/bin", f->dir);
+	snprintf(f->conf, sizeof(f->conf), "%s/conf", f->dir);
+	snprintf(f->cache, sizeof(f->cache), "%s/cache", f->dir);
+	assert_int_equal(mkdir(f->bin, 0700), 0);
+	assert_int_equal(mkdir(f->conf, 0700), 0);
+	bins[0] = f->bin;
+	assert_int_equal(cni_new(bins, f->conf, f->cache, &f->cni, &err), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	cni_free(f->cni);
+	assert_int_equal(remove_tree(f->dir), 0);
+	free(f);
+	return 0;
+}
+
+/* A plugin that notes each call with its environment and input in <dir>/log.<name>.<n> and then runs `body`.
+ */
+static void put_plugin(struct fixture *f, const char *name, const char *body)
+{
+	char *text CLEANUP_FREE = xasprintf("#!/bin/sh\n"
+					    "echo \"$CNI_COMMAND %s\" >> %s/calls\n"
+					    "env > %s/env.%s.$CNI_COMMAND\n"
+					    "cat > %s/in.%s.$CNI_COMMAND\n"
+					    "%s\n",
+					    name, f->dir, f->dir, name, f->dir, name, body);
+
+	put_file(f->bin, name, text, 0755);
+}
+
+#define RESULT                                                                                               \
+	"{\"cniVersion\":\"1.0.0\",\"interfaces\":[{\"name\":\"br0\",\"mac\":\"02:00:00:00:00:01\"},"        \
+	"{\"name\":\"eth0\",\"mac\":\"02:00:00:00:00:02\",\"sandbox\":\"/run/netns/x\"}],"                   \
+	"\"ips\":[{\"interface\":1,\"address\":\"10.1.2.3/24\",\"gateway\":\"10.1.2.1\"}],"                  \
+	"\"routes\":[{\"dst\":\"0.0.0.0/0\"}]}"
+#define GOOD		 "[ $CNI_COMMAND = ADD ] && echo '" RESULT "'; exit 0"
+#define LIST(v, plugins) "{\"cniVersion\":\"" v "\",\"name\":\"net1\",\"plugins\":[" plugins "]}"
+
+static const struct cni_pod pod = {.id = "pod1",
+				   .ns = "default",
+				   .name = "web",
+				   .uid = "u-1",
+				   .netns = "/proc/self/ns/net",
+				   .ifname = "eth0"};
+
+static int64_t in_ms(int64_t ms)
+{
+	return now_monotonic_ns() + ms * NS_PER_MS;
+}
+
+static void assert_contains(const char *text, const char *part)
+{
+	if (!text || !strstr(text, part))
+		fail_msg("\"%s\" does not contain \"%s\"", text ? text : "(null)", part);
+}
+
+static void assert_calls(struct fixture *f, const char *expected)
+{
+	char *calls CLEANUP_FREE = get_file(f->dir, "calls");
+
+	assert_string_equal(calls ? calls : "", expected);
+}
+
+static bool is_cached(struct fixture *f)
+{
+	char *path CLEANUP_FREE = xasprintf("%s/pod1.json", f->cache);
+
+	return access(path, F_OK) == 0;
+}
+
+static struct json_object *input_of(struct fixture *f, const char *file)
+{
+	char *text CLEANUP_FREE = get_file(f->dir, file);
+	struct json_object *json = text ? json_tokener_parse(text) : NULL;
+
+	assert_non_null(json);
+	return json;
+}
+
+/* ---- configurations
+ * ------------------------------------------------------------------------------------------------ */
+
+static void status_without_configuration_names_the_directory(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+
+	assert_int_equal(cni_status(f->cni, &err), -ENOENT);
+	assert_contains(err.msg, f->conf);
+	assert_int_equal(err.status, ERR_FAILED_PRECONDITION);
+}
+
+static void status_mended_in_place_is_seen(void **state)
+{
+	struct fixture *f = *state;
+	char *path CLEANUP_FREE = xasprintf("%s/10-a.conflist", f->conf);
+	const char *bad = "{\"cniVersion\":\"1.0.0\",\"name\":\"n\",\"plugins\":[{}]}",
+		   *good = LIST("1.0.0", "{\"type\":\"p\"}");
+	struct err err = ERR_INIT;
+
+	put_plugin(f, "p", GOOD);
+	assert_int_equal(write_file(path, bad, strlen(bad), 0600), 0);
+	assert_int_equal(cni_status(f->cni, &err), -EINVAL);
+	assert_contains(err.msg, "10-a.conflist: plugins[0]: \"type\"");
+	assert_int_equal(write_file(path, good, strlen(good), 0600), 0);
+	assert_int_equal(cni_status(f->cni, &err), 0);
+	assert_int_equal(write_file(path, bad, strlen(bad), 0600), 0);
+	assert_int_equal(cni_status(f->cni, &err), -EINVAL);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(cni_status(f->cni, &err), -ENOENT);
+}
+
+static void status_missing_plugin_is_named(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+	struct cni_result result;
+
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"p\",\"ipam\":{\"type\":\"nowhere\"}}"),
+		 0600);
+	put_plugin(f, "p", GOOD);
+	assert_true(cni_status(f->cni, &err) < 0);
+	assert_contains(err.msg, "CNI plugin \"nowhere\" is not installed in");
+	assert_contains(err.msg, f->bin);
+	assert_int_equal(err.status, ERR_FAILED_PRECONDITION);
+	assert_true(cni_add(f->cni, &pod, 0, &result, &err) < 0);
+	assert_calls(f, "");
+	assert_false(is_cached(f));
+}
+
+static void parse_conf(const char *file, const char *text, const char *words)
+{
+	struct cni_conf *conf = NULL;
+	struct err err = ERR_INIT;
+	int r = cni_conf_parse(text, strlen(text), file, &conf, &err);
+
+	if (!words) {
+		if (r < 0)
+			fail_msg("%s: %s", text, err.msg);
+		cni_conf_free(conf);
+		return;
+	}
+	assert_true(r < 0);
+	assert_contains(err.msg, file);
+	assert_contains(err.msg, words);
+}
+
+static void conf_parse_bad_ones_name_the_field(void **state)
+{
+	char deep[200];
+
+	(void)state;
+	parse_conf("a.conflist", "", "ends too early");
+	parse_conf("a.conflist", "{\"a\":1", "ends too early");
+	parse_conf("a.conflist", "{} x", "unexpected data");
+	parse_conf("a.conflist", "[]", "must be a JSON object");
+	parse_conf("a.conflist", "{\"name\":\"n\",\"plugins\":[{\"type\":\"p\"}]}",
+		   "\"cniVersion\" is missing");
+	parse_conf("a.conflist", LIST("0.2.0", "{\"type\":\"p\"}"), "\"0.2.0\" is not supported");
+	parse_conf("a.conflist", "{\"cniVersion\":\"1.0.0\",\"plugins\":[{\"type\":\"p\"}]}", "\"name\"");
+	parse_conf("a.conflist", "{\"cniVersion\":\"1.0.0\",\"name\":\"a/b\",\"plugins\":[{\"type\":\"p\"}]}",
+		   "\"name\"");
+	parse_conf("a.conflist", "{\"cniVersion\":\"1.0.0\",\"name\":7,\"plugins\":[{\"type\":\"p\"}]}",
+		   "must be a string");
+	parse_conf("a.conflist", "{\"cniVersion\":\"1.0.0\",\"name\":\"n\"}", "\"plugins\"");
+	parse_conf("a.conflist", LIST("1.0.0", ""), "\"plugins\" is empty");
+	parse_conf("a.conflist", LIST("1.0.0", "7"), "plugins[0] must be an object");
+	parse_conf("a.conflist", LIST("1.0.0", "{\"type\":\"../sh\"}"), "must be the name of a plugin");
+	parse_conf("a.conflist", LIST("1.0.0", "{\"type\":\"..\"}"), "must be the name of a plugin");
+	parse_conf("a.conflist", LIST("1.0.0", "{\"type\":\"p\",\"ipam\":{\"type\":\"a/b\"}}"), "ipam.type");
+	parse_conf("a.conflist",
+		   LIST("1.0.0", "{\"type\":\"p\"},{\"type\":\"q\",\"capabilities\":{\"x\":1}}"),
+		   "plugins[1]: \"capabilities.x\"");
+	parse_conf("a.conf", "{\"cniVersion\":\"1.0.0\",\"name\":\"n\"}", "\"type\"");
+	memset(deep, '[', sizeof(deep));
+	deep[sizeof(deep) - 1] = '\0';
+	parse_conf("a.conflist", deep, "nesting too deep");
+}
+
+static void conf_parse_good_ones(void **state)
+{
+	struct cni_conf *conf;
+	struct err err = ERR_INIT;
+	const char *many =
+		"{\"cniVersion\":\"0.4.0\",\"cniVersions\":[\"0.4.0\",\"1.1.0\",\"2.0.0\"],\"name\":\"n\","
+		"\"disableCheck\":true,\"plugins\":[{\"type\":\"p\"}]}";
+
+	(void)state;
+	parse_conf("a.conflist", LIST("0.3.1", "{\"type\":\"p\"}"), NULL);
+	parse_conf("a.conflist", LIST("0.4.0", "{\"type\":\"p\"}"), NULL);
+	parse_conf("a.conflist",
+		   LIST("1.1.0", "{\"type\":\"p\",\"capabilities\":{\"portMappings\":true}}") "\n", NULL);
+	parse_conf("a.conf", "{\"cniVersion\":\"0.4.0\",\"name\":\"n\",\"type\":\"bridge\",\"ipam\":{}}",
+		   NULL);
+	assert_int_equal(cni_conf_parse(many, strlen(many), "a.conflist", &conf, &err), 0);
+	assert_string_equal(conf->version, "1.1.0");
+	assert_true(conf->disable_check);
+	cni_conf_free(conf);
+}
+
+/* ---- ADD
+ * --------------------------------------------------------------------------------------------------------------
+ */
+
+static void add_chain_passes_results_capabilities_and_environment(void **state)
+{
+	static const char *const servers[] = {"10.0.0.10", NULL};
+	static const struct cni_port ports[] = {
+		{8080, 80, "tcp", ""}, {0, 81, "tcp", ""}, {5353, 53, "udp", "127.0.0.1"}};
+	struct fixture *f = *state;
+	struct cni_pod full = pod;
+	struct cni_result result;
+	struct err err = ERR_INIT;
+	struct json_object *in, *rc, *value;
+	char *env CLEANUP_FREE = NULL;
+
+	full.ports = ports;
+	full.n_ports = ARRAY_SIZE(ports);
+	full.dns_servers = servers;
+	full.ingress_bps = 1000000;
+	put_plugin(f, "first", GOOD);
+	put_plugin(f, "second", GOOD);
+	put_file(f->conf, "10-a.conflist",
+		 LIST("1.0.0", "{\"type\":\"first\",\"capabilities\":{\"dns\":true,\"bandwidth\":false,"
+			       "\"ipRanges\":true}},"
+			       "{\"type\":\"second\",\"x\":{\"y\":[1]},\"capabilities\":{\"portMappings\":"
+			       "true,\"bandwidth\":true}}"),
+		 0600);
+	assert_int_equal(cni_set_pod_cidr(f->cni, "10.9.0.0/24,fd00::/64", &err), 0);
+	if (cni_add(f->cni, &full, 0, &result, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_calls(f, "ADD first\nADD second\n");
+	assert_int_equal(result.n_ips, 1);
+	assert_string_equal(result.ips[0].address, "10.1.2.3/24");
+	assert_string_equal(result.ips[0].gateway, "10.1.2.1");
+	assert_int_equal(result.n_routes, 1);
+	assert_string_equal(result.routes[0].gw, "10.1.2.1");
+	assert_string_equal(result.mac, "02:00:00:00:00:02");
+	assert_non_null(result.json);
+	cni_result_done(&result);
+
+	in = input_of(f, "in.first.ADD");
+	assert_false(json_object_object_get_ex(in, "prevResult", NULL));
+	assert_false(json_object_object_get_ex(in, "capabilities", NULL));
+	assert_true(json_object_object_get_ex(in, "runtimeConfig", &rc));
+	assert_string_equal(
+		json_object_to_json_string_ext(rc, JSON_C_TO_STRING_PLAIN),
+		"{\"dns\":{\"servers\":[\"10.0.0.10\"],\"searches\":[],\"options\":[]},"
+		"\"ipRanges\":[[{\"subnet\":\"10.9.0.0\\/24\"}],[{\"subnet\":\"fd00::\\/64\"}]]}");
+	json_object_put(in);
+	in = input_of(f, "in.second.ADD");
+	assert_true(json_object_object_get_ex(in, "prevResult", &value));
+	assert_true(json_object_object_get_ex(value, "ips", NULL));
+	assert_true(json_object_object_get_ex(in, "runtimeConfig", &rc));
+	assert_string_equal(
+		json_object_to_json_string_ext(rc, JSON_C_TO_STRING_PLAIN),
+		"{\"portMappings\":[{\"hostPort\":8080,\"containerPort\":80,\"protocol\":\"tcp\"},"
+		"{\"hostPort\":5353,\"containerPort\":53,\"protocol\":\"udp\",\"hostIP\":\"127.0.0.1\"}],"
+		"\"bandwidth\":{\"ingressRate\":1000000,\"ingressBurst\":2147483647}}");
+	assert_true(json_object_object_get_ex(in, "name", &value));
+	assert_string_equal(json_object_get_string(value), "net1");
+	assert_true(json_object_object_get_ex(in, "cniVersion", &value));
+	assert_string_equal(json_object_get_string(value), "1.0.0");
+	json_object_put(in);
+
+	env = get_file(f->dir, "env.second.ADD");
+	assert_contains(env, "CNI_CONTAINERID=pod1\n");
+	assert_contains(env, "CNI_IFNAME=eth0\n");
+	assert_contains(env, "CNI_NETNS=/proc/self/ns/net\n");
+	assert_contains(env, f->bin);
+	assert_contains(env, "CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;"
+			     "K8S_POD_INFRA_CONTAINER_ID=pod1;K8S_POD_UID=u-1\n");
+	assert_null(strstr(env, "HOME="));
+}
+
+static void del_after_restart_uses_the_record(void **state)
+{
+	struct fixture *f = *state;
+	char *bins[] = {f->bin, NULL};
+	struct cni_result result;
+	struct cni_pod bare = {.id = "pod1", .ifname = "eth0"};
+	struct err err = ERR_INIT;
+	struct json_object *in;
+	char *env CLEANUP_FREE = NULL;
+
+	put_plugin(f, "first", GOOD);
+	put_plugin(f, "second", GOOD);
+	put_file(f->conf, "10-a.conflist", LIST("0.4.0", "{\"type\":\"first\"},{\"type\":\"second\"}"), 0600);
+	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	cni_result_done(&result);
+	assert_true(is_cached(f));
+	assert_int_equal(cni_check(f->cni, &bare, 0, &err), 0);
+	/* The configuration changes, the server starts anew. */
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"other\"}"), 0600);
+	cni_free(f->cni);
+	assert_int_equal(cni_new(bins, f->conf, f->cache, &f->cni, &err), 0);
+	if (cni_del(f->cni, &bare, 0, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_calls(f, "ADD first\nADD second\nCHECK first\nCHECK second\nDEL second\nDEL first\n");
+	assert_false(is_cached(f));
+	in = input_of(f, "in.first.DEL");
+	assert_true(json_object_object_get_ex(in, "prevResult", NULL));
+	json_object_put(in);
+	env = get_file(f->dir, "env.first.DEL");
+	assert_contains(env, "CNI_NETNS=/proc/self/ns/net\n");
+}
+
+static void del_again_and_without_anything_succeeds(void **state)
+{
+	struct fixture *f = *state;
+	struct cni_pod gone = pod;
+	struct err err = ERR_INIT;
+	char *env CLEANUP_FREE = NULL;
+
+	assert_int_equal(cni_del(f->cni, &pod, 0, &err), 0); /* no configuration, no record */
+	put_plugin(f, "first", GOOD);
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"}"), 0600);
+	gone.netns = "/run/netns/never-was";
+	assert_int_equal(cni_del(f->cni, &gone, 0, &err), 0);
+	assert_calls(f, "DEL first\n");
+	env = get_file(f->dir, "env.first.DEL");
+	assert_contains(env, "CNI_NETNS=\n");
+	put_file(f->cache, "pod1.json", "{\"version\":1,", 0600); /* damaged */
+	assert_int_equal(cni_del(f->cni, &gone, 0, &err), 0);
+	assert_false(is_cached(f));
+}
+
+/* One way to fail in the chain's second plugin: words and status, DEL of both run, nothing left. */
+static void add_fails(struct fixture *f, const char *body, int64_t deadline_ms, int code,
+		      enum err_status status, const char *words)
+{
+	struct cni_result result;
+	struct err err = ERR_INIT;
+
+	put_plugin(f, "first", GOOD);
+	put_plugin(f, "second", body);
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"},{\"type\":\"second\"}"), 0600);
+	assert_int_equal(cni_add(f->cni, &pod, in_ms(deadline_ms), &result, &err), code);
+	assert_contains(err.msg, words);
+	assert_contains(err.msg, "network \"net1\": plugin \"second\": ADD");
+	assert_int_equal(err.status, status);
+	assert_calls(f, "ADD first\nADD second\nDEL second\nDEL first\n");
+	assert_false(is_cached(f));
+}
+
+static void add_error_json_is_carried_and_undone(void **state)
+{
+	add_fails(*state,
+		  "[ $CNI_COMMAND = DEL ] && exit 0; echo '{\"code\":7,\"msg\":\"no "
+		  "more\\naddresses\",\"details\":\"in 10/8\"}'; exit 1",
+		  20000, -EIO, ERR_INTERNAL, "no more addresses: in 10/8 (CNI code 7)");
+}
+
+static void add_try_again_is_unavailable(void **state)
+{
+	add_fails(*state, "[ $CNI_COMMAND = DEL ] && exit 0; echo '{\"code\":11,\"msg\":\"busy\"}'; exit 1",
+		  20000, -EAGAIN, ERR_UNAVAILABLE, "busy (CNI code 11)");
+}
+
+static void add_garbage_exit_is_quoted_with_stderr(void **state)
+{
+	add_fails(
+		*state,
+		"[ $CNI_COMMAND = DEL ] && exit 0; echo 'panic: \\033[31mboom'; echo 'it hurts' >&2; exit 2",
+		20000, -EIO, ERR_INTERNAL, "it hurts");
+}
+
+static void add_garbage_success_is_nonsense(void **state)
+{
+	add_fails(*state, "[ $CNI_COMMAND = DEL ] && exit 0; echo 'hello'; exit 0", 20000, -EINVAL,
+		  ERR_INTERNAL, "answered nonsense");
+}
+
+static void add_bad_address_is_nonsense(void **state)
+{
+	add_fails(*state,
+		  "[ $CNI_COMMAND = DEL ] && exit 0; echo "
+		  "'{\"cniVersion\":\"1.0.0\",\"ips\":[{\"address\":\"10.0.0.300/24\"}]}'; exit 0",
+		  20000, -EBADMSG, ERR_INTERNAL, "ips[0]: \"address\"");
+}
+
+static void add_killed_by_signal_is_told(void **state)
+{
+	add_fails(*state, "[ $CNI_COMMAND = DEL ] && exit 0; kill -SEGV $$", 20000, -EIO, ERR_INTERNAL,
+		  "killed by signal 11");
+}
+
+static void add_hanging_plugin_is_killed_with_its_children(void **state)
+{
+	struct fixture *f = *state;
+	int64_t begin = now_monotonic_ns();
+	char *pids CLEANUP_FREE = NULL;
+	char *body CLEANUP_FREE = xasprintf(
+		"[ $CNI_COMMAND = DEL ] && exit 0; sleep 1000 & echo $$ $! > %s/pids; wait", f->dir);
+	int shell = 0, child = 0;
+
+	add_fails(f, body, 1500, -ETIMEDOUT, ERR_DEADLINE_EXCEEDED, "did not end before the deadline");
+	assert_true(now_monotonic_ns() - begin < 20 * NS_PER_SEC);
+	pids = get_file(f->dir, "pids");
+	assert_non_null(pids);
+	assert_int_equal(sscanf(pids, "%d %d", &shell, &child), 2);
+	for (int i = 0; i < 2; i++) {
+		char path[64], *stat_line = NULL;
+
+		/* The child may be a zombie of the machine's init for a moment. */
+		snprintf(path, sizeof(path), "/proc/%d/stat", i ? child : shell);
+		if (read_file(path, 4096, &stat_line, NULL) == 0)
+			assert_non_null(strstr(stat_line, ") Z "));
+		free(stat_line);
+	}
+}
+
+static void add_huge_output_is_cut_short(void **state)
+{
+	add_fails(*state, "[ $CNI_COMMAND = DEL ] && exit 0; exec yes", 20000, -EMSGSIZE, ERR_INTERNAL,
+		  "more than");
+}
+
+static void add_plugin_that_leaves_a_daemon_does_not_hang(void **state)
+{
+	struct fixture *f = *state;
+	struct cni_result result;
+	struct err err = ERR_INIT;
+	int64_t begin = now_monotonic_ns();
+
+	put_plugin(f, "first", "sleep 15 & " GOOD);
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"}"), 0600);
+	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	cni_result_done(&result);
+	assert_true(now_monotonic_ns() - begin < 10 * NS_PER_SEC);
+}
+
+static void add_undo_fails_keeps_the_record(void **state)
+{
+	struct fixture *f = *state;
+	struct cni_result result;
+	struct err err = ERR_INIT;
+
+	put_plugin(f, "first", "echo '{\"code\":99,\"msg\":\"no '$CNI_COMMAND'\"}'; exit 1");
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"}"), 0600);
+	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), -EIO);
+	assert_contains(err.msg, "no ADD");
+	assert_contains(err.msg, "no DEL");
+	assert_true(is_cached(f));
+	put_plugin(f, "first", GOOD);
+	assert_int_equal(cni_del(f->cni, &pod, 0, &err), 0);
+	assert_false(is_cached(f));
+}
+
+static void add_without_address_fails(void **state)
+{
+	struct fixture *f = *state;
+	struct cni_result result;
+	struct err err = ERR_INIT;
+
+	put_plugin(f, "first", "[ $CNI_COMMAND = ADD ] && echo '{\"cniVersion\":\"1.0.0\"}'; exit 0");
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"}"), 0600);
+	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), -EIO);
+	assert_contains(err.msg, "gave eth0 no IP address");
+	assert_calls(f, "ADD first\nDEL first\n");
+	assert_false(is_cached(f));
+}
+
+static void del_goes_on_behind_a_failing_plugin(void **state)
+{
+	struct fixture *f = *state;
+	struct cni_result result;
+	struct err err = ERR_INIT;
+
+	put_plugin(f, "first", GOOD);
+	put_plugin(f, "second", "[ $CNI_COMMAND = DEL ] && exit 3; " GOOD);
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"},{\"type\":\"second\"}"), 0600);
+	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	cni_result_done(&result);
+	assert_int_equal(cni_del(f->cni, &pod, 0, &err), -EIO);
+	assert_contains(err.msg, "plugin \"second\": DEL failed");
+	assert_calls(f, "ADD first\nADD second\nDEL second\nDEL first\n");
+	assert_true(is_cached(f));
+}
+
+static void check_honours_version_and_disable(void **state)
+{
+	struct fixture *f = *state;
+	struct cni_result result;
+	struct err err = ERR_INIT;
+
+	assert_int_equal(cni_check(f->cni, &pod, 0, &err), -ENOENT);
+	put_plugin(f, "first", GOOD);
+	put_file(f->conf, "10-a.conflist",
+		 "{\"cniVersion\":\"1.0.0\",\"name\":\"net1\",\"disableCheck\":true,\"plugins\":[{\"type\":"
+		 "\"first\"}]}",
+		 0600);
+	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	cni_result_done(&result);
+	assert_int_equal(cni_check(f->cni, &pod, 0, &err), 0);
+	assert_calls(f, "ADD first\n");
+}
+
+static void gc_removes_what_no_pod_owns(void **state)
+{
+	struct fixture *f = *state;
+	const char *ids[] = {"pod2"};
+	struct cni_pod other = pod;
+	struct cni_result result;
+	struct err err = ERR_INIT;
+	struct json_object *in, *valid;
+
+	other.id = "pod2";
+	put_plugin(f, "first", GOOD);
+	put_file(f->conf, "10-a.conflist", LIST("1.1.0", "{\"type\":\"first\"}"), 0600);
+	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	cni_result_done(&result);
+	assert_int_equal(cni_add(f->cni, &other, 0, &result, &err), 0);
+	cni_result_done(&result);
+	if (cni_gc(f->cni, ids, 1, 0, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_calls(f, "ADD first\nADD first\nDEL first\nGC first\n");
+	assert_false(is_cached(f));
+	in = input_of(f, "in.first.GC");
+	assert_true(json_object_object_get_ex(in, "cni.dev/valid-attachments", &valid));
+	assert_string_equal(json_object_to_json_string_ext(valid, JSON_C_TO_STRING_PLAIN),
+			    "[{\"containerID\":\"pod2\",\"ifname\":\"eth0\"}]");
+	json_object_put(in);
+}
+
+static void add_bad_pod_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	struct cni_pod bad = pod;
+	const struct cni_port port = {80, 80, "icmp", NULL};
+	struct cni_result result;
+	struct err err = ERR_INIT;
+
+	put_plugin(f, "first", GOOD);
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"}"), 0600);
+	bad.id = "../x";
+	assert_int_equal(cni_add(f->cni, &bad, 0, &result, &err), -EINVAL);
+	assert_int_equal(cni_del(f->cni, &bad, 0, &err), -EINVAL);
+	bad = pod;
+	bad.name = "a;K8S_POD_NAMESPACE=kube-system";
+	assert_int_equal(cni_add(f->cni, &bad, 0, &result, &err), -EINVAL);
+	assert_contains(err.msg, "the pod's name");
+	bad = pod;
+	bad.ports = &port;
+	bad.n_ports = 1;
+	assert_int_equal(cni_add(f->cni, &bad, 0, &result, &err), -EINVAL);
+	assert_contains(err.msg, "port_mappings[0]: protocol");
+	assert_int_equal(cni_set_pod_cidr(f->cni, "10.0.0.0/33", &err), -EINVAL);
+	assert_calls(f, "");
+}
+
+/* ---- results
+ * -------------------------------------------------------------------------------------------------------------
+ */
+
+static void result_parse_takes_the_pods_own_addresses(void **state)
+{
+	const char *text =
+		"{\"cniVersion\":\"0.4.0\",\"interfaces\":[{\"name\":\"veth1\"},{\"name\":\"eth0\","
+		"\"sandbox\":\"/n\",\"mtu\":1400},"
+		"{\"name\":\"eth1\",\"sandbox\":\"/n\"}],"
+		"\"ips\":[{\"version\":\"4\",\"interface\":0,\"address\":\"1.2.3.4/8\"},"
+		"{\"version\":\"6\",\"interface\":1,\"address\":\"fd00::2/64\",\"gateway\":\"fd00::1\"},"
+		"{\"address\":\"10.0.0.2/32\"}],"
+		"\"routes\":[{\"dst\":\"::/0\"},{\"dst\":\"0.0.0.0/0\",\"mtu\":1300}],\"dns\":{}}";
+	struct cni_result result = {0};
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(cni_result_parse(text, strlen(text), "eth0", &result, &err), 0);
+	assert_int_equal(result.n_ips, 2);
+	assert_string_equal(result.ips[0].address, "fd00::2/64");
+	assert_int_equal(result.mtu, 1400);
+	assert_string_equal(result.routes[0].gw, "fd00::1");
+	assert_string_equal(result.routes[1].gw, "");
+	assert_int_equal(result.routes[1].mtu, 1300);
+}
+
+static void result_parse_bad_ones_are_refused(void **state)
+{
+	static const char *const bad[] = {
+		"",
+		"[]",
+		"{\"ips\":{}}",
+		"{\"ips\":[7]}",
+		"{\"ips\":[{\"address\":\"10.0.0.1\"}]}",
+		"{\"ips\":[{\"address\":\"10.0.0.1/24\",\"interface\":0}]}",
+		"{\"interfaces\":[{\"name\":\"a/b\"}]}",
+		"{\"interfaces\":[{\"name\":\"interface-name-too-long\"}]}",
+		"{\"interfaces\":[{\"name\":\"a\",\"mac\":\"zz\"}]}",
+		"{\"routes\":[{\"dst\":\"default\"}]}",
+		"{\"routes\":[{\"dst\":\"0.0.0.0/0\",\"gw\":\"x\"}]}",
+		"{\"cniVersion\":\"0.2.0\",\"ip4\":{}}",
+		"{\"routes\":[{\"dst\":\"0.0.0.0/0\",\"mtu\":-1}]}",
+	};
+	struct cni_result result = {0};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct err err = ERR_INIT;
+
+		if (cni_result_parse(bad[i], strlen(bad[i]), "eth0", &result, &err) == 0)
+			fail_msg("taken: %s", bad[i]);
+		assert_string_not_equal(err.msg, "");
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(conf_parse_bad_ones_name_the_field),
+		cmocka_unit_test(conf_parse_good_ones),
+		cmocka_unit_test(result_parse_takes_the_pods_own_addresses),
+		cmocka_unit_test(result_parse_bad_ones_are_refused),
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+		T(status_without_configuration_names_the_directory),
+		T(status_mended_in_place_is_seen),
+		T(status_missing_plugin_is_named),
+		T(add_chain_passes_results_capabilities_and_environment),
+		T(del_after_restart_uses_the_record),
+		T(del_again_and_without_anything_succeeds),
+		T(add_error_json_is_carried_and_undone),
+		T(add_try_again_is_unavailable),
+		T(add_garbage_exit_is_quoted_with_stderr),
+		T(add_garbage_success_is_nonsense),
+		T(add_bad_address_is_nonsense),
+		T(add_killed_by_signal_is_told),
+		T(add_hanging_plugin_is_killed_with_its_children),
+		T(add_huge_output_is_cut_short),
+		T(add_plugin_that_leaves_a_daemon_does_not_hang),
+		T(add_undo_fails_keeps_the_record),
+		T(add_without_address_fails),
+		T(del_goes_on_behind_a_failing_plugin),
+		T(check_honours_version_and_disable),
+		T(gc_removes_what_no_pod_owns),
+		T(add_bad_pod_is_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
