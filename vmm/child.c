@@ -1,0 +1,353 @@
+#include "vmm/child.h"
+
+#include "base/util.h"
+#include "vmm/wait.h"
+
+#include <ctype.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#define STATUS_FD    3
+#define HIGH_FD      64         /* above every number that a child gets */
+#define PF_EXITING   0x00000004 /* include/linux/sched.h; field 9 of /proc/<pid>/stat */
+#define LAST_LINES   4
+#define TAIL_BYTES   4096
+#define CHILDREN_MAX 4096
+
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+
+static int pidfd_open_(pid_t pid)
+{
+	long fd = syscall(SYS_pidfd_open, pid, 0);
+
+	return fd < 0 ? -errno : (int)fd;
+}
+
+/* State and fields after the command name of /proc/<pid>/stat; 0 or -ESRCH. */
+static int read_stat(pid_t pid, char *ret_state, unsigned long *ret_flags, uint64_t *ret_start)
+{
+	char path[64];
+	char *data CLEANUP_FREE = NULL;
+	char *p;
+	char state;
+	unsigned long flags;
+	unsigned long long start;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	if (read_file(path, 8192, &data, NULL) < 0)
+		return -ESRCH;
+	p = strrchr(data, ')');
+	if (!p || sscanf(p + 1,
+			 " %c %*s %*s %*s %*s %*s %lu %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+			 &state, &flags, &start) != 3)
+		return -ESRCH;
+	if (ret_state)
+		*ret_state = state;
+	if (ret_flags)
+		*ret_flags = flags;
+	if (ret_start)
+		*ret_start = start;
+	return 0;
+}
+
+static char **helper_argv(const struct child_spec *spec)
+{
+	char **argv = NULL;
+	int r = strv_add(&argv, spec->helper);
+
+	if (r == 0)
+		r = strv_add(&argv, "--status-fd");
+	if (r == 0)
+		r = strv_addf(&argv, "%d", STATUS_FD);
+	for (size_t i = 0; r == 0 && spec->cgroup_procs && spec->cgroup_procs[i]; i++) {
+		r = strv_add(&argv, "--cgroup-procs");
+		if (r == 0)
+			r = strv_add(&argv, spec->cgroup_procs[i]);
+	}
+	if (r == 0 && spec->netns) {
+		r = strv_add(&argv, "--netns");
+		if (r == 0)
+			r = strv_add(&argv, spec->netns);
+	}
+	if (r == 0 && spec->log) {
+		r = strv_add(&argv, "--log");
+		if (r == 0)
+			r = strv_add(&argv, spec->log);
+	}
+	for (size_t i = 0; r == 0 && i < spec->n_fds; i++) {
+		r = strv_add(&argv, "--keep-fd");
+		if (r == 0)
+			r = strv_addf(&argv, "%zu", CHILD_FD_BASE + i);
+	}
+	if (r == 0)
+		r = strv_add(&argv, "--");
+	for (size_t i = 0; r == 0 && spec->argv[i]; i++)
+		r = strv_add(&argv, spec->argv[i]);
+	return r == 0 ? argv : strv_free(argv);
+}
+
+/* Copies fd above the numbers of the child, so that the dup2s of the child cannot tread on each other. */
+static int map_fd(posix_spawn_file_actions_t *actions, int fd, int child_fd, int *ret_high)
+{
+	int high = fcntl(fd, F_DUPFD_CLOEXEC, HIGH_FD);
+	int r;
+
+	if (high < 0)
+		return -errno;
+	*ret_high = high;
+	r = posix_spawn_file_actions_adddup2(actions, high, child_fd);
+	return -r;
+}
+
+static int spawn_helper(pid_t *ret_pid, const struct child_spec *spec, char **argv, int status_fd)
+{
+	static char path_env[] = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+	static char lang_env[] = "LANG=C", home_env[] = "HOME=/";
+	char *const env[] = {path_env, lang_env, home_env, NULL};
+	posix_spawn_file_actions_t actions;
+	int high[CHILD_FDS_MAX + 1];
+	size_t n_high = 0;
+	int r;
+
+	posix_spawn_file_actions_init(&actions);
+	high[n_high] = -1;
+	r = map_fd(&actions, status_fd, STATUS_FD, &high[n_high]);
+	for (size_t i = 0; r == 0 && i < spec->n_fds; i++) {
+		high[++n_high] = -1;
+		r = map_fd(&actions, spec->fds[i], CHILD_FD_BASE + (int)i, &high[n_high]);
+	}
+	if (r == 0)
+		r = -posix_spawnp(ret_pid, spec->helper, &actions, NULL, argv, env);
+	posix_spawn_file_actions_destroy(&actions);
+	for (size_t i = 0; i <= n_high; i++)
+		close_fd(high[i]);
+	return r;
+}
+
+int child_spawn(struct child *p, const struct child_spec *spec, struct err *err)
+{
+	char **argv CLEANUP_STRV = helper_argv(spec);
+	int pipe_read CLEANUP_CLOSE = -1, pipe_write CLEANUP_CLOSE = -1;
+	int fds[2];
+	pid_t pid;
+	int r;
+
+	*p = CHILD_INIT;
+	if (!argv)
+		return err_set(err, -ENOMEM, "starting %s: out of memory", spec->argv[0]);
+	if (spec->n_fds > CHILD_FDS_MAX)
+		return err_set(err, -E2BIG, "starting %s: too many file descriptors", spec->argv[0]);
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return err_set_errno(err, -errno, "starting %s: pipe", spec->argv[0]);
+	pipe_read = fds[0];
+	pipe_write = fds[1];
+	r = spawn_helper(&pid, spec, argv, pipe_write);
+	if (r < 0)
+		return err_set_errno(err, r, "running the spawn helper %s", spec->helper);
+	p->pid = pid;
+	p->pidfd = pidfd_open_(pid);
+	if (p->pidfd < 0) {
+		r = p->pidfd;
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+		*p = CHILD_INIT;
+		return err_set_errno(err, r, "starting %s: pidfd_open", spec->argv[0]);
+	}
+	read_stat(pid, NULL, NULL, &p->start_time);
+	p->confirm_fd = move_fd(pipe_read);
+	return 0;
+}
+
+int child_confirm(struct child *p, int64_t deadline_ns, struct err *err)
+{
+	int fd CLEANUP_CLOSE = move_fd(p->confirm_fd);
+	char text[512];
+	size_t len = 0;
+	int r = 0;
+
+	while (fd >= 0 && len < sizeof(text) - 1) {
+		ssize_t n;
+
+		r = wait_fd(fd, POLLIN, deadline_ns);
+		if (r < 0)
+			break;
+		n = read(fd, text + len, sizeof(text) - 1 - len);
+		if (n == 0)
+			break;
+		if (n < 0) {
+			r = -errno;
+			break;
+		}
+		len += (size_t)n;
+	}
+	if (r >= 0 && len == 0)
+		return 0;
+	child_signal(p, SIGKILL);
+	child_wait(p, now_monotonic_ns() + NS_PER_SEC);
+	child_done(p);
+	*p = CHILD_INIT;
+	text[len] = 0;
+	if (len > 0)
+		return err_set_status(err, -ECHILD, ERR_INTERNAL, "%s", text);
+	return err_set_errno(err, r, "waiting for the spawn helper");
+}
+
+int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe, struct err *err)
+{
+	char path[64], target[512];
+	int fd CLEANUP_CLOSE = pid > 0 ? pidfd_open_(pid) : -ESRCH;
+	uint64_t start = 0;
+	ssize_t n;
+
+	*p = CHILD_INIT;
+	if (fd < 0)
+		return err_set(err, -ESRCH, "process %d is gone", (int)pid);
+	/* The pidfd first: if the start time is right after it, the fd is the right process's. */
+	if (read_stat(pid, NULL, NULL, &start) < 0 || start != start_time)
+		return err_set(err, -ESRCH, "process %d is gone; its number belongs to another one now", (int)pid);
+	snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
+	n = readlink(path, target, sizeof(target) - 1);
+	if (exe && n > 0) {
+		const char *want = strrchr(exe, '/'), *have;
+
+		target[n] = 0;
+		have = strrchr(target, '/');
+		want = want ? want + 1 : exe;
+		have = have ? have + 1 : target;
+		if (strncmp(have, want, strlen(want)) != 0)
+			return err_set(err, -ESRCH, "process %d runs %s, not %s", (int)pid, target, exe);
+	}
+	p->pid = pid;
+	p->pidfd = move_fd(fd);
+	p->start_time = start_time;
+	p->adopted = true;
+	if (child_poll(p)) {
+		child_done(p);
+		*p = CHILD_INIT;
+		return err_set(err, -ESRCH, "process %d has exited", (int)pid);
+	}
+	return 0;
+}
+
+bool child_poll(struct child *p)
+{
+	siginfo_t si = {0};
+
+	if (p->pid == 0 || p->exited)
+		return p->exited;
+	if (wait_fd(p->pidfd, POLLIN, 0) <= 0)
+		return false;
+	p->exited = true;
+	p->status = -1;
+	if (waitid((idtype_t)P_PIDFD, (id_t)p->pidfd, &si, WEXITED | WNOHANG) == 0 && si.si_pid == p->pid)
+		p->status = si.si_code == CLD_EXITED ? si.si_status : 128 + si.si_status;
+	return true;
+}
+
+int child_wait(struct child *p, int64_t deadline_ns)
+{
+	if (p->pid == 0 || child_poll(p))
+		return 0;
+	if (wait_fd(p->pidfd, POLLIN, deadline_ns) <= 0)
+		return -ETIMEDOUT;
+	return child_poll(p) ? 0 : -ETIMEDOUT;
+}
+
+void child_signal(const struct child *p, int sig)
+{
+	if (p->pidfd >= 0 && !p->exited)
+		syscall(SYS_pidfd_send_signal, p->pidfd, sig, NULL, 0);
+}
+
+void child_kill_family(const struct child *p)
+{
+	char path[64];
+	char *data CLEANUP_FREE = NULL;
+	char *save = NULL;
+
+	if (p->pidfd < 0 || p->exited)
+		return;
+	/* Stopped, it can neither reap nor fork while its children are looked up. */
+	child_signal(p, SIGSTOP);
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)p->pid, (int)p->pid);
+	if (read_file(path, CHILDREN_MAX, &data, NULL) == 0) {
+		for (char *t = strtok_r(data, " \n", &save); t; t = strtok_r(NULL, " \n", &save)) {
+			uint64_t child;
+
+			if (parse_u64(t, &child) == 0 && child > 1 && child < INT32_MAX)
+				kill((pid_t)child, SIGKILL);
+		}
+	}
+	child_signal(p, SIGKILL);
+}
+
+bool child_is_dying(const struct child *p)
+{
+	unsigned long flags = 0;
+	uint64_t start = 0;
+	char state = 0;
+
+	if (p->pid == 0 || p->exited)
+		return true;
+	if (read_stat(p->pid, &state, &flags, &start) < 0 || start != p->start_time)
+		return true;
+	return state == 'Z' || state == 'X' || (flags & PF_EXITING);
+}
+
+void child_done(struct child *p)
+{
+	p->pidfd = close_fd(p->pidfd);
+	p->confirm_fd = close_fd(p->confirm_fd);
+}
+
+void child_status_words(int status, char *out, size_t size)
+{
+	if (status < 0)
+		snprintf(out, size, "exited, status unknown (it was not started by this run of the server)");
+	else if (status > 128 && status < 128 + NSIG)
+		snprintf(out, size, "was killed by signal %d (%s)", status - 128, sigdescr_np(status - 128));
+	else
+		snprintf(out, size, "exited with %d", status);
+}
+
+void child_last_words(const char *log, char *out, size_t size)
+{
+	int fd CLEANUP_CLOSE = open(log, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+	char tail[TAIL_BYTES + 1];
+	struct stat st;
+	size_t len = 0, start, at = 0;
+	int lines = 0;
+	ssize_t n;
+
+	out[0] = 0;
+	if (fd < 0 || size < 8 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return;
+	n = pread(fd, tail, TAIL_BYTES, st.st_size > TAIL_BYTES ? st.st_size - TAIL_BYTES : 0);
+	if (n <= 0)
+		return;
+	len = (size_t)n;
+	while (len > 0 && isspace((unsigned char)tail[len - 1]))
+		len--;
+	for (start = len; start > 0; start--) {
+		if (tail[start - 1] == '\n' && ++lines == LAST_LINES)
+			break;
+	}
+	if (len - start > size - 1)
+		start = len - (size - 1);
+	for (size_t i = start; i < len; i++) {
+		unsigned char c = (unsigned char)tail[i];
+
+		if (c == '\r')
+			continue;
+		if (c == '\n')
+			c = '|';
+		out[at++] = c < 0x20 || c >= 0x7f ? '?' : (char)c;
+	}
+	out[at] = 0;
+}

@@ -1,0 +1,69 @@
+/*
+ * child.h: child processes of a VM: started by crivisor-spawn, watched by pidfd, adopted after a restart.
+ *
+ * Threads:   no shared state; one struct child is used by one thread at a time (the VM's lock sees to that).
+ * Ownership: struct child is embedded; child_done closes its fds and never touches the process.
+ * Limits:    CHILD_FDS_MAX inherited fds.
+ */
+#ifndef VMM_CHILD_H
+#define VMM_CHILD_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define CHILD_FDS_MAX 8
+#define CHILD_FD_BASE 4 /* the i-th inherited fd is CHILD_FD_BASE + i in the child */
+
+struct child {
+	pid_t pid;           /* 0: none */
+	int pidfd;           /* -1: none */
+	int confirm_fd;      /* -1, or the status pipe that child_confirm has yet to read */
+	bool adopted;        /* not our child: its exit status is unknown */
+	bool exited;         /* reaped or known dead; status is valid */
+	int status;          /* exit code, 128+n for a signal, -1 unknown */
+	uint64_t start_time; /* /proc/<pid>/stat field 22 (proc(5)): with pid, names the process until reboot */
+};
+
+#define CHILD_INIT ((struct child){.pidfd = -1, .confirm_fd = -1})
+
+struct child_spec {
+	const char *helper;        /* crivisor-spawn */
+	char *const *argv;         /* argv[0]: program, searched in PATH unless it holds a slash */
+	const char *log;           /* file for stdout and stderr, appended; NULL: none */
+	const char *netns;         /* NULL: the caller's */
+	char *const *cgroup_procs; /* cgroup.procs files to join; NULL: none */
+	const int *fds;            /* inherited, in order */
+	size_t n_fds;
+};
+
+/* Starts it and returns at once; child_confirm tells whether the program really runs. On failure nothing is left. */
+int child_spawn(struct child *p, const struct child_spec *spec, struct err *err);
+/* Waits until the program has been exec'd. On failure the helper is gone and reaped, and err says what it said. */
+int child_confirm(struct child *p, int64_t deadline_ns, struct err *err);
+/*
+ * Takes over a process that somebody else started. -ESRCH if pid is gone or is another process by now (start time, and
+ * the base name of its executable if exe is not NULL).
+ */
+int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe, struct err *err);
+/* True once it has exited; reaps it then and sets status. Never blocks. */
+bool child_poll(struct child *p);
+/* Waits for the exit: 0, or -ETIMEDOUT. */
+int child_wait(struct child *p, int64_t deadline_ns);
+/* Sends a signal by pidfd; a dead process is no error. */
+void child_signal(const struct child *p, int sig);
+/* SIGKILL to it and to its direct children, without waiting. */
+void child_kill_family(const struct child *p);
+/* True while the kernel is taking the process down, or once it is gone. */
+bool child_is_dying(const struct child *p);
+void child_done(struct child *p);
+
+/* "exited with 1", "was killed by signal 9 (Killed)", "exited, status unknown". */
+void child_status_words(int status, char *out, size_t size);
+/* The last lines of a log, on one line, printable, for error messages; "" if there are none. */
+void child_last_words(const char *log, char *out, size_t size);
+
+#endif

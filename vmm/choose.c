@@ -1,0 +1,245 @@
+#include "vmm/driver.h"
+
+#include "base/util.h"
+#include "vmm/wait.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#define CPUINFO_MAX  (4 * 1024 * 1024)
+
+static bool is_program(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
+}
+
+int find_program(const char *name, char *out, size_t size)
+{
+	const char *path = getenv("PATH");
+
+	if (strchr(name, '/')) {
+		if ((size_t)snprintf(out, size, "%s", name) >= size)
+			return -ENAMETOOLONG;
+		return is_program(out) ? 0 : -ENOENT;
+	}
+	if (str_empty(path))
+		path = DEFAULT_PATH;
+	for (const char *end; path; path = *end ? end + 1 : NULL) {
+		end = strchrnul(path, ':');
+		if (end > path &&
+		    (size_t)snprintf(out, size, "%.*s/%s", (int)(end - path), path, name) < size && is_program(out))
+			return 0;
+	}
+	return -ENOENT;
+}
+
+int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, struct err *err)
+{
+	char self[512];
+	ssize_t n;
+	char *slash;
+
+	if (config->spawn_helper) {
+		if (find_program(config->spawn_helper, out, size) == 0)
+			return 0;
+		return err_set(err, -ENOENT, "spawn helper %s is missing or not executable", config->spawn_helper);
+	}
+	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	if (n > 0) {
+		self[n] = 0;
+		for (int up = 0; up < 2 && (slash = strrchr(self, '/')); up++) {
+			*slash = 0;
+			if ((size_t)snprintf(out, size, "%s/crivisor-spawn", self) < size && is_program(out))
+				return 0;
+		}
+	}
+	if (find_program("crivisor-spawn", out, size) == 0)
+		return 0;
+	return err_set(err, -ENOENT, "crivisor-spawn is neither beside this program nor in PATH");
+}
+
+/* ---- what this host can run ------------------------------------------------------------------------------------ */
+
+const struct vmm_driver *vmm_driver_find(const char *name)
+{
+	static const struct vmm_driver *const all[] = {&vmm_driver_cloud_hypervisor, &vmm_driver_qemu};
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
+		if (str_eq(all[i]->name, name))
+			return all[i];
+	}
+	return NULL;
+}
+
+/* Finds a whole word in the first "flags" line of /proc/cpuinfo. */
+static bool cpu_has(const char *cpuinfo, const char *flag)
+{
+	const char *line = strstr(cpuinfo, "\nflags"), *end, *p;
+	size_t len = strlen(flag);
+
+	if (!line)
+		return false;
+	end = strchrnul(line + 1, '\n');
+	for (p = strstr(line, flag); p && p < end; p = strstr(p + 1, flag)) {
+		if (p[-1] == ' ' && (p[len] == ' ' || p[len] == '\n' || p[len] == 0))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * KVM that really virtualizes. The CPU flags come first: a software KVM opens /dev/kvm on machines without them and runs
+ * neither VMM.
+ */
+static bool kvm_usable(char *why, size_t size)
+{
+	char *cpuinfo CLEANUP_FREE = NULL;
+	int fd;
+
+	if (read_file("/proc/cpuinfo", CPUINFO_MAX, &cpuinfo, NULL) < 0 ||
+	    (!cpu_has(cpuinfo, "vmx") && !cpu_has(cpuinfo, "svm"))) {
+		snprintf(why, size, "the CPU flags show neither vmx nor svm");
+		return false;
+	}
+	fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (fd < 0) {
+		snprintf(why, size, "/dev/kvm cannot be opened (%s)", strerrordesc_np(errno));
+		return false;
+	}
+	close_fd(fd);
+	snprintf(why, size, "KVM virtualizes here");
+	return true;
+}
+
+static int check_file(const char *what, const char *key, const char *path, struct err *err)
+{
+	struct stat st;
+
+	if (str_empty(path))
+		return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION, "no %s is configured ([hypervisor] %s)", what,
+				      key);
+	if (stat(path, &st) < 0)
+		return err_set_status(err, -errno, ERR_FAILED_PRECONDITION, "%s %s: %s ([hypervisor] %s)", what, path,
+				      strerrordesc_np(errno), key);
+	if (!S_ISREG(st.st_mode))
+		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "%s %s is no regular file", what, path);
+	if (access(path, R_OK) < 0)
+		return err_set_status(err, -errno, ERR_FAILED_PRECONDITION, "%s %s cannot be read: %s", what, path,
+				      strerrordesc_np(errno));
+	return 0;
+}
+
+/* The configured path belongs to one driver; under "auto" its name says to which. */
+static bool path_is_for(const struct vmm_config *config, const struct vmm_driver *driver)
+{
+	const char *slash = config->path ? strrchr(config->path, '/') : NULL;
+	const char *base = slash ? slash + 1 : config->path;
+
+	if (str_empty(config->path))
+		return false;
+	if (!str_eq(config->driver, "auto"))
+		return true;
+	return str_starts(base, "qemu") == (driver == &vmm_driver_qemu);
+}
+
+static int find_driver(const struct vmm_config *config, const struct vmm_driver *driver, char *out, size_t size,
+		       struct err *err)
+{
+	const char *name = path_is_for(config, driver) ? config->path : driver->exe;
+
+	if (find_program(name, out, size) == 0)
+		return 0;
+	return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
+			      "the VMM's binary %s is missing or not executable ([hypervisor] path)", name);
+}
+
+/* The first line of `path --version`, by a pipe with a deadline. Left empty when it has none. */
+static void read_version(const char *path, char *out, size_t size)
+{
+	char *argv[] = {(char *)(uintptr_t)path, (char *)(uintptr_t)"--version", NULL};
+	struct vmm_run run = {.argv = argv, .out = out, .out_size = size};
+	char *nl;
+
+	out[0] = 0;
+	if (vmm_run(&run, now_monotonic_ns() + 5 * NS_PER_SEC) != 0)
+		out[0] = 0;
+	nl = strchr(out, '\n');
+	if (nl)
+		*nl = 0;
+}
+
+static int choose_auto(const struct vmm_config *config, bool kvm, const char *why, struct vmm_choice *c, struct err *err)
+{
+	struct err ignored = ERR_INIT;
+	bool have = find_driver(config, &vmm_driver_cloud_hypervisor, c->path, sizeof(c->path), &ignored) == 0;
+	int r;
+
+	if (have && kvm) {
+		c->driver = vmm_driver_cloud_hypervisor.name;
+		snprintf(c->reason, sizeof(c->reason), "auto: cloud-hypervisor is installed and %s", why);
+		return 0;
+	}
+	r = find_driver(config, &vmm_driver_qemu, c->path, sizeof(c->path), err);
+	if (r < 0)
+		return err_wrap(err, "neither VMM can run here (cloud-hypervisor %s, and %s); qemu",
+				have ? "is installed" : "is not installed", why);
+	c->driver = vmm_driver_qemu.name;
+	if (have)
+		snprintf(c->reason, sizeof(c->reason), "auto: qemu with %s, for cloud-hypervisor needs KVM and %s",
+			 kvm ? "KVM" : "TCG", why);
+	else
+		snprintf(c->reason, sizeof(c->reason), "auto: qemu with %s, for cloud-hypervisor is not installed and %s",
+			 kvm ? "KVM" : "TCG", why);
+	return 0;
+}
+
+static int choose_named(const struct vmm_config *config, bool kvm, const char *why, struct vmm_choice *c,
+			struct err *err)
+{
+	const struct vmm_driver *driver = vmm_driver_find(config->driver);
+	int r;
+
+	if (!driver)
+		return err_set(err, -EINVAL,
+			       "unknown VMM driver \"%s\" (known: auto, cloud-hypervisor, qemu) ([hypervisor] driver)",
+			       config->driver);
+	r = find_driver(config, driver, c->path, sizeof(c->path), err);
+	if (r < 0)
+		return r;
+	if (driver == &vmm_driver_cloud_hypervisor && !kvm)
+		return err_set_status(err, -ENODEV, ERR_FAILED_PRECONDITION,
+				      "cloud-hypervisor needs KVM, and %s; driver \"qemu\" runs without it", why);
+	c->driver = driver->name;
+	snprintf(c->reason, sizeof(c->reason), "configured: %s, with %s: %s", driver->name, kvm ? "KVM" : "TCG", why);
+	return 0;
+}
+
+int vmm_choose(const struct vmm_config *config, struct vmm_choice *ret_choice, struct err *err)
+{
+	struct vmm_choice c = {0};
+	const struct vmm_driver *driver;
+	char why[128];
+	bool kvm = kvm_usable(why, sizeof(why));
+	bool named = !str_empty(config->driver) && !str_eq(config->driver, "auto");
+	int r = named ? choose_named(config, kvm, why, &c, err) : choose_auto(config, kvm, why, &c, err);
+
+	if (r < 0)
+		return r;
+	r = check_file("guest kernel", "kernel_path", config->kernel_path, err);
+	if (r == 0)
+		r = check_file("guest image", "image_path", config->image_path, err);
+	if (r < 0)
+		return r;
+	driver = vmm_driver_find(c.driver);
+	snprintf(c.accel, sizeof(c.accel), "%s", kvm ? "kvm" : "tcg");
+	c.caps = driver->caps;
+	if (driver == &vmm_driver_qemu && kvm)
+		c.caps |= VMM_CAP_HOTPLUG_VFIO;
+	c.mtu_max = driver->mtu_max;
+	read_version(c.path, c.version, sizeof(c.version));
+	*ret_choice = c;
+	return 0;
+}

@@ -1,0 +1,59 @@
+#include "vmm/driver.h"
+
+#include "base/util.h"
+
+/* ext4's DAX goes last, where the described system appends it. Both VMMs can do DAX on virtio-pmem. */
+#define ROOT_PARAMS                                                                                                  \
+	"console=hvc0 root=/dev/pmem0p1 rootflags=data=ordered,errors=remount-ro,dax ro rootfstype=ext4 "            \
+	"task.sharefs_type=virtiofs panic=-1"
+
+char *vmm_kernel_cmdline(const struct vmm_config *config, const struct vmm_spec *spec)
+{
+	const char *params = str_empty(config->kernel_params) ? "" : config->kernel_params;
+	const char *extra = str_empty(spec->extra_params) ? "" : spec->extra_params;
+
+	return xasprintf("%s%s%s%s%s%s%s", ROOT_PARAMS, config->task_debug ? " task.debug=true" : "",
+			 config->task_enable_tracing ? " task.enable_tracing=true" : "", *params ? " " : "", params,
+			 *extra ? " " : "", extra);
+}
+
+int launch_fd(const struct vmm_launch *launch, int index)
+{
+	(void)launch;
+	return CHILD_FD_BASE + index;
+}
+
+int launch_add_fd(struct vmm_launch *launch, int fd, int *ret_index, struct err *err)
+{
+	if (launch->n_fds >= CHILD_FDS_MAX) {
+		close_fd(fd);
+		return err_set(err, -E2BIG, "too many file descriptors for the VMM");
+	}
+	launch->fds[launch->n_fds] = fd;
+	*ret_index = (int)launch->n_fds++;
+	return 0;
+}
+
+void vmm_mac_words(const uint8_t mac[6], char out[18])
+{
+	snprintf(out, 18, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+}
+
+bool vmm_mac_zero(const uint8_t mac[6])
+{
+	static const uint8_t zero[6];
+
+	return memcmp(mac, zero, 6) == 0;
+}
+
+int vmm_option_check(const char *what, const char *value, struct err *err)
+{
+	for (const char *p = value; p && *p; p++) {
+		if (*p == ',' || (unsigned char)*p < 0x20 || *p == '"')
+			return err_set(err, -EINVAL,
+				       "%s \"%s\" holds a comma, a quote or a control character, which the VMM's options "
+				       "cannot carry",
+				       what, value);
+	}
+	return 0;
+}

@@ -1,0 +1,233 @@
+#include "vmm/vm.h"
+
+#include "base/util.h"
+#include "vmm/wait.h"
+
+/* ---- the table of plugged devices ---------------------------------------------------------------------------------- */
+
+/* With lock held. */
+static struct vmm_slot *find_slot(struct vmm *vm, const char *id)
+{
+	for (size_t i = 0; i < VMM_DEVICES_MAX; i++) {
+		if (str_eq(vm->devices[i].id, id))
+			return &vm->devices[i];
+	}
+	return NULL;
+}
+
+int vm_slot_add(struct vmm *vm, enum vmm_device_type type, const char *id, const char *pci, struct err *err)
+{
+	struct vmm_slot *s;
+	int r = 0;
+
+	pthread_mutex_lock(&vm->lock);
+	s = find_slot(vm, "");
+	if (find_slot(vm, id)) {
+		r = err_set(err, -EEXIST, "the VM has a device \"%s\" already", id);
+	} else if (!s) {
+		r = err_set(err, -ENOSPC, "the VM has %d plugged devices already, the most it takes", VMM_DEVICES_MAX);
+	} else {
+		*s = (struct vmm_slot){.type = type};
+		snprintf(s->id, sizeof(s->id), "%s", id);
+		snprintf(s->pci, sizeof(s->pci), "%s", pci);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return r;
+}
+
+static void slot_set_pci(struct vmm *vm, const char *id, const char *pci)
+{
+	struct vmm_slot *s;
+
+	pthread_mutex_lock(&vm->lock);
+	s = find_slot(vm, id);
+	if (s)
+		snprintf(s->pci, sizeof(s->pci), "%s", pci);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+static void slot_drop(struct vmm *vm, const char *id)
+{
+	struct vmm_slot *s;
+
+	pthread_mutex_lock(&vm->lock);
+	s = find_slot(vm, id);
+	if (s)
+		*s = (struct vmm_slot){0};
+	pthread_mutex_unlock(&vm->lock);
+}
+
+/* ---- calls ----------------------------------------------------------------------------------------------------------- */
+
+static int need_cap(const struct vmm *vm, uint32_t cap, const char *what, struct err *err)
+{
+	uint32_t caps = vm->driver->caps;
+
+	if (vm->driver == &vmm_driver_qemu && str_eq(vm->accel, "kvm"))
+		caps |= VMM_CAP_HOTPLUG_VFIO;
+	return caps & cap ? 0 : err_set(err, -EOPNOTSUPP, "%s cannot %s here", vm->driver->name, what);
+}
+
+static int check_device(const struct vmm *vm, const struct vmm_device *d, struct err *err)
+{
+	static const uint32_t caps[] = {
+		[VMM_DEVICE_DISK] = VMM_CAP_HOTPLUG_DISK, [VMM_DEVICE_PMEM] = VMM_CAP_HOTPLUG_PMEM,
+		[VMM_DEVICE_NET] = VMM_CAP_HOTPLUG_NET,	  [VMM_DEVICE_FS] = VMM_CAP_HOTPLUG_FS,
+		[VMM_DEVICE_VFIO] = VMM_CAP_HOTPLUG_VFIO,
+	};
+	size_t len = d->id ? strlen(d->id) : 0;
+
+	if (len == 0 || len >= VMM_DEVICE_ID_MAX - 8 ||
+	    strspn(d->id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != len)
+		return err_set(err, -EINVAL, "device id \"%s\": 1 to %d of letters, digits, - _ . are allowed",
+			       d->id ? d->id : "", VMM_DEVICE_ID_MAX - 9);
+	if ((size_t)d->type >= ARRAY_SIZE(caps))
+		return err_set(err, -EINVAL, "unknown device type %d", (int)d->type);
+	if (str_empty(d->path))
+		return err_set(err, -EINVAL, "device %s has no path", d->id);
+	if (d->type == VMM_DEVICE_FS && str_empty(d->tag))
+		return err_set(err, -EINVAL, "share %s has no tag", d->id);
+	return need_cap(vm, caps[d->type], "plug a device of this kind", err);
+}
+
+int vmm_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX], int64_t deadline_ns,
+	       struct err *err)
+{
+	char pci[VMM_PCI_ADDRESS_MAX] = "";
+	int r = check_device(vm, device, err);
+
+	if (r < 0)
+		return r;
+	deadline_ns = wait_deadline(deadline_ns);
+	r = vm_turn_take(vm, deadline_ns, err);
+	if (r < 0)
+		return err_wrap(err, "attaching %s", device->id);
+	r = vm_slot_add(vm, device->type, device->id, "", err);
+	if (r == 0) {
+		r = vm->driver->attach(vm, device, pci, deadline_ns, err);
+		if (r == 0)
+			slot_set_pci(vm, device->id, pci);
+		else
+			slot_drop(vm, device->id);
+	}
+	vm_turn_give(vm);
+	if (r < 0)
+		return err_wrap(err, "attaching %s", device->id);
+	memcpy(ret_pci, pci, sizeof(pci));
+	return 0;
+}
+
+int vmm_detach(struct vmm *vm, const char *id, int64_t deadline_ns, struct err *err)
+{
+	struct vmm_slot copy = {0};
+	struct vmm_slot *s;
+	int r;
+
+	deadline_ns = wait_deadline(deadline_ns);
+	r = vm_turn_take(vm, deadline_ns, err);
+	if (r < 0)
+		return err_wrap(err, "detaching %s", id);
+	pthread_mutex_lock(&vm->lock);
+	s = str_empty(id) ? NULL : find_slot(vm, id);
+	if (s)
+		copy = *s;
+	pthread_mutex_unlock(&vm->lock);
+	if (!s)
+		r = err_set(err, -ENOENT, "the VM has no device \"%s\"", id ? id : "");
+	else
+		r = vm->driver->detach(vm, &copy, deadline_ns, err);
+	if (r == 0)
+		slot_drop(vm, id);
+	vm_turn_give(vm);
+	return r < 0 ? err_wrap(err, "detaching %s", id ? id : "") : 0;
+}
+
+int vmm_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err)
+{
+	int r = need_cap(vm, VMM_CAP_RESIZE, "resize a VM", err);
+
+	if (r < 0)
+		return r;
+	if (vcpus && (vcpus < vm->vcpus_boot || vcpus > vm->vcpus_max))
+		return err_set(err, -EINVAL, "%u vCPUs: this VM can have %u to %u", vcpus, vm->vcpus_boot, vm->vcpus_max);
+	if (memory_bytes && (memory_bytes < vm->memory_boot || memory_bytes > vm->memory_max))
+		return err_set(err, -EINVAL, "%llu bytes of memory: this VM can have %llu to %llu",
+			       (unsigned long long)memory_bytes, (unsigned long long)vm->memory_boot,
+			       (unsigned long long)vm->memory_max);
+	deadline_ns = wait_deadline(deadline_ns);
+	r = vm_turn_take(vm, deadline_ns, err);
+	if (r == 0) {
+		r = vm->driver->resize(vm, vcpus, memory_bytes, deadline_ns, err);
+		vm_turn_give(vm);
+	}
+	return r < 0 ? err_wrap(err, "resizing the VM") : 0;
+}
+
+int vmm_pause(struct vmm *vm, int64_t deadline_ns, struct err *err)
+{
+	int r;
+
+	deadline_ns = wait_deadline(deadline_ns);
+	r = vm_turn_take(vm, deadline_ns, err);
+	if (r == 0) {
+		r = vm->driver->pause(vm, deadline_ns, err);
+		vm_turn_give(vm);
+	}
+	return r < 0 ? err_wrap(err, "pausing the VM") : 0;
+}
+
+int vmm_resume(struct vmm *vm, int64_t deadline_ns, struct err *err)
+{
+	int r;
+
+	deadline_ns = wait_deadline(deadline_ns);
+	r = vm_turn_take(vm, deadline_ns, err);
+	if (r == 0) {
+		r = vm->driver->resume(vm, deadline_ns, err);
+		vm_turn_give(vm);
+	}
+	return r < 0 ? err_wrap(err, "resuming the VM") : 0;
+}
+
+int vmm_snapshot(struct vmm *vm, const char *dir, int64_t deadline_ns, struct err *err)
+{
+	int r;
+
+	if (!vm->driver->snapshot)
+		return err_set(err, -EOPNOTSUPP,
+			       "%s cannot snapshot a VM with a shared directory (vhost-user-fs has no migration there)",
+			       vm->driver->name);
+	deadline_ns = wait_deadline(deadline_ns);
+	r = vm_turn_take(vm, deadline_ns, err);
+	if (r == 0) {
+		r = vm->driver->snapshot(vm, dir, deadline_ns, err);
+		vm_turn_give(vm);
+	}
+	return r < 0 ? err_wrap(err, "taking a snapshot of the VM") : 0;
+}
+
+int vmm_info(struct vmm *vm, struct vmm_info *ret_info, struct err *err)
+{
+	int64_t deadline_ns = wait_deadline(0);
+	struct vmm_info info = {.driver = vm->driver->name};
+	int r = vm_turn_take(vm, deadline_ns, err);
+
+	if (r < 0)
+		return r;
+	r = vm->driver->state_name(vm, info.state, sizeof(info.state), deadline_ns, err);
+	vm_turn_give(vm);
+	if (r == 0)
+		r = vm_path(vm, VMM_FILE_CONSOLE, info.console_path, sizeof(info.console_path), err);
+	if (r < 0)
+		return err_wrap(err, "asking about the VM");
+	snprintf(info.accel, sizeof(info.accel), "%s", vm->accel);
+	pthread_mutex_lock(&vm->lock);
+	info.vmm_pid = vm->procs[VMM_ROLE_VMM].pid;
+	info.virtiofsd_pid = vm->procs[VMM_ROLE_FS].pid;
+	info.vsock_pid = vm->procs[VMM_ROLE_VSOCK].pid;
+	info.vcpus = vm->vcpus;
+	info.memory_bytes = vm->memory;
+	pthread_mutex_unlock(&vm->lock);
+	*ret_info = info;
+	return 0;
+}

@@ -1,0 +1,218 @@
+/*
+ * driver.h: what the files of this room share: the VM itself, and what a driver (one per VMM program) must do for it.
+ *
+ * Locks of one VM (nobody holds one while waiting for a VMM, a guest or a process):
+ *   turn   not a mutex but a flag with a condition: one attach, detach, resize, … at a time, waited for with a deadline;
+ *   io     the monitor connection's parser and the driver's state; held for non-blocking reads only;
+ *   lock   everything else that changes: processes, events, devices, flags. May be taken inside io, never around it.
+ * Fields without a lock's name are set before the VM is handed out and never change.
+ */
+#ifndef VMM_DRIVER_H
+#define VMM_DRIVER_H
+
+#include "vmm/child.h"
+#include "vmm/vmm.h"
+
+#include <pthread.h>
+
+struct json_object;
+
+/* Files in run_dir. */
+#define VMM_FILE_API     "api.sock"      /* Cloud Hypervisor's REST socket */
+#define VMM_FILE_QMP     "qmp.sock"
+#define VMM_FILE_FS      "virtiofs.sock"
+#define VMM_FILE_VSOCK   "task.vsock"    /* hybrid vsock */
+#define VMM_FILE_VHOST   "vhost-vsock.sock"
+#define VMM_FILE_CONSOLE "console.log"
+#define VMM_FILE_SERIAL  "serial.log"    /* only with debug */
+#define VMM_FILE_EVENTS  "events.json"   /* Cloud Hypervisor's event monitor */
+#define VMM_FILE_LOG     "vmm.log"       /* the VMM's stdout and stderr */
+#define VMM_FILE_FS_LOG  "virtiofsd.log"
+#define VMM_FILE_VS_LOG  "vsock.log"
+
+enum vmm_role {
+	VMM_ROLE_VMM,
+	VMM_ROLE_FS,
+	VMM_ROLE_VSOCK,
+	VMM_ROLE_COUNT,
+};
+
+#define VMM_DEVICES_MAX   32
+#define VMM_DEVICE_ID_MAX 64
+#define VMM_EVENTS_MAX    16
+#define VMM_VSOCK_CID     3 /* of hybrid vsock, where each VM has its own CID space */
+
+struct vmm_slot {
+	char id[VMM_DEVICE_ID_MAX]; /* "": free */
+	enum vmm_device_type type;
+	char pci[VMM_PCI_ADDRESS_MAX];
+	bool removed; /* the guest has let go of it */
+};
+
+struct vmm {
+	const struct vmm_driver *driver;
+	void *state; /* the driver's; by io */
+	char *id, *run_dir, *netns_path;
+	char accel[16];
+	char exe[VMM_ROLE_COUNT][64]; /* base names */
+	bool debug;
+	uint32_t cid;                 /* AF_VSOCK CID; 0: hybrid vsock on VMM_FILE_VSOCK */
+	uint32_t vcpus_boot, vcpus_max;
+	uint64_t memory_boot, memory_max;
+	int epoll_fd;
+	int stop_fd;     /* eventfd, readable for ever once the VM is being stopped */
+	int wake_fd;     /* eventfd, readable while events are queued */
+	int progress_fd; /* eventfd, tells the one waiting caller to look again */
+
+	pthread_mutex_t io;
+	pthread_mutex_t lock;
+	pthread_cond_t turn_free;
+	bool turn_taken;  /* lock */
+	bool stopping;    /* lock */
+	bool ending;      /* lock: the VMM has announced its end; a helper's exit is a consequence */
+	bool monitor_eof; /* lock */
+	bool watching;    /* lock: epoll_fd is filled */
+	uint32_t vcpus;   /* lock */
+	uint64_t memory;  /* lock */
+	struct child procs[VMM_ROLE_COUNT]; /* lock; pidfds stay open until vmm_free */
+	bool reported[VMM_ROLE_COUNT];     /* lock */
+	struct vmm_event events[VMM_EVENTS_MAX]; /* lock; a ring */
+	unsigned events_head, events_len;        /* lock */
+	struct vmm_slot devices[VMM_DEVICES_MAX]; /* lock */
+};
+
+/* What a start has at hand; lives during vmm_start only. */
+struct vmm_launch {
+	const struct vmm_config *config;
+	const struct vmm_choice *choice;
+	const struct vmm_spec *spec;
+	const char *restore_dir; /* NULL: boot */
+	uint64_t image_bytes;
+	uint8_t mac[6];
+	int64_t deadline_ns;
+	char **cgroup_procs;
+	int fds[CHILD_FDS_MAX]; /* for the VMM; owned */
+	size_t n_fds;
+	/* Indices into fds, -1: none. */
+	int fs, vsock, tap, monitor;
+};
+
+struct vmm_driver {
+	const char *name;
+	const char *exe; /* default program name */
+	bool own_vsock;  /* serves hybrid vsock itself */
+	bool fs_by_fd;   /* takes a connected vhost-user fd; else connects to VMM_FILE_FS */
+	uint32_t caps;
+	uint32_t mtu_max;
+	/* Opens what the VMM must inherit besides the common fds; may be NULL. */
+	int (*prepare)(struct vmm *vm, struct vmm_launch *launch, struct err *err);
+	/* Pure: the command line. */
+	int (*command)(const struct vmm *vm, const struct vmm_launch *launch, char ***ret_argv, struct err *err);
+	/* Connects to the running VMM's API and waits until it answers; also used to adopt. Fills what it learns. */
+	int (*ready)(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err *err);
+	/* The fd that polls readable when pump has work; -1: none. Constant after ready. */
+	int (*monitor_fd)(const struct vmm *vm);
+	/* With io held: reads without blocking what the VMM has to say, queues events. */
+	void (*pump)(struct vmm *vm);
+	/* These are called with the turn held. */
+	int (*attach)(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX],
+		      int64_t deadline_ns, struct err *err);
+	int (*detach)(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, struct err *err);
+	int (*resize)(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
+	int (*pause)(struct vmm *vm, int64_t deadline_ns, struct err *err);
+	int (*resume)(struct vmm *vm, int64_t deadline_ns, struct err *err);
+	int (*snapshot)(struct vmm *vm, const char *dir, int64_t deadline_ns, struct err *err); /* NULL: cannot */
+	int (*state_name)(struct vmm *vm, char *out, size_t size, int64_t deadline_ns, struct err *err);
+	void (*done)(struct vmm *vm);
+};
+
+extern const struct vmm_driver vmm_driver_qemu, vmm_driver_cloud_hypervisor;
+const struct vmm_driver *vmm_driver_find(const char *name);
+
+/* ---- vmm.c, for drivers ----------------------------------------------------------------------------------------- */
+
+/* "<run_dir>/<file>" into out; 0 or -ENAMETOOLONG. */
+int vm_path(const struct vmm *vm, const char *file, char *out, size_t size, struct err *err);
+/* Queues an event (the oldest are kept; what does not fit is dropped) and marks the VM as ending where it is one. */
+void vm_event(struct vmm *vm, enum vmm_event_type type, int status, const char *what, const char *detail);
+/* Tells a waiting vm_await to look at its condition again. */
+void vm_progress(struct vmm *vm);
+/* A device has left the guest: marks its slot and queues the event. */
+void vm_device_removed(struct vmm *vm, const char *id);
+/* The monitor connection has ended. */
+void vm_monitor_eof(struct vmm *vm);
+/*
+ * Waits until done(vm, arg), which is called with io held, is true. -ETIMEDOUT, -ECANCELED when the VM is being stopped,
+ * -ENOTCONN with the VMM's last words when it has died; `what` names what was awaited.
+ */
+typedef bool vm_done_fn(struct vmm *vm, void *arg);
+int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what, struct err *err);
+/* -ECANCELED or -ENOTCONN as in vm_await, else 0. */
+int vm_check_alive(struct vmm *vm, struct err *err);
+/* Records a device that the VMM has (used when adopting). */
+int vm_slot_add(struct vmm *vm, enum vmm_device_type type, const char *id, const char *pci, struct err *err);
+/* The most telling line of the console: a panic, the agent's fatal error; else the last lines. */
+void vm_console_words(const struct vmm *vm, char *out, size_t size);
+
+/* ---- cmdline.c -------------------------------------------------------------------------------------------------- */
+
+/* The kernel command line: the described system's parameters, then the configured ones. NULL on ENOMEM. */
+char *vmm_kernel_cmdline(const struct vmm_config *config, const struct vmm_spec *spec);
+int launch_fd(const struct vmm_launch *launch, int index); /* the child's number */
+int launch_add_fd(struct vmm_launch *launch, int fd, int *ret_index, struct err *err); /* takes fd in any case */
+void vmm_mac_words(const uint8_t mac[6], char out[18]);
+bool vmm_mac_zero(const uint8_t mac[6]);
+/* A value inside QEMU's or Cloud Hypervisor's comma-separated options: neither comma nor control character. */
+int vmm_option_check(const char *what, const char *value, struct err *err);
+
+/* ---- helpers' command lines and start (virtiofsd.c, vsock.c) ------------------------------------------------------ */
+
+/* Which virtiofsd this host has: path and whether it is the C one. */
+int virtiofsd_find(const struct vmm_config *config, char *out, size_t size, bool *ret_legacy, struct err *err);
+int virtiofsd_command(const struct vmm_config *config, const char *path, bool legacy, const char *shared_dir, int fd,
+		      char ***ret_argv, struct err *err);
+int virtiofsd_spawn(struct vmm *vm, const struct vmm_launch *launch, const char *helper, struct err *err);
+
+/* True if the kernel serves AF_VSOCK to guests here. */
+bool vsock_kernel_usable(void);
+/* Claims a free CID on /dev/vhost-vsock: the fd, and the CID. */
+int vsock_claim(uint32_t *ret_cid, struct err *err);
+int vsock_daemon_spawn(struct vmm *vm, const struct vmm_launch *launch, const char *helper, struct err *err);
+/* One attempt at most until the deadline: a connected socket; -EAGAIN if the guest is not there yet. */
+int vsock_dial_hybrid(const char *path, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns, struct err *err);
+int vsock_dial_kernel(uint32_t cid, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns, struct err *err);
+/* "OK <n>\n" or not: 1 complete and well formed, 0 more is needed, -EPROTO. */
+int vsock_parse_ok(const char *data, size_t len);
+
+/* ---- sock.c ------------------------------------------------------------------------------------------------------- */
+
+int sock_listen(const char *path, struct err *err);
+/* Connects to a listening UNIX socket; waits by inotify while the file is missing. Blocking socket, CLOEXEC. */
+int sock_connect(const char *path, int64_t deadline_ns, int stop_fd, const struct child *owner, struct err *err);
+
+/* ---- tap.c --------------------------------------------------------------------------------------------------------- */
+
+/* Opens the persistent tap `name` of the netns (NULL: the caller's): a queue fd with vnet_hdr. */
+int tap_open(const char *netns_path, const char *name, struct err *err);
+
+/* ---- cgroup.c ------------------------------------------------------------------------------------------------------ */
+
+/* The cgroup.procs files of `path` in every hierarchy. */
+int cgroup_procs_files(const char *path, char ***ret_files, struct err *err);
+
+/* ---- choose.c ------------------------------------------------------------------------------------------------------ */
+
+/* Finds an executable: `name` with a slash as it is, else in PATH. 0 or -ENOENT. */
+int find_program(const char *name, char *out, size_t size);
+/* Runs a short program with /dev/null as stdin and stderr, and keeps the first out_size - 1 bytes of its output. */
+struct vmm_run {
+	char *const *argv;
+	char *out;
+	size_t out_size;
+};
+/* Its exit status (128+n for a signal), or a negative errno; killed at the deadline (-ETIMEDOUT). */
+int vmm_run(const struct vmm_run *run, int64_t deadline_ns);
+/* crivisor-spawn's place. */
+int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, struct err *err);
+
+#endif

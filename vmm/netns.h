@@ -1,0 +1,15 @@
+/*
+ * netns.h: work inside a network namespace, for the files of this room.
+ *
+ * Threads: netns_run blocks the caller while a thread of its own does the work; the caller's namespace never changes.
+ */
+#ifndef VMM_NETNS_H
+#define VMM_NETNS_H
+
+#include "base/err.h"
+
+typedef int netns_fn(void *arg, struct err *err);
+/* Calls fn inside the namespace (NULL: right here) and returns its result. */
+int netns_run(const char *netns_path, netns_fn *fn, void *arg, struct err *err);
+
+#endif

@@ -1,0 +1,227 @@
+/* recover.c: what of a VM outlives the server, as JSON, and the way back. */
+#include "vmm/vm.h"
+
+#include "base/util.h"
+#include "vmm/wait.h"
+
+#include <json-c/json.h>
+
+#define SAVE_VERSION  1
+#define BOOT_ID_FILE  "/proc/sys/kernel/random/boot_id"
+#define JSON_DEPTH    8
+#define JSON_MAX      65536
+#define ADOPT_NS      (10 * NS_PER_SEC)
+#define KILL_NS       (5 * NS_PER_SEC)
+
+static const char *const role_keys[] = {
+	[VMM_ROLE_VMM] = "vmm",
+	[VMM_ROLE_FS] = "virtiofsd",
+	[VMM_ROLE_VSOCK] = "vsock",
+};
+
+static void read_boot_id(char *out, size_t size)
+{
+	char *data CLEANUP_FREE = NULL;
+
+	out[0] = 0;
+	if (read_file(BOOT_ID_FILE, 128, &data, NULL) == 0) {
+		data[strcspn(data, "\n")] = 0;
+		snprintf(out, size, "%s", data);
+	}
+}
+
+/* ---- save ---------------------------------------------------------------------------------------------------------- */
+
+static void add(struct json_object *o, const char *key, struct json_object *v)
+{
+	json_object_object_add(o, key, v);
+}
+
+static void save_procs(const struct vmm *vm, struct json_object *o)
+{
+	for (int i = 0; i < VMM_ROLE_COUNT; i++) {
+		struct json_object *p;
+
+		if (vm->procs[i].pid == 0)
+			continue;
+		p = json_object_new_object();
+		add(p, "pid", json_object_new_int(vm->procs[i].pid));
+		add(p, "start_time", json_object_new_uint64(vm->procs[i].start_time));
+		add(p, "exe", json_object_new_string(vm->exe[i]));
+		add(o, role_keys[i], p);
+	}
+}
+
+char *vmm_save(const struct vmm *vm)
+{
+	/* Only the lock is changed: the VM itself stays as it is. */
+	pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&vm->lock;
+	struct json_object *o = json_object_new_object();
+	char boot_id[64];
+	char *text;
+
+	if (!o)
+		return NULL;
+	read_boot_id(boot_id, sizeof(boot_id));
+	add(o, "version", json_object_new_int(SAVE_VERSION));
+	add(o, "boot_id", json_object_new_string(boot_id));
+	add(o, "driver", json_object_new_string(vm->driver->name));
+	add(o, "id", json_object_new_string(vm->id));
+	add(o, "run_dir", json_object_new_string(vm->run_dir));
+	if (vm->netns_path)
+		add(o, "netns", json_object_new_string(vm->netns_path));
+	add(o, "accel", json_object_new_string(vm->accel));
+	add(o, "debug", json_object_new_boolean(vm->debug));
+	add(o, "cid", json_object_new_int64(vm->cid));
+	add(o, "vcpus_boot", json_object_new_int64(vm->vcpus_boot));
+	add(o, "vcpus_max", json_object_new_int64(vm->vcpus_max));
+	add(o, "memory_boot", json_object_new_uint64(vm->memory_boot));
+	add(o, "memory_max", json_object_new_uint64(vm->memory_max));
+	pthread_mutex_lock(lock);
+	add(o, "vcpus", json_object_new_int64(vm->vcpus));
+	add(o, "memory", json_object_new_uint64(vm->memory));
+	save_procs(vm, o);
+	pthread_mutex_unlock(lock);
+	text = strdup(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
+	json_object_put(o);
+	return text;
+}
+
+/* ---- recover ------------------------------------------------------------------------------------------------------- */
+
+static const char *get_str(struct json_object *o, const char *key)
+{
+	struct json_object *v;
+
+	return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_string) ?
+		       json_object_get_string(v) :
+		       NULL;
+}
+
+static uint64_t get_u64(struct json_object *o, const char *key)
+{
+	struct json_object *v;
+
+	return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_int) ? json_object_get_uint64(v) :
+												 0;
+}
+
+static int parse(const char *json, struct json_object **ret, struct err *err)
+{
+	struct json_tokener *t;
+	struct json_object *o;
+	size_t len = strlen(json);
+
+	if (len > JSON_MAX)
+		return err_set(err, -EINVAL, "a saved VM of %zu bytes", len);
+	t = json_tokener_new_ex(JSON_DEPTH);
+	if (!t)
+		return err_set(err, -ENOMEM, "out of memory");
+	o = json_tokener_parse_ex(t, json, (int)len + 1);
+	json_tokener_free(t);
+	if (!o || !json_object_is_type(o, json_type_object)) {
+		json_object_put(o);
+		return err_set(err, -EINVAL, "a saved VM that is no JSON object");
+	}
+	*ret = o;
+	return 0;
+}
+
+static int check_head(struct json_object *o, const struct vmm_driver **ret_driver, struct err *err)
+{
+	const char *boot_id = get_str(o, "boot_id"), *name = get_str(o, "driver");
+	char now[64];
+
+	if (get_u64(o, "version") != SAVE_VERSION)
+		return err_set(err, -EINVAL, "a saved VM of version %llu; this one reads version %d",
+			       (unsigned long long)get_u64(o, "version"), SAVE_VERSION);
+	if (!name || !get_str(o, "id") || !get_str(o, "run_dir") || !boot_id)
+		return err_set(err, -EINVAL, "a saved VM without driver, id, run_dir or boot_id");
+	*ret_driver = vmm_driver_find(name);
+	if (!*ret_driver)
+		return err_set(err, -EINVAL, "a saved VM of the unknown driver \"%s\"", name);
+	read_boot_id(now, sizeof(now));
+	if (!str_eq(now, boot_id))
+		return err_set(err, -ESRCH, "the host has been restarted since");
+	return 0;
+}
+
+static void fill(struct vmm *vm, struct json_object *o)
+{
+	const char *accel = get_str(o, "accel");
+	struct json_object *v;
+
+	snprintf(vm->accel, sizeof(vm->accel), "%s", accel ? accel : "");
+	vm->debug = json_object_object_get_ex(o, "debug", &v) && json_object_get_boolean(v);
+	vm->cid = (uint32_t)get_u64(o, "cid");
+	vm->vcpus_boot = (uint32_t)get_u64(o, "vcpus_boot");
+	vm->vcpus_max = (uint32_t)get_u64(o, "vcpus_max");
+	vm->memory_boot = get_u64(o, "memory_boot");
+	vm->memory_max = get_u64(o, "memory_max");
+	vm->vcpus = (uint32_t)get_u64(o, "vcpus");
+	vm->memory = get_u64(o, "memory");
+}
+
+/* Each process that still lives is adopted; the first one that does not is reported. */
+static int adopt_procs(struct vmm *vm, struct json_object *o, struct err *err)
+{
+	int result = 0;
+
+	for (int i = 0; i < VMM_ROLE_COUNT; i++) {
+		struct json_object *p;
+		const char *exe;
+		struct err e = ERR_INIT;
+		int r;
+
+		if (!json_object_object_get_ex(o, role_keys[i], &p) || !json_object_is_type(p, json_type_object)) {
+			if (i == VMM_ROLE_VMM)
+				result = err_set(err, -EINVAL, "a saved VM without its VMM's process");
+			continue;
+		}
+		exe = get_str(p, "exe");
+		snprintf(vm->exe[i], sizeof(vm->exe[0]), "%s", exe ? exe : "");
+		r = child_adopt(&vm->procs[i], (pid_t)get_u64(p, "pid"), get_u64(p, "start_time"), exe, &e);
+		if (r < 0 && result == 0)
+			result = err_set(err, -ESRCH, "%s has died meanwhile (%s)",
+					 i == VMM_ROLE_VMM ? vm->driver->name : vm->exe[i], e.msg);
+	}
+	return result;
+}
+
+int vmm_recover(const struct vmm_config *config, const char *json, struct vmm **ret_vm, struct err *err)
+{
+	const struct vmm_driver *driver = NULL;
+	struct json_object *o = NULL;
+	struct vmm *vm = NULL;
+	int r = parse(json, &o, err);
+
+	(void)config;
+	if (r == 0)
+		r = check_head(o, &driver, err);
+	if (r == 0) {
+		vm = vm_new(driver, get_str(o, "id"), get_str(o, "run_dir"), err);
+		r = vm ? 0 : -ENOMEM;
+	}
+	if (r == 0) {
+		fill(vm, o);
+		r = str_set(&vm->netns_path, get_str(o, "netns"));
+		if (r < 0)
+			err_set(err, r, "out of memory");
+	}
+	if (r == 0) {
+		r = adopt_procs(vm, o, err);
+		if (r == 0)
+			r = driver->ready(vm, true, now_monotonic_ns() + ADOPT_NS, err);
+		if (r == 0)
+			r = vm_watch(vm, err);
+		if (r < 0) /* half a VM is none */
+			vm_kill_all(vm, now_monotonic_ns() + KILL_NS);
+	}
+	json_object_put(o);
+	if (r < 0) {
+		vmm_free(vm);
+		return err_wrap(err, "adopting the VM");
+	}
+	*ret_vm = vm;
+	return 0;
+}

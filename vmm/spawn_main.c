@@ -1,0 +1,158 @@
+/*
+ * crivisor-spawn: enters cgroups and a network namespace, then becomes the program it is given.
+ *
+ * Usage: crivisor-spawn [--status-fd N] [--cgroup-procs FILE]… [--netns PATH] [--log FILE] [--keep-fd N]… -- PROGRAM ARG…
+ *
+ * So the program lives in its place from its first instruction, and nothing is moved afterwards. The program gets a session
+ * of its own, default signals, /dev/null as stdin, the log file as stdout and stderr, no core dumps and no fd but the kept
+ * ones. What fails is written as text to the status fd, which is close-on-exec: a reader sees the reason, or EOF once the
+ * program runs. Exit status 127 after a failure. Static and single-threaded, so that setns is its own affair.
+ */
+#include "base/util.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <linux/close_range.h>
+
+#define KEEP_MAX 16
+
+static int status_fd = STDERR_FILENO;
+
+__attribute__((noreturn, format(printf, 1, 2))) static void die(const char *fmt, ...)
+{
+	char msg[512];
+	int saved = errno;
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(msg, sizeof(msg), fmt, ap);
+	va_end(ap);
+	if (n < 0)
+		n = 0;
+	if ((size_t)n >= sizeof(msg))
+		n = (int)sizeof(msg) - 1;
+	if (saved)
+		n += snprintf(msg + n, sizeof(msg) - (size_t)n, ": %s", strerror(saved));
+	if ((size_t)n >= sizeof(msg))
+		n = (int)sizeof(msg) - 1;
+	write_full(status_fd, msg, (size_t)n);
+	_exit(127);
+}
+
+static int fd_arg(const char *s)
+{
+	uint64_t v;
+
+	if (parse_u64(s, &v) < 0 || v > 1023) {
+		errno = EINVAL;
+		die("file descriptor \"%s\"", s);
+	}
+	return (int)v;
+}
+
+static void join_cgroup(const char *procs)
+{
+	int r = write_file(procs, "0", 1, 0);
+
+	if (r < 0) {
+		errno = -r;
+		die("joining the cgroup by %s", procs);
+	}
+}
+
+static void enter_netns(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		die("opening the network namespace %s", path);
+	if (setns(fd, CLONE_NEWNET) < 0)
+		die("entering the network namespace %s", path);
+	close_fd(fd);
+}
+
+static void open_stdio(const char *log)
+{
+	int in = open("/dev/null", O_RDWR);
+	int out = log ? open(log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600) : in;
+
+	if (in < 0)
+		die("opening /dev/null");
+	if (out < 0)
+		die("opening the log %s", log);
+	if (dup2(in, STDIN_FILENO) < 0 || dup2(out, STDOUT_FILENO) < 0 || dup2(out, STDERR_FILENO) < 0)
+		die("dup2");
+}
+
+static void close_others(const int *keep, size_t n_keep)
+{
+	if (syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+		die("close_range");
+	for (size_t i = 0; i < n_keep; i++) {
+		if (fcntl(keep[i], F_SETFD, 0) < 0)
+			die("keeping fd %d", keep[i]);
+	}
+}
+
+static void reset_process(void)
+{
+	struct rlimit no_core = {0, 0}, files;
+	sigset_t none;
+
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	for (int s = 1; s < NSIG; s++)
+		signal(s, SIG_DFL);
+	setsid();
+	umask(0077);
+	if (chdir("/") < 0)
+		die("chdir /");
+	setrlimit(RLIMIT_CORE, &no_core); /* a core would hold the guest's memory */
+	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+		files.rlim_cur = files.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &files);
+	}
+	write_file("/proc/self/oom_score_adj", "0", 1, 0); /* lowering needs CAP_SYS_RESOURCE: best effort */
+}
+
+int main(int argc, char **argv)
+{
+	const char *netns = NULL, *log = NULL;
+	int keep[KEEP_MAX];
+	size_t n_keep = 0;
+	int i;
+
+	for (i = 1; i + 1 < argc && !str_eq(argv[i], "--"); i += 2) {
+		const char *value = argv[i + 1];
+
+		errno = 0;
+		if (str_eq(argv[i], "--status-fd")) {
+			status_fd = fd_arg(value);
+		} else if (str_eq(argv[i], "--cgroup-procs")) {
+			join_cgroup(value);
+		} else if (str_eq(argv[i], "--netns")) {
+			netns = value;
+		} else if (str_eq(argv[i], "--log")) {
+			log = value;
+		} else if (str_eq(argv[i], "--keep-fd") && n_keep < KEEP_MAX) {
+			keep[n_keep++] = fd_arg(value);
+		} else {
+			die("crivisor-spawn: option \"%s\" is unknown or comes too often", argv[i]);
+		}
+	}
+	errno = 0;
+	if (i >= argc - 1 || !str_eq(argv[i], "--"))
+		die("crivisor-spawn: no program given after --");
+	if (netns)
+		enter_netns(netns);
+	open_stdio(log);
+	reset_process();
+	close_others(keep, n_keep);
+	execvp(argv[i + 1], argv + i + 1);
+	die("running %s", argv[i + 1]);
+}

@@ -1,0 +1,330 @@
+#include "vmm/vm.h"
+
+#include "base/util.h"
+#include "vmm/wait.h"
+
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+
+#define ID_MAX       64
+#define STOP_NS      (5 * NS_PER_SEC)
+#define RETRY_NS     (2 * NS_PER_MS)
+#define MEMORY_MIN   (64ULL << 20)
+#define VCPUS_LIMIT  255
+#define MEMORY_ALIGN (2ULL << 20)
+
+/* ---- the spec ------------------------------------------------------------------------------------------------------ */
+
+static int check_spec(const struct vmm_config *config, const struct vmm_spec *spec, struct err *err)
+{
+	size_t len = spec->id ? strlen(spec->id) : 0;
+	struct stat st;
+
+	if (len == 0 || len > ID_MAX || strspn(spec->id, "abcdefghijklmnopqrstuvwxyz0123456789-") != len)
+		return err_set(err, -EINVAL, "VM id \"%s\": 1 to %d of a-z, 0-9 and - are allowed", spec->id ? spec->id : "",
+			       ID_MAX);
+	if (str_empty(spec->run_dir) || stat(spec->run_dir, &st) < 0 || !S_ISDIR(st.st_mode))
+		return err_set(err, -ENOENT, "run directory \"%s\" is no directory", spec->run_dir ? spec->run_dir : "");
+	if (str_empty(spec->shared_dir) || stat(spec->shared_dir, &st) < 0 || !S_ISDIR(st.st_mode))
+		return err_set(err, -ENOENT, "shared directory \"%s\" is no directory",
+			       spec->shared_dir ? spec->shared_dir : "");
+	if ((spec->memory_bytes ? spec->memory_bytes : config->memory_bytes) < MEMORY_MIN)
+		return err_set(err, -EINVAL, "a VM needs at least %llu MiB of memory", MEMORY_MIN >> 20);
+	if ((spec->vcpus ? spec->vcpus : config->vcpus) == 0)
+		return err_set(err, -EINVAL, "a VM needs at least one vCPU");
+	return 0;
+}
+
+static void set_sizes(struct vmm *vm, const struct vmm_config *config, const struct vmm_spec *spec)
+{
+	uint32_t host = (uint32_t)get_nprocs();
+
+	vm->vcpus_boot = spec->vcpus ? spec->vcpus : config->vcpus;
+	if (vm->vcpus_boot > VCPUS_LIMIT)
+		vm->vcpus_boot = VCPUS_LIMIT;
+	vm->vcpus_max = spec->vcpus_max ? spec->vcpus_max : host;
+	if (vm->vcpus_max > VCPUS_LIMIT)
+		vm->vcpus_max = VCPUS_LIMIT;
+	if (vm->vcpus_max < vm->vcpus_boot)
+		vm->vcpus_max = vm->vcpus_boot;
+	vm->memory_boot = spec->memory_bytes ? spec->memory_bytes : config->memory_bytes;
+	vm->memory_boot = (vm->memory_boot + MEMORY_ALIGN - 1) / MEMORY_ALIGN * MEMORY_ALIGN;
+	vm->memory_max = spec->memory_max_bytes / MEMORY_ALIGN * MEMORY_ALIGN;
+	if (vm->memory_max < vm->memory_boot)
+		vm->memory_max = vm->memory_boot;
+	vm->vcpus = vm->vcpus_boot;
+	vm->memory = vm->memory_boot;
+}
+
+static int set_mac(struct vmm_launch *l, struct err *err)
+{
+	memcpy(l->mac, l->spec->mac, sizeof(l->mac));
+	if (!vmm_mac_zero(l->mac))
+		return 0;
+	if (getrandom(l->mac, sizeof(l->mac), 0) != (ssize_t)sizeof(l->mac))
+		return err_set_errno(err, -errno, "random numbers");
+	l->mac[0] = (uint8_t)((l->mac[0] & 0xfc) | 0x02); /* locally administered, unicast */
+	return 0;
+}
+
+static int set_image(struct vmm_launch *l, struct err *err)
+{
+	struct stat st;
+
+	if (access(l->config->kernel_path, R_OK) < 0)
+		return err_set_errno(err, -errno, "guest kernel %s", l->config->kernel_path);
+	if (stat(l->config->image_path, &st) < 0)
+		return err_set_errno(err, -errno, "guest image %s", l->config->image_path);
+	if (!S_ISREG(st.st_mode) || st.st_size == 0 || st.st_size % (2 << 20) != 0)
+		return err_set(err, -EINVAL, "guest image %s is no regular file of whole 2 MiB blocks", l->config->image_path);
+	l->image_bytes = (uint64_t)st.st_size;
+	return 0;
+}
+
+/* ---- start --------------------------------------------------------------------------------------------------------- */
+
+static int start_vsock(struct vmm *vm, struct vmm_launch *l, const char *helper, struct err *err)
+{
+	int fd;
+
+	if (vm->driver->own_vsock)
+		return 0;
+	if (vsock_kernel_usable()) {
+		fd = vsock_claim(&vm->cid, err);
+		return fd < 0 ? fd : launch_add_fd(l, fd, &l->vsock, err);
+	}
+	return vsock_daemon_spawn(vm, l, helper, err);
+}
+
+/* The vsock daemon takes one connection; it is made here and handed to the VMM, so that the VMM need not retry. */
+static int connect_vsock(struct vmm *vm, struct vmm_launch *l, struct err *err)
+{
+	char path[256];
+	int r;
+
+	if (vm->procs[VMM_ROLE_VSOCK].pid == 0)
+		return 0;
+	r = vm_path(vm, VMM_FILE_VHOST, path, sizeof(path), err);
+	if (r < 0)
+		return r;
+	r = child_confirm(&vm->procs[VMM_ROLE_VSOCK], l->deadline_ns, err);
+	if (r == 0)
+		r = sock_connect(path, l->deadline_ns, vm->stop_fd, &vm->procs[VMM_ROLE_VSOCK], err);
+	if (r < 0) {
+		char log[256], words[256] = "";
+
+		if (vm_path(vm, VMM_FILE_VS_LOG, log, sizeof(log), NULL) == 0)
+			child_last_words(log, words, sizeof(words));
+		return err_wrap(err, "vsock daemon%s%s%s", words[0] ? " (" : "", words, words[0] ? ")" : "");
+	}
+	return launch_add_fd(l, r, &l->vsock, err);
+}
+
+static int connect_fs(struct vmm *vm, struct vmm_launch *l, struct err *err)
+{
+	char path[256];
+	int r;
+
+	if (!vm->driver->fs_by_fd)
+		return 0;
+	r = vm_path(vm, VMM_FILE_FS, path, sizeof(path), err);
+	if (r == 0)
+		r = sock_connect(path, l->deadline_ns, vm->stop_fd, &vm->procs[VMM_ROLE_FS], err);
+	return r < 0 ? err_wrap(err, "virtiofsd") : launch_add_fd(l, r, &l->fs, err);
+}
+
+static int open_boot_tap(struct vmm_launch *l, struct err *err)
+{
+	int fd;
+
+	if (!l->spec->tap)
+		return 0;
+	fd = tap_open(l->spec->netns_path, l->spec->tap, err);
+	return fd < 0 ? fd : launch_add_fd(l, fd, &l->tap, err);
+}
+
+static int spawn_vmm(struct vmm *vm, struct vmm_launch *l, const char *helper, struct err *err)
+{
+	struct child_spec ps = {.helper = helper, .netns = l->spec->netns_path, .cgroup_procs = l->cgroup_procs};
+	char **argv CLEANUP_STRV = NULL;
+	const char *slash = strrchr(l->choice->path, '/');
+	char log[256];
+	int r = vm_path(vm, VMM_FILE_LOG, log, sizeof(log), err);
+
+	if (r == 0)
+		r = vm->driver->command(vm, l, &argv, err);
+	if (r < 0)
+		return r;
+	ps.argv = argv;
+	ps.log = log;
+	ps.fds = l->fds;
+	ps.n_fds = l->n_fds;
+	snprintf(vm->exe[VMM_ROLE_VMM], sizeof(vm->exe[0]), "%.63s", slash ? slash + 1 : l->choice->path);
+	return child_spawn(&vm->procs[VMM_ROLE_VMM], &ps, err);
+}
+
+/* virtiofsd that dies at once would show as a VMM that cannot connect: its own words are better. */
+static int check_helpers(struct vmm *vm, struct err *err)
+{
+	for (int i = VMM_ROLE_FS; i < VMM_ROLE_COUNT; i++) {
+		char log[256], words[256] = "", status[96];
+
+		if (!vm->procs[i].pid || !child_poll(&vm->procs[i]))
+			continue;
+		child_status_words(vm->procs[i].status, status, sizeof(status));
+		if (vm_path(vm, i == VMM_ROLE_FS ? VMM_FILE_FS_LOG : VMM_FILE_VS_LOG, log, sizeof(log), NULL) == 0)
+			child_last_words(log, words, sizeof(words));
+		return err_set_status(err, -ECHILD, ERR_INTERNAL, "%s %s%s%s", vm->exe[i], status, words[0] ? ": " : "",
+				      words);
+	}
+	return 0;
+}
+
+static int launch_all(struct vmm *vm, struct vmm_launch *l, struct err *err)
+{
+	char helper[512];
+	int r = find_spawn_helper(l->config, helper, sizeof(helper), err);
+
+	if (r == 0)
+		r = start_vsock(vm, l, helper, err);
+	if (r == 0)
+		r = virtiofsd_spawn(vm, l, helper, err);
+	if (r == 0)
+		r = open_boot_tap(l, err);
+	if (r == 0 && vm->driver->prepare)
+		r = vm->driver->prepare(vm, l, err);
+	if (r == 0)
+		r = connect_vsock(vm, l, err);
+	if (r == 0)
+		r = connect_fs(vm, l, err);
+	if (r == 0)
+		r = spawn_vmm(vm, l, helper, err);
+	if (r == 0 && child_confirm(&vm->procs[VMM_ROLE_FS], l->deadline_ns, err) < 0)
+		r = err_wrap(err, "virtiofsd");
+	if (r == 0)
+		r = child_confirm(&vm->procs[VMM_ROLE_VMM], l->deadline_ns, err);
+	return r;
+}
+
+static void launch_done(struct vmm_launch *l)
+{
+	for (size_t i = 0; i < l->n_fds; i++)
+		close_fd(l->fds[i]);
+	l->n_fds = 0;
+	strv_free(l->cgroup_procs);
+}
+
+/* Everything up to an answering VMM; leaves processes behind on failure, for the caller to kill. */
+static int start(struct vmm *vm, struct vmm_launch *l, struct err *err)
+{
+	struct err helper_err = ERR_INIT;
+	int r = set_image(l, err);
+
+	if (r == 0)
+		r = set_mac(l, err);
+	if (r == 0 && l->spec->cgroup)
+		r = cgroup_procs_files(l->spec->cgroup, &l->cgroup_procs, err);
+	if (r == 0)
+		r = launch_all(vm, l, err);
+	launch_done(l);
+	if (r == 0)
+		r = vm->driver->ready(vm, false, l->deadline_ns, err);
+	if (r == 0)
+		r = vm_watch(vm, err);
+	if (r < 0 && check_helpers(vm, &helper_err) < 0 && vm->procs[VMM_ROLE_VMM].pid)
+		r = err_wrap(err, "%s", helper_err.msg);
+	return r;
+}
+
+static int start_from(const struct vmm_config *config, const struct vmm_choice *choice, const struct vmm_spec *spec,
+		      const char *restore_dir, int64_t deadline_ns, struct vmm **ret_vm, struct err *err)
+{
+	const struct vmm_driver *driver = vmm_driver_find(choice->driver);
+	struct vmm_launch l = {.config = config, .choice = choice, .spec = spec, .restore_dir = restore_dir, .fs = -1,
+			       .vsock = -1, .tap = -1, .monitor = -1};
+	struct vmm *vm;
+	int r;
+
+	if (!driver)
+		return err_set(err, -EINVAL, "unknown VMM driver \"%s\"", choice->driver ? choice->driver : "");
+	if (restore_dir && !driver->snapshot)
+		return err_set(err, -EOPNOTSUPP, "%s cannot restore a VM with a shared directory", driver->name);
+	r = check_spec(config, spec, err);
+	if (r < 0)
+		return r;
+	l.deadline_ns = wait_deadline(deadline_ns);
+	vm = vm_new(driver, spec->id, spec->run_dir, err);
+	if (!vm)
+		return err ? err->code : -ENOMEM;
+	snprintf(vm->accel, sizeof(vm->accel), "%s", choice->accel);
+	vm->debug = config->debug;
+	set_sizes(vm, config, spec);
+	r = str_set(&vm->netns_path, spec->netns_path);
+	if (r < 0)
+		err_set(err, r, "out of memory");
+	if (r == 0)
+		r = start(vm, &l, err);
+	if (r < 0) {
+		vm_kill_all(vm, now_monotonic_ns() + STOP_NS);
+		vmm_free(vm);
+		return err_wrap(err, "starting the VM with %s", driver->name);
+	}
+	*ret_vm = vm;
+	return 0;
+}
+
+int vmm_start(const struct vmm_config *config, const struct vmm_choice *choice, const struct vmm_spec *spec,
+	      int64_t deadline_ns, struct vmm **ret_vm, struct err *err)
+{
+	return start_from(config, choice, spec, NULL, deadline_ns, ret_vm, err);
+}
+
+int vmm_restore(const struct vmm_config *config, const struct vmm_choice *choice, const struct vmm_spec *spec,
+		const char *dir, int64_t deadline_ns, struct vmm **ret_vm, struct err *err)
+{
+	return start_from(config, choice, spec, dir, deadline_ns, ret_vm, err);
+}
+
+/* ---- connect ------------------------------------------------------------------------------------------------------- */
+
+int vmm_connect(struct vmm *vm, uint32_t port, int64_t deadline_ns, struct err *err)
+{
+	int pid_fd = vm->procs[VMM_ROLE_VMM].pidfd;
+	char path[256];
+	int r = vm_path(vm, VMM_FILE_VSOCK, path, sizeof(path), err);
+
+	deadline_ns = wait_deadline(deadline_ns);
+	while (r == 0) {
+		int64_t now;
+
+		if (vm->cid)
+			r = vsock_dial_kernel(vm->cid, port, vm->stop_fd, pid_fd, deadline_ns, err);
+		else
+			r = vsock_dial_hybrid(path, port, vm->stop_fd, pid_fd, deadline_ns, err);
+		if (r != -EAGAIN)
+			break;
+		now = now_monotonic_ns();
+		if (wait_fd(vm->stop_fd, POLLIN, 0) > 0)
+			r = err_set(err, -ECANCELED, "the VM is being stopped");
+		else if (wait_fd(pid_fd, POLLIN, 0) > 0)
+			r = err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "the VMM has exited");
+		else if (now >= deadline_ns)
+			r = err_set(err, -ETIMEDOUT, "nothing in the guest listens there yet");
+		else
+			r = 0;
+		/* Neither hybrid nor kernel vsock tells when the guest begins to listen. */
+		if (r == 0)
+			wait_pause(vm->stop_fd, RETRY_NS, deadline_ns);
+	}
+	if (r >= 0)
+		return r;
+	if (r == -ENOTCONN) {
+		struct err dead = ERR_INIT;
+
+		vm_service(vm);
+		if (vm_check_alive(vm, &dead) == -ENOTCONN)
+			err_copy(err, &dead);
+	}
+	return err_wrap(err, "connecting to port %u of VM %s", port, vm->id);
+}

@@ -1,0 +1,302 @@
+/*
+ * tap.c: taps, and joining one to the interface that CNI has made.
+ *
+ * Each gets an ingress qdisc with one u32 filter that matches everything and redirects it to the other's egress (mirred), as
+ * Kata's "tcfilter" does: no bridge, no addresses, and the guest sees every frame. tc(8), tc-u32(8), tc-mirred(8);
+ * Documentation/networking/tuntap.rst.
+ */
+#include "vmm/driver.h"
+
+#include "base/util.h"
+#include "vmm/netns.h"
+
+#include <fcntl.h>
+#include <linux/if_ether.h>
+#include <linux/if_tun.h>
+#include <linux/pkt_cls.h>
+#include <linux/pkt_sched.h>
+#include <linux/tc_act/tc_mirred.h>
+#include <net/if.h>
+#include <netlink/route/act/mirred.h>
+#include <netlink/route/addr.h>
+#include <netlink/route/cls/u32.h>
+#include <netlink/route/link.h>
+#include <netlink/route/qdisc.h>
+#include <netlink/socket.h>
+#include <sys/ioctl.h>
+
+#define FILTER_PRIO    1
+#define INGRESS_HANDLE 0xffff0000u /* ffff: */
+
+/* ---- the device file ------------------------------------------------------------------------------------------------- */
+
+struct tap_job {
+	const char *name;
+	uint32_t mtu;
+	bool create;
+};
+
+static int open_queue(const char *name, struct err *err)
+{
+	int fd CLEANUP_CLOSE = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+
+	if (fd < 0)
+		return err_set_errno(err, -errno, "opening /dev/net/tun");
+	if (str_empty(name) || strlen(name) >= IFNAMSIZ)
+		return err_set(err, -EINVAL, "tap name \"%s\" is empty or longer than %d bytes", name ? name : "",
+			       IFNAMSIZ - 1);
+	strcpy(ifr.ifr_name, name);
+	if (ioctl(fd, TUNSETIFF, &ifr) < 0)
+		return err_set_errno(err, -errno, "tap %s", name);
+	return move_fd(fd);
+}
+
+static int open_job(void *arg, struct err *err)
+{
+	const struct tap_job *j = arg;
+
+	/* TUNSETIFF would make a missing one. */
+	if (if_nametoindex(j->name) == 0)
+		return err_set(err, -ENODEV, "there is no tap %s", j->name);
+	return open_queue(j->name, err);
+}
+
+int tap_open(const char *netns_path, const char *name, struct err *err)
+{
+	struct tap_job j = {.name = name};
+
+	return netns_run(netns_path, open_job, &j, err);
+}
+
+static int set_flags(const char *name, uint32_t mtu, struct err *err)
+{
+	int fd CLEANUP_CLOSE = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq ifr = {0};
+
+	if (fd < 0)
+		return err_set_errno(err, -errno, "socket");
+	strcpy(ifr.ifr_name, name);
+	ifr.ifr_mtu = (int)mtu;
+	if (mtu && ioctl(fd, SIOCSIFMTU, &ifr) < 0)
+		return err_set_errno(err, -errno, "MTU %u of tap %s", mtu, name);
+	if (ioctl(fd, SIOCGIFFLAGS, &ifr) < 0)
+		return err_set_errno(err, -errno, "flags of tap %s", name);
+	ifr.ifr_flags = (short)(ifr.ifr_flags | IFF_UP);
+	if (ioctl(fd, SIOCSIFFLAGS, &ifr) < 0)
+		return err_set_errno(err, -errno, "raising tap %s", name);
+	return 0;
+}
+
+/* The host's end must not speak: no IPv6 link-local address, no router solicitations into the guest. */
+static void silence(const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/proc/sys/net/ipv6/conf/%s/disable_ipv6", name);
+	write_file(path, "1", 1, 0);
+}
+
+static int create_job(void *arg, struct err *err)
+{
+	const struct tap_job *j = arg;
+	int fd CLEANUP_CLOSE = -1;
+	int r;
+
+	if (if_nametoindex(j->name) != 0)
+		return err_set(err, -EEXIST, "an interface %s exists already", j->name);
+	fd = open_queue(j->name, err);
+	if (fd < 0)
+		return fd;
+	silence(j->name);
+	r = set_flags(j->name, j->mtu, err);
+	if (r == 0 && ioctl(fd, TUNSETPERSIST, 1) < 0)
+		r = err_set_errno(err, -errno, "keeping tap %s", j->name);
+	return r; /* without TUNSETPERSIST it goes with the fd */
+}
+
+int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, struct err *err)
+{
+	struct tap_job j = {.name = name, .mtu = mtu};
+
+	return netns_run(netns_path, create_job, &j, err);
+}
+
+/* ---- joining ----------------------------------------------------------------------------------------------------------- */
+
+struct join_job {
+	const char *tap, *ifname;
+	struct vmm_if_info info;
+};
+
+static int nl_err(struct err *err, int nlerr, const char *what)
+{
+	static const struct {
+		int nl, code;
+	} map[] = {{NLE_EXIST, -EEXIST}, {NLE_NODEV, -ENODEV}, {NLE_PERM, -EPERM}, {NLE_NOMEM, -ENOMEM},
+		   {NLE_OBJ_NOTFOUND, -ENOENT}, {NLE_OPNOTSUPP, -EOPNOTSUPP}, {NLE_INVAL, -EIO}};
+	int code = -EIO;
+
+	for (size_t i = 0; i < ARRAY_SIZE(map); i++) {
+		if (map[i].nl == -nlerr)
+			code = map[i].code;
+	}
+	return err_set_status(err, code, ERR_INTERNAL, "%s: %s", what, nl_geterror(nlerr));
+}
+
+static int add_ingress(struct nl_sock *sk, int ifindex, struct err *err)
+{
+	struct rtnl_qdisc *q = rtnl_qdisc_alloc();
+	int r;
+
+	if (!q)
+		return err_set(err, -ENOMEM, "out of memory");
+	rtnl_tc_set_ifindex(TC_CAST(q), ifindex);
+	rtnl_tc_set_parent(TC_CAST(q), TC_H_INGRESS);
+	rtnl_tc_set_handle(TC_CAST(q), INGRESS_HANDLE);
+	r = rtnl_tc_set_kind(TC_CAST(q), "ingress");
+	/* An old one, with its filters, is dropped first: joining again joins what is asked for now. */
+	if (r == 0)
+		rtnl_qdisc_delete(sk, q);
+	if (r == 0)
+		r = rtnl_qdisc_add(sk, q, NLM_F_CREATE | NLM_F_EXCL);
+	rtnl_qdisc_put(q);
+	return r < 0 ? nl_err(err, r, "ingress qdisc") : 0;
+}
+
+static int fill_mirred(struct rtnl_act *act, int to)
+{
+	int r = rtnl_tc_set_kind(TC_CAST(act), "mirred");
+
+	if (r == 0)
+		r = rtnl_mirred_set_action(act, TCA_EGRESS_REDIR);
+	if (r == 0)
+		r = rtnl_mirred_set_policy(act, TC_ACT_STOLEN);
+	if (r == 0)
+		r = rtnl_mirred_set_ifindex(act, (uint32_t)to);
+	return r;
+}
+
+static int redirect(struct nl_sock *sk, int from, int to, struct err *err)
+{
+	struct rtnl_cls *cls = rtnl_cls_alloc();
+	struct rtnl_act *act = rtnl_act_alloc();
+	int r = cls && act ? fill_mirred(act, to) : -NLE_NOMEM;
+
+	if (r == 0) {
+		rtnl_tc_set_ifindex(TC_CAST(cls), from);
+		rtnl_tc_set_parent(TC_CAST(cls), INGRESS_HANDLE);
+		rtnl_cls_set_prio(cls, FILTER_PRIO);
+		rtnl_cls_set_protocol(cls, ETH_P_ALL);
+		r = rtnl_tc_set_kind(TC_CAST(cls), "u32");
+	}
+	if (r == 0)
+		r = rtnl_u32_add_key_uint32(cls, 0, 0, 0, 0); /* nothing to compare: everything matches */
+	if (r == 0)
+		r = rtnl_u32_add_action(cls, act);
+	if (r == 0)
+		r = rtnl_u32_set_cls_terminal(cls);
+	if (r == 0)
+		r = rtnl_cls_add(sk, cls, NLM_F_CREATE | NLM_F_EXCL);
+	if (act)
+		rtnl_act_put(act);
+	if (cls)
+		rtnl_cls_put(cls);
+	return r < 0 ? nl_err(err, r, "redirecting filter") : 0;
+}
+
+/* The addresses move into the guest: the host's end must not answer for them. */
+static int drop_addresses(struct nl_sock *sk, int ifindex, struct err *err)
+{
+	struct nl_cache *cache = NULL;
+	int r = rtnl_addr_alloc_cache(sk, &cache);
+
+	if (r < 0)
+		return nl_err(err, r, "listing addresses");
+	for (struct nl_object *o = nl_cache_get_first(cache); o && r == 0; o = nl_cache_get_next(o)) {
+		struct rtnl_addr *a = (struct rtnl_addr *)o;
+
+		if (rtnl_addr_get_ifindex(a) != ifindex)
+			continue;
+		r = rtnl_addr_delete(sk, a, 0);
+		if (r == -NLE_NOADDR || r == -NLE_OBJ_NOTFOUND)
+			r = 0;
+	}
+	nl_cache_free(cache);
+	return r < 0 ? nl_err(err, r, "removing an address") : 0;
+}
+
+static int read_link(struct nl_sock *sk, const char *name, int *ret_index, struct vmm_if_info *ret, struct err *err)
+{
+	struct rtnl_link *link = NULL;
+	struct nl_addr *mac;
+	int r = rtnl_link_get_kernel(sk, 0, name, &link);
+	char what[64];
+
+	if (r < 0) {
+		snprintf(what, sizeof(what), "interface %s", name);
+		return nl_err(err, r, what);
+	}
+	*ret_index = rtnl_link_get_ifindex(link);
+	mac = rtnl_link_get_addr(link);
+	if (ret && mac && nl_addr_get_len(mac) == sizeof(ret->mac))
+		memcpy(ret->mac, nl_addr_get_binary_addr(mac), sizeof(ret->mac));
+	if (ret)
+		ret->mtu = rtnl_link_get_mtu(link);
+	rtnl_link_put(link);
+	return 0;
+}
+
+static int join_links(struct nl_sock *sk, struct join_job *j, struct err *err)
+{
+	int tap = 0, nic = 0;
+	int r = read_link(sk, j->ifname, &nic, &j->info, err);
+
+	if (r == 0)
+		r = read_link(sk, j->tap, &tap, NULL, err);
+	if (r < 0)
+		return r;
+	silence(j->ifname);
+	r = drop_addresses(sk, nic, err);
+	if (r == 0)
+		r = set_flags(j->ifname, 0, err);
+	if (r == 0)
+		r = add_ingress(sk, nic, err);
+	if (r == 0)
+		r = add_ingress(sk, tap, err);
+	if (r == 0)
+		r = redirect(sk, nic, tap, err);
+	if (r == 0)
+		r = redirect(sk, tap, nic, err);
+	return r < 0 ? err_wrap(err, "joining %s and %s", j->ifname, j->tap) : 0;
+}
+
+static int join_job(void *arg, struct err *err)
+{
+	struct nl_sock *sk = nl_socket_alloc();
+	int r;
+
+	if (!sk)
+		return err_set(err, -ENOMEM, "out of memory");
+	r = nl_connect(sk, NETLINK_ROUTE);
+	if (r < 0)
+		r = nl_err(err, r, "netlink");
+	else
+		r = join_links(sk, arg, err);
+	nl_socket_free(sk);
+	return r;
+}
+
+int vmm_tap_join(const char *netns_path, const char *tap, const char *ifname, struct vmm_if_info *ret_info,
+		 struct err *err)
+{
+	struct join_job j = {.tap = tap, .ifname = ifname};
+	int r;
+
+	if (strlen(ifname) >= IFNAMSIZ || strlen(tap) >= IFNAMSIZ)
+		return err_set(err, -EINVAL, "interface name %s or %s is too long", ifname, tap);
+	r = netns_run(netns_path, join_job, &j, err);
+	if (r == 0)
+		*ret_info = j.info;
+	return r;
+}

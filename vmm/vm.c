@@ -1,0 +1,430 @@
+#include "vmm/vm.h"
+
+#include "base/util.h"
+#include "vmm/wait.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+
+#define CONSOLE_TAIL 16384
+
+/* ---- birth and death -------------------------------------------------------------------------------------------- */
+
+struct vmm *vm_new(const struct vmm_driver *driver, const char *id, const char *run_dir, struct err *err)
+{
+	struct vmm *vm = calloc(1, sizeof(*vm));
+	pthread_condattr_t attr;
+
+	if (!vm) {
+		err_set(err, -ENOMEM, "out of memory");
+		return NULL;
+	}
+	vm->driver = driver;
+	for (int i = 0; i < VMM_ROLE_COUNT; i++)
+		vm->procs[i] = CHILD_INIT;
+	pthread_mutex_init(&vm->io, NULL);
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&vm->turn_free, &attr);
+	pthread_condattr_destroy(&attr);
+	vm->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	vm->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	vm->progress_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (vm->epoll_fd < 0 || vm->stop_fd < 0 || vm->wake_fd < 0 || vm->progress_fd < 0) {
+		err_set_errno(err, -errno, "file descriptors for the VM");
+		return vmm_free(vm);
+	}
+	if (str_set(&vm->id, id) < 0 || str_set(&vm->run_dir, run_dir) < 0) {
+		err_set(err, -ENOMEM, "out of memory");
+		return vmm_free(vm);
+	}
+	return vm;
+}
+
+struct vmm *vmm_free(struct vmm *vm)
+{
+	if (!vm)
+		return NULL;
+	if (vm->driver)
+		vm->driver->done(vm);
+	for (int i = 0; i < VMM_ROLE_COUNT; i++)
+		child_done(&vm->procs[i]);
+	close_fd(vm->epoll_fd);
+	close_fd(vm->stop_fd);
+	close_fd(vm->wake_fd);
+	close_fd(vm->progress_fd);
+	pthread_cond_destroy(&vm->turn_free);
+	pthread_mutex_destroy(&vm->io);
+	pthread_mutex_destroy(&vm->lock);
+	free(vm->id);
+	free(vm->run_dir);
+	free(vm->netns_path);
+	free(vm);
+	return NULL;
+}
+
+int vm_path(const struct vmm *vm, const char *file, char *out, size_t size, struct err *err)
+{
+	if ((size_t)snprintf(out, size, "%s/%s", vm->run_dir, file) >= size)
+		return err_set(err, -ENAMETOOLONG, "run directory %s is too long", vm->run_dir);
+	return 0;
+}
+
+/* ---- events ------------------------------------------------------------------------------------------------------ */
+
+static void wake(int fd)
+{
+	uint64_t one = 1;
+
+	if (write(fd, &one, sizeof(one)) < 0) {
+		/* EAGAIN: it is readable already. */
+	}
+}
+
+void vm_progress(struct vmm *vm)
+{
+	wake(vm->progress_fd);
+}
+
+/* With lock held. */
+static void queue_event(struct vmm *vm, enum vmm_event_type type, int status, const char *what, const char *detail)
+{
+	struct vmm_event *e;
+
+	if (type == VMM_EVENT_GUEST_PANIC || type == VMM_EVENT_GUEST_RESET || type == VMM_EVENT_GUEST_SHUTDOWN) {
+		/* The first reason is the true one: a panic's reset or shutdown is its consequence. */
+		if (vm->ending)
+			return;
+		vm->ending = true;
+	}
+	if (vm->events_len == VMM_EVENTS_MAX)
+		return;
+	e = &vm->events[(vm->events_head + vm->events_len++) % VMM_EVENTS_MAX];
+	*e = (struct vmm_event){.type = type, .status = status};
+	snprintf(e->what, sizeof(e->what), "%s", what);
+	snprintf(e->detail, sizeof(e->detail), "%s", detail);
+	wake(vm->wake_fd);
+}
+
+void vm_event(struct vmm *vm, enum vmm_event_type type, int status, const char *what, const char *detail)
+{
+	pthread_mutex_lock(&vm->lock);
+	queue_event(vm, type, status, what, detail);
+	pthread_mutex_unlock(&vm->lock);
+	vm_progress(vm);
+}
+
+void vm_device_removed(struct vmm *vm, const char *id)
+{
+	bool ours = false;
+
+	pthread_mutex_lock(&vm->lock);
+	for (size_t i = 0; i < VMM_DEVICES_MAX; i++) {
+		if (vm->devices[i].id[0] && str_eq(vm->devices[i].id, id)) {
+			vm->devices[i].removed = true;
+			ours = true;
+		}
+	}
+	if (ours)
+		queue_event(vm, VMM_EVENT_DEVICE_REMOVED, 0, id, "");
+	pthread_mutex_unlock(&vm->lock);
+	vm_progress(vm);
+}
+
+void vm_monitor_eof(struct vmm *vm)
+{
+	int fd = vm->driver->monitor_fd(vm);
+
+	pthread_mutex_lock(&vm->lock);
+	vm->monitor_eof = true;
+	if (vm->watching && fd >= 0)
+		epoll_ctl(vm->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+	pthread_mutex_unlock(&vm->lock);
+	vm_progress(vm);
+}
+
+static const char *role_log(enum vmm_role role)
+{
+	return role == VMM_ROLE_VMM ? VMM_FILE_LOG : role == VMM_ROLE_FS ? VMM_FILE_FS_LOG : VMM_FILE_VS_LOG;
+}
+
+static const char *role_name(const struct vmm *vm, enum vmm_role role)
+{
+	return role == VMM_ROLE_VMM ? vm->driver->name : vm->exe[role];
+}
+
+static void death_words(const struct vmm *vm, enum vmm_role role, char *out, size_t size)
+{
+	char path[256], words[256], status[96];
+
+	child_status_words(vm->procs[role].status, status, sizeof(status));
+	words[0] = 0;
+	if (vm_path(vm, role_log(role), path, sizeof(path), NULL) == 0)
+		child_last_words(path, words, sizeof(words));
+	snprintf(out, size, "%s %s%s%s", role_name(vm, role), status, words[0] ? ": " : "", words);
+}
+
+/* With lock held: one process's death becomes an event, once. */
+static void report_death(struct vmm *vm, enum vmm_role role)
+{
+	struct child *p = &vm->procs[role];
+	char words[sizeof(vm->events[0].detail)];
+
+	vm->reported[role] = true;
+	if (vm->watching)
+		epoll_ctl(vm->epoll_fd, EPOLL_CTL_DEL, p->pidfd, NULL);
+	death_words(vm, role, words, sizeof(words));
+	if (role == VMM_ROLE_VMM)
+		queue_event(vm, VMM_EVENT_VMM_EXITED, p->status, vm->driver->name, words);
+	else if (!vm->ending && !vm->monitor_eof && !vm->stopping && !child_is_dying(&vm->procs[VMM_ROLE_VMM]))
+		queue_event(vm, VMM_EVENT_HELPER_EXITED, p->status, vm->exe[role], words);
+}
+
+static void pump(struct vmm *vm)
+{
+	pthread_mutex_lock(&vm->io);
+	if (vm->state)
+		vm->driver->pump(vm);
+	pthread_mutex_unlock(&vm->io);
+}
+
+void vm_service(struct vmm *vm)
+{
+	bool dead[VMM_ROLE_COUNT], any = false;
+
+	pump(vm);
+	pthread_mutex_lock(&vm->lock);
+	for (int i = 0; i < VMM_ROLE_COUNT; i++) {
+		dead[i] = vm->procs[i].pid && !vm->reported[i] && child_poll(&vm->procs[i]);
+		any = any || dead[i];
+	}
+	pthread_mutex_unlock(&vm->lock);
+	if (!any)
+		return;
+	/* What it said before it died comes before its death. */
+	pump(vm);
+	pthread_mutex_lock(&vm->lock);
+	for (int i = 0; i < VMM_ROLE_COUNT; i++) {
+		if (dead[i] && !vm->reported[i])
+			report_death(vm, (enum vmm_role)i);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	vm_progress(vm);
+}
+
+int vmm_fd(const struct vmm *vm)
+{
+	return vm->epoll_fd;
+}
+
+int vmm_dispatch(struct vmm *vm, struct vmm_event *ret_event)
+{
+	int r = 0;
+
+	vm_service(vm);
+	pthread_mutex_lock(&vm->lock);
+	if (vm->events_len > 0) {
+		*ret_event = vm->events[vm->events_head];
+		vm->events_head = (vm->events_head + 1) % VMM_EVENTS_MAX;
+		vm->events_len--;
+		r = 1;
+	}
+	if (vm->events_len == 0) {
+		uint64_t n;
+
+		if (read(vm->wake_fd, &n, sizeof(n)) < 0) {
+			/* EAGAIN: it was quiet. */
+		}
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return r;
+}
+
+static int watch_one(struct vmm *vm, int fd)
+{
+	struct epoll_event e = {.events = EPOLLIN};
+
+	return fd < 0 || epoll_ctl(vm->epoll_fd, EPOLL_CTL_ADD, fd, &e) == 0 ? 0 : -errno;
+}
+
+int vm_watch(struct vmm *vm, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&vm->lock);
+	vm->watching = true;
+	r = watch_one(vm, vm->wake_fd);
+	if (r == 0 && !vm->monitor_eof)
+		r = watch_one(vm, vm->driver->monitor_fd(vm));
+	for (int i = 0; r == 0 && i < VMM_ROLE_COUNT; i++) {
+		if (vm->procs[i].pid && !vm->reported[i])
+			r = watch_one(vm, vm->procs[i].pidfd);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return r < 0 ? err_set_errno(err, r, "watching the VM") : 0;
+}
+
+/* ---- waiting ----------------------------------------------------------------------------------------------------- */
+
+int vm_check_alive(struct vmm *vm, struct err *err)
+{
+	char words[512], console[256];
+	int r = 0;
+
+	pthread_mutex_lock(&vm->lock);
+	if (vm->stopping) {
+		r = err_set(err, -ECANCELED, "the VM is being stopped");
+	} else if (vm->procs[VMM_ROLE_VMM].exited) {
+		death_words(vm, VMM_ROLE_VMM, words, sizeof(words));
+		vm_console_words(vm, console, sizeof(console));
+		r = err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "%s%s%s", words, console[0] ? "; the guest's console: " : "",
+				   console);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return r;
+}
+
+int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what, struct err *err)
+{
+	for (;;) {
+		struct pollfd p[] = {
+			{.fd = -1, .events = POLLIN},
+			{.fd = vm->progress_fd, .events = POLLIN},
+			{.fd = vm->stop_fd, .events = POLLIN},
+			{.fd = -1, .events = POLLIN},
+		};
+		uint64_t n;
+		bool finished;
+		int r;
+
+		if (read(vm->progress_fd, &n, sizeof(n)) < 0) {
+			/* EAGAIN: nothing new. */
+		}
+		vm_service(vm);
+		pthread_mutex_lock(&vm->io);
+		finished = done(vm, arg);
+		pthread_mutex_unlock(&vm->io);
+		if (finished)
+			return 0;
+		r = vm_check_alive(vm, err);
+		if (r < 0)
+			return r;
+		pthread_mutex_lock(&vm->lock);
+		if (!vm->monitor_eof)
+			p[0].fd = vm->driver->monitor_fd(vm);
+		if (!vm->reported[VMM_ROLE_VMM])
+			p[3].fd = vm->procs[VMM_ROLE_VMM].pidfd;
+		pthread_mutex_unlock(&vm->lock);
+		r = wait_poll(p, ARRAY_SIZE(p), deadline_ns);
+		if (r < 0)
+			return err_set_errno(err, r, "waiting for %s", what);
+	}
+}
+
+int vm_turn_take(struct vmm *vm, int64_t deadline_ns, struct err *err)
+{
+	struct timespec ts = {.tv_sec = deadline_ns / NS_PER_SEC, .tv_nsec = deadline_ns % NS_PER_SEC};
+	int r = 0;
+
+	pthread_mutex_lock(&vm->lock);
+	while (vm->turn_taken && !vm->stopping && r == 0)
+		r = pthread_cond_timedwait(&vm->turn_free, &vm->lock, &ts);
+	if (vm->stopping)
+		r = err_set(err, -ECANCELED, "the VM is being stopped");
+	else if (vm->turn_taken)
+		r = err_set_errno(err, -ETIMEDOUT, "waiting for another change of the VM");
+	else
+		r = 0;
+	if (r == 0)
+		vm->turn_taken = true;
+	pthread_mutex_unlock(&vm->lock);
+	return r;
+}
+
+void vm_turn_give(struct vmm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->turn_taken = false;
+	pthread_cond_broadcast(&vm->turn_free);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+/* ---- stopping ----------------------------------------------------------------------------------------------------- */
+
+int vm_kill_all(struct vmm *vm, int64_t deadline_ns)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&vm->lock);
+	vm->stopping = true;
+	wake(vm->stop_fd);
+	pthread_cond_broadcast(&vm->turn_free);
+	for (int i = 0; i < VMM_ROLE_COUNT; i++)
+		child_kill_family(&vm->procs[i]);
+	pthread_mutex_unlock(&vm->lock);
+	/* pidfds stay open until vmm_free, so they may be polled without the lock. */
+	for (int i = 0; i < VMM_ROLE_COUNT; i++) {
+		if (vm->procs[i].pid && wait_fd(vm->procs[i].pidfd, POLLIN, deadline_ns) < 0)
+			r = -ETIMEDOUT;
+	}
+	vm_service(vm);
+	return r;
+}
+
+int vmm_stop(struct vmm *vm, int64_t deadline_ns, struct err *err)
+{
+	if (vm_kill_all(vm, wait_deadline(deadline_ns)) < 0)
+		return err_set(err, -ETIMEDOUT, "the VM's processes have been killed but have not gone yet");
+	return 0;
+}
+
+/* ---- words -------------------------------------------------------------------------------------------------------- */
+
+static void copy_line(const char *line, size_t len, char *out, size_t size)
+{
+	size_t at = 0;
+
+	for (size_t i = 0; i < len && at + 1 < size; i++) {
+		unsigned char c = (unsigned char)line[i];
+
+		if (c == '\r')
+			continue;
+		out[at++] = c < 0x20 || c >= 0x7f ? '?' : (char)c;
+	}
+	out[at] = 0;
+}
+
+void vm_console_words(const struct vmm *vm, char *out, size_t size)
+{
+	static const char *const telling[] = {"crivisor-agent: fatal:", "Kernel panic"};
+	char path[256];
+	char *tail CLEANUP_FREE = malloc(CONSOLE_TAIL + 1);
+	int fd CLEANUP_CLOSE = -1;
+	struct stat st;
+	ssize_t n;
+
+	out[0] = 0;
+	if (!tail || vm_path(vm, VMM_FILE_CONSOLE, path, sizeof(path), NULL) < 0)
+		return;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return;
+	n = pread(fd, tail, CONSOLE_TAIL, st.st_size > CONSOLE_TAIL ? st.st_size - CONSOLE_TAIL : 0);
+	if (n <= 0)
+		return;
+	tail[n] = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(telling); i++) {
+		char *hit = memmem(tail, (size_t)n, telling[i], strlen(telling[i]));
+
+		if (hit) {
+			copy_line(hit, (size_t)(strchrnul(hit, '\n') - hit), out, size);
+			return;
+		}
+	}
+	child_last_words(path, out, size);
+}
