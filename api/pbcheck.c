@@ -17,8 +17,7 @@ struct walk {
 	struct err *err;
 };
 
-/* ---- the words
- * ---------------------------------------------------------------------------------------------- */
+/* ---- the words ----------------------------------------------------------------------------------------- */
 
 /* How many times the field has come before in its message. */
 static size_t index_of(const struct place *place)
@@ -69,8 +68,7 @@ static int bad(const struct walk *walk, const struct place *place, const char *f
 	return err_set(walk->err, -EINVAL, "%s%s%s", path, *path ? ": " : "", what);
 }
 
-/* ---- the walk
- * ----------------------------------------------------------------------------------------------- */
+/* ---- the walk ------------------------------------------------------------------------------------------ */
 
 static int check_message(struct walk *walk, const struct place *outer, unsigned int depth,
 			 const ProtobufCMessageDescriptor *desc, const uint8_t *data, size_t len);
@@ -199,8 +197,7 @@ int pb_check(const ProtobufCMessageDescriptor *desc, const void *data, size_t le
 	return check_message(&walk, NULL, 1, desc, len > 0 ? data : (const uint8_t *)"", len);
 }
 
-/* ---- maps
- * --------------------------------------------------------------------------------------------------- */
+/* ---- maps ---------------------------------------------------------------------------------------------- */
 
 static const char *string_at(const ProtobufCMessage *msg, size_t field)
 {

@@ -5,12 +5,12 @@
 #define ROOM_MIN  8u
 #define ROOM_KEEP 64u /* an empty table keeps at most this many slots */
 
-static uint32_t slot_of(const struct calls *calls, uint32_t id)
+static uint32_t slot_of(const struct ttrpc_calls *calls, uint32_t id)
 {
 	return (id * UINT32_C(2654435769)) >> (32 - __builtin_ctz(calls->room));
 }
 
-static void put(struct calls *calls, struct ttrpc_request *call)
+static void put(struct ttrpc_calls *calls, struct ttrpc_request *call)
 {
 	uint32_t i = slot_of(calls, call->id);
 
@@ -20,9 +20,9 @@ static void put(struct calls *calls, struct ttrpc_request *call)
 }
 
 /* Keeps the table at most half full. */
-static int grow(struct calls *calls)
+static int grow(struct ttrpc_calls *calls)
 {
-	struct calls bigger = *calls;
+	struct ttrpc_calls bigger = *calls;
 
 	if (calls->room && calls->count < calls->room / 2)
 		return 0;
@@ -40,16 +40,15 @@ static int grow(struct calls *calls)
 	return 0;
 }
 
-/* ---- the heap of deadlines
- * ---------------------------------------------------------------------------------- */
+/* ---- the heap of deadlines ----------------------------------------------------------------------------- */
 
-static void heap_set(struct calls *calls, uint32_t at, struct ttrpc_request *call)
+static void heap_set(struct ttrpc_calls *calls, uint32_t at, struct ttrpc_request *call)
 {
 	calls->heap[at] = call;
 	call->heap_at = at + 1;
 }
 
-static void heap_up(struct calls *calls, uint32_t at, struct ttrpc_request *call)
+static void heap_up(struct ttrpc_calls *calls, uint32_t at, struct ttrpc_request *call)
 {
 	while (at > 0) {
 		uint32_t parent = (at - 1) / 2;
@@ -62,7 +61,7 @@ static void heap_up(struct calls *calls, uint32_t at, struct ttrpc_request *call
 	heap_set(calls, at, call);
 }
 
-static void heap_down(struct calls *calls, uint32_t at, struct ttrpc_request *call)
+static void heap_down(struct ttrpc_calls *calls, uint32_t at, struct ttrpc_request *call)
 {
 	for (;;) {
 		uint32_t child = 2 * at + 1;
@@ -80,7 +79,7 @@ static void heap_down(struct calls *calls, uint32_t at, struct ttrpc_request *ca
 	heap_set(calls, at, call);
 }
 
-static int heap_grow(struct calls *calls)
+static int heap_grow(struct ttrpc_calls *calls)
 {
 	uint32_t room = calls->heap_room ? calls->heap_room * 2 : ROOM_MIN;
 	struct ttrpc_request **grown;
@@ -95,7 +94,7 @@ static int heap_grow(struct calls *calls)
 	return 0;
 }
 
-static void heap_remove(struct calls *calls, struct ttrpc_request *call)
+static void heap_remove(struct ttrpc_calls *calls, struct ttrpc_request *call)
 {
 	uint32_t at = call->heap_at - 1;
 	struct ttrpc_request *last = calls->heap[--calls->heap_len];
@@ -109,10 +108,9 @@ static void heap_remove(struct calls *calls, struct ttrpc_request *call)
 		heap_down(calls, at, last);
 }
 
-/* ---- both
- * --------------------------------------------------------------------------------------------------- */
+/* ---- both ---------------------------------------------------------------------------------------------- */
 
-int calls_add(struct calls *calls, struct ttrpc_request *call)
+int ttrpc_calls_add(struct ttrpc_calls *calls, struct ttrpc_request *call)
 {
 	if (grow(calls) < 0)
 		return -ENOMEM;
@@ -126,7 +124,7 @@ int calls_add(struct calls *calls, struct ttrpc_request *call)
 	return 0;
 }
 
-static uint32_t find_slot(const struct calls *calls, uint32_t id)
+static uint32_t find_slot(const struct ttrpc_calls *calls, uint32_t id)
 {
 	uint32_t i = slot_of(calls, id);
 
@@ -135,12 +133,12 @@ static uint32_t find_slot(const struct calls *calls, uint32_t id)
 	return i;
 }
 
-struct ttrpc_request *calls_find(const struct calls *calls, uint32_t id)
+struct ttrpc_request *ttrpc_calls_find(const struct ttrpc_calls *calls, uint32_t id)
 {
 	return calls->count ? calls->slots[find_slot(calls, id)] : NULL;
 }
 
-void calls_remove(struct calls *calls, struct ttrpc_request *call)
+void ttrpc_calls_remove(struct ttrpc_calls *calls, struct ttrpc_request *call)
 {
 	uint32_t mask = calls->room - 1, hole = find_slot(calls, call->id);
 
@@ -157,10 +155,10 @@ void calls_remove(struct calls *calls, struct ttrpc_request *call)
 	}
 	calls->slots[hole] = NULL;
 	if (--calls->count == 0 && calls->room > ROOM_KEEP)
-		calls_done(calls);
+		ttrpc_calls_done(calls);
 }
 
-struct ttrpc_request *calls_any(const struct calls *calls)
+struct ttrpc_request *ttrpc_calls_any(const struct ttrpc_calls *calls)
 {
 	for (uint32_t i = 0; calls->count && i < calls->room; i++) {
 		if (calls->slots[i])
@@ -169,14 +167,14 @@ struct ttrpc_request *calls_any(const struct calls *calls)
 	return NULL;
 }
 
-struct ttrpc_request *calls_earliest(const struct calls *calls)
+struct ttrpc_request *ttrpc_calls_earliest(const struct ttrpc_calls *calls)
 {
 	return calls->heap_len ? calls->heap[0] : NULL;
 }
 
-void calls_done(struct calls *calls)
+void ttrpc_calls_done(struct ttrpc_calls *calls)
 {
 	free(calls->slots);
 	free(calls->heap);
-	*calls = (struct calls){0};
+	*calls = (struct ttrpc_calls){0};
 }

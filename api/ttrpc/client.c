@@ -4,16 +4,15 @@
 
 struct ttrpc_conn *ttrpc_client_new(ttrpc_output_fn *output, void *owner)
 {
-	return conn_new(NULL, output, owner);
+	return ttrpc_conn_new(NULL, output, owner);
 }
 
-/* ---- calls going out
- * ---------------------------------------------------------------------------------------- */
+/* ---- calls going out ----------------------------------------------------------------------------------- */
 
 static int start(struct ttrpc_conn *conn, const struct wire_request *req, uint8_t flags,
 		 struct ttrpc_request **ret_call, struct err *err)
 {
-	size_t len = wire_request_size(req);
+	size_t len = ttrpc_wire_request_size(req);
 	struct ttrpc_request *call;
 	uint32_t id = conn->last_id ? conn->last_id + 2 : 1;
 	uint8_t *p;
@@ -28,24 +27,24 @@ static int start(struct ttrpc_conn *conn, const struct wire_request *req, uint8_
 	if (conn->last_id > UINT32_MAX - 2)
 		return err_set_status(err, -ENOBUFS, ERR_UNAVAILABLE,
 				      "the connection has used up its stream ids");
-	r = conn_room(conn, len);
+	r = ttrpc_conn_room(conn, len);
 	if (r == -ECONNRESET)
 		return err_set(err, r, "the connection is closed");
 	if (r < 0)
 		return err_set_status(err, r, ERR_RESOURCE_EXHAUSTED,
 				      "too much output is waiting for the peer");
-	call = conn_add_call(conn, id, req->timeout_ns);
+	call = ttrpc_conn_add_call(conn, id, req->timeout_ns);
 	if (!call)
 		return err_set(err, -ENOMEM, "out of memory");
-	p = conn_frame(conn, id, FRAME_REQUEST, flags, len);
+	p = ttrpc_conn_frame(conn, id, FRAME_REQUEST, flags, len);
 	if (!p) {
-		conn_drop_call(conn, call);
+		ttrpc_conn_drop_call(conn, call);
 		return err_set(err, -ENOMEM, "out of memory");
 	}
-	wire_put_request(p, req);
+	ttrpc_wire_put_request(p, req);
 	conn->last_id = id;
 	*ret_call = call;
-	conn_commit(conn, len);
+	ttrpc_conn_commit(conn, len);
 	return 0;
 }
 
@@ -101,7 +100,7 @@ int ttrpc_stream_open(struct ttrpc_conn *conn, const char *service, const char *
 
 int ttrpc_stream_send(struct ttrpc_conn *conn, uint32_t id, const void *payload, size_t len, bool close)
 {
-	struct ttrpc_request *call = calls_find(&conn->calls, id);
+	struct ttrpc_request *call = ttrpc_calls_find(&conn->calls, id);
 	int r = 0;
 
 	if (conn->dead)
@@ -109,10 +108,10 @@ int ttrpc_stream_send(struct ttrpc_conn *conn, uint32_t id, const void *payload,
 	if (!call || !call->streaming || call->local_closed)
 		return -EPIPE;
 	if (payload)
-		r = conn_put_data(conn, id, 0, payload, len);
+		r = ttrpc_conn_put_data(conn, id, 0, payload, len);
 	/* The close is a frame of its own: containerd's server takes no data with it. */
 	if (r == 0 && close) {
-		r = conn_put_data(conn, id, FLAG_REMOTE_CLOSED | FLAG_NO_DATA, NULL, 0);
+		r = ttrpc_conn_put_data(conn, id, FLAG_REMOTE_CLOSED | FLAG_NO_DATA, NULL, 0);
 		call->local_closed = r == 0;
 	}
 	return r;
@@ -120,18 +119,17 @@ int ttrpc_stream_send(struct ttrpc_conn *conn, uint32_t id, const void *payload,
 
 void ttrpc_cancel(struct ttrpc_conn *conn, uint32_t id)
 {
-	struct ttrpc_request *call = calls_find(&conn->calls, id);
+	struct ttrpc_request *call = ttrpc_calls_find(&conn->calls, id);
 
 	if (!call)
 		return;
 	/* ttrpc has no message for it; the end of our side is the most that can be said. */
 	if (call->streaming && !call->local_closed)
-		(void)conn_put_data(conn, id, FLAG_REMOTE_CLOSED | FLAG_NO_DATA, NULL, 0);
-	conn_drop_call(conn, call);
+		(void)ttrpc_conn_put_data(conn, id, FLAG_REMOTE_CLOSED | FLAG_NO_DATA, NULL, 0);
+	ttrpc_conn_drop_call(conn, call);
 }
 
-/* ---- answers coming in
- * -------------------------------------------------------------------------------------- */
+/* ---- answers coming in --------------------------------------------------------------------------------- */
 
 /* Takes the call out of the table and runs its last callback. */
 static void finish(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct err *err,
@@ -139,25 +137,25 @@ static void finish(struct ttrpc_conn *conn, struct ttrpc_request *call, const st
 {
 	struct ttrpc_request last = *call;
 
-	conn_drop_call(conn, call);
+	ttrpc_conn_drop_call(conn, call);
 	if (last.streaming)
 		last.on_data(last.arg, err, payload, len, true);
 	else
 		last.reply(last.arg, err, payload, len);
 }
 
-void client_end(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct err *err)
+void ttrpc_client_end(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct err *err)
 {
 	finish(conn, call, err, NULL, 0);
 }
 
-static void on_response(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct frame *f)
+static void on_response(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct ttrpc_frame *f)
 {
 	struct err err = ERR_INIT;
 	const void *payload;
 	size_t len;
 
-	if (wire_read_response(f, &payload, &len, &err) < 0)
+	if (ttrpc_wire_read_response(f, &payload, &len, &err) < 0)
 		finish(conn, call, &err, NULL, 0);
 	else if (call->streaming && len == 0)
 		finish(conn, call, NULL, NULL, 0);
@@ -165,7 +163,7 @@ static void on_response(struct ttrpc_conn *conn, struct ttrpc_request *call, con
 		finish(conn, call, NULL, payload, len);
 }
 
-static void on_stream_data(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct frame *f)
+static void on_stream_data(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct ttrpc_frame *f)
 {
 	const void *payload = f->flags & FLAG_NO_DATA ? NULL : f->data;
 	size_t len = payload ? f->len : 0;
@@ -182,9 +180,9 @@ static void on_stream_data(struct ttrpc_conn *conn, struct ttrpc_request *call, 
 	}
 }
 
-void client_frame(struct ttrpc_conn *conn, const struct frame *f)
+void ttrpc_client_frame(struct ttrpc_conn *conn, const struct ttrpc_frame *f)
 {
-	struct ttrpc_request *call = calls_find(&conn->calls, f->id);
+	struct ttrpc_request *call = ttrpc_calls_find(&conn->calls, f->id);
 
 	if (!call)
 		return; /* cancelled or timed out: a late answer */

@@ -4,7 +4,7 @@
 
 #define IN_KEEP 2048 /* an idle connection keeps at most this much memory for input */
 
-struct ttrpc_conn *conn_new(const struct ttrpc_service *services, ttrpc_output_fn *output, void *owner)
+struct ttrpc_conn *ttrpc_conn_new(const struct ttrpc_service *services, ttrpc_output_fn *output, void *owner)
 {
 	struct ttrpc_conn *conn = calloc(1, sizeof(*conn));
 
@@ -26,7 +26,7 @@ struct ttrpc_conn *ttrpc_conn_free(struct ttrpc_conn *conn)
 		return NULL;
 	err_set(&why, -ECONNRESET, "the connection was closed");
 	ttrpc_abort(conn, &why);
-	calls_done(&conn->calls);
+	ttrpc_calls_done(&conn->calls);
 	buf_done(&conn->in);
 	buf_done(&conn->out);
 	free(conn);
@@ -43,10 +43,9 @@ size_t ttrpc_in_flight(const struct ttrpc_conn *conn)
 	return conn->calls.count;
 }
 
-/* ---- calls
- * -------------------------------------------------------------------------------------------------- */
+/* ---- calls --------------------------------------------------------------------------------------------- */
 
-struct ttrpc_request *conn_add_call(struct ttrpc_conn *conn, uint32_t id, int64_t timeout_ns)
+struct ttrpc_request *ttrpc_conn_add_call(struct ttrpc_conn *conn, uint32_t id, int64_t timeout_ns)
 {
 	struct ttrpc_request *call = calloc(1, sizeof(*call));
 
@@ -57,25 +56,25 @@ struct ttrpc_request *conn_add_call(struct ttrpc_conn *conn, uint32_t id, int64_
 	call->deadline_ns = INT64_MAX;
 	if (timeout_ns && __builtin_add_overflow(now_monotonic_ns(), timeout_ns, &call->deadline_ns))
 		call->deadline_ns = INT64_MAX;
-	if (calls_add(&conn->calls, call) < 0) {
+	if (ttrpc_calls_add(&conn->calls, call) < 0) {
 		free(call);
 		return NULL;
 	}
 	return call;
 }
 
-void conn_drop_call(struct ttrpc_conn *conn, struct ttrpc_request *call)
+void ttrpc_conn_drop_call(struct ttrpc_conn *conn, struct ttrpc_request *call)
 {
-	calls_remove(&conn->calls, call);
+	ttrpc_calls_remove(&conn->calls, call);
 	free(call);
 }
 
 static void end_call(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct err *err)
 {
 	if (conn->services)
-		server_cancel(conn, call, err);
+		ttrpc_server_cancel(conn, call, err);
 	else
-		client_end(conn, call, err);
+		ttrpc_client_end(conn, call, err);
 }
 
 void ttrpc_abort(struct ttrpc_conn *conn, const struct err *why)
@@ -84,13 +83,13 @@ void ttrpc_abort(struct ttrpc_conn *conn, const struct err *why)
 
 	conn->dead = true;
 	buf_done(&conn->out);
-	while ((call = calls_any(&conn->calls)))
+	while ((call = ttrpc_calls_any(&conn->calls)))
 		end_call(conn, call, why);
 }
 
 int64_t ttrpc_next_deadline(const struct ttrpc_conn *conn)
 {
-	const struct ttrpc_request *call = calls_earliest(&conn->calls);
+	const struct ttrpc_request *call = ttrpc_calls_earliest(&conn->calls);
 
 	return call ? call->deadline_ns : INT64_MAX;
 }
@@ -101,19 +100,18 @@ void ttrpc_expire(struct ttrpc_conn *conn, int64_t now_ns)
 	struct err err = ERR_INIT;
 
 	err_set(&err, -ETIMEDOUT, "%s", conn->services ? "the deadline has passed" : "no answer in time");
-	while ((call = calls_earliest(&conn->calls)) && call->deadline_ns <= now_ns) {
+	while ((call = ttrpc_calls_earliest(&conn->calls)) && call->deadline_ns <= now_ns) {
 		uint32_t id = call->id;
 
 		end_call(conn, call, &err);
 		if (conn->services)
-			server_put_status(conn, id, &err);
+			ttrpc_server_put_status(conn, id, &err);
 	}
 }
 
-/* ---- output
- * ------------------------------------------------------------------------------------------------- */
+/* ---- output -------------------------------------------------------------------------------------------- */
 
-int conn_room(const struct ttrpc_conn *conn, size_t len)
+int ttrpc_conn_room(const struct ttrpc_conn *conn, size_t len)
 {
 	if (conn->dead)
 		return -ECONNRESET;
@@ -135,7 +133,8 @@ static uint32_t get_u32(const uint8_t *p)
 	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-uint8_t *conn_frame(struct ttrpc_conn *conn, uint32_t id, enum frame_type type, uint8_t flags, size_t len)
+uint8_t *ttrpc_conn_frame(struct ttrpc_conn *conn, uint32_t id, enum frame_type type, uint8_t flags,
+			  size_t len)
 {
 	uint8_t *p = buf_reserve(&conn->out, FRAME_HEADER + len);
 
@@ -148,7 +147,7 @@ uint8_t *conn_frame(struct ttrpc_conn *conn, uint32_t id, enum frame_type type, 
 	return p + FRAME_HEADER;
 }
 
-void conn_commit(struct ttrpc_conn *conn, size_t len)
+void ttrpc_conn_commit(struct ttrpc_conn *conn, size_t len)
 {
 	bool was_empty = conn->out.len == 0;
 
@@ -157,31 +156,30 @@ void conn_commit(struct ttrpc_conn *conn, size_t len)
 		conn->output(conn->owner);
 }
 
-int conn_put_data(struct ttrpc_conn *conn, uint32_t id, uint8_t flags, const void *payload, size_t len)
+int ttrpc_conn_put_data(struct ttrpc_conn *conn, uint32_t id, uint8_t flags, const void *payload, size_t len)
 {
 	uint8_t *p;
 	int r;
 
 	if (len > TTRPC_MESSAGE_MAX)
 		return -EMSGSIZE;
-	r = conn_room(conn, len);
+	r = ttrpc_conn_room(conn, len);
 	if (r < 0)
 		return r;
-	p = conn_frame(conn, id, FRAME_DATA, flags, len);
+	p = ttrpc_conn_frame(conn, id, FRAME_DATA, flags, len);
 	if (!p)
 		return -errno;
 	if (len > 0)
 		memcpy(p, payload, len);
-	conn_commit(conn, len);
+	ttrpc_conn_commit(conn, len);
 	return 0;
 }
 
-/* ---- input
- * -------------------------------------------------------------------------------------------------- */
+/* ---- input --------------------------------------------------------------------------------------------- */
 
 static void deliver(struct ttrpc_conn *conn, const uint8_t *data)
 {
-	struct frame f = {
+	struct ttrpc_frame f = {
 		.len = get_u32(conn->header),
 		.id = get_u32(conn->header + 4),
 		.type = conn->header[8],
@@ -191,9 +189,9 @@ static void deliver(struct ttrpc_conn *conn, const uint8_t *data)
 
 	conn->header_len = 0;
 	if (conn->services)
-		server_frame(conn, &f);
+		ttrpc_server_frame(conn, &f);
 	else
-		client_frame(conn, &f);
+		ttrpc_client_frame(conn, &f);
 }
 
 /* A frame beyond the limit has gone by: its call ends, the connection lives (as containerd's ttrpc does it).
@@ -207,12 +205,12 @@ static void deliver_oversized(struct ttrpc_conn *conn)
 		       get_u32(conn->header), TTRPC_MESSAGE_MAX);
 	conn->header_len = 0;
 	if (conn->services) {
-		server_put_status(conn, id, &err);
+		ttrpc_server_put_status(conn, id, &err);
 	} else {
-		struct ttrpc_request *call = calls_find(&conn->calls, id);
+		struct ttrpc_request *call = ttrpc_calls_find(&conn->calls, id);
 
 		if (call)
-			client_end(conn, call, &err);
+			ttrpc_client_end(conn, call, &err);
 	}
 }
 

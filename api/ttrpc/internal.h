@@ -16,7 +16,7 @@ enum frame_type {
 #define FLAG_REMOTE_OPEN   2u
 #define FLAG_NO_DATA	   4u
 
-struct frame {
+struct ttrpc_frame {
 	uint32_t len;
 	uint32_t id;
 	uint8_t type;
@@ -40,7 +40,7 @@ struct ttrpc_request {
 };
 
 /* Calls by id (open addressing, linear probing), and those with a deadline in a binary heap. */
-struct calls {
+struct ttrpc_calls {
 	struct ttrpc_request **slots;
 	uint32_t room; /* a power of two, or 0 */
 	uint32_t count;
@@ -52,7 +52,7 @@ struct ttrpc_conn {
 	const struct ttrpc_service *services; /* NULL: client */
 	ttrpc_output_fn *output;
 	void *owner;
-	struct calls calls;
+	struct ttrpc_calls calls;
 	struct buf in; /* a frame that has come in part */
 	struct buf out;
 	uint8_t header[FRAME_HEADER];
@@ -64,40 +64,42 @@ struct ttrpc_conn {
 };
 
 /* calls.c */
-int calls_add(struct calls *calls, struct ttrpc_request *call);
-struct ttrpc_request *calls_find(const struct calls *calls, uint32_t id);
-void calls_remove(struct calls *calls, struct ttrpc_request *call);
+int ttrpc_calls_add(struct ttrpc_calls *calls, struct ttrpc_request *call);
+struct ttrpc_request *ttrpc_calls_find(const struct ttrpc_calls *calls, uint32_t id);
+void ttrpc_calls_remove(struct ttrpc_calls *calls, struct ttrpc_request *call);
 /* Any call, NULL if there is none. */
-struct ttrpc_request *calls_any(const struct calls *calls);
+struct ttrpc_request *ttrpc_calls_any(const struct ttrpc_calls *calls);
 /* The call with the earliest deadline, NULL if none has one. */
-struct ttrpc_request *calls_earliest(const struct calls *calls);
-void calls_done(struct calls *calls);
+struct ttrpc_request *ttrpc_calls_earliest(const struct ttrpc_calls *calls);
+void ttrpc_calls_done(struct ttrpc_calls *calls);
 
 /* conn.c */
-struct ttrpc_conn *conn_new(const struct ttrpc_service *services, ttrpc_output_fn *output, void *owner);
+struct ttrpc_conn *ttrpc_conn_new(const struct ttrpc_service *services, ttrpc_output_fn *output, void *owner);
 /* A new call, in the table; NULL on -ENOMEM. timeout_ns 0: none; negative: has passed already. */
-struct ttrpc_request *conn_add_call(struct ttrpc_conn *conn, uint32_t id, int64_t timeout_ns);
+struct ttrpc_request *ttrpc_conn_add_call(struct ttrpc_conn *conn, uint32_t id, int64_t timeout_ns);
 /* Takes it out of the table and frees it. */
-void conn_drop_call(struct ttrpc_conn *conn, struct ttrpc_request *call);
+void ttrpc_conn_drop_call(struct ttrpc_conn *conn, struct ttrpc_request *call);
 /* 0, -ECONNRESET, or -ENOBUFS if `len` more bytes of message do not fit. */
-int conn_room(const struct ttrpc_conn *conn, size_t len);
-/* Room for one frame; the caller fills in the message and then calls conn_commit. NULL: -errno in *ret_r. */
-uint8_t *conn_frame(struct ttrpc_conn *conn, uint32_t id, enum frame_type type, uint8_t flags, size_t len);
-void conn_commit(struct ttrpc_conn *conn, size_t len);
+int ttrpc_conn_room(const struct ttrpc_conn *conn, size_t len);
+/* Room for one frame; the caller fills in the message and then calls ttrpc_conn_commit. NULL: -errno in
+ * *ret_r. */
+uint8_t *ttrpc_conn_frame(struct ttrpc_conn *conn, uint32_t id, enum frame_type type, uint8_t flags,
+			  size_t len);
+void ttrpc_conn_commit(struct ttrpc_conn *conn, size_t len);
 /* One whole data frame: 0 or negative errno. */
-int conn_put_data(struct ttrpc_conn *conn, uint32_t id, uint8_t flags, const void *payload, size_t len);
+int ttrpc_conn_put_data(struct ttrpc_conn *conn, uint32_t id, uint8_t flags, const void *payload, size_t len);
 
 /* client.c */
-void client_frame(struct ttrpc_conn *conn, const struct frame *f);
+void ttrpc_client_frame(struct ttrpc_conn *conn, const struct ttrpc_frame *f);
 /* Ends a client's call with err and frees it. */
-void client_end(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct err *err);
+void ttrpc_client_end(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct err *err);
 
 /* server.c */
-void server_frame(struct ttrpc_conn *conn, const struct frame *f);
+void ttrpc_server_frame(struct ttrpc_conn *conn, const struct ttrpc_frame *f);
 /* An answer with nothing but a status. */
-void server_put_status(struct ttrpc_conn *conn, uint32_t id, const struct err *err);
+void ttrpc_server_put_status(struct ttrpc_conn *conn, uint32_t id, const struct err *err);
 /* Nobody waits for the answer any more: tells the handler. */
-void server_cancel(struct ttrpc_conn *conn, struct ttrpc_request *req, const struct err *err);
+void ttrpc_server_cancel(struct ttrpc_conn *conn, struct ttrpc_request *req, const struct err *err);
 
 /* wire.c: ttrpc.Request, ttrpc.Response, google.rpc.Status */
 struct wire_request {
@@ -107,18 +109,19 @@ struct wire_request {
 	size_t len;
 	int64_t timeout_ns;
 };
-int wire_read_request(const struct frame *f, struct wire_request *ret_req);
-size_t wire_request_size(const struct wire_request *req);
-uint8_t *wire_put_request(uint8_t *p, const struct wire_request *req);
+int ttrpc_wire_read_request(const struct ttrpc_frame *f, struct wire_request *ret_req);
+size_t ttrpc_wire_request_size(const struct wire_request *req);
+uint8_t *ttrpc_wire_put_request(uint8_t *p, const struct wire_request *req);
 /*
  * The payload of a response (never NULL), 0; or its status as err and its errno; or -EBADMSG with
  * *ret_nonsense set if it cannot be read.
  */
-int wire_read_response(const struct frame *f, const void **ret_payload, size_t *ret_len, struct err *err);
-size_t wire_response_size(size_t payload_len);
-uint8_t *wire_put_response(uint8_t *p, const void *payload, size_t len);
+int ttrpc_wire_read_response(const struct ttrpc_frame *f, const void **ret_payload, size_t *ret_len,
+			     struct err *err);
+size_t ttrpc_wire_response_size(size_t payload_len);
+uint8_t *ttrpc_wire_put_response(uint8_t *p, const void *payload, size_t len);
 /* A response with err's status; out has room for WIRE_STATUS_MAX bytes. The length. */
 #define WIRE_STATUS_MAX (ERR_MSG_MAX + 32)
-size_t wire_put_status(uint8_t *out, const struct err *err);
+size_t ttrpc_wire_put_status(uint8_t *out, const struct err *err);
 
 #endif

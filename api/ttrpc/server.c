@@ -5,11 +5,10 @@
 struct ttrpc_conn *ttrpc_server_new(const struct ttrpc_service *services, ttrpc_output_fn *output,
 				    void *owner)
 {
-	return conn_new(services, output, owner);
+	return ttrpc_conn_new(services, output, owner);
 }
 
-/* ---- what a handler asks of its request
- * --------------------------------------------------------------------- */
+/* ---- what a handler asks of its request ---------------------------------------------------------------- */
 
 struct ttrpc_conn *ttrpc_request_conn(struct ttrpc_request *req)
 {
@@ -33,10 +32,9 @@ void ttrpc_request_on_data(struct ttrpc_request *req, ttrpc_stream_fn *on_data, 
 	req->arg = arg;
 }
 
-/* ---- answers
- * ------------------------------------------------------------------------------------------------ */
+/* ---- answers ------------------------------------------------------------------------------------------- */
 
-void server_put_status(struct ttrpc_conn *conn, uint32_t id, const struct err *err)
+void ttrpc_server_put_status(struct ttrpc_conn *conn, uint32_t id, const struct err *err)
 {
 	uint8_t msg[WIRE_STATUS_MAX];
 	size_t len;
@@ -44,14 +42,14 @@ void server_put_status(struct ttrpc_conn *conn, uint32_t id, const struct err *e
 
 	if (conn->dead)
 		return;
-	len = wire_put_status(msg, err);
-	p = conn_frame(conn, id, FRAME_RESPONSE, 0, len);
+	len = ttrpc_wire_put_status(msg, err);
+	p = ttrpc_conn_frame(conn, id, FRAME_RESPONSE, 0, len);
 	if (!p) {
 		conn->broken = -errno;
 		return;
 	}
 	memcpy(p, msg, len);
-	conn_commit(conn, len);
+	ttrpc_conn_commit(conn, len);
 }
 
 /* Ends the request's life: out of the table, freed. The connection and id to answer on; NULL: nobody waits.
@@ -62,7 +60,7 @@ static struct ttrpc_conn *retire(struct ttrpc_request *req, uint32_t *ret_id)
 
 	*ret_id = req->id;
 	if (conn)
-		conn_drop_call(conn, req);
+		ttrpc_conn_drop_call(conn, req);
 	else
 		free(req);
 	return conn;
@@ -71,18 +69,18 @@ static struct ttrpc_conn *retire(struct ttrpc_request *req, uint32_t *ret_id)
 static int put_response(struct ttrpc_conn *conn, uint32_t id, const void *payload, size_t len,
 			struct err *err)
 {
-	size_t size = wire_response_size(len);
+	size_t size = ttrpc_wire_response_size(len);
 	uint8_t *p = NULL;
 
 	if (len > TTRPC_MESSAGE_MAX || size > TTRPC_MESSAGE_MAX)
 		return err_set_status(err, -EMSGSIZE, ERR_RESOURCE_EXHAUSTED,
 				      "answer of %zu bytes exceeds the limit of %u", size, TTRPC_MESSAGE_MAX);
-	if (conn_room(conn, size) == 0)
-		p = conn_frame(conn, id, FRAME_RESPONSE, 0, size);
+	if (ttrpc_conn_room(conn, size) == 0)
+		p = ttrpc_conn_frame(conn, id, FRAME_RESPONSE, 0, size);
 	if (!p)
 		return err_set_status(err, -ENOBUFS, ERR_RESOURCE_EXHAUSTED, "no room for the answer");
-	wire_put_response(p, payload, len);
-	conn_commit(conn, size);
+	ttrpc_wire_put_response(p, payload, len);
+	ttrpc_conn_commit(conn, size);
 	return 0;
 }
 
@@ -93,7 +91,7 @@ void ttrpc_respond(struct ttrpc_request *req, const void *payload, size_t len)
 	struct ttrpc_conn *conn = retire(req, &id);
 
 	if (conn && !conn->dead && put_response(conn, id, payload, len, &err) < 0)
-		server_put_status(conn, id, &err);
+		ttrpc_server_put_status(conn, id, &err);
 }
 
 void ttrpc_fail(struct ttrpc_request *req, const struct err *err)
@@ -102,7 +100,7 @@ void ttrpc_fail(struct ttrpc_request *req, const struct err *err)
 	struct ttrpc_conn *conn = retire(req, &id);
 
 	if (conn)
-		server_put_status(conn, id, err);
+		ttrpc_server_put_status(conn, id, err);
 }
 
 void ttrpc_stream_finish(struct ttrpc_request *req)
@@ -113,9 +111,9 @@ void ttrpc_stream_finish(struct ttrpc_request *req)
 
 	if (!conn || conn->dead)
 		return;
-	if (conn_put_data(conn, id, FLAG_REMOTE_CLOSED | FLAG_NO_DATA, NULL, 0) < 0) {
+	if (ttrpc_conn_put_data(conn, id, FLAG_REMOTE_CLOSED | FLAG_NO_DATA, NULL, 0) < 0) {
 		err_set_status(&err, -ENOBUFS, ERR_RESOURCE_EXHAUSTED, "no room for the end of the stream");
-		server_put_status(conn, id, &err);
+		ttrpc_server_put_status(conn, id, &err);
 	}
 }
 
@@ -123,12 +121,12 @@ int ttrpc_request_send(struct ttrpc_request *req, const void *payload, size_t le
 {
 	if (!req->conn)
 		return -ECONNRESET;
-	return conn_put_data(req->conn, req->id, 0, payload, len);
+	return ttrpc_conn_put_data(req->conn, req->id, 0, payload, len);
 }
 
-void server_cancel(struct ttrpc_conn *conn, struct ttrpc_request *req, const struct err *err)
+void ttrpc_server_cancel(struct ttrpc_conn *conn, struct ttrpc_request *req, const struct err *err)
 {
-	calls_remove(&conn->calls, req);
+	ttrpc_calls_remove(&conn->calls, req);
 	req->conn = NULL;
 	if (req->on_cancel) {
 		req->on_cancel(req->cancel_arg);
@@ -140,15 +138,14 @@ void server_cancel(struct ttrpc_conn *conn, struct ttrpc_request *req, const str
 	}
 }
 
-/* ---- requests coming in
- * ------------------------------------------------------------------------------------- */
+/* ---- requests coming in -------------------------------------------------------------------------------- */
 
 static void refuse(struct ttrpc_conn *conn, uint32_t id, int code, enum err_status status, const char *why)
 {
 	struct err err = ERR_INIT;
 
 	err_set_status(&err, code, status, "%s", why);
-	server_put_status(conn, id, &err);
+	ttrpc_server_put_status(conn, id, &err);
 }
 
 static bool named(const char *name, const char *s, size_t len)
@@ -182,7 +179,7 @@ static const struct ttrpc_method *find_method(const struct ttrpc_conn *conn, con
 /* The client has closed its side of a stream. */
 static void on_client_closed(struct ttrpc_conn *conn, uint32_t id)
 {
-	struct ttrpc_request *req = calls_find(&conn->calls, id);
+	struct ttrpc_request *req = ttrpc_calls_find(&conn->calls, id);
 
 	if (!req || !req->streaming || req->remote_closed)
 		return;
@@ -191,7 +188,7 @@ static void on_client_closed(struct ttrpc_conn *conn, uint32_t id)
 		req->on_data(req->arg, NULL, NULL, 0, true);
 }
 
-static void on_request(struct ttrpc_conn *conn, const struct frame *f)
+static void on_request(struct ttrpc_conn *conn, const struct ttrpc_frame *f)
 {
 	const struct ttrpc_service *service = NULL;
 	const struct ttrpc_method *method;
@@ -205,16 +202,16 @@ static void on_request(struct ttrpc_conn *conn, const struct frame *f)
 		return;
 	}
 	conn->last_id = f->id;
-	if (wire_read_request(f, &wire) < 0) {
+	if (ttrpc_wire_read_request(f, &wire) < 0) {
 		refuse(conn, f->id, -EINVAL, ERR_INVALID_ARGUMENT, "the request cannot be read");
 		return;
 	}
 	method = find_method(conn, &wire, &service, &err);
 	if (!method) {
-		server_put_status(conn, f->id, &err);
+		ttrpc_server_put_status(conn, f->id, &err);
 		return;
 	}
-	req = conn->calls.count < TTRPC_CALLS_MAX ? conn_add_call(conn, f->id, wire.timeout_ns) : NULL;
+	req = conn->calls.count < TTRPC_CALLS_MAX ? ttrpc_conn_add_call(conn, f->id, wire.timeout_ns) : NULL;
 	if (!req) {
 		refuse(conn, f->id, -ENOMEM, ERR_RESOURCE_EXHAUSTED, "too many calls in flight");
 		return;
@@ -231,9 +228,9 @@ static void on_request(struct ttrpc_conn *conn, const struct frame *f)
 		on_client_closed(conn, f->id);
 }
 
-static void on_client_data(struct ttrpc_conn *conn, const struct frame *f)
+static void on_client_data(struct ttrpc_conn *conn, const struct ttrpc_frame *f)
 {
-	struct ttrpc_request *req = calls_find(&conn->calls, f->id);
+	struct ttrpc_request *req = ttrpc_calls_find(&conn->calls, f->id);
 	struct err err = ERR_INIT;
 
 	if (!req) {
@@ -242,8 +239,8 @@ static void on_client_data(struct ttrpc_conn *conn, const struct frame *f)
 	}
 	if (!req->streaming || req->remote_closed) {
 		err_set(&err, -EINVAL, "no data is expected on this stream");
-		server_cancel(conn, req, &err);
-		server_put_status(conn, f->id, &err);
+		ttrpc_server_cancel(conn, req, &err);
+		ttrpc_server_put_status(conn, f->id, &err);
 		return;
 	}
 	if (!(f->flags & FLAG_NO_DATA) && req->on_data)
@@ -252,7 +249,7 @@ static void on_client_data(struct ttrpc_conn *conn, const struct frame *f)
 		on_client_closed(conn, f->id);
 }
 
-void server_frame(struct ttrpc_conn *conn, const struct frame *f)
+void ttrpc_server_frame(struct ttrpc_conn *conn, const struct ttrpc_frame *f)
 {
 	if (f->id % 2 == 0)
 		refuse(conn, f->id, -EINVAL, ERR_INVALID_ARGUMENT, "a client's stream ids are odd");

@@ -15,7 +15,7 @@ enum {
 	STATUS_MESSAGE = 2,
 };
 
-int wire_read_request(const struct frame *f, struct wire_request *ret_req)
+int ttrpc_wire_read_request(const struct ttrpc_frame *f, struct wire_request *ret_req)
 {
 	const uint8_t *at = f->data, *end = f->data + f->len;
 	struct wire_request req = {.service = "", .method = ""};
@@ -55,7 +55,7 @@ int wire_read_request(const struct frame *f, struct wire_request *ret_req)
 	return 0;
 }
 
-size_t wire_request_size(const struct wire_request *req)
+size_t ttrpc_wire_request_size(const struct wire_request *req)
 {
 	size_t n = pbw_len_size(req->service_len) + pbw_len_size(req->method_len);
 
@@ -66,7 +66,7 @@ size_t wire_request_size(const struct wire_request *req)
 	return n;
 }
 
-uint8_t *wire_put_request(uint8_t *p, const struct wire_request *req)
+uint8_t *ttrpc_wire_put_request(uint8_t *p, const struct wire_request *req)
 {
 	p = pbw_put_len(p, REQUEST_SERVICE, req->service, req->service_len);
 	p = pbw_put_len(p, REQUEST_METHOD, req->method, req->method_len);
@@ -161,7 +161,8 @@ static int read_status(const uint8_t *at, size_t len, struct err *err)
 			      *text ? text : err_status_name((enum err_status)code));
 }
 
-int wire_read_response(const struct frame *f, const void **ret_payload, size_t *ret_len, struct err *err)
+int ttrpc_wire_read_response(const struct ttrpc_frame *f, const void **ret_payload, size_t *ret_len,
+			     struct err *err)
 {
 	static const char nonsense[] = "the peer sent a response that cannot be read";
 	const uint8_t *at = f->data, *end = f->data + f->len;
@@ -192,17 +193,17 @@ int wire_read_response(const struct frame *f, const void **ret_payload, size_t *
 	return 0;
 }
 
-size_t wire_response_size(size_t payload_len)
+size_t ttrpc_wire_response_size(size_t payload_len)
 {
 	return pbw_len_size(payload_len);
 }
 
-uint8_t *wire_put_response(uint8_t *p, const void *payload, size_t len)
+uint8_t *ttrpc_wire_put_response(uint8_t *p, const void *payload, size_t len)
 {
 	return pbw_put_len(p, RESPONSE_PAYLOAD, payload, len);
 }
 
-size_t wire_put_status(uint8_t *out, const struct err *err)
+size_t ttrpc_wire_put_status(uint8_t *out, const struct err *err)
 {
 	uint8_t code = err->status > ERR_OK && err->status <= ERR_UNAUTHENTICATED ? (uint8_t)err->status
 										  : ERR_UNKNOWN;

@@ -6,8 +6,7 @@
 #include <stdarg.h>
 #include <cmocka.h>
 
-/* ---- a service with one method for each thing to test
- * ------------------------------------------------------- */
+/* ---- a service with one method for each thing to test -------------------------------------------------- */
 
 struct held {
 	struct ttrpc_request *req;
@@ -125,8 +124,7 @@ static const struct ttrpc_method methods[] = {
 };
 static const struct ttrpc_service services[] = {{.name = "test.Service", .methods = methods}, {0}};
 
-/* ---- the pair
- * ----------------------------------------------------------------------------------------------- */
+/* ---- the pair ------------------------------------------------------------------------------------------ */
 
 struct pair {
 	struct ttrpc_conn *client, *server;
@@ -234,8 +232,7 @@ static int answered_status(struct ttrpc_conn *server, uint32_t want_id)
 	return -1;
 }
 
-/* ---- replies
- * ------------------------------------------------------------------------------------------------ */
+/* ---- replies ------------------------------------------------------------------------------------------- */
 
 struct reply {
 	int count;
@@ -293,8 +290,7 @@ static int call(struct pair *p, const char *method, const char *text, int64_t ti
 			  NULL);
 }
 
-/* ---- tests
- * -------------------------------------------------------------------------------------------------- */
+/* ---- tests --------------------------------------------------------------------------------------------- */
 
 static void call_unary_answers_with_payload(void **state)
 {
