@@ -62,7 +62,13 @@ def eventually(condition, seconds, what):
 # ---- the place where everything lives --------------------------------------------------------------------------------
 
 def own_netns():
-    return os.readlink("/proc/self/ns/net") != os.readlink("/proc/1/ns/net")
+    """Whether this runs in the network namespace that in-netns made and named."""
+    try:
+        held = os.stat("/run/netns/" + os.environ["CRV_NETNS"])
+    except (KeyError, OSError):
+        return False
+    own = os.stat("/proc/self/ns/net")
+    return (held.st_dev, held.st_ino) == (own.st_dev, own.st_ino)
 
 
 WORK = None
@@ -170,10 +176,11 @@ class CliError(AssertionError):
 
     def __init__(self, args, status, out, err):
         self.status, self.out, self.err = status, out, err
-        match = re.search(r"code = (\w+)", err)
+        # klog and logrus lines come first; what crictl ended with is last.
+        last = err.rstrip().splitlines()[-1] if err.strip() else ""
+        match = re.search(r"code = (\w+) desc = (.*?)\"?$", last) or re.search(r"code = (\w+) desc = (.*)", err)
         self.code = match.group(1) if match else None
-        match = re.search(r"code = \w+ desc = (.*?)\"?\s*$", err, re.S)
-        self.message = (match.group(1) if match else err).replace('\\"', '"').replace("\\\\", "\\")
+        self.message = (match.group(2) if match else last).replace('\\"', '"').replace("\\\\", "\\")
         super().__init__(f"{' '.join(map(str, args))}: exit status {status}\n{out}{err}")
 
 
@@ -450,6 +457,11 @@ class Pod:
         if command is not None:
             value["command"] = command
         value.update(fields)
+        # As kubelet does: the pod's namespace options are each container's, unless it says otherwise.
+        options = self.config["linux"].get("security_context", {}).get("namespace_options")
+        if options:
+            value["linux"] = dict(value["linux"])
+            value["linux"]["security_context"] = {"namespace_options": options, **value["linux"].get("security_context", {})}
         container = Container(self, value)
         container.id = self.server.crictl("create", self.id, self.server.write("container", value), self.file).strip()
         return container
