@@ -223,6 +223,11 @@ static void *run_thread(void *arg)
 	return NULL;
 }
 
+static void stop_job(void *arg)
+{
+	loop_stop(arg);
+}
+
 static int set_up(void **state)
 {
 	struct fixture *x = calloc(1, sizeof(*x));
@@ -245,7 +250,8 @@ static int tear_down(void **state)
 	struct fixture *x = *state;
 
 	agent_free(x->agent);
-	loop_stop(x->loop);
+	/* On its own thread, which frees the loop as soon as it has stopped. */
+	loop_post(x->loop, stop_job, x->loop);
 	pthread_join(x->thread, NULL);
 	fake_stop(&x->fake);
 	free(x);
