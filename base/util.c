@@ -353,6 +353,16 @@ int mkdir_p(const char *path, mode_t mode)
 
 static int remove_entries(int fd, dev_t dev, int depth);
 
+/* A bind mount of the same file system has the same st_dev; the kernel tells it apart (Linux 5.8). */
+static bool is_mount_root(int dirfd, const char *name)
+{
+	struct statx stx;
+
+	if (statx(dirfd, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_TYPE, &stx) < 0)
+		return false;
+	return stx.stx_attributes_mask & stx.stx_attributes & STATX_ATTR_MOUNT_ROOT;
+}
+
 static int remove_one(int dirfd, const char *name, dev_t dev, int depth)
 {
 	struct stat st;
@@ -363,7 +373,7 @@ static int remove_one(int dirfd, const char *name, dev_t dev, int depth)
 		return errno == ENOENT ? 0 : -errno;
 	if (!S_ISDIR(st.st_mode))
 		return unlinkat(dirfd, name, 0) < 0 && errno != ENOENT ? -errno : 0;
-	if (st.st_dev != dev)
+	if (st.st_dev != dev || is_mount_root(dirfd, name))
 		return -EXDEV;
 	if (depth >= REMOVE_DEPTH_MAX)
 		return -ELOOP;
