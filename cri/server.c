@@ -1,0 +1,233 @@
+#include "cri/server.h"
+
+#include "base/log.h"
+#include "base/util.h"
+#include "cri/container.h"
+#include "cri/pod.h"
+#include "cri/rpc.h"
+#include "cri/service.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+
+#define RPC_STOP_NS  (20 * NS_PER_SEC)
+#define POOL_STOP_NS (30 * NS_PER_SEC)
+
+/* What server_run puts together and takes apart. */
+struct running {
+	struct server server;
+	struct rpc_server *rpc;
+	int lock_fd;
+	bool started;
+	struct err err; /* why the start failed */
+	int code;
+};
+
+int server_vmm_choice(struct server *server, struct vmm_choice *ret_choice, struct err *err)
+{
+	const struct vmm_config *hv = &server->config->hypervisor;
+	struct vmm_choice choice;
+	bool known;
+	int r;
+
+	pthread_mutex_lock(&server->choice_lock);
+	known = server->choice_ok;
+	choice = server->choice;
+	pthread_mutex_unlock(&server->choice_lock);
+	/* A choice holds as long as its files are there; looking at the binary again would cost a process each time. */
+	if (known && access(choice.path, X_OK) == 0 && access(hv->kernel_path, R_OK) == 0 &&
+	    access(hv->image_path, R_OK) == 0) {
+		*ret_choice = choice;
+		return 0;
+	}
+	r = vmm_choose(hv, &choice, err);
+	pthread_mutex_lock(&server->choice_lock);
+	server->choice_ok = r == 0;
+	if (r == 0)
+		server->choice = choice;
+	pthread_mutex_unlock(&server->choice_lock);
+	if (r < 0)
+		return r;
+	log_line(LOG_LEVEL_INFO, LOG_FIELDS("driver", choice.driver, "path", choice.path, "accel", choice.accel), "VMM: %s",
+		 choice.reason);
+	*ret_choice = choice;
+	return 0;
+}
+
+/* One server for a state directory: two would each undo what the other has half done. */
+static int lock_state(const char *state_dir, int *ret_fd, struct err *err)
+{
+	char *path CLEANUP_FREE = xasprintf("%s/lock", state_dir);
+	int fd;
+
+	if (!path)
+		return err_set(err, -ENOMEM, "out of memory");
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_set_errno(err, -errno, "opening %s", path);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		close_fd(fd);
+		return err_set(err, -EBUSY, "state_dir %s is in use by another instance", state_dir);
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+static int make_dirs(const struct config *config, struct err *err)
+{
+	const struct {
+		const char *base, *sub;
+		mode_t mode;
+	} dirs[] = {
+		{config->server.state_dir, "", 0711}, {config->server.state_dir, "/logs", 0700},
+		{config->server.state_dir, "/cni", 0700}, {config->server.run_dir, "", 0711},
+		{config->server.run_dir, "/pods", 0711}, {config->server.run_dir, "/netns", 0755},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
+		char *path CLEANUP_FREE = xasprintf("%s%s", dirs[i].base, dirs[i].sub);
+		int r = path ? mkdir_p(path, dirs[i].mode) : -ENOMEM;
+
+		if (r < 0)
+			return err_set_errno(err, r, "making %s%s", dirs[i].base, dirs[i].sub);
+	}
+	return 0;
+}
+
+/* On a pool thread, since it blocks: what was left is dealt with before anybody may ask. */
+static void start_job(void *arg)
+{
+	struct running *run = arg;
+	struct server *server = &run->server;
+	struct vmm_choice choice;
+	struct err err = ERR_INIT;
+	int fd = sd_listen_fds(1) > 0 ? SD_LISTEN_FDS_START : -1;
+
+	if (server_vmm_choice(server, &choice, &err) < 0)
+		log_warn("no VMM yet: %s", err.msg);
+	if (cni_status(server->cni, &err) < 0)
+		log_warn("no pod network yet: %s", err.msg);
+	run->code = pod_recover_all(server, &run->err);
+	if (run->code == 0)
+		run->code = container_recover_all(server, &run->err);
+	if (run->code == 0)
+		run->code = rpc_server_start(server->config->server.socket, fd, service_methods, server, server->loop,
+					     server->pool, &run->rpc, &run->err);
+	if (run->code < 0) {
+		loop_stop(server->loop);
+		return;
+	}
+	log_line(LOG_LEVEL_INFO, LOG_FIELDS("socket", server->config->server.socket, "version", CRV_VERSION), "serving");
+	sd_notify(0, "READY=1");
+}
+
+/* Pods that are being created are undone now rather than at the next start. */
+static void cancel_creations(struct server *server)
+{
+	struct pod **list;
+
+	if (pod_list(server, &list, NULL) < 0)
+		return;
+	for (size_t i = 0; list[i]; i++)
+		pod_cancel(list[i]);
+	pod_list_free(list);
+}
+
+/* On a pool thread: calls in progress still need the loop to come to their end. */
+static void stop_job(void *arg)
+{
+	struct running *run = arg;
+
+	cancel_creations(&run->server);
+	run->rpc = rpc_server_stop(run->rpc, now_monotonic_ns() + RPC_STOP_NS);
+	loop_stop(run->server.loop);
+}
+
+static void on_signal(void *arg, int signo)
+{
+	struct running *run = arg;
+
+	if (run->server.stopping)
+		return;
+	log_info("%s: stopping; VMs keep running", strsignal(signo));
+	run->server.stopping = true;
+	sd_notify(0, "STOPPING=1");
+	if (pool_submit(run->server.pool, POOL_STOP, stop_job, run) < 0)
+		loop_stop(run->server.loop);
+}
+
+static void on_watchdog(void *arg)
+{
+	struct loop_source **timer = arg;
+	uint64_t usec = 0;
+
+	sd_notify(0, "WATCHDOG=1");
+	if (sd_watchdog_enabled(0, &usec) > 0)
+		loop_timer_set(*timer, now_monotonic_ns() + (int64_t)(usec / 2) * 1000);
+}
+
+static int build(struct running *run, struct err *err)
+{
+	struct server *server = &run->server;
+	const struct config *config = server->config;
+	char *cni_cache CLEANUP_FREE = xasprintf("%s/cni", config->server.state_dir);
+	struct image_store_options images = {.state_dir = config->server.state_dir,
+					     .registry_config_dir = config->image.registry_config_dir};
+	int r = make_dirs(config, err);
+
+	if (r == 0)
+		r = lock_state(config->server.state_dir, &run->lock_fd, err);
+	if (r == 0)
+		r = loop_new(&server->loop, err);
+	if (r == 0)
+		r = pool_new(&server->pool, err);
+	if (r == 0)
+		r = store_open(config->server.state_dir, &server->store, err);
+	if (r < 0)
+		return r;
+	images.store = server->store;
+	images.pool = server->pool;
+	r = image_store_open(&images, &server->images, err);
+	if (r == 0)
+		r = cni_new(config->cni.bin_dirs, config->cni.conf_dir, cni_cache, &server->cni, err);
+	return r;
+}
+
+static int run_loop(struct running *run, struct err *err)
+{
+	static const int signals[] = {SIGTERM, SIGINT};
+	struct loop_source *source[ARRAY_SIZE(signals)] = {NULL};
+	struct loop_source *watchdog = NULL;
+	uint64_t usec = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(signals) && r == 0; i++)
+		r = loop_add_signal(run->server.loop, signals[i], on_signal, run, &source[i], err);
+	if (r == 0 && sd_watchdog_enabled(0, &usec) > 0)
+		r = loop_add_timer(run->server.loop, now_monotonic_ns(), on_watchdog, &watchdog, &watchdog, err);
+	if (r == 0)
+		r = pool_submit(run->server.pool, POOL_SLOW, start_job, run);
+	if (r == 0)
+		r = loop_run(run->server.loop, err);
+	return r;
+}
+
+int server_run(const struct config *config, struct err *err)
+{
+	struct running run = {.server = {.config = config, .started_ns = now_realtime_ns()}, .lock_fd = -1, .err = ERR_INIT};
+	struct server *server = &run.server;
+	int r;
+
+	pthread_mutex_init(&server->tables, NULL);
+	pthread_mutex_init(&server->choice_lock, NULL);
+	r = build(&run, err);
+	if (r == 0)
+		r = run_loop(&run, err);
+	if (r == 0 && run.code < 0)
+		r = err_copy(err, &run.err);
+	close_fd(run.lock_fd);
+	return r;
+}

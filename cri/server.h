@@ -1,0 +1,54 @@
+/*
+ * server.h: the one object that owns all others, and the tables of pods and containers.
+ *
+ * Locks, in the order in which they may nest:
+ *   server.tables   the two tables and the reference counts of what they hold; held for a look-up or a walk, never across
+ *                   I/O.
+ *   pod.lock        one pod's fields and those of its containers; held for an access, never across a call to a
+ *                   VMM, a guest, a CNI plugin, a registry or the store.
+ * Long work is marked, not locked: pod.op and container.op say who is changing the object ("the turn"); others wait on
+ * pod.changed, or overtake by setting pod.cancel and killing the VM. Reads take pod.lock alone, so they never wait for work.
+ */
+#ifndef CRI_SERVER_H
+#define CRI_SERVER_H
+
+#include "base/err.h"
+#include "cri/cni.h"
+#include "cri/config.h"
+#include "cri/image.h"
+#include "cri/loop.h"
+#include "cri/pool.h"
+#include "cri/store.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+
+struct pod;
+struct container;
+
+struct server {
+	const struct config *config;
+	struct loop *loop;
+	struct pool *pool;
+	struct store *store;
+	struct image_store *images;
+	struct cni *cni;
+
+	pthread_mutex_t tables;
+	struct pod *pods; /* newest first */
+	struct container *containers;
+
+	pthread_mutex_t choice_lock;
+	bool choice_ok;
+	struct vmm_choice choice;
+	int64_t started_ns; /* wall clock */
+	bool stopping;
+};
+
+/* Runs the server until SIGTERM or SIGINT; VMs keep running. `version` of the config is the caller's to log. */
+int server_run(const struct config *config, struct err *err);
+
+/* The VMM driver for new pods; looked at anew as long as it is missing, so that a mended host needs no restart. */
+int server_vmm_choice(struct server *server, struct vmm_choice *ret_choice, struct err *err);
+
+#endif
