@@ -25,6 +25,7 @@ static const struct {
 } limits[POOL_LANES] = {
 	[POOL_QUICK] = {16, 4096}, [POOL_SLOW] = {128, 4096}, [POOL_STOP] = {128, 4096},
 	[POOL_EXEC] = {512, 0},	   [POOL_IMAGE] = {32, 1024}, [POOL_LOG] = {16, 65536},
+	[POOL_NET] = {128, 4096},
 };
 
 struct job {

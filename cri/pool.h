@@ -21,6 +21,7 @@ enum pool_lane {
 	POOL_STOP,  /* stop, kill, remove: at most 128 threads, queue 4096 */
 	POOL_EXEC,  /* ExecSync: at most 512 threads, queue 0 */
 	POOL_IMAGE, /* pulls and unpacking: at most 32 threads, queue 1024 */
+	POOL_NET,   /* what other lanes' jobs wait for: CNI, exits: at most 128 threads, queue 4096 */
 	POOL_LOG,   /* log files: at most 16 threads, queue 65536 */
 	POOL_LANES,
 };
