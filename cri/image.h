@@ -52,6 +52,7 @@ struct image *image_free(struct image *image);
 
 struct image_auth {
 	const char *username, *password, *identity_token, *registry_token, *server_address;
+	const char *auth; /* base64 of "username:password", used where username is empty */
 };
 
 /*
