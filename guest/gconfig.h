@@ -1,0 +1,36 @@
+/*
+ * gconfig.h: the agent's configuration, read from the kernel command line and from nowhere else.
+ *
+ * Purpose:   task.sharefs_type=virtiofs|9p, task.debug, task.log_level=LEVEL, task.enable_tracing, task.debug_shell.
+ *            The booleans work bare, as =true and as =false (also 1/0, yes/no, on/off). The last one of a key wins.
+ * Threads:   none of its own.
+ * Ownership: fixed storage.
+ * Errors:    an unknown task.* key or a bad value is -EINVAL and names it: a typing error must not be silent. Keys
+ *            without the prefix are the kernel's.
+ */
+#ifndef GUEST_GCONFIG_H
+#define GUEST_GCONFIG_H
+
+#include "base/err.h"
+#include "base/log.h"
+
+#include <stdbool.h>
+
+enum gconfig_share {
+	GCONFIG_SHARE_VIRTIOFS,
+	GCONFIG_SHARE_9P,
+};
+
+struct gconfig {
+	enum gconfig_share share;
+	enum log_level log_level; /* task.debug lowers the default to debug, tracing to trace */
+	bool debug;
+	bool tracing;
+	char debug_shell[64]; /* the program of the debug console */
+};
+
+/* cmdline as /proc/cmdline holds it: words parted by blanks, double quotes keep blanks. */
+int gconfig_parse(const char *cmdline, struct gconfig *ret_config, struct err *err);
+int gconfig_load(struct gconfig *ret_config, struct err *err);
+
+#endif

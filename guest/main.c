@@ -1,0 +1,156 @@
+/*
+ * crivisor-agent: PID 1 of a pod's VM.
+ *
+ * Order: /proc → configuration → tracing → log → early init (environment, mounts, cgroups, sysctls) → share → debug console →
+ * late init (network, watches) → server. Whatever fails is said on the console and ends the VM.
+ */
+#include "api/agent/guest_abi.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "guest/gconsole.h"
+#include "guest/gevents.h"
+#include "guest/ginit.h"
+#include "guest/gserver.h"
+#include "guest/guest.h"
+#include "guest/reap.h"
+#include "guest/services.h"
+
+#include <signal.h>
+#include <sys/signalfd.h>
+
+#define LOGS_MAX (16u << 20) /* output of all processes that the host has not acknowledged */
+
+static void toggle_tracing(struct guest *g)
+{
+	g->config.tracing = !g->config.tracing;
+	ginit_log();
+	log_set_level(g->config.tracing ? LOG_LEVEL_TRACE : g->config.log_level);
+	log_info("tracing is %s", g->config.tracing ? "on" : "off");
+}
+
+static void on_signal(void *arg, int fd, uint32_t events)
+{
+	struct guest *g = arg;
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return;
+	switch (info.ssi_signo) {
+	case SIGCHLD:
+		reap_collect();
+		gshutdown_poll(g);
+		break;
+	case SIGTERM:
+	case SIGINT:
+		gshutdown_begin(g, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+		break;
+	case SIGUSR1:
+		toggle_tracing(g);
+		break;
+	default:
+		break;
+	}
+}
+
+static int setup_signals(struct guest *g, struct err *err)
+{
+	sigset_t set;
+	int fd;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCHLD);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGUSR1);
+	signal(SIGPIPE, SIG_IGN);
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
+		return err_set_errno(err, -errno, "block signals");
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fd < 0 || !eloop_add(g->loop, fd, EPOLLIN, on_signal, g))
+		return err_set_errno(err, -errno, "watch signals");
+	return 0;
+}
+
+static int setup_loop(struct guest *g, struct err *err)
+{
+	g->loop = eloop_new();
+	g->events = gevents_new();
+	if (!g->loop || !g->events)
+		return err_set(err, -ENOMEM, "out of memory");
+	g->logs.max = LOGS_MAX;
+	return setup_signals(g, err);
+}
+
+static int step_config(struct guest *g, struct err *err)
+{
+	int r = ginit_proc(err);
+
+	if (r == 0)
+		r = gconfig_load(&g->config, err);
+	if (r == 0)
+		log_set_level(g->config.tracing ? LOG_LEVEL_TRACE : g->config.log_level);
+	return r;
+}
+
+static int step_log(struct guest *g, struct err *err)
+{
+	(void)g;
+	(void)err;
+	ginit_log();
+	return 0;
+}
+
+static int step_share(struct guest *g, struct err *err)
+{
+	return ginit_share(g, err);
+}
+
+static int step_console(struct guest *g, struct err *err)
+{
+	return g->config.debug ? gconsole_setup(g, GUEST_PORT_CONSOLE, err) : 0;
+}
+
+static int step_server(struct guest *g, struct err *err)
+{
+	return gserver_new(g, GUEST_PORT_AGENT, services_table(g), &g->server, err);
+}
+
+static const struct {
+	const char *name;
+	int (*run)(struct guest *g, struct err *err);
+} steps[] = {
+	{"configuration", step_config}, {"log", step_log},     {"early init", ginit_early}, {"loop", setup_loop},
+	{"share", step_share},          {"debug console", step_console}, {"late init", ginit_late}, {"server", step_server},
+};
+
+int main(int argc, char **argv)
+{
+	static struct guest g;
+	struct err err = ERR_INIT;
+	int64_t begin;
+
+	if (getpid() != 1) {
+		printf("crivisor-agent %s\n", CRV_VERSION);
+		if (argc == 2 && str_eq(argv[1], "--version"))
+			return 0;
+		fprintf(stderr, "crivisor-agent is the first process of a pod's virtual machine and of nothing else\n");
+		return 2;
+	}
+	g.init_ns = begin = guest_boottime_ns();
+	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+		int64_t now;
+
+		if (steps[i].run(&g, &err) < 0) {
+			err_wrap(&err, "%s", steps[i].name);
+			ginit_fatal(&err);
+		}
+		now = guest_boottime_ns();
+		log_trace("step %s took %lld us", steps[i].name, (long long)(now - begin) / 1000);
+		begin = now;
+	}
+	log_info("crivisor-agent %s ready in %lld ms", CRV_VERSION,
+		 (long long)((guest_boottime_ns() - g.init_ns) / NS_PER_MS));
+	err_set_errno(&err, eloop_run(g.loop), "event loop");
+	ginit_fatal(&err);
+}
