@@ -168,7 +168,7 @@ int agent_connect(struct agent *agent, int64_t deadline_ns, struct err *err)
 int agent_call(struct agent *agent, const struct agent_method *method, const ProtobufCMessage *req,
 	       int64_t timeout_ns, ProtobufCMessage **ret_resp, struct err *err)
 {
-	struct agent_conn *conn;
+	struct agent_conn *conn = NULL;
 	int r = control_of(agent, &conn, err);
 
 	if (r < 0)
@@ -181,7 +181,7 @@ int agent_call(struct agent *agent, const struct agent_method *method, const Pro
 int agent_call_async(struct agent *agent, const struct agent_method *method, const ProtobufCMessage *req,
 		     int64_t timeout_ns, agent_reply_fn *reply, void *arg)
 {
-	struct agent_conn *conn;
+	struct agent_conn *conn = NULL;
 	int r = control_of(agent, &conn, NULL);
 
 	if (r < 0)

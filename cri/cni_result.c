@@ -127,7 +127,7 @@ static int parse_interfaces(struct json_object *array, const char *ifname, struc
 		struct json_object *json = json_object_array_get_idx(array, i);
 		struct iface *iface = &ifaces[i];
 		char sandbox[512];
-		uint32_t mtu;
+		uint32_t mtu = 0;
 		int r;
 
 		r = take_string(json, "name", iface->name, sizeof(iface->name), err);

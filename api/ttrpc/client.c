@@ -13,7 +13,7 @@ static int start(struct ttrpc_conn *conn, const struct wire_request *req, uint8_
 		 struct ttrpc_request **ret_call, struct err *err)
 {
 	size_t len = ttrpc_wire_request_size(req);
-	struct ttrpc_request *call;
+	struct ttrpc_request *call = NULL;
 	uint32_t id = conn->last_id ? conn->last_id + 2 : 1;
 	uint8_t *p;
 	int r;
@@ -61,7 +61,7 @@ int ttrpc_call(struct ttrpc_conn *conn, const char *service, const char *method,
 		.len = len,
 		.timeout_ns = timeout_ns,
 	};
-	struct ttrpc_request *call;
+	struct ttrpc_request *call = NULL;
 	int r = start(conn, &req, 0, &call, err);
 
 	if (r < 0)
@@ -85,7 +85,7 @@ int ttrpc_stream_open(struct ttrpc_conn *conn, const char *service, const char *
 		.payload = payload,
 		.len = payload ? len : 0,
 	};
-	struct ttrpc_request *call;
+	struct ttrpc_request *call = NULL;
 	int r = start(conn, &req, FLAG_REMOTE_OPEN, &call, err);
 
 	if (r < 0)
