@@ -196,8 +196,7 @@ int loop_post(struct loop *loop, loop_fn *fn, void *arg)
 	return 0;
 }
 
-/* ---- sources
- * ------------------------------------------------------------------------------------------------- */
+/* ---- sources ------------------------------------------------------------------------------------------- */
 
 /* The callbacks below copy what they need first: fn may free the source. */
 
@@ -232,7 +231,7 @@ static int on_signal(sd_event_source *source, const struct signalfd_siginfo *si,
 static int source_new(struct loop *loop, enum source_type type, void *arg, struct loop_source **ret_source,
 		      struct err *err)
 {
-	struct loop_source *s;
+	struct loop_source *s = NULL;
 
 	check_thread(loop);
 	s = calloc(1, sizeof(*s));
@@ -257,7 +256,7 @@ static uint64_t to_usec(int64_t when_ns)
 int loop_add_fd(struct loop *loop, int fd, uint32_t events, loop_fd_fn *fn, void *arg,
 		struct loop_source **ret_source, struct err *err)
 {
-	struct loop_source *s;
+	struct loop_source *s = NULL;
 	int r = source_new(loop, SOURCE_FD, arg, &s, err);
 
 	if (r < 0)
@@ -282,7 +281,7 @@ int loop_source_set_events(struct loop_source *source, uint32_t events)
 int loop_add_timer(struct loop *loop, int64_t when_ns, loop_fn *fn, void *arg,
 		   struct loop_source **ret_source, struct err *err)
 {
-	struct loop_source *s;
+	struct loop_source *s = NULL;
 	int r = source_new(loop, SOURCE_TIMER, arg, &s, err);
 
 	if (r < 0)
@@ -317,7 +316,7 @@ int loop_timer_set(struct loop_source *source, int64_t when_ns)
 int loop_add_signal(struct loop *loop, int signo, void (*fn)(void *arg, int signo), void *arg,
 		    struct loop_source **ret_source, struct err *err)
 {
-	struct loop_source *s;
+	struct loop_source *s = NULL;
 	int r = source_new(loop, SOURCE_SIGNAL, arg, &s, err);
 
 	if (r < 0)

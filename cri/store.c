@@ -41,8 +41,7 @@ static const char *const statements[STMT_COUNT] = {
 	[STMT_STEP_OWNERS] = "SELECT owner FROM step GROUP BY owner ORDER BY min(step)",
 };
 
-/* ---- errors
- * -------------------------------------------------------------------------------------------------- */
+/* ---- errors -------------------------------------------------------------------------------------------- */
 
 static int code_of(sqlite3 *db, int rc, enum err_status *ret_status)
 {
@@ -92,8 +91,7 @@ int store_fail(struct store *store, int rc, const char *what, struct err *err)
 			      store->db ? sqlite3_errmsg(store->db) : sqlite3_errstr(rc));
 }
 
-/* ---- statements
- * ---------------------------------------------------------------------------------------------- */
+/* ---- statements ---------------------------------------------------------------------------------------- */
 
 void store_lock(struct store *store)
 {
@@ -169,12 +167,11 @@ int store_run_remove(struct store *store, sqlite3_stmt *stmt, const char *what, 
 	return r;
 }
 
-/* ---- open and close
- * ------------------------------------------------------------------------------------------ */
+/* ---- open and close ------------------------------------------------------------------------------------ */
 
 static int query_int(struct store *store, const char *sql, int *ret_value, struct err *err)
 {
-	sqlite3_stmt *stmt;
+	sqlite3_stmt *stmt = NULL;
 	int rc = sqlite3_prepare_v2(store->db, sql, -1, &stmt, NULL);
 
 	if (rc == SQLITE_OK) {
@@ -197,7 +194,7 @@ static int damaged(struct store *store, const char *detail, struct err *err)
 
 static int check_integrity(struct store *store, struct err *err)
 {
-	sqlite3_stmt *stmt;
+	sqlite3_stmt *stmt = NULL;
 	char first[256] = "";
 	int rc = sqlite3_prepare_v2(store->db, "PRAGMA quick_check(1)", -1, &stmt, NULL);
 
@@ -354,8 +351,7 @@ int store_own(struct store *store, struct err *err)
 	return 0;
 }
 
-/* ---- transactions
- * -------------------------------------------------------------------------------------------- */
+/* ---- transactions -------------------------------------------------------------------------------------- */
 
 static void rollback(struct store *store, const char *sql)
 {
@@ -400,13 +396,12 @@ int store_transaction(struct store *store, int (*fn)(struct store *store, void *
 	return r;
 }
 
-/* ---- objects
- * ------------------------------------------------------------------------------------------------- */
+/* ---- objects ------------------------------------------------------------------------------------------- */
 
 /* Lock held. Says who holds the name that a put wanted. */
 static int name_taken(struct store *store, const char *kind, const char *name, struct err *err)
 {
-	sqlite3_stmt *stmt;
+	sqlite3_stmt *stmt = NULL;
 	int r = store_stmt(store, STMT_HOLDER, &stmt, err);
 
 	if (r < 0)
@@ -425,7 +420,7 @@ static int name_taken(struct store *store, const char *kind, const char *name, s
 static int put_locked(struct store *store, const char *kind, const char *id, const char *name,
 		      const void *value, size_t len, struct err *err)
 {
-	sqlite3_stmt *stmt;
+	sqlite3_stmt *stmt = NULL;
 	int r = store_stmt(store, STMT_PUT, &stmt, err);
 	int rc;
 
@@ -477,7 +472,7 @@ static int copy_column(sqlite3_stmt *stmt, int at, void **ret_value, size_t *ret
 static int get_locked(struct store *store, const char *kind, const char *id, void **ret_value,
 		      size_t *ret_len, struct err *err)
 {
-	sqlite3_stmt *stmt;
+	sqlite3_stmt *stmt = NULL;
 	int r = store_stmt(store, STMT_GET, &stmt, err);
 	int rc;
 
@@ -509,7 +504,7 @@ int store_get(struct store *store, const char *kind, const char *id, void **ret_
 
 int store_delete(struct store *store, const char *kind, const char *id, struct err *err)
 {
-	sqlite3_stmt *stmt;
+	sqlite3_stmt *stmt = NULL;
 	int r;
 
 	store_lock(store);

@@ -52,8 +52,7 @@ static void stop(void *arg)
 	loop_stop(((struct fixture *)arg)->loop);
 }
 
-/* ---- posts
- * --------------------------------------------------------------------------------------------------- */
+/* ---- posts --------------------------------------------------------------------------------------------- */
 
 struct numbered {
 	struct fixture *f;
@@ -134,8 +133,7 @@ static void free_with_posts_left_drops_them(void **state)
 	/* teardown frees; the sanitizer would tell of a leak */
 }
 
-/* ---- fds
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- fds ----------------------------------------------------------------------------------------------- */
 
 static void on_readable_frees_itself(void *arg, int fd, uint32_t revents)
 {
@@ -203,8 +201,7 @@ static void add_fd_with_bad_fd_fails_with_its_number(void **state)
 	assert_non_null(strstr(err.msg, "999"));
 }
 
-/* ---- timers and signals
- * -------------------------------------------------------------------------------------- */
+/* ---- timers and signals -------------------------------------------------------------------------------- */
 
 static void on_timer_again(void *arg)
 {

@@ -64,8 +64,7 @@ static void assert_value(struct fixture *f, const char *kind, const char *id, co
 	free(value);
 }
 
-/* ---- objects
- * ------------------------------------------------------------------------------------------------- */
+/* ---- objects ------------------------------------------------------------------------------------------- */
 
 static void put_and_get_return_the_same_bytes(void **state)
 {
@@ -152,8 +151,7 @@ static void each_goes_in_order_of_creation_and_stops_when_told(void **state)
 	assert_string_equal(seen.ids, "caN");
 }
 
-/* ---- transactions
- * -------------------------------------------------------------------------------------------- */
+/* ---- transactions -------------------------------------------------------------------------------------- */
 
 static int put_two_then(struct store *store, void *arg, struct err *err)
 {
@@ -234,8 +232,7 @@ static void many_threads_keep_their_rows_apart(void **state)
 		pthread_join(threads[i], NULL);
 }
 
-/* ---- the journal
- * --------------------------------------------------------------------------------------------- */
+/* ---- the journal --------------------------------------------------------------------------------------- */
 
 struct undone {
 	char log[256];
@@ -324,8 +321,7 @@ static void journal_begun_survives_kill_9(void **state)
 	assert_value(f, "pod", "p1", "v");
 }
 
-/* ---- files
- * --------------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 static void sql(struct fixture *f, const char *text)
 {
