@@ -35,8 +35,7 @@ struct cni {
 
 DEFINE_CLEANUP(attachment, struct cni_attachment, cni_attachment_free)
 
-/* ---- the configuration
- * ---------------------------------------------------------------------------------------------- */
+/* ---- the configuration --------------------------------------------------------------------------------- */
 
 static int stamp_of(const char *path, struct stamp *ret)
 {
@@ -163,9 +162,7 @@ static int current(struct cni *cni, char **ret_file, char **ret_text, char **ret
 	return r;
 }
 
-/* ---- life
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- life ---------------------------------------------------------------------------------------------- */
 
 static char *cache_path(const struct cni *cni, const char *pod_id)
 {
@@ -255,9 +252,7 @@ int cni_set_pod_cidr(struct cni *cni, const char *cidr, struct err *err)
 	return r < 0 ? err_set_errno(err, r, "cannot write %s", path) : 0;
 }
 
-/* ---- ADD
- * ----------------------------------------------------------------------------------------------------------------
- */
+/* ---- ADD ----------------------------------------------------------------------------------------------- */
 
 static int64_t deadline_or(int64_t deadline_ns, int64_t at_least_ns)
 {
@@ -345,8 +340,7 @@ int cni_add(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, str
 	return 0;
 }
 
-/* ---- DEL, CHECK, GC
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- DEL, CHECK, GC ------------------------------------------------------------------------------------ */
 
 /* Nothing on record (ADD never began, or the record was lost): DEL with the configuration as it is now, if
  * there is one. */

@@ -36,8 +36,7 @@ static int push(struct json_object *array, struct json_object *value)
 	return 0;
 }
 
-/* ---- capabilities
- * ------------------------------------------------------------------------------------------------ */
+/* ---- capabilities -------------------------------------------------------------------------------------- */
 
 static struct json_object *strings(const char *const *v)
 {
@@ -171,8 +170,7 @@ static int make_caps(struct cni_attachment *att, const struct cni_pod *pod, cons
 	return r;
 }
 
-/* ---- making one
- * -------------------------------------------------------------------------------------------------- */
+/* ---- making one ---------------------------------------------------------------------------------------- */
 
 /* CNI_ARGS has no way to quote its separators. */
 static int check_arg(const char *field, const char *value, struct err *err)
@@ -252,8 +250,7 @@ struct cni_attachment *cni_attachment_free(struct cni_attachment *att)
 	return NULL;
 }
 
-/* ---- keeping it
- * -------------------------------------------------------------------------------------------------- */
+/* ---- keeping it ---------------------------------------------------------------------------------------- */
 
 int cni_attachment_save(const struct cni_attachment *att, const char *path, struct err *err)
 {

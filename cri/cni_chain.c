@@ -22,8 +22,7 @@ struct call {
 	struct json_object *valid; /* GC only */
 };
 
-/* ---- what a plugin is told
- * --------------------------------------------------------------------------------------- */
+/* ---- what a plugin is told ----------------------------------------------------------------------------- */
 
 static struct json_object *runtime_config(const struct cni_attachment *att, struct json_object *declared)
 {
@@ -121,8 +120,7 @@ static int make_env(const struct call *call, char ***ret)
 	return r;
 }
 
-/* ---- running one
- * --------------------------------------------------------------------------------------------------- */
+/* ---- running one --------------------------------------------------------------------------------------- */
 
 int cni_plugin_find(char *const *bin_dirs, const char *type, char **ret_path, struct err *err)
 {
@@ -208,8 +206,7 @@ out:
 	return r;
 }
 
-/* ---- the commands
- * --------------------------------------------------------------------------------------------------- */
+/* ---- the commands -------------------------------------------------------------------------------------- */
 
 int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err)
 {

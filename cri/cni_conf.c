@@ -79,8 +79,7 @@ int cni_version_num(const char *version)
 	return -EINVAL;
 }
 
-/* ---- files
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 static bool is_conf_name(const char *name)
 {
@@ -120,8 +119,7 @@ int cni_conf_find(const char *dir, char **ret_path, struct err *err)
 	return 0;
 }
 
-/* ---- parsing
- * -------------------------------------------------------------------------------------------------- */
+/* ---- parsing ------------------------------------------------------------------------------------------- */
 
 /* The string `key` of object; *ret NULL if it is missing. */
 static int get_string(struct json_object *object, const char *key, const char *where, const char **ret,

@@ -44,8 +44,7 @@ bool cni_ifname_valid(const char *name)
 	return true;
 }
 
-/* ---- typed members
- * ---------------------------------------------------------------------------------------------- */
+/* ---- typed members ------------------------------------------------------------------------------------- */
 
 /* A string member into a fixed array; "" if it is missing or null. */
 static int take_string(struct json_object *object, const char *key, char *ret, size_t size, struct err *err)
@@ -101,8 +100,7 @@ static size_t array_len(struct json_object *array)
 	return array ? json_object_array_length(array) : 0;
 }
 
-/* ---- the parts of a result
- * ----------------------------------------------------------------------------------------- */
+/* ---- the parts of a result ----------------------------------------------------------------------------- */
 
 struct iface {
 	char name[IF_NAMESIZE];

@@ -124,8 +124,7 @@ static struct json_object *input_of(struct fixture *f, const char *file)
 	return json;
 }
 
-/* ---- configurations
- * ------------------------------------------------------------------------------------------------ */
+/* ---- configurations ------------------------------------------------------------------------------------ */
 
 static void status_without_configuration_names_the_directory(void **state)
 {
@@ -245,9 +244,7 @@ static void conf_parse_good_ones(void **state)
 	cni_conf_free(conf);
 }
 
-/* ---- ADD
- * --------------------------------------------------------------------------------------------------------------
- */
+/* ---- ADD ----------------------------------------------------------------------------------------------- */
 
 static void add_chain_passes_results_capabilities_and_environment(void **state)
 {
@@ -596,9 +593,7 @@ static void add_bad_pod_is_refused(void **state)
 	assert_calls(f, "");
 }
 
-/* ---- results
- * -------------------------------------------------------------------------------------------------------------
- */
+/* ---- results ------------------------------------------------------------------------------------------- */
 
 static void result_parse_takes_the_pods_own_addresses(void **state)
 {
