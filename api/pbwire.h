@@ -67,11 +67,13 @@ static inline int pbw_fixed(const uint8_t **at, const uint8_t *end, size_t n, ui
 /* The next field: 1, 0 at the end, or -EBADMSG. */
 static inline int pbw_next(const uint8_t **at, const uint8_t *end, struct pbw_field *f)
 {
+	const uint8_t *start = *at;
 	uint64_t v;
 
 	if (*at == end)
 		return 0;
-	if (pbw_varint(at, end, &v) < 0 || v > UINT32_MAX || v >> 3 == 0)
+	/* A tag and a length have 32 bits, in at most 5 bytes even if they are padded. */
+	if (pbw_varint(at, end, &v) < 0 || v > UINT32_MAX || v >> 3 == 0 || *at - start > 5)
 		return -EBADMSG;
 	*f = (struct pbw_field){.number = (uint32_t)(v >> 3), .type = (enum pbw_type)(v & 7)};
 	switch (v & 7) {
@@ -82,7 +84,8 @@ static inline int pbw_next(const uint8_t **at, const uint8_t *end, struct pbw_fi
 	case PBW_I32:
 		return pbw_fixed(at, end, 4, &f->value) < 0 ? -EBADMSG : 1;
 	case PBW_LEN:
-		if (pbw_varint(at, end, &v) < 0 || v > (uint64_t)(end - *at))
+		start = *at;
+		if (pbw_varint(at, end, &v) < 0 || v > (uint64_t)(end - *at) || *at - start > 5)
 			return -EBADMSG;
 		f->data = *at;
 		f->len = (size_t)v;
