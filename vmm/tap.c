@@ -2,7 +2,7 @@
  * tap.c: taps, and joining one to the interface that CNI has made.
  *
  * Each gets an ingress qdisc with one u32 filter that matches everything and redirects it to the other's egress (mirred), as
- * Kata's "tcfilter" does: no bridge, no addresses, and the guest sees every frame. tc(8), tc-u32(8), tc-mirred(8);
+ * Kata's "tcfilter" does: no bridge, and the guest sees every frame. tc(8), tc-u32(8), tc-mirred(8);
  * Documentation/networking/tuntap.rst.
  */
 #include "vmm/driver.h"
@@ -18,7 +18,6 @@
 #include <linux/tc_act/tc_mirred.h>
 #include <net/if.h>
 #include <netlink/route/act/mirred.h>
-#include <netlink/route/addr.h>
 #include <netlink/route/cls/u32.h>
 #include <netlink/route/link.h>
 #include <netlink/route/qdisc.h>
@@ -205,27 +204,6 @@ static int redirect(struct nl_sock *sk, int from, int to, struct err *err)
 	return r < 0 ? nl_err(err, r, "redirecting filter") : 0;
 }
 
-/* The addresses move into the guest: the host's end must not answer for them. */
-static int drop_addresses(struct nl_sock *sk, int ifindex, struct err *err)
-{
-	struct nl_cache *cache = NULL;
-	int r = rtnl_addr_alloc_cache(sk, &cache);
-
-	if (r < 0)
-		return nl_err(err, r, "listing addresses");
-	for (struct nl_object *o = nl_cache_get_first(cache); o && r == 0; o = nl_cache_get_next(o)) {
-		struct rtnl_addr *a = (struct rtnl_addr *)o;
-
-		if (rtnl_addr_get_ifindex(a) != ifindex)
-			continue;
-		r = rtnl_addr_delete(sk, a, 0);
-		if (r == -NLE_NOADDR || r == -NLE_OBJ_NOTFOUND)
-			r = 0;
-	}
-	nl_cache_free(cache);
-	return r < 0 ? nl_err(err, r, "removing an address") : 0;
-}
-
 static int read_link(struct nl_sock *sk, const char *name, int *ret_index, struct vmm_if_info *ret, struct err *err)
 {
 	struct rtnl_link *link = NULL;
@@ -256,10 +234,9 @@ static int join_links(struct nl_sock *sk, struct join_job *j, struct err *err)
 		r = read_link(sk, j->tap, &tap, NULL, err);
 	if (r < 0)
 		return r;
+	/* Its addresses stay, for CNI's CHECK and DEL look for them; the redirect takes every frame before the host sees it. */
 	silence(j->ifname);
-	r = drop_addresses(sk, nic, err);
-	if (r == 0)
-		r = set_flags(j->ifname, 0, err);
+	r = set_flags(j->ifname, 0, err);
 	if (r == 0)
 		r = add_ingress(sk, nic, err);
 	if (r == 0)

@@ -107,8 +107,8 @@ int vmm_netns_destroy(const char *path, struct err *err);
  */
 int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, struct err *err);
 /*
- * Joins interface `ifname` (made by CNI) and tap by ingress qdiscs and u32 + mirred redirects both ways, and takes the
- * addresses off `ifname`. Reports what the guest must be given. Idempotent.
+ * Joins interface `ifname` (made by CNI) and tap by ingress qdiscs and u32 + mirred redirects both ways. Reports what the
+ * guest must be given. Idempotent. `ifname` keeps its addresses: CNI's CHECK and DEL look for them.
  */
 struct vmm_if_info {
 	uint8_t mac[6];
