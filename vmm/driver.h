@@ -72,6 +72,7 @@ struct vmm {
 	bool ending;      /* lock: the VMM has announced its end; a helper's exit is a consequence */
 	bool monitor_eof; /* lock */
 	bool watching;    /* lock: epoll_fd is filled */
+	bool guest_up;    /* lock: the guest's userspace has been seen to run */
 	uint32_t vcpus;   /* lock */
 	uint64_t memory;  /* lock */
 	struct child procs[VMM_ROLE_COUNT]; /* lock; pidfds stay open until vmm_free */
@@ -149,6 +150,8 @@ typedef bool vm_done_fn(struct vmm *vm, void *arg);
 int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what, struct err *err);
 /* -ECANCELED or -ENOTCONN as in vm_await, else 0. */
 int vm_check_alive(struct vmm *vm, struct err *err);
+/* For a VMM that has hung up: its last words if it is dead or dies within a second, else `what`. Negative errno. */
+int vm_lost(struct vmm *vm, const char *what, struct err *err);
 /* Records a device that the VMM has (used when adopting). */
 int vm_slot_add(struct vmm *vm, enum vmm_device_type type, const char *id, const char *pci, struct err *err);
 /* The most telling line of the console: a panic, the agent's fatal error; else the last lines. */
@@ -164,6 +167,23 @@ void vmm_mac_words(const uint8_t mac[6], char out[18]);
 bool vmm_mac_zero(const uint8_t mac[6]);
 /* A value inside QEMU's or Cloud Hypervisor's comma-separated options: neither comma nor control character. */
 int vmm_option_check(const char *what, const char *value, struct err *err);
+
+/* ---- console.c ------------------------------------------------------------------------------------------------- */
+
+/* Follows a console file: what the guest prints is the event that tells of its progress. Embedded; console_done. */
+struct console {
+	int fd, watch; /* -1: not there yet, or not to be had */
+	bool up;       /* userspace runs */
+	int64_t offset;
+	size_t kept;
+	char window[64]; /* the last bytes read: a sign may be cut in two */
+};
+void console_init(struct console *c, const char *path);
+/* Reads what is new; true once userspace has shown itself. Never blocks. */
+bool console_read(struct console *c);
+/* True if the text, with what the console has kept of the text before it, holds a sign of userspace. */
+bool console_sign(struct console *c, const char *text, size_t len);
+void console_done(struct console *c);
 
 /* ---- helpers' command lines and start (virtiofsd.c, vsock.c) ------------------------------------------------------ */
 

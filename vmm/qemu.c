@@ -68,6 +68,8 @@ static void qemu_pump(struct vmm *vm)
 		if (n == -EAGAIN || n == -EINTR)
 			return;
 		if (n <= 0 || qmp_feed(&q->qmp, &err) < 0) {
+			snprintf(q->broken_words, sizeof(q->broken_words), "%.159s",
+				 n <= 0 ? "QEMU has closed its monitor" : err.msg);
 			q->broken = true;
 			vm_monitor_eof(vm);
 			return;
@@ -144,19 +146,24 @@ int qemu_call(struct vmm *vm, const char *command, struct json_object *arguments
 	if (!text)
 		return err_set(err, -ENOMEM, "%s: out of memory", command);
 	r = vm_check_alive(vm, err);
+	if (r == 0 && q->broken)
+		r = vm_lost(vm, q->broken_words, err);
 	if (r == 0)
 		r = send_all(vm, text, fd, deadline_ns, err);
 	if (r == 0)
 		r = vm_await(vm, have_reply, NULL, deadline_ns, "QEMU's reply", err);
 	if (r == 0) {
+		bool hung_up;
+
 		pthread_mutex_lock(&vm->io);
-		if (!q->qmp.reply)
-			r = err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "QEMU has closed its monitor");
-		else
+		hung_up = !q->qmp.reply;
+		if (!hung_up)
 			r = qmp_result(&q->qmp, &value, err);
-		if (r == 0 && ret_value)
+		if (r == 0 && !hung_up && ret_value)
 			*ret_value = json_object_get(value);
 		pthread_mutex_unlock(&vm->io);
+		if (hung_up)
+			r = vm_lost(vm, q->broken_words, err);
 	}
 	return r < 0 ? err_wrap(err, "%s", command) : 0;
 }
@@ -205,6 +212,8 @@ static int qemu_ready(struct vmm *vm, bool adopt, int64_t deadline_ns, struct er
 	r = vm_await(vm, have_greeting, NULL, deadline_ns, "QEMU's greeting", err);
 	if (r < 0)
 		return r;
+	if (!q->qmp.greeted)
+		return vm_lost(vm, q->broken_words, err);
 	r = qemu_call(vm, "qmp_capabilities", NULL, -1, deadline_ns, NULL, err);
 	if (r < 0 || !adopt)
 		return r;

@@ -11,6 +11,7 @@
 struct qemu {
 	int fd;
 	bool broken;         /* the connection is of no more use */
+	char broken_words[160];
 	bool memory_changed; /* a MEMORY_DEVICE_SIZE_CHANGE has come */
 	char deleted[64];    /* the device of the last DEVICE_DELETED that was not a plugged one of ours: a vCPU */
 	struct qmp qmp;

@@ -9,7 +9,8 @@
 
 #define ID_MAX       64
 #define STOP_NS      (5 * NS_PER_SEC)
-#define RETRY_NS     (2 * NS_PER_MS)
+#define RETRY_NS     (5 * NS_PER_MS)
+#define SILENT_NS    (5 * NS_PER_SEC)
 #define MEMORY_MIN   (64ULL << 20)
 #define VCPUS_LIMIT  255
 #define MEMORY_ALIGN (2ULL << 20)
@@ -72,6 +73,9 @@ static int set_image(struct vmm_launch *l, struct err *err)
 {
 	struct stat st;
 
+	if (l->config->kernel_path[0] != '/' || l->config->image_path[0] != '/')
+		return err_set(err, -EINVAL, "kernel %s and image %s must be absolute paths", l->config->kernel_path,
+			       l->config->image_path);
 	if (access(l->config->kernel_path, R_OK) < 0)
 		return err_set_errno(err, -errno, "guest kernel %s", l->config->kernel_path);
 	if (stat(l->config->image_path, &st) < 0)
@@ -164,9 +168,14 @@ static int spawn_vmm(struct vmm *vm, struct vmm_launch *l, const char *helper, s
 	return child_spawn(&vm->procs[VMM_ROLE_VMM], &ps, err);
 }
 
-/* virtiofsd that dies at once would show as a VMM that cannot connect: its own words are better. */
+/* A helper that dies at once would show as a VMM that cannot connect: its own words are better. */
 static int check_helpers(struct vmm *vm, struct err *err)
 {
+	struct child *v = &vm->procs[VMM_ROLE_VMM];
+
+	/* But when the VMM has died first, its helpers follow it. */
+	if (v->pid && child_is_dying(v))
+		return 0;
 	for (int i = VMM_ROLE_FS; i < VMM_ROLE_COUNT; i++) {
 		char log[256], words[256] = "", status[96];
 
@@ -288,35 +297,96 @@ int vmm_restore(const struct vmm_config *config, const struct vmm_choice *choice
 
 /* ---- connect ------------------------------------------------------------------------------------------------------- */
 
-int vmm_connect(struct vmm *vm, uint32_t port, int64_t deadline_ns, struct err *err)
+/* Waits at most until `until` for the guest's console, the stop or the VMM's death. */
+static int pause_dial(struct vmm *vm, struct console *c, int64_t until, struct err *err)
+{
+	struct pollfd p[] = {
+		{.fd = c->watch, .events = POLLIN},
+		{.fd = vm->stop_fd, .events = POLLIN},
+		{.fd = vm->procs[VMM_ROLE_VMM].pidfd, .events = POLLIN},
+	};
+	int r = wait_poll(p, ARRAY_SIZE(p), until);
+
+	if (r < 0 && r != -ETIMEDOUT)
+		return err_set_errno(err, r, "waiting for the guest");
+	if (p[1].revents)
+		return err_set(err, -ECANCELED, "the VM is being stopped");
+	if (p[2].revents)
+		return err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "the VMM has exited");
+	return 0;
+}
+
+/*
+ * vhost-device-vsock 0.3 stops serving for ever, without a word, when somebody connects while the guest's driver is just
+ * setting its queues up (an unready queue is an error that ends its thread). So nobody does until the guest's userspace
+ * has shown itself on the console. A guest that prints nothing at all is taken to be up after SILENT_NS.
+ */
+static int wait_userspace(struct vmm *vm, struct console *c, int64_t deadline_ns, struct err *err)
+{
+	int64_t silent = now_monotonic_ns() + SILENT_NS;
+	bool up;
+	int r = 0;
+
+	pthread_mutex_lock(&vm->lock);
+	up = vm->guest_up;
+	pthread_mutex_unlock(&vm->lock);
+	while (r == 0 && !up) {
+		int64_t now;
+
+		up = console_read(c);
+		now = now_monotonic_ns();
+		if (up || now >= silent)
+			break;
+		if (now >= deadline_ns)
+			return err_set(err, -ETIMEDOUT, "the guest has not come up yet");
+		r = pause_dial(vm, c, silent < deadline_ns ? silent : deadline_ns, err);
+	}
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&vm->lock);
+	vm->guest_up = true;
+	pthread_mutex_unlock(&vm->lock);
+	return 0;
+}
+
+static int dial(struct vmm *vm, struct console *c, uint32_t port, int64_t deadline_ns, struct err *err)
 {
 	int pid_fd = vm->procs[VMM_ROLE_VMM].pidfd;
 	char path[256];
 	int r = vm_path(vm, VMM_FILE_VSOCK, path, sizeof(path), err);
 
-	deadline_ns = wait_deadline(deadline_ns);
+	if (r == 0 && vm->procs[VMM_ROLE_VSOCK].pid)
+		r = wait_userspace(vm, c, deadline_ns, err);
 	while (r == 0) {
-		int64_t now;
+		int64_t until;
 
 		if (vm->cid)
 			r = vsock_dial_kernel(vm->cid, port, vm->stop_fd, pid_fd, deadline_ns, err);
 		else
 			r = vsock_dial_hybrid(path, port, vm->stop_fd, pid_fd, deadline_ns, err);
 		if (r != -EAGAIN)
-			break;
-		now = now_monotonic_ns();
-		if (wait_fd(vm->stop_fd, POLLIN, 0) > 0)
-			r = err_set(err, -ECANCELED, "the VM is being stopped");
-		else if (wait_fd(pid_fd, POLLIN, 0) > 0)
-			r = err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "the VMM has exited");
-		else if (now >= deadline_ns)
-			r = err_set(err, -ETIMEDOUT, "nothing in the guest listens there yet");
-		else
-			r = 0;
-		/* Neither hybrid nor kernel vsock tells when the guest begins to listen. */
-		if (r == 0)
-			wait_pause(vm->stop_fd, RETRY_NS, deadline_ns);
+			return r;
+		until = now_monotonic_ns() + RETRY_NS;
+		if (until > deadline_ns)
+			return err_set(err, -ETIMEDOUT, "nothing in the guest listens there yet");
+		/* Vsock does not tell when the guest begins to listen; a line on its console often does. */
+		r = pause_dial(vm, c, until, err);
+		console_read(c);
 	}
+	return r;
+}
+
+int vmm_connect(struct vmm *vm, uint32_t port, int64_t deadline_ns, struct err *err)
+{
+	struct console c;
+	char path[256];
+	int r = vm_path(vm, VMM_FILE_CONSOLE, path, sizeof(path), err);
+
+	if (r < 0)
+		return r;
+	console_init(&c, path);
+	r = dial(vm, &c, port, wait_deadline(deadline_ns), err);
+	console_done(&c);
 	if (r >= 0)
 		return r;
 	if (r == -ENOTCONN) {

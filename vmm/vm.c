@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 
 #define CONSOLE_TAIL 16384
+#define LOST_NS      NS_PER_SEC
 
 /* ---- birth and death -------------------------------------------------------------------------------------------- */
 
@@ -173,16 +174,17 @@ static void death_words(const struct vmm *vm, enum vmm_role role, char *out, siz
 static void report_death(struct vmm *vm, enum vmm_role role)
 {
 	struct child *p = &vm->procs[role];
-	char words[sizeof(vm->events[0].detail)];
+	char words[sizeof(vm->events[0].detail)], who[sizeof(vm->events[0].what)];
 
 	vm->reported[role] = true;
 	if (vm->watching)
 		epoll_ctl(vm->epoll_fd, EPOLL_CTL_DEL, p->pidfd, NULL);
 	death_words(vm, role, words, sizeof(words));
+	snprintf(who, sizeof(who), "%s", vm->exe[role]);
 	if (role == VMM_ROLE_VMM)
 		queue_event(vm, VMM_EVENT_VMM_EXITED, p->status, vm->driver->name, words);
 	else if (!vm->ending && !vm->monitor_eof && !vm->stopping && !child_is_dying(&vm->procs[VMM_ROLE_VMM]))
-		queue_event(vm, VMM_EVENT_HELPER_EXITED, p->status, vm->exe[role], words);
+		queue_event(vm, VMM_EVENT_HELPER_EXITED, p->status, who, words);
 }
 
 static void pump(struct vmm *vm)
@@ -287,6 +289,17 @@ int vm_check_alive(struct vmm *vm, struct err *err)
 	}
 	pthread_mutex_unlock(&vm->lock);
 	return r;
+}
+
+int vm_lost(struct vmm *vm, const char *what, struct err *err)
+{
+	int r;
+
+	/* Its process goes a moment after its sockets; then its last words can be told. */
+	wait_fd(vm->procs[VMM_ROLE_VMM].pidfd, POLLIN, now_monotonic_ns() + LOST_NS);
+	vm_service(vm);
+	r = vm_check_alive(vm, err);
+	return r < 0 ? r : err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "%s", what);
 }
 
 int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what, struct err *err)
