@@ -423,6 +423,8 @@ static int fill_sandbox(struct run *run, Grpc__SetupSandboxRequest *req, struct 
 			e->value = lx->sysctls[i]->value;
 		}
 	}
+	/* Options that are not there have the default mode, which is POD; so have those of the containers. */
+	sandbox.shared_pid_namespace = true;
 	if (lx && lx->security_context && lx->security_context->namespace_options)
 		sandbox.shared_pid_namespace = lx->security_context->namespace_options->pid ==
 					       RUNTIME__V1__NAMESPACE_MODE__POD;
