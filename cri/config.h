@@ -14,38 +14,43 @@
 
 #include <stdio.h>
 
-#define CONFIG_PATH        "/etc/crivisor/config.toml"
-#define CONFIG_DROPIN_DIR  "/etc/crivisor/config.d"
+#define CONFIG_PATH	  "/etc/crivisor/config.toml"
+#define CONFIG_DROPIN_DIR "/etc/crivisor/config.d"
 
 struct config {
 	struct {
-		char *socket;    /* /run/crivisor/crivisor.sock */
+		char *socket;	 /* /run/crivisor/crivisor.sock */
 		char *state_dir; /* /var/lib/crivisor */
-		char *run_dir;   /* /run/crivisor */
+		char *run_dir;	 /* /run/crivisor */
 		enum log_level log_level;
 	} server;
 	struct {
 		char **bin_dirs; /* /opt/cni/bin, /usr/lib/cni */
-		char *conf_dir;  /* /etc/cni/net.d */
+		char *conf_dir;	 /* /etc/cni/net.d */
 	} cni;
 	struct {
 		char *registry_config_dir; /* /etc/crivisor/certs.d */
 	} image;
 	struct {
-		char *cgroup_parent;  /* "/crivisor"; a pod's own wins */
+		char *cgroup_parent; /* "/crivisor"; a pod's own wins */
 		bool enable_tracing;
 	} sandbox;
 	struct vmm_config hypervisor;
 };
 
-void config_init(struct config *config);
+/* The defaults. 0 or -ENOMEM. */
+int config_init(struct config *config);
+/* Leaves a config that may be done again. */
 void config_done(struct config *config);
 /*
- * Reads `path` (NULL: CONFIG_PATH, which may be missing; a path given must exist), then each "*.toml" of `<dir of path>/config.d` in the
- * order of their names; later files override single keys. Checks values. On failure *ret_config is untouched.
+ * Reads `path` (NULL: CONFIG_PATH, which may be missing; a path given must exist), then each "*.toml" of
+ * `<dir of path>/config.d` in the order of their names; later files override single keys. Checks values. A
+ * default kernel_path or image_path that does not exist gives way to guest/ beside the running binary, if
+ * that does. *ret_config needs no initialising; it is untouched on failure.
  */
 int config_load(const char *path, struct config *ret_config, struct err *err);
-/* Writes the whole default configuration, commented, as TOML that config_load accepts. */
+/* Writes a whole configuration, commented, as TOML that config_load accepts. 0 or -EIO. */
+int config_write(const struct config *config, FILE *out);
 int config_write_default(FILE *out);
 
 #endif
