@@ -425,9 +425,8 @@ static int fill_sandbox(struct run *run, Grpc__SetupSandboxRequest *req, struct 
 	}
 	/* Options that are not there have the default mode, which is POD; so have those of the containers. */
 	sandbox.shared_pid_namespace = true;
-	if (lx && lx->security_context && lx->security_context->namespace_options)
-		sandbox.shared_pid_namespace = lx->security_context->namespace_options->pid ==
-					       RUNTIME__V1__NAMESPACE_MODE__POD;
+	/* Any container may ask for it later (POD is CRI's default), whatever the pod's own options say. */
+	sandbox.shared_pid_namespace = true;
 	req->config = pb_new(&google__protobuf__any__descriptor);
 	if (r == 0 && req->config) {
 		void *data;
