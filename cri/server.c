@@ -97,22 +97,13 @@ static int make_dirs(const struct config *config, struct err *err)
 	return 0;
 }
 
-/* On a pool thread, since it blocks: what was left is dealt with before anybody may ask. */
-static void start_job(void *arg)
+/* On the loop's thread. */
+static void serve(void *arg)
 {
 	struct running *run = arg;
 	struct server *server = &run->server;
-	struct vmm_choice choice;
-	struct err err = ERR_INIT;
 	int fd = sd_listen_fds(1) > 0 ? SD_LISTEN_FDS_START : -1;
 
-	if (server_vmm_choice(server, &choice, &err) < 0)
-		log_warn("no VMM yet: %s", err.msg);
-	if (cni_status(server->cni, &err) < 0)
-		log_warn("no pod network yet: %s", err.msg);
-	run->code = pod_recover_all(server, &run->err);
-	if (run->code == 0)
-		run->code = container_recover_all(server, &run->err);
 	if (run->code == 0)
 		run->code = rpc_server_start(server->config->server.socket, fd, service_methods, server, server->loop,
 					     server->pool, &run->rpc, &run->err);
@@ -122,6 +113,27 @@ static void start_job(void *arg)
 	}
 	log_line(LOG_LEVEL_INFO, LOG_FIELDS("socket", server->config->server.socket, "version", CRV_VERSION), "serving");
 	sd_notify(0, "READY=1");
+}
+
+/* On a pool thread, since it blocks: what was left is dealt with before anybody may ask. */
+static void start_job(void *arg)
+{
+	struct running *run = arg;
+	struct server *server = &run->server;
+	struct vmm_choice choice;
+	struct err err = ERR_INIT;
+
+	if (server_vmm_choice(server, &choice, &err) < 0)
+		log_warn("no VMM yet: %s", err.msg);
+	if (cni_status(server->cni, &err) < 0)
+		log_warn("no pod network yet: %s", err.msg);
+	run->code = pod_recover_all(server, &run->err);
+	if (run->code == 0)
+		run->code = container_recover_all(server, &run->err);
+	if (loop_post(server->loop, serve, run) < 0) {
+		run->code = err_set(&run->err, -ENOMEM, "out of memory");
+		loop_stop(server->loop);
+	}
 }
 
 /* Pods that are being created are undone now rather than at the next start. */
