@@ -235,7 +235,6 @@ static int join_links(struct nl_sock *sk, struct join_job *j, struct err *err)
 	if (r < 0)
 		return r;
 	/* Its addresses stay, for CNI's CHECK and DEL look for them; the redirect takes every frame before the host sees it. */
-	silence(j->ifname);
 	r = set_flags(j->ifname, 0, err);
 	if (r == 0)
 		r = add_ingress(sk, nic, err);

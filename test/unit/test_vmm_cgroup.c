@@ -1,0 +1,149 @@
+/* The pod's cgroup, on the real hierarchies of the machine that runs the test (v1, hybrid or v2). Needs root. */
+#include "base/util.h"
+#include "vmm/child.h"
+#include "vmm/driver.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <cmocka.h>
+
+static char top[64];
+
+static int setup(void **state)
+{
+	(void)state;
+	snprintf(top, sizeof(top), "/crvtest-%d", (int)getpid());
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	char path[128];
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/pod", top);
+	vmm_cgroup_destroy(path, 0, NULL);
+	return vmm_cgroup_destroy(top, 0, NULL);
+}
+
+/* The value of one file of the leaf, wherever its controller is: the first that exists. */
+static char *read_limit(const char *leaf, const char *v1_dir, const char *v1, const char *v2)
+{
+	char path[256];
+	char *data = NULL;
+
+	snprintf(path, sizeof(path), "/sys/fs/cgroup/%s%s/%s", v1_dir, leaf, v1);
+	if (read_file(path, 4096, &data, NULL) < 0) {
+		snprintf(path, sizeof(path), "/sys/fs/cgroup%s/%s", leaf, v2);
+		assert_int_equal(read_file(path, 4096, &data, NULL), 0);
+	}
+	data[strcspn(data, "\n")] = 0;
+	return data;
+}
+
+static void create_deep_path_applies_limits(void **state)
+{
+	struct vmm_resources res = {.memory_limit_bytes = 64 << 20, .cpu_shares = 2048, .cpu_quota_us = 50000, .pids_max = 77};
+	struct err err = ERR_INIT;
+	char leaf[128];
+	char *value;
+
+	(void)state;
+	snprintf(leaf, sizeof(leaf), "%s/pod/vm", top);
+	if (vmm_cgroup_create(leaf, &res, &err) < 0)
+		fail_msg("%s", err.msg);
+	value = read_limit(leaf, "memory", "memory.limit_in_bytes", "memory.max");
+	assert_string_equal(value, "67108864");
+	free(value);
+	value = read_limit(leaf, "pids", "pids.max", "pids.max");
+	assert_string_equal(value, "77");
+	free(value);
+	value = read_limit(leaf, "cpu", "cpu.cfs_quota_us", "cpu.max");
+	assert_true(str_eq(value, "50000") || str_eq(value, "50000 100000"));
+	free(value);
+	/* Again: what exists is reused; without limits they are taken back. */
+	res = (struct vmm_resources){0};
+	assert_int_equal(vmm_cgroup_create(leaf, &res, &err), 0);
+	value = read_limit(leaf, "pids", "pids.max", "pids.max");
+	assert_string_equal(value, "max");
+	free(value);
+	res.pids_max = 5;
+	assert_int_equal(vmm_cgroup_update(leaf, &res, &err), 0);
+	value = read_limit(leaf, "pids", "pids.max", "pids.max");
+	assert_string_equal(value, "5");
+	free(value);
+	assert_int_equal(vmm_cgroup_destroy(leaf, 0, &err), 0);
+	assert_int_equal(vmm_cgroup_update(leaf, &res, &err), -ENOENT);
+}
+
+static void create_bad_limit_leaves_nothing(void **state)
+{
+	struct vmm_resources res = {.cpuset_cpus = "4095-9999"};
+	struct err err = ERR_INIT;
+	char leaf[128];
+
+	(void)state;
+	snprintf(leaf, sizeof(leaf), "%s/pod/bad", top);
+	assert_true(vmm_cgroup_create(leaf, &res, &err) < 0);
+	assert_non_null(strstr(err.msg, "cpuset.cpus"));
+	assert_int_equal(vmm_cgroup_pids(leaf, NULL, 0), -ENOENT);
+}
+
+static void create_odd_paths_are_refused(void **state)
+{
+	static const char *const odd[] = {"relative", "/", "/a/../b", "/a//b", "/a/", "/..", "/a/.."};
+	struct vmm_resources res = {0};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(odd); i++)
+		assert_int_equal(vmm_cgroup_create(odd[i], &res, NULL), -EINVAL);
+}
+
+static void destroy_kills_members(void **state)
+{
+	char *argv[] = {(char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c", (char *)(uintptr_t) "sleep 600 & sleep 600", NULL};
+	struct vmm_resources res = {0};
+	struct vmm_config config = {0};
+	struct vmm_cgroup_stats stats;
+	struct err err = ERR_INIT;
+	char leaf[128], helper[512];
+	char **procs CLEANUP_STRV = NULL;
+	struct child_spec spec = {.argv = argv};
+	struct child c;
+	pid_t pids[16];
+
+	(void)state;
+	snprintf(leaf, sizeof(leaf), "%s/pod/kill", top);
+	assert_int_equal(vmm_cgroup_create(leaf, &res, &err), 0);
+	assert_int_equal(cgroup_procs_files(leaf, &procs, &err), 0);
+	if (find_spawn_helper(&config, helper, sizeof(helper), &err) < 0)
+		fail_msg("%s", err.msg);
+	spec.helper = helper;
+	spec.cgroup_procs = procs;
+	if (child_spawn(&c, &spec, &err) < 0 || child_confirm(&c, now_monotonic_ns() + 5 * NS_PER_SEC, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_true(vmm_cgroup_pids(leaf, pids, 16) >= 1);
+	assert_int_equal(vmm_cgroup_stats(leaf, &stats, &err), 0);
+	if (vmm_cgroup_destroy(leaf, now_monotonic_ns() + 5 * NS_PER_SEC, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(child_wait(&c, now_monotonic_ns() + NS_PER_SEC), 0);
+	assert_int_equal(c.status, 128 + 9);
+	child_done(&c);
+	assert_int_equal(vmm_cgroup_pids(leaf, pids, 16), -ENOENT);
+	assert_int_equal(vmm_cgroup_destroy(leaf, 0, &err), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(create_deep_path_applies_limits),
+		cmocka_unit_test(create_bad_limit_leaves_nothing),
+		cmocka_unit_test(create_odd_paths_are_refused),
+		cmocka_unit_test(destroy_kills_members),
+	};
+
+	return cmocka_run_group_tests_name("vmm_cgroup", tests, setup, teardown);
+}
