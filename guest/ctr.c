@@ -5,6 +5,7 @@
 #include "api/agent/task.pb-c.h"
 #include "base/log.h"
 #include "guest/gcgroup.h"
+#include "guest/gshare.h"
 #include "guest/gevents.h"
 #include "guest/guest.h"
 
@@ -182,6 +183,7 @@ static void on_clean(void *arg, const struct err *err, pid_t pid, uint64_t since
 		gcgroup_remove(c->g->cgroup2, path);
 	if (state)
 		(void)remove_tree(state);
+	gshare_release(c->id);
 	rpc_slot_fail(&c->init.slot, &c->failed);
 	ctr_free(c);
 }
@@ -415,6 +417,7 @@ static void on_deleted(void *arg, const struct err *err, pid_t pid, uint64_t sin
 	}
 	if (c->cgroup)
 		gcgroup_remove(c->g->cgroup2, c->cgroup);
+	gshare_release(c->id);
 	answer_delete(&c->slot, &c->init);
 	ctr_free(c);
 }
