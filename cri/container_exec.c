@@ -66,15 +66,19 @@ static int begin(struct exec *e, char *const *args, struct err *err)
 	return call(e, &AGENT_TASK_START, &start.base, START_NS, err);
 }
 
-static void forget(struct exec *e)
+static void forget(struct exec *e, bool ended)
 {
 	Containerd__Task__V2__KillRequest kill_req = CONTAINERD__TASK__V2__KILL_REQUEST__INIT;
+	Containerd__Task__V2__WaitRequest wait = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
 	Containerd__Task__V2__DeleteRequest del = CONTAINERD__TASK__V2__DELETE_REQUEST__INIT;
 
-	kill_req.id = del.id = e->container->id;
-	kill_req.exec_id = del.exec_id = e->exec_id;
+	kill_req.id = wait.id = del.id = e->container->id;
+	kill_req.exec_id = wait.exec_id = del.exec_id = e->exec_id;
 	kill_req.signal = SIGKILL;
-	(void)call(e, &AGENT_TASK_KILL, &kill_req.base, CALL_NS, NULL);
+	if (!ended) {
+		(void)call(e, &AGENT_TASK_KILL, &kill_req.base, CALL_NS, NULL);
+		(void)call(e, &AGENT_TASK_WAIT, &wait.base, CALL_NS, NULL);
+	}
 	(void)call(e, &AGENT_TASK_DELETE, &del.base, CALL_NS, NULL);
 }
 
@@ -157,7 +161,7 @@ static int run(struct exec *e, char *const *args, int64_t timeout_s, struct exec
 	if (r == 0)
 		r = wait_end(e, &ret->exit_code, err);
 	if (e->conn)
-		forget(e);
+		forget(e, r == 0);
 	agent_conn_close(e->conn);
 	if (r == -ETIMEDOUT && timeout_s > 0)
 		return err_set(err, r, "command in container \"%s\" timed out after %lld s and was killed", e->container->id,

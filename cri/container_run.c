@@ -341,6 +341,23 @@ void container_kill_all(struct pod *pod, int64_t deadline_ns)
 
 /* ---- removal ---------------------------------------------------------------------------------------------------- */
 
+/* A container that was created and never started has a process all the same, which waits to be started. */
+static void end_created(struct container *c, struct agent *agent)
+{
+	Containerd__Task__V2__WaitRequest req = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
+	ProtobufCMessage *resp = NULL;
+	bool created;
+
+	pthread_mutex_lock(&c->pod->lock);
+	created = c->state->phase == CREATED;
+	pthread_mutex_unlock(&c->pod->lock);
+	if (!created || send_signal(c, SIGKILL, true, NULL) < 0)
+		return;
+	req.id = c->id;
+	(void)agent_call(agent, &AGENT_TASK_WAIT, &req.base, KILL_NS, &resp, NULL);
+	pb_free(resp);
+}
+
 static int remove_steps(struct container *c, struct err *err)
 {
 	Containerd__Task__V2__DeleteRequest req = CONTAINERD__TASK__V2__DELETE_REQUEST__INIT;
@@ -354,6 +371,7 @@ static int remove_steps(struct container *c, struct err *err)
 	if (!pos || !dir)
 		return err_set(err, -ENOMEM, "out of memory");
 	if (alive) {
+		end_created(c, agent);
 		/* The guest unmounts before the host does. */
 		req.id = c->id;
 		r = agent_call(agent, &AGENT_TASK_DELETE, &req.base, CALL_NS, &resp, err);
