@@ -227,14 +227,14 @@ static char *make_form(const struct registry *reg, const char *query)
 	return form;
 }
 
-static int check_realm(const char *realm, const char *base, struct err *err)
+static int check_realm(const char *realm, bool registry_tls, struct err *err)
 {
 	bool tls = strncasecmp(realm, "https://", 8) == 0;
 
 	if ((!tls && strncasecmp(realm, "http://", 7) != 0) || strpbrk(realm, " \t#@"))
 		return err_set_status(err, -EBADMSG, ERR_UNAUTHENTICATED, "the registry's token server is no URL: \"%.200s\"",
 				      realm);
-	if (!tls && str_starts(base, "https://"))
+	if (!tls && registry_tls)
 		return err_set_status(err, -EBADMSG, ERR_UNAUTHENTICATED,
 				      "the registry sends to a token server without TLS: \"%.200s\"", realm);
 	return 0;
@@ -294,7 +294,7 @@ static int fetch_token(struct registry_client *c, size_t i, const struct auth_ch
 		*ret_header = auth_bearer_header(reg->registry_token);
 		return *ret_header ? 0 : err_set(err, -EINVAL, "the registry token is malformed");
 	}
-	r = check_realm(ch->realm, host->base, err);
+	r = check_realm(ch->realm, str_starts(host->base, "https://") && !reg->state[i].http, err);
 	if (r < 0)
 		return r;
 	query = make_query(reg, ch);

@@ -127,7 +127,7 @@ static int open_inner(struct unpack *u, struct err *err)
 	if (!u->inner || archive_read_support_format_tar(u->inner) != ARCHIVE_OK)
 		return err_set(err, -ENOMEM, "out of memory");
 	if (archive_read_open(u->inner, u, NULL, on_read, NULL) != ARCHIVE_OK)
-		return u->stream_err->code < 0 ? u->stream_err->code :
+		return u->stream_err->code < 0 ? err_copy(err, u->stream_err) :
 						 unpack_bad(err, "the layer is no tar archive: %s",
 							    archive_error_string(u->inner));
 	return 0;
@@ -145,14 +145,14 @@ static int read_entries(struct unpack *u, struct err *err)
 		/* A warning is a name that the C locale cannot hold: it stays as it is, in bytes. */
 		if (r != ARCHIVE_OK && r != ARCHIVE_WARN) {
 			if (u->stream_err->code < 0)
-				return u->stream_err->code;
+				return err_copy(err, u->stream_err);
 			return unpack_bad(err, "the layer's tar archive is damaged: %s", archive_error_string(u->inner));
 		}
 		if (u->opt->stop && u->opt->stop(u->opt->arg))
 			return err_set(err, -ECANCELED, "cancelled");
 		r = unpack_entry(u, entry, err);
 		if (r < 0)
-			return u->stream_err->code < 0 ? u->stream_err->code : r;
+			return u->stream_err->code < 0 ? err_copy(err, u->stream_err) : r;
 	}
 }
 
@@ -240,14 +240,14 @@ int image_unpack(const struct unpack_options *options, struct err *err)
 	 */
 	locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0);
 	struct unpack *u = calloc(1, sizeof(*u));
-	struct err own = ERR_INIT;
+	struct err stream = ERR_INIT;
 	locale_t before;
 	int r;
 
 	if (u) {
 		u->opt = options;
 		u->root = u->cached_fd = -1;
-		u->stream_err = &own;
+		u->stream_err = &stream;
 		u->hash = image_digest_new();
 		u->block = malloc(BLOCK_BYTES);
 	}
@@ -259,9 +259,9 @@ int image_unpack(const struct unpack_options *options, struct err *err)
 		return err_set(err, -ENOMEM, "out of memory");
 	}
 	before = uselocale(plain);
-	r = run(u, &own);
+	r = run(u, err);
 	done(u);
 	uselocale(before);
 	freelocale(plain);
-	return r < 0 ? err_copy(err, &own) : 0;
+	return r;
 }
