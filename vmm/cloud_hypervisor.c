@@ -1,21 +1,185 @@
-#include "vmm/driver.h"
+/* cloud_hypervisor.c: the driver for Cloud Hypervisor v53: start, events, state, snapshot. */
+#include "vmm/ch.h"
 
-#include <errno.h>
+#include "base/util.h"
+#include "vmm/wait.h"
 
-static int none(struct err *err)
+#include <fcntl.h>
+#include <sys/inotify.h>
+
+#define READ_STEP 8192
+
+/* Opens what it inherits or writes to: the API's listener, and the event file, which must be there to be watched. */
+static int ch_prepare(struct vmm *vm, struct vmm_launch *launch, struct err *err)
 {
-	return err_set(err, -ENOSYS, "the cloud-hypervisor driver is not written yet");
+	char path[256];
+	int r = launch->restore_dir ? ch_prepare_restore(vm, launch, err) : 0;
+
+	if (r == 0)
+		r = vm_path(vm, VMM_FILE_EVENTS, path, sizeof(path), err);
+	if (r < 0)
+		return r;
+	r = write_file(path, "", 0, 0600);
+	if (r < 0)
+		return err_set_errno(err, r, "making %s", path);
+	r = vm_path(vm, VMM_FILE_API, path, sizeof(path), err);
+	if (r < 0)
+		return r;
+	r = sock_listen(path, err);
+	return r < 0 ? r : launch_add_fd(launch, r, &launch->monitor, err);
 }
-static int ch_command(const struct vmm *vm, const struct vmm_launch *launch, char ***ret_argv, struct err *err)
+
+static int open_events(struct vmm *vm, struct ch *c, struct err *err)
 {
-	(void)vm;
-	(void)launch;
-	(void)ret_argv;
-	return none(err);
+	char path[256];
+	int r = vm_path(vm, VMM_FILE_EVENTS, path, sizeof(path), err);
+
+	if (r < 0)
+		return r;
+	c->events = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (c->events < 0)
+		return err_set_errno(err, -errno, "cloud-hypervisor's events %s", path);
+	c->watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+	if (c->watch < 0 || inotify_add_watch(c->watch, path, IN_MODIFY) < 0)
+		return err_set_errno(err, -errno, "watching %s", path);
+	return 0;
 }
+
+static void ch_pump(struct vmm *vm)
+{
+	struct ch *c = vm->state;
+	char drop[1024];
+
+	while (c->watch >= 0 && read(c->watch, drop, sizeof(drop)) > 0)
+		;
+	while (c->events >= 0) {
+		struct err err = ERR_INIT;
+		ssize_t n = buf_read_fd(&c->in, c->events, READ_STEP);
+
+		if (n == 0)
+			return;
+		if (n < 0 || ch_feed_events(vm, &c->in, &err) < 0) {
+			/* Nothing more to be learned from it; the API and the process still tell. */
+			c->events = close_fd(c->events);
+			vm_progress(vm);
+			return;
+		}
+	}
+}
+
+static int check_running(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err *err)
+{
+	struct json_object *info = NULL, *state = NULL;
+	int r = ch_call(vm, "GET", "vm.info", NULL, deadline_ns, &info, err);
+
+	if (r < 0)
+		return r;
+	if (!json_object_is_type(info, json_type_object) || !json_object_object_get_ex(info, "state", &state) ||
+	    !json_object_is_type(state, json_type_string))
+		r = err_set(err, -EPROTO, "vm.info: an answer without state");
+	else if (!str_eq(json_object_get_string(state), "Running") && !str_eq(json_object_get_string(state), "Paused"))
+		r = err_set_status(err, -EREMOTEIO, ERR_INTERNAL, "the VM is in state %s", json_object_get_string(state));
+	else if (adopt)
+		r = ch_learn(vm, info, err);
+	json_object_put(info);
+	return r;
+}
+
+static int ch_ready(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err *err)
+{
+	struct ch *c = calloc(1, sizeof(*c));
+	int r;
+
+	if (!c)
+		return err_set(err, -ENOMEM, "out of memory");
+	c->watch = c->events = -1;
+	c->in.max = 2 * CH_EVENT_MAX;
+	vm->state = c;
+	r = open_events(vm, c, err);
+	/* What happened before the server came back comes first: devices that left then are not in the table yet. */
+	pthread_mutex_lock(&vm->io);
+	if (r == 0)
+		ch_pump(vm);
+	pthread_mutex_unlock(&vm->io);
+	if (r == 0)
+		r = ch_call(vm, "GET", "vmm.ping", NULL, deadline_ns, NULL, err);
+	return r < 0 ? r : check_running(vm, adopt, deadline_ns, err);
+}
+
+static int ch_monitor_fd(const struct vmm *vm)
+{
+	const struct ch *c = vm->state;
+
+	return c ? c->watch : -1;
+}
+
+static int ch_pause(struct vmm *vm, int64_t deadline_ns, struct err *err)
+{
+	return ch_call(vm, "PUT", "vm.pause", NULL, deadline_ns, NULL, err);
+}
+
+static int ch_resume(struct vmm *vm, int64_t deadline_ns, struct err *err)
+{
+	return ch_call(vm, "PUT", "vm.resume", NULL, deadline_ns, NULL, err);
+}
+
+static int ch_snapshot(struct vmm *vm, const char *dir, int64_t deadline_ns, struct err *err)
+{
+	struct json_object *body = json_object_new_object();
+	char url[512];
+
+	if (dir[0] != '/' || (size_t)snprintf(url, sizeof(url), "file://%s", dir) >= sizeof(url)) {
+		json_object_put(body);
+		return err_set(err, -EINVAL, "snapshot directory %s is no absolute path of at most %zu bytes", dir,
+			       sizeof(url) - 8);
+	}
+	json_object_object_add(body, "destination_url", json_object_new_string(url));
+	return ch_call(vm, "PUT", "vm.snapshot", body, deadline_ns, NULL, err);
+}
+
+static int ch_state_name(struct vmm *vm, char *out, size_t size, int64_t deadline_ns, struct err *err)
+{
+	struct json_object *info = NULL, *state;
+	int r = ch_call(vm, "GET", "vm.info", NULL, deadline_ns, &info, err);
+
+	if (r == 0 && json_object_is_type(info, json_type_object) && json_object_object_get_ex(info, "state", &state) &&
+	    json_object_get_string(state))
+		snprintf(out, size, "%s", json_object_get_string(state));
+	json_object_put(info);
+	return r;
+}
+
 static void ch_done(struct vmm *vm)
 {
-	(void)vm;
+	struct ch *c = vm->state;
+
+	if (!c)
+		return;
+	close_fd(c->watch);
+	close_fd(c->events);
+	buf_done(&c->in);
+	free(c);
+	vm->state = NULL;
 }
+
 const struct vmm_driver vmm_driver_cloud_hypervisor = {
-	.name = "cloud-hypervisor", .exe = "cloud-hypervisor", .own_vsock = true, .command = ch_command, .done = ch_done};
+	.name = "cloud-hypervisor",
+	.exe = "cloud-hypervisor",
+	.own_vsock = true,
+	.caps = VMM_CAP_HOTPLUG_DISK | VMM_CAP_HOTPLUG_NET | VMM_CAP_HOTPLUG_PMEM | VMM_CAP_HOTPLUG_FS |
+		VMM_CAP_HOTPLUG_VFIO | VMM_CAP_RESIZE | VMM_CAP_PAUSE | VMM_CAP_SNAPSHOT,
+	.mtu_max = 65521, /* it tells the guest the tap's MTU */
+	.prepare = ch_prepare,
+	.command = ch_command,
+	.ready = ch_ready,
+	.monitor_fd = ch_monitor_fd,
+	.pump = ch_pump,
+	.attach = ch_attach,
+	.detach = ch_detach,
+	.resize = ch_resize,
+	.pause = ch_pause,
+	.resume = ch_resume,
+	.snapshot = ch_snapshot,
+	.state_name = ch_state_name,
+	.done = ch_done,
+};

@@ -46,6 +46,34 @@ bool vmm_mac_zero(const uint8_t mac[6])
 	return memcmp(mac, zero, 6) == 0;
 }
 
+#define DEVICE_PREFIX "hot-"
+
+static const char *const type_names[] = {
+	[VMM_DEVICE_DISK] = "disk", [VMM_DEVICE_PMEM] = "pmem", [VMM_DEVICE_NET] = "net",
+	[VMM_DEVICE_FS] = "fs",	    [VMM_DEVICE_VFIO] = "vfio",
+};
+
+void vmm_device_name(enum vmm_device_type type, const char *id, char out[VMM_DEVICE_NAME_MAX])
+{
+	snprintf(out, VMM_DEVICE_NAME_MAX, DEVICE_PREFIX "%s-%s", type_names[type], id);
+}
+
+const char *vmm_device_id(const char *name, enum vmm_device_type *ret_type)
+{
+	if (!str_starts(name, DEVICE_PREFIX))
+		return NULL;
+	name += strlen(DEVICE_PREFIX);
+	for (size_t i = 0; i < ARRAY_SIZE(type_names); i++) {
+		size_t n = strlen(type_names[i]);
+
+		if (strncmp(name, type_names[i], n) == 0 && name[n] == '-' && name[n + 1]) {
+			*ret_type = (enum vmm_device_type)i;
+			return name + n + 1;
+		}
+	}
+	return NULL;
+}
+
 int vmm_option_check(const char *what, const char *value, struct err *err)
 {
 	for (const char *p = value; p && *p; p++) {

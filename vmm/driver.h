@@ -165,6 +165,11 @@ int launch_fd(const struct vmm_launch *launch, int index); /* the child's number
 int launch_add_fd(struct vmm_launch *launch, int fd, int *ret_index, struct err *err); /* takes fd in any case */
 void vmm_mac_words(const uint8_t mac[6], char out[18]);
 bool vmm_mac_zero(const uint8_t mac[6]);
+/* Our name inside the VMM for a plugged device, from which type and id can be told again. */
+#define VMM_DEVICE_NAME_MAX (VMM_DEVICE_ID_MAX + 16)
+void vmm_device_name(enum vmm_device_type type, const char *id, char out[VMM_DEVICE_NAME_MAX]);
+/* The id inside such a name, or NULL if it is not one. */
+const char *vmm_device_id(const char *name, enum vmm_device_type *ret_type);
 /* A value inside QEMU's or Cloud Hypervisor's comma-separated options: neither comma nor control character. */
 int vmm_option_check(const char *what, const char *value, struct err *err);
 

@@ -46,7 +46,7 @@ static void on_event(const char *name, struct json_object *data, void *arg)
 	} else if (str_eq(name, "DEVICE_DELETED")) {
 		const char *device = data_string(data, "device");
 		enum vmm_device_type type;
-		const char *id = qemu_device_id(device, &type);
+		const char *id = vmm_device_id(device, &type);
 
 		if (id)
 			vm_device_removed(vm, id);

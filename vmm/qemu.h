@@ -26,8 +26,6 @@ struct qemu_port {
 };
 /* Reads query-pci's answer; whatever is strange in it is left out. */
 void qemu_read_ports(struct json_object *value, struct qemu_port ports[QEMU_ROOT_PORTS]);
-/* Our id inside QEMU's name of a plugged device, or NULL if it is not one. */
-const char *qemu_device_id(const char *name, enum vmm_device_type *ret_type);
 
 int qemu_command(const struct vmm *vm, const struct vmm_launch *launch, char ***ret_argv, struct err *err);
 /*

@@ -12,14 +12,8 @@
 
 #include <sys/stat.h>
 
-#define DEVICE_PREFIX "hot-"
 #define CPU_PREFIX    "hotcpu-"
 #define BUS_WAIT_NS   (5 * NS_PER_MS)
-
-static const char *const type_names[] = {
-	[VMM_DEVICE_DISK] = "disk", [VMM_DEVICE_PMEM] = "pmem", [VMM_DEVICE_NET] = "net",
-	[VMM_DEVICE_FS] = "fs",	    [VMM_DEVICE_VFIO] = "vfio",
-};
 
 /* ---- JSON in short -------------------------------------------------------------------------------------------------- */
 
@@ -58,29 +52,6 @@ static const char *member_str(struct json_object *o, const char *key)
 	struct json_object *v = member(o, key, json_type_string);
 
 	return v ? json_object_get_string(v) : "";
-}
-
-/* ---- ids -------------------------------------------------------------------------------------------------------------- */
-
-static void device_name(enum vmm_device_type type, const char *id, char out[VMM_DEVICE_ID_MAX + 16])
-{
-	snprintf(out, VMM_DEVICE_ID_MAX + 16, DEVICE_PREFIX "%s-%s", type_names[type], id);
-}
-
-const char *qemu_device_id(const char *name, enum vmm_device_type *ret_type)
-{
-	if (!str_starts(name, DEVICE_PREFIX))
-		return NULL;
-	name += strlen(DEVICE_PREFIX);
-	for (size_t i = 0; i < ARRAY_SIZE(type_names); i++) {
-		size_t n = strlen(type_names[i]);
-
-		if (strncmp(name, type_names[i], n) == 0 && name[n] == '-') {
-			*ret_type = (enum vmm_device_type)i;
-			return name + n + 1;
-		}
-	}
-	return NULL;
 }
 
 /* ---- root ports -------------------------------------------------------------------------------------------------------- */
@@ -337,14 +308,14 @@ int qemu_attach(struct vmm *vm, const struct vmm_device *d, char ret_pci[VMM_PCI
 		struct err *err)
 {
 	struct json_object *dev;
-	char name[VMM_DEVICE_ID_MAX + 16], bus[8];
+	char name[VMM_DEVICE_NAME_MAX], bus[8];
 	int port = 0;
 	int r = free_port(vm, &port, deadline_ns, err);
 
 	if (r < 0)
 		return r;
 	dev = object();
-	device_name(d->type, d->id, name);
+	vmm_device_name(d->type, d->id, name);
 	snprintf(bus, sizeof(bus), "rp%d", port);
 	add_str(dev, "id", name);
 	add_str(dev, "bus", bus);
@@ -407,13 +378,13 @@ int qemu_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns
 {
 	struct qemu_port ports[QEMU_ROOT_PORTS];
 	struct removal w = {.id = slot->id};
-	char name[VMM_DEVICE_ID_MAX + 16];
+	char name[VMM_DEVICE_NAME_MAX];
 	int port;
 	int r = query_ports(vm, ports, deadline_ns, err);
 
 	if (r < 0)
 		return r;
-	device_name(slot->type, slot->id, name);
+	vmm_device_name(slot->type, slot->id, name);
 	port = find_port(ports, name);
 	if (port >= 0) {
 		struct json_object *args = object();
@@ -443,7 +414,7 @@ int qemu_learn(struct vmm *vm, int64_t deadline_ns, struct err *err)
 	for (int i = 0; r == 0 && i < QEMU_ROOT_PORTS; i++) {
 		char pci[VMM_PCI_ADDRESS_MAX];
 		enum vmm_device_type type;
-		const char *id = qemu_device_id(ports[i].device, &type);
+		const char *id = vmm_device_id(ports[i].device, &type);
 
 		if (!id)
 			continue;

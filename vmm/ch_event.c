@@ -1,0 +1,85 @@
+/*
+ * ch_event.c: Cloud Hypervisor's event monitor: JSON objects, each followed by an empty line (vmm/src/lib.rs,
+ * start_event_monitor_thread); pretty-printed JSON holds no empty line itself.
+ */
+#include "vmm/ch.h"
+
+#include "base/util.h"
+
+#define SEPARATOR "\n\n"
+
+static const char *str(struct json_object *o, const char *key)
+{
+	struct json_object *v;
+
+	return o && json_object_is_type(o, json_type_object) && json_object_object_get_ex(o, key, &v) &&
+			       json_object_is_type(v, json_type_string) ?
+		       json_object_get_string(v) :
+		       "";
+}
+
+static void take_event(struct vmm *vm, struct json_object *o)
+{
+	const char *source = str(o, "source"), *event = str(o, "event");
+	struct json_object *properties = NULL;
+	char words[256] = "";
+
+	json_object_object_get_ex(o, "properties", &properties);
+	if (str_eq(source, "vm") && str_eq(event, "device-removed")) {
+		enum vmm_device_type type;
+		const char *id = vmm_device_id(str(properties, "id"), &type);
+
+		if (id)
+			vm_device_removed(vm, id);
+	} else if (str_eq(source, "guest") && str_eq(event, "panic")) {
+		vm_console_words(vm, words, sizeof(words));
+		vm_event(vm, VMM_EVENT_GUEST_PANIC, 0, "guest", words);
+	} else if (str_eq(source, "vm") && str_eq(event, "rebooting")) {
+		/* A guest's reset or triple fault becomes a reboot inside the same process. */
+		vm_console_words(vm, words, sizeof(words));
+		vm_event(vm, VMM_EVENT_GUEST_RESET, 0, "guest", words);
+	} else if ((str_eq(source, "vm") || str_eq(source, "vmm")) && str_eq(event, "shutdown")) {
+		vm_event(vm, VMM_EVENT_GUEST_SHUTDOWN, 0, "guest", "");
+	}
+}
+
+static int take_text(struct vmm *vm, const char *text, size_t len, struct err *err)
+{
+	struct json_tokener *t;
+	struct json_object *o;
+	int r = 0;
+
+	while (len > 0 && (*text == '\n' || *text == ' ')) {
+		text++;
+		len--;
+	}
+	if (len == 0)
+		return 0;
+	t = json_tokener_new_ex(8);
+	if (!t)
+		return err_set(err, -ENOMEM, "out of memory");
+	o = json_tokener_parse_ex(t, text, (int)len);
+	if (!o || !json_object_is_type(o, json_type_object))
+		r = err_set(err, -EPROTO, "an event that is no JSON object");
+	else
+		take_event(vm, o);
+	json_object_put(o);
+	json_tokener_free(t);
+	return r;
+}
+
+int ch_feed_events(struct vmm *vm, struct buf *in, struct err *err)
+{
+	int r = 0;
+
+	while (r == 0 && in->len > 0) {
+		const unsigned char *data = buf_data(in);
+		const unsigned char *end = memmem(data, in->len, SEPARATOR, strlen(SEPARATOR));
+
+		if (!end)
+			return in->len >= CH_EVENT_MAX ? err_set(err, -EPROTO, "an overlong event") : 0;
+		r = take_text(vm, (const char *)data, (size_t)(end - data), err);
+		buf_consume(in, (size_t)(end - data) + strlen(SEPARATOR));
+	}
+	return r;
+}
