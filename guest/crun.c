@@ -8,7 +8,8 @@
 #include <fcntl.h>
 #include <signal.h>
 
-#define LOG_MAX 65536
+#define LOG_MAX    65536
+#define SUBCOMMAND 5 /* its place in argv, behind the global options */
 
 struct crun_run {
 	struct crun_run *next; /* in the queue */
@@ -88,7 +89,7 @@ static int run_error(struct crun_run *run, int status, struct err *err)
 {
 	char msg[ERR_MSG_MAX / 2] = "";
 	char *log CLEANUP_FREE = NULL;
-	const char *what = run->argv[6]; /* the subcommand */
+	const char *what = run->argv[SUBCOMMAND];
 
 	if (run->killed)
 		return err_set_status(err, -ECANCELED, ERR_ABORTED, "crun %s: killed by a later request", what);
@@ -118,7 +119,7 @@ static int run_pid(const struct crun_run *run, pid_t *ret, struct err *err)
 	if (r == 0 && (pid <= 1 || pid > INT32_MAX))
 		r = -ERANGE;
 	if (r < 0)
-		return err_set_status(err, r, ERR_INTERNAL, "crun %s: no pid in its pid file: %s", run->argv[6],
+		return err_set_status(err, r, ERR_INTERNAL, "crun %s: no pid in its pid file: %s", run->argv[SUBCOMMAND],
 				      strerror(-r));
 	*ret = (pid_t)pid;
 	return 0;
@@ -213,8 +214,6 @@ static int build_argv(struct crun_run *run, const struct crun_args *args)
 		r = strv_addf(v, "--log=%s", run->log);
 	if (r == 0)
 		r = strv_add(v, "--log-format=json");
-	if (r == 0)
-		r = strv_add(v, "--rootless=false");
 	for (size_t i = 0; r == 0 && args->args[i]; i++) {
 		r = strv_add(v, args->args[i]);
 		if (r == 0 && i == 0 && run->pidfile[0])

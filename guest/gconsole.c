@@ -15,6 +15,7 @@
 /* One direction: from one fd to another. */
 struct way {
 	int from, to;
+	bool to_sock;
 	struct buf buf;
 };
 
@@ -53,7 +54,7 @@ static int way_pump(struct way *w)
 	if (w->buf.len < GCONSOLE_BUFFER / 2)
 		n = buf_read_fd(&w->buf, w->from, 4096);
 	while (w->buf.len > 0) {
-		ssize_t m = buf_write_fd(&w->buf, w->to);
+		ssize_t m = w->to_sock ? gserver_send(&w->buf, w->to) : buf_write_fd(&w->buf, w->to);
 
 		if (m == -EAGAIN || m == -EINTR)
 			break;
@@ -139,7 +140,7 @@ static int console_new(struct guest *g, int sock)
 	}
 	s.stdio[0] = s.stdio[1] = s.stdio[2] = slave;
 	c->in = (struct way){.from = sock, .to = c->tty};
-	c->out = (struct way){.from = c->tty, .to = sock};
+	c->out = (struct way){.from = c->tty, .to = sock, .to_sock = true};
 	c->sock_src = eloop_add(g->loop, sock, EPOLLIN, on_event, c);
 	c->tty_src = eloop_add(g->loop, c->tty, EPOLLIN, on_event, c);
 	c->pid = c->sock_src && c->tty_src ? spawn_run(&s, NULL) : -ENOMEM;

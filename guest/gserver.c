@@ -35,6 +35,16 @@ struct gserver {
 /* ttrpc gives back the connection; there are at most 64 of ours. */
 static struct gserver *the_server;
 
+ssize_t gserver_send(struct buf *b, int fd)
+{
+	ssize_t n = send(fd, buf_data(b), b->len < GSERVER_SEND_MAX ? b->len : GSERVER_SEND_MAX, MSG_NOSIGNAL);
+
+	if (n < 0)
+		return -errno;
+	buf_consume(b, (size_t)n);
+	return n;
+}
+
 static void conn_close(struct gconn *c)
 {
 	struct gserver *s = c->server;
@@ -97,7 +107,7 @@ static void on_flush(void *arg)
 	struct gconn *c = arg;
 
 	while (!c->dead && ttrpc_out(c->ttrpc)->len > 0) {
-		ssize_t n = buf_write_fd(ttrpc_out(c->ttrpc), c->fd);
+		ssize_t n = gserver_send(ttrpc_out(c->ttrpc), c->fd);
 
 		if (n == -EAGAIN || n == -EINTR)
 			break;
@@ -265,7 +275,7 @@ void gserver_flush(struct gserver *server, int64_t deadline_ns)
 
 			if (left <= 0 || poll(&pfd, 1, (int)(left / NS_PER_MS) + 1) <= 0)
 				return;
-			if (buf_write_fd(ttrpc_out(c->ttrpc), c->fd) < 0)
+			if (gserver_send(ttrpc_out(c->ttrpc), c->fd) < 0)
 				break;
 		}
 	}

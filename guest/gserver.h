@@ -27,6 +27,12 @@ void gserver_flush(struct gserver *server, int64_t deadline_ns);
 /* A listening vsock socket, and an accepted connection of the host's (others are closed and logged; -EAGAIN then). */
 int gserver_listen(unsigned int port, struct err *err);
 int gserver_accept(int fd);
+/*
+ * buf_write_fd for a vsock connection, at most GSERVER_SEND_MAX bytes at once: Linux (6.12.y) puts a longer send into a packet of
+ * several fragments, and vhost-device-vsock 0.3 takes one descriptor of data a packet: the rest would be lost without a word.
+ */
+#define GSERVER_SEND_MAX 16384
+ssize_t gserver_send(struct buf *b, int fd);
 
 /* ---- for streams ---- */
 

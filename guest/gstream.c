@@ -274,7 +274,7 @@ static int begin(struct gstream *s, const void *payload, size_t len, struct err 
 	Google__Protobuf__Any *any RPC_MESSAGE =
 		rpc_unpack_msg(&google__protobuf__any__descriptor, payload, len, err);
 	Containerd__Services__Streaming__V1__StreamInit *init RPC_MESSAGE = NULL;
-	char *ctr, *exec, *name;
+	char *ctr = NULL, *exec = NULL, *name = NULL;
 	const struct proc *p;
 	int r;
 
