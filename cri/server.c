@@ -229,10 +229,12 @@ static int run_loop(struct running *run, struct err *err)
 
 int server_run(const struct config *config, struct err *err)
 {
-	struct running run = {.server = {.config = config, .started_ns = now_realtime_ns()}, .lock_fd = -1, .err = ERR_INIT};
+	/* Static: threads that hang in a call outside outlive this function, until exit(). */
+	static struct running run;
 	struct server *server = &run.server;
 	int r;
 
+	run = (struct running){.server = {.config = config, .started_ns = now_realtime_ns()}, .lock_fd = -1, .err = ERR_INIT};
 	pthread_mutex_init(&server->tables, NULL);
 	pthread_mutex_init(&server->choice_lock, NULL);
 	r = build(&run, err);
@@ -240,6 +242,8 @@ int server_run(const struct config *config, struct err *err)
 		r = run_loop(&run, err);
 	if (r == 0 && run.code < 0)
 		r = err_copy(err, &run.err);
-	close_fd(run.lock_fd);
+	/* Jobs that write come to their end; the rest ends with the process, which may be killed at any moment anyway. */
+	server->pool = pool_free(server->pool, POOL_STOP_NS);
+	run.lock_fd = close_fd(run.lock_fd);
 	return r;
 }
