@@ -56,6 +56,27 @@ static int read_stat(pid_t pid, char *ret_state, unsigned long *ret_flags, uint6
 	return 0;
 }
 
+/* The base name of what a process runs; "" if it cannot be told. */
+static void read_exe(pid_t pid, char *out, size_t size)
+{
+	char path[64], target[512];
+	char *base;
+	ssize_t n;
+
+	out[0] = 0;
+	snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
+	n = readlink(path, target, sizeof(target) - 1);
+	if (n <= 0)
+		return;
+	target[n] = 0;
+	base = strrchr(target, '/');
+	base = base ? base + 1 : target;
+	/* The mark of a file that has been replaced since. */
+	if (str_ends(base, " (deleted)"))
+		base[strlen(base) - strlen(" (deleted)")] = 0;
+	snprintf(out, size, "%.63s", base);
+}
+
 static char **helper_argv(const struct child_spec *spec)
 {
 	char **argv = NULL;
@@ -186,8 +207,10 @@ int child_confirm(struct child *p, int64_t deadline_ns, struct err *err)
 		}
 		len += (size_t)n;
 	}
-	if (r >= 0 && len == 0)
+	if (r >= 0 && len == 0) {
+		read_exe(p->pid, p->exe, sizeof(p->exe));
 		return 0;
+	}
 	child_signal(p, SIGKILL);
 	child_wait(p, now_monotonic_ns() + NS_PER_SEC);
 	child_done(p);
@@ -200,10 +223,9 @@ int child_confirm(struct child *p, int64_t deadline_ns, struct err *err)
 
 int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe, struct err *err)
 {
-	char path[64], target[512];
+	char runs[sizeof(p->exe)];
 	int fd CLEANUP_CLOSE = pid > 0 ? pidfd_open_(pid) : -ESRCH;
 	uint64_t start = 0;
-	ssize_t n;
 
 	*p = CHILD_INIT;
 	if (fd < 0)
@@ -211,18 +233,10 @@ int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe
 	/* The pidfd first: if the start time is right after it, the fd is the right process's. */
 	if (read_stat(pid, NULL, NULL, &start) < 0 || start != start_time)
 		return err_set(err, -ESRCH, "process %d is gone; its number belongs to another one now", (int)pid);
-	snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
-	n = readlink(path, target, sizeof(target) - 1);
-	if (exe && n > 0) {
-		const char *want = strrchr(exe, '/'), *have;
-
-		target[n] = 0;
-		have = strrchr(target, '/');
-		want = want ? want + 1 : exe;
-		have = have ? have + 1 : target;
-		if (strncmp(have, want, strlen(want)) != 0)
-			return err_set(err, -ESRCH, "process %d runs %s, not %s", (int)pid, target, exe);
-	}
+	read_exe(pid, runs, sizeof(runs));
+	if (!str_empty(exe) && runs[0] && !str_eq(runs, exe))
+		return err_set(err, -ESRCH, "process %d runs %s, not %s", (int)pid, runs, exe);
+	memcpy(p->exe, runs, sizeof(runs));
 	p->pid = pid;
 	p->pidfd = move_fd(fd);
 	p->start_time = start_time;

@@ -25,6 +25,7 @@ struct child {
 	bool adopted;        /* not our child: its exit status is unknown */
 	bool exited;         /* reaped or known dead; status is valid */
 	int status;          /* exit code, 128+n for a signal, -1 unknown */
+	char exe[64];        /* base name of the executable, as /proc/<pid>/exe has it; "" until confirmed */
 	uint64_t start_time; /* /proc/<pid>/stat field 22 (proc(5)): with pid, names the process until reboot */
 };
 
@@ -45,8 +46,8 @@ int child_spawn(struct child *p, const struct child_spec *spec, struct err *err)
 /* Waits until the program has been exec'd. On failure the helper is gone and reaped, and err says what it said. */
 int child_confirm(struct child *p, int64_t deadline_ns, struct err *err);
 /*
- * Takes over a process that somebody else started. -ESRCH if pid is gone or is another process by now (start time, and
- * the base name of its executable if exe is not NULL).
+ * Takes over a process that somebody else started. -ESRCH if pid is gone or is another process by now: its start time, or
+ * the base name of its executable (exe, from struct child; NULL or "": not checked) is not the same.
  */
 int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe, struct err *err);
 /* True once it has exited; reaps it then and sets status. Never blocks. */

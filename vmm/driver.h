@@ -54,7 +54,7 @@ struct vmm {
 	void *state; /* the driver's; by io */
 	char *id, *run_dir, *netns_path;
 	char accel[16];
-	char exe[VMM_ROLE_COUNT][64]; /* base names */
+	char exe[VMM_ROLE_COUNT][64]; /* their names, for messages */
 	bool debug;
 	uint32_t cid;                 /* AF_VSOCK CID; 0: hybrid vsock on VMM_FILE_VSOCK */
 	uint32_t vcpus_boot, vcpus_max;

@@ -47,7 +47,8 @@ static void save_procs(const struct vmm *vm, struct json_object *o)
 		p = json_object_new_object();
 		add(p, "pid", json_object_new_int(vm->procs[i].pid));
 		add(p, "start_time", json_object_new_uint64(vm->procs[i].start_time));
-		add(p, "exe", json_object_new_string(vm->exe[i]));
+		add(p, "exe", json_object_new_string(vm->procs[i].exe));
+		add(p, "name", json_object_new_string(vm->exe[i]));
 		add(o, role_keys[i], p);
 	}
 }
@@ -169,7 +170,7 @@ static int adopt_procs(struct vmm *vm, struct json_object *o, struct err *err)
 
 	for (int i = 0; i < VMM_ROLE_COUNT; i++) {
 		struct json_object *p;
-		const char *exe;
+		const char *exe, *name;
 		struct err e = ERR_INIT;
 		int r;
 
@@ -179,7 +180,8 @@ static int adopt_procs(struct vmm *vm, struct json_object *o, struct err *err)
 			continue;
 		}
 		exe = get_str(p, "exe");
-		snprintf(vm->exe[i], sizeof(vm->exe[0]), "%s", exe ? exe : "");
+		name = get_str(p, "name");
+		snprintf(vm->exe[i], sizeof(vm->exe[0]), "%.63s", name ? name : "");
 		r = child_adopt(&vm->procs[i], (pid_t)get_u64(p, "pid"), get_u64(p, "start_time"), exe, &e);
 		if (r < 0 && result == 0)
 			result = err_set(err, -ESRCH, "%s has died meanwhile (%s)",

@@ -1,0 +1,282 @@
+/*
+ * A real QEMU with the real guest: devices, size, pause, adoption, death. Needs root, qemu-system-x86_64, a virtiofsd,
+ * vhost-device-vsock (or /dev/vhost-vsock) and the guest's kernel and image: CRV_TEST_KERNEL and CRV_TEST_IMAGE, else
+ * guest/vmlinux and guest/guest.img of the build. Without kernel or image the tests are skipped, by name.
+ */
+#include "base/util.h"
+#include "vmm/vmm.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <cmocka.h>
+
+#define AGENT_PORT 1024
+#define LONG       (now_monotonic_ns() + 60 * NS_PER_SEC)
+
+static char dir[] = "/tmp/crvtest-qemu-XXXXXX";
+static char run_dir[64], shared[64], ns[64], kernel[256], image[256];
+static struct vmm_config config;
+static struct vmm_choice choice;
+static struct vmm_spec spec;
+static bool missing;
+
+static void find_file(const char *env, const char *name, char *out, size_t size)
+{
+	const char *v = getenv(env);
+
+	if (v)
+		snprintf(out, size, "%s", v);
+	else
+		snprintf(out, size, CRV_BUILD_DIR "/guest/%s", name);
+	if (access(out, R_OK) < 0) {
+		fprintf(stderr, "skipping: no guest file %s\n", out);
+		missing = true;
+	}
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(run_dir, sizeof(run_dir), "%s/run", dir);
+	snprintf(shared, sizeof(shared), "%s/shared", dir);
+	snprintf(ns, sizeof(ns), "%s/ns", dir);
+	find_file("CRV_TEST_KERNEL", "vmlinux", kernel, sizeof(kernel));
+	find_file("CRV_TEST_IMAGE", "guest.img", image, sizeof(image));
+	config = (struct vmm_config){.driver = (char *)(uintptr_t) "qemu", .vcpus = 1, .memory_bytes = 256 << 20,
+				     .kernel_path = kernel, .image_path = image, .virtiofsd_thread_pool_size = 1};
+	spec = (struct vmm_spec){.id = "test", .run_dir = run_dir, .shared_dir = shared, .netns_path = ns, .tap = "tap0",
+				 .mtu = 1500, .vcpus_max = 2, .memory_max_bytes = 768 << 20};
+	return mkdir(shared, 0755);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	vmm_netns_destroy(ns, NULL);
+	return remove_tree(dir);
+}
+
+static void check(int r, const struct err *err, const char *what)
+{
+	if (r < 0)
+		fail_msg("%s: %s", what, err->msg);
+}
+
+static struct vmm *boot(void)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = NULL;
+	int fd;
+
+	if (missing)
+		skip();
+	check(remove_tree(run_dir), &err, "run dir");
+	assert_int_equal(mkdir(run_dir, 0700), 0);
+	vmm_netns_destroy(ns, NULL);
+	check(vmm_netns_create(ns, &err), &err, "netns");
+	check(vmm_tap_create(ns, "tap0", 1500, &err), &err, "tap");
+	check(vmm_choose(&config, &choice, &err), &err, "choose");
+	check(vmm_start(&config, &choice, &spec, LONG, &vm, &err), &err, "start");
+	fd = vmm_connect(vm, AGENT_PORT, LONG, &err);
+	check(fd, &err, "connect");
+	close_fd(fd);
+	return vm;
+}
+
+static void end(struct vmm *vm)
+{
+	struct err err = ERR_INIT;
+
+	check(vmm_stop(vm, LONG, &err), &err, "stop");
+	check(vmm_stop(vm, LONG, &err), &err, "stop again");
+	vmm_free(vm);
+}
+
+static void make_file(const char *name, off_t size, char out[96])
+{
+	int fd;
+
+	snprintf(out, 96, "%s/%s", dir, name);
+	fd = open(out, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, size), 0);
+	close_fd(fd);
+}
+
+/* Takes events until one of the wanted type is there. */
+static struct vmm_event expect_event(struct vmm *vm, enum vmm_event_type type)
+{
+	int64_t until = now_monotonic_ns() + 20 * NS_PER_SEC;
+	struct vmm_event e = {0};
+
+	while (now_monotonic_ns() < until) {
+		struct pollfd p = {.fd = vmm_fd(vm), .events = POLLIN};
+
+		poll(&p, 1, 1000);
+		while (vmm_dispatch(vm, &e) > 0) {
+			if (e.type == type)
+				return e;
+		}
+	}
+	fail_msg("event %d has not come", (int)type);
+	return e;
+}
+
+static void devices_are_plugged_found_again_and_removed(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = boot();
+	char file[96], disk_pci[VMM_PCI_ADDRESS_MAX], pci[VMM_PCI_ADDRESS_MAX];
+	struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = "vol.1", .path = file};
+	struct vmm_info info;
+	char *json;
+
+	(void)state;
+	make_file("disk", 16 << 20, file);
+	check(vmm_attach(vm, &d, disk_pci, LONG, &err), &err, "disk");
+	assert_int_equal(strlen(disk_pci), strlen("0000:00:00.0"));
+	assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -EEXIST);
+	d = (struct vmm_device){.type = VMM_DEVICE_DISK, .id = "none", .path = "/nonexistent"};
+	assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -ENOENT);
+	check(vmm_tap_create(ns, "tap1", 1500, &err), &err, "tap1");
+	d = (struct vmm_device){.type = VMM_DEVICE_NET, .id = "nic-1", .path = "tap1", .mac = {2, 1, 2, 3, 4, 5}, .mtu = 1500};
+	check(vmm_attach(vm, &d, pci, LONG, &err), &err, "net");
+	assert_string_not_equal(pci, disk_pci);
+	make_file("pmem", 4 << 20, file);
+	d = (struct vmm_device){.type = VMM_DEVICE_PMEM, .id = "p", .path = file, .read_only = true};
+	check(vmm_attach(vm, &d, pci, LONG, &err), &err, "pmem");
+	/* As after a restart of the server: everything is found again in QEMU. */
+	json = vmm_save(vm);
+	vmm_free(vm);
+	check(vmm_recover(&config, json, &vm, &err), &err, "recover");
+	free(json);
+	check(vmm_info(vm, &info, &err), &err, "info");
+	assert_string_equal(info.state, "running");
+	check(vmm_detach(vm, "vol.1", LONG, &err), &err, "detach disk");
+	check(vmm_detach(vm, "nic-1", LONG, &err), &err, "detach net");
+	assert_int_equal(vmm_detach(vm, "nic-1", LONG, &err), -ENOENT);
+	/* The port is free again, and its backend gone. */
+	make_file("disk", 16 << 20, file);
+	d = (struct vmm_device){.type = VMM_DEVICE_DISK, .id = "vol.1", .path = file, .read_only = true};
+	check(vmm_attach(vm, &d, pci, LONG, &err), &err, "disk again");
+	assert_string_equal(pci, disk_pci);
+	end(vm);
+}
+
+static void size_changes_both_ways(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = boot();
+	struct vmm_info info;
+
+	(void)state;
+	check(vmm_resize(vm, 2, 512 << 20, LONG, &err), &err, "grow");
+	check(vmm_info(vm, &info, &err), &err, "info");
+	assert_int_equal(info.vcpus, 2);
+	assert_int_equal(info.memory_bytes, 512 << 20);
+	assert_int_equal(vmm_resize(vm, 3, 0, LONG, &err), -EINVAL);
+	assert_int_equal(vmm_resize(vm, 0, 128 << 20, LONG, &err), -EINVAL);
+	check(vmm_resize(vm, 0, 256 << 20, LONG, &err), &err, "shrink memory");
+	end(vm);
+}
+
+static void pause_and_resume(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = boot();
+	struct vmm_info info;
+	int fd;
+
+	(void)state;
+	check(vmm_pause(vm, LONG, &err), &err, "pause");
+	check(vmm_info(vm, &info, &err), &err, "info");
+	assert_string_equal(info.state, "paused");
+	check(vmm_resume(vm, LONG, &err), &err, "resume");
+	fd = vmm_connect(vm, AGENT_PORT, LONG, &err);
+	check(fd, &err, "connect");
+	close_fd(fd);
+	assert_int_equal(vmm_snapshot(vm, dir, LONG, &err), -EOPNOTSUPP);
+	end(vm);
+}
+
+static void killed_vmm_is_reported_with_its_status(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = boot();
+	struct vmm_event e;
+	struct vmm_info info;
+
+	(void)state;
+	check(vmm_info(vm, &info, &err), &err, "info");
+	kill(info.vmm_pid, SIGKILL);
+	e = expect_event(vm, VMM_EVENT_VMM_EXITED);
+	assert_int_equal(e.status, 128 + SIGKILL);
+	assert_int_equal(vmm_connect(vm, AGENT_PORT, LONG, &err), -ENOTCONN);
+	assert_true(vmm_info(vm, &info, &err) < 0);
+	end(vm);
+}
+
+static void killed_virtiofsd_is_reported(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = boot();
+	struct vmm_event e;
+	struct vmm_info info;
+
+	(void)state;
+	check(vmm_info(vm, &info, &err), &err, "info");
+	kill(info.virtiofsd_pid, SIGKILL);
+	e = expect_event(vm, VMM_EVENT_HELPER_EXITED);
+	assert_int_equal(e.status, 128 + SIGKILL);
+	assert_string_equal(e.what, "virtiofsd");
+	end(vm);
+}
+
+static void panicking_guest_is_reported(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = NULL;
+	struct vmm_event e;
+
+	(void)state;
+	if (missing)
+		skip();
+	config.kernel_params = (char *)(uintptr_t) "init=/nonexistent";
+	spec.tap = NULL;
+	check(remove_tree(run_dir), &err, "run dir");
+	assert_int_equal(mkdir(run_dir, 0700), 0);
+	check(vmm_choose(&config, &choice, &err), &err, "choose");
+	check(vmm_start(&config, &choice, &spec, LONG, &vm, &err), &err, "start");
+	/* The connect ends with the guest, not with its deadline. */
+	assert_int_equal(vmm_connect(vm, AGENT_PORT, LONG, &err), -ENOTCONN);
+	assert_non_null(strstr(err.msg, "Kernel panic"));
+	e = expect_event(vm, VMM_EVENT_GUEST_PANIC);
+	assert_non_null(strstr(e.detail, "Kernel panic"));
+	expect_event(vm, VMM_EVENT_VMM_EXITED);
+	config.kernel_params = NULL;
+	spec.tap = "tap0";
+	end(vm);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(devices_are_plugged_found_again_and_removed),
+		cmocka_unit_test(size_changes_both_ways),
+		cmocka_unit_test(pause_and_resume),
+		cmocka_unit_test(killed_vmm_is_reported_with_its_status),
+		cmocka_unit_test(killed_virtiofsd_is_reported),
+		cmocka_unit_test(panicking_guest_is_reported),
+	};
+
+	return cmocka_run_group_tests_name("vmm_qemu", tests, setup, teardown);
+}
