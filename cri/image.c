@@ -181,6 +181,20 @@ static bool keep_layer(void *arg, const char *chain)
 	return false;
 }
 
+/* Archives that an import was reading when it died. */
+static void remove_imports(const struct image_store *images)
+{
+	DIR *dir = opendir(images->dir);
+	const struct dirent *de;
+
+	while (dir && (de = readdir(dir))) {
+		if (str_starts(de->d_name, IMAGES_IMPORT_PREFIX) && path_remove_tree(dirfd(dir), de->d_name) < 0)
+			log_warn("image: %s/%s stays behind", images->dir, de->d_name);
+	}
+	if (dir)
+		closedir(dir);
+}
+
 static int collect_locked(struct image_store *images, struct err *err)
 {
 	struct wanted w = {0};
@@ -192,6 +206,7 @@ static int collect_locked(struct image_store *images, struct err *err)
 		r = layers_bury(images, keep_layer, &w, err);
 	if (r == 0)
 		r = blob_collect(images->blobs, keep_blob, &w, err);
+	remove_imports(images);
 	image_rows_free(w.rows);
 	strv_free(w.chains);
 	return r;

@@ -17,6 +17,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#define IMAGES_IMPORT_PREFIX "import." /* <images>/import.<random>: an archive being imported */
+
 struct image_pull_job;
 struct image_unpacking;
 
@@ -37,7 +39,7 @@ struct image_store {
 int images_lock(struct image_store *images, struct err *err);
 /* Closes the shared lock and collects if someone wanted to meanwhile. */
 void images_unlock(struct image_store *images, int fd);
-/* Removes what nothing refers to, now or (if a pull runs) later. `at_open`: also what a crash left. */
+/* Removes what nothing refers to, now or (if a pull runs) later. */
 int images_collect(struct image_store *images, struct err *err);
 /* Waits for images->changed, at most 200 ms; the lock is held before and after. */
 void images_wait(struct image_store *images);
