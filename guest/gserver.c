@@ -32,7 +32,7 @@ struct gserver {
 	unsigned char chunk[READ_CHUNK];
 };
 
-/* ttrpc gives back the connection; there are at most 64 of ours. */
+/* ttrpc gives back the connection; there are at most GSERVER_CONNS_MAX of ours. */
 static struct gserver *the_server;
 
 ssize_t gserver_send(struct buf *b, int fd)

@@ -13,7 +13,7 @@
 #include "api/ttrpc/ttrpc.h"
 #include "guest/guest.h"
 
-#define GSERVER_CONNS_MAX  64
+#define GSERVER_CONNS_MAX  1024
 #define GSERVER_OUT_HIGH   (256u * 1024) /* streams stop sending above this much unwritten output */
 #define GSERVER_OUT_LOW    (64u * 1024)  /* and go on below this */
 
