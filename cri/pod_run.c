@@ -37,6 +37,7 @@ struct run {
 	uint64_t memory_bytes;
 	uint32_t vcpus;
 	int64_t deadline_ns;
+	int64_t traced_ns; /* when the last step ended */
 
 	/* CNI runs beside the boot; under pod->lock. */
 	bool cni_done;
@@ -499,22 +500,38 @@ static int finish(struct run *run, struct err *err)
 	return r < 0 ? r : pod_watch(pod, err);
 }
 
+/* With [sandbox] enable_tracing: how long each step took. */
+static void trace(struct run *run, const char *step)
+{
+	int64_t now = now_monotonic_ns();
+
+	if (run->server->config->sandbox.enable_tracing)
+		log_line(LOG_LEVEL_INFO, LOG_FIELDS("pod", run->pod->id, "step", step), "step took %.1f ms",
+			 (double)(now - run->traced_ns) / NS_PER_MS);
+	run->traced_ns = now;
+}
+
 static int run_steps(struct run *run, struct err *err)
 {
 	int r = prepare_host(run, err);
 
 	if (r < 0)
 		return r;
+	trace(run, "prepare");
 	r = pool_submit(run->server->pool, POOL_NET, cni_job, run);
 	if (r < 0)
 		return err_set_status(err, r, ERR_RESOURCE_EXHAUSTED, "too many pods are being set up at once");
 	r = start_vm(run, err);
+	trace(run, "start VM");
 	if (r == 0)
 		r = reach_agent(run, err);
+	trace(run, "boot");
 	if (r == 0)
 		r = assign(run, err);
+	trace(run, "assign");
 	if (r == 0)
 		r = finish(run, err);
+	trace(run, "finish");
 	if (r < 0) /* the CNI job uses `run` and must have ended; its own failure matters less than ours */
 		cni_wait(run, NULL);
 	return r;
@@ -579,6 +596,7 @@ int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, 
 	if (!pod)
 		return err_set(err, -ENOMEM, "out of memory");
 	run.pod = pod;
+	run.traced_ns = start;
 	run.deadline_ns = start + BOOT_NS < deadline_ns ? start + BOOT_NS : deadline_ns;
 	size_vm(&run);
 	pod->op = POD_OP_CREATE;
