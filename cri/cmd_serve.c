@@ -70,8 +70,9 @@ int cmd_serve(int argc, char **argv)
 {
 	const char *path = NULL, *level = NULL;
 	const struct cmd_option options[] = {{"config", &path, NULL}, {"log-level", &level, NULL}, {0}};
+	/* Static: a thread that hangs in a call outside may look at it until exit(). */
+	static struct config config;
 	struct err err = ERR_INIT;
-	struct config config;
 	int n = cmd_options(argc, argv, options), r;
 
 	if (n < 0)
@@ -92,8 +93,5 @@ int cmd_serve(int argc, char **argv)
 	}
 	if (r < 0)
 		log_error("%s", err.msg);
-	/* A server that failed may have left threads that still look at the configuration. */
-	if (r == 0)
-		config_done(&config);
 	return r < 0;
 }

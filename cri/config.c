@@ -160,6 +160,7 @@ void config_done(struct config *config)
 			break;
 		}
 	}
+	free(move_ptr(config->file));
 	free(move_ptr(config->hypervisor.spawn_helper));
 	free(move_ptr(config->hypervisor.vsock_daemon_path));
 }
@@ -450,6 +451,8 @@ int config_load(const char *path, struct config *ret_config, struct err *err)
 		return err_set(err, r, "no memory for the configuration");
 	r = read_one(&c, file, !path, err);
 	if (r == 0)
+		r = str_set(&c.file, path) < 0 ? err_set(err, -ENOMEM, "no memory for the configuration") : 0;
+	if (r == 0)
 		r = read_dropins(&c, file, err);
 	if (r == 0 && (look_beside(&c.hypervisor.kernel_path, DEFAULT_KERNEL, "vmlinux") < 0 ||
 		       look_beside(&c.hypervisor.image_path, DEFAULT_IMAGE, "guest.img") < 0))
@@ -459,6 +462,18 @@ int config_load(const char *path, struct config *ret_config, struct err *err)
 		return r;
 	}
 	*ret_config = c;
+	return 0;
+}
+
+int config_reload_log_level(const struct config *config, struct err *err)
+{
+	struct config now;
+	int r = config_load(config->file, &now, err);
+
+	if (r < 0)
+		return r;
+	log_set_level(now.server.log_level);
+	config_done(&now);
 	return 0;
 }
 

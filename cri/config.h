@@ -18,6 +18,7 @@
 #define CONFIG_DROPIN_DIR "/etc/crivisor/config.d"
 
 struct config {
+	char *file; /* what was asked for; NULL: CONFIG_PATH */
 	struct {
 		char *socket;	 /* /run/crivisor/crivisor.sock */
 		char *state_dir; /* /var/lib/crivisor */
@@ -49,6 +50,9 @@ void config_done(struct config *config);
  * that does. *ret_config needs no initialising; it is untouched on failure.
  */
 int config_load(const char *path, struct config *ret_config, struct err *err);
+/* Reads the files of `config` again and sets the process's log level (log_set_level) to theirs. Any thread.
+ */
+int config_reload_log_level(const struct config *config, struct err *err);
 /* Writes a whole configuration, commented, as TOML that config_load accepts. 0 or -EIO. */
 int config_write(const struct config *config, FILE *out);
 int config_write_default(FILE *out);

@@ -171,6 +171,25 @@ static void on_signal(void *arg, int signo)
 		loop_stop(run->server.loop);
 }
 
+static void reload_job(void *arg)
+{
+	struct running *run = arg;
+	struct err err = ERR_INIT;
+
+	if (config_reload_log_level(run->server.config, &err) < 0)
+		log_error("log level not changed: %s", err.msg);
+}
+
+/* Files are read on a pool thread. */
+static void on_hangup(void *arg, int signo)
+{
+	struct running *run = arg;
+
+	(void)signo;
+	if (pool_submit(run->server.pool, POOL_QUICK, reload_job, run) < 0)
+		log_error("log level not changed: the server is busy");
+}
+
 static void on_watchdog(void *arg)
 {
 	struct loop_source **timer = arg;
@@ -212,9 +231,9 @@ static int run_loop(struct running *run, struct err *err)
 {
 	static const int signals[] = {SIGTERM, SIGINT};
 	struct loop_source *source[ARRAY_SIZE(signals)] = {NULL};
-	struct loop_source *watchdog = NULL;
+	struct loop_source *watchdog = NULL, *hangup = NULL;
 	uint64_t usec = 0;
-	int r = 0;
+	int r = loop_add_signal(run->server.loop, SIGHUP, on_hangup, run, &hangup, err);
 
 	for (size_t i = 0; i < ARRAY_SIZE(signals) && r == 0; i++)
 		r = loop_add_signal(run->server.loop, signals[i], on_signal, run, &source[i], err);

@@ -6,7 +6,6 @@
 #include <assert.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 #define STORE_MAGIC    0x5704e000U
@@ -286,7 +285,6 @@ int store_open(const char *state_dir, struct store **ret_store, struct err *err)
 	if (!store)
 		return err_set(err, -ENOMEM, "no memory for the state database");
 	store->magic = STORE_MAGIC;
-	store->own_fd = -1;
 	pthread_mutexattr_init(&attr);
 	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
 	pthread_mutex_init(&store->lock, &attr);
@@ -295,9 +293,8 @@ int store_open(const char *state_dir, struct store **ret_store, struct err *err)
 	if (r < 0)
 		err_set_errno(err, r, "state directory %s", state_dir);
 	store->path = xasprintf("%s/crivisor.db", state_dir);
-	store->own_path = xasprintf("%s/lock", state_dir);
 	store->reserve_path = xasprintf("%s/reserve", state_dir);
-	if (r == 0 && (!store->path || !store->own_path || !store->reserve_path))
+	if (r == 0 && (!store->path || !store->reserve_path))
 		r = err_set(err, -ENOMEM, "no memory for the state database");
 	if (r == 0)
 		r = open_db(store, err);
@@ -317,38 +314,12 @@ struct store *store_close(struct store *store)
 	for (size_t i = 0; i < STMT_COUNT; i++)
 		sqlite3_finalize(store->stmts[i]);
 	sqlite3_close(store->db);
-	close_fd(store->own_fd);
 	pthread_mutex_destroy(&store->lock);
 	free(store->path);
-	free(store->own_path);
 	free(store->reserve_path);
 	store->magic = 0;
 	free(store);
 	return NULL;
-}
-
-int store_own(struct store *store, struct err *err)
-{
-	char holder[32] = "";
-	int fd CLEANUP_CLOSE = open(store->own_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	ssize_t n;
-
-	if (fd < 0)
-		return err_set_errno(err, -errno, "lock file %s", store->own_path);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		if (errno != EWOULDBLOCK)
-			return err_set_errno(err, -errno, "lock %s", store->own_path);
-		n = pread(fd, holder, sizeof(holder) - 1, 0);
-		holder[n > 0 ? strspn(holder, "0123456789") : 0] = 0;
-		return err_set_status(err, -EADDRINUSE, ERR_FAILED_PRECONDITION,
-				      "state directory of %s is in use by another crivisor (pid %s)",
-				      store->path, *holder ? holder : "unknown");
-	}
-	snprintf(holder, sizeof(holder), "%ld\n", (long)getpid());
-	if (ftruncate(fd, 0) < 0 || pwrite(fd, holder, strlen(holder), 0) < 0)
-		return err_set_errno(err, -errno, "lock file %s", store->own_path);
-	store->own_fd = move_fd(fd);
-	return 0;
 }
 
 /* ---- transactions -------------------------------------------------------------------------------------- */

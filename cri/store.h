@@ -23,14 +23,12 @@
 
 struct store;
 
-/* Opens or creates <state_dir>/crivisor.db and migrates it. */
+/*
+ * Opens or creates <state_dir>/crivisor.db and migrates it. Several processes may have it open (a server and
+ * `crivisor image …`); that only one of them is a server is the server's affair.
+ */
 int store_open(const char *state_dir, struct store **ret_store, struct err *err);
 struct store *store_close(struct store *store);
-/*
- * Takes the state directory for a server (flock on <state_dir>/lock, until store_close or the process's end):
- * -EADDRINUSE with the holder's pid if another one has it. `crivisor image …` opens the store without it.
- */
-int store_own(struct store *store, struct err *err);
 
 /*
  * Objects: kind "pod", "container", "image", …; id; a value of bytes (the owner's own encoding, checked when

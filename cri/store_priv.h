@@ -28,8 +28,7 @@ enum store_stmt {
 struct store {
 	uint32_t magic;
 	sqlite3 *db;
-	char *path, *own_path;
-	int own_fd; /* the server's lock on the state directory, -1 if not taken */
+	char *path;
 	pthread_mutex_t lock;
 	unsigned int depth; /* of transactions */
 	bool adds;	    /* the transaction does not only remove */

@@ -252,6 +252,21 @@ static void missing_file_is_refused_when_named(void **state)
 	assert_non_null(strstr(f->err.msg, "/nonexistent/config.toml"));
 }
 
+static void reload_sets_the_log_level_or_keeps_it(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(load(f, "[server]\nlog_level = 'warn'\n"), 0);
+	assert_string_equal(f->config.file, f->path);
+	put(f, "config.toml", "[server]\nlog_level = 'debug'\n");
+	assert_int_equal(config_reload_log_level(&f->config, &f->err), 0);
+	assert_int_equal(log_get_level(), LOG_LEVEL_DEBUG);
+	put(f, "config.toml", "[server]\nlog_level = 'x'\n");
+	assert_int_equal(config_reload_log_level(&f->config, &f->err), -EINVAL);
+	assert_int_equal(log_get_level(), LOG_LEVEL_DEBUG);
+	log_set_level(LOG_LEVEL_INFO);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -267,6 +282,7 @@ int main(void)
 		T(dropins_override_single_keys_in_the_order_of_their_names),
 		T(dropin_error_names_the_dropin),
 		T(missing_file_is_refused_when_named),
+		T(reload_sets_the_log_level_or_keeps_it),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

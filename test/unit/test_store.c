@@ -429,22 +429,6 @@ static void two_processes_may_write(void **state)
 	assert_int_equal(status, 0);
 }
 
-static void own_by_a_second_is_refused_with_the_pid(void **state)
-{
-	struct fixture *f = *state;
-	struct store *second;
-	char pid[16];
-
-	assert_int_equal(store_own(f->store, &f->err), 0);
-	assert_int_equal(store_open(f->dir, &second, &f->err), 0);
-	assert_int_equal(store_own(second, &f->err), -EADDRINUSE);
-	snprintf(pid, sizeof(pid), "pid %d", (int)getpid());
-	assert_non_null(strstr(f->err.msg, pid));
-	f->store = store_close(f->store);
-	assert_int_equal(store_own(second, &f->err), 0);
-	store_close(second);
-}
-
 static int delete_one(struct store *store, void *arg, struct err *err)
 {
 	int r = store_delete(store, "pod", arg, err);
@@ -527,7 +511,6 @@ int main(void)
 		T(open_of_damaged_file_says_so),
 		T(files_are_private),
 		T(two_processes_may_write),
-		T(own_by_a_second_is_refused_with_the_pid),
 		T(full_disk_is_enospc_and_deletes_still_work),
 	};
 
