@@ -105,9 +105,9 @@ static void run_callback(const struct pending *p, const struct err *err, const v
 	ProtobufCMessage *msg = NULL;
 	struct err bad = ERR_INIT;
 
-	if (!err && read_answer(p, payload, len, &msg, &bad) < 0)
-		err = &bad;
-	else if (err && explain(p, err, &bad) < 0)
+	int r = err ? explain(p, err, &bad) : read_answer(p, payload, len, &msg, &bad);
+
+	if (r < 0)
 		err = &bad;
 	p->reply(p->arg, err, msg);
 	if (msg)

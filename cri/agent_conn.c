@@ -98,6 +98,13 @@ static void set_timer(struct agent_conn *conn)
 	loop_timer_set(conn->timer, when);
 }
 
+static int broke(struct err *err, int code)
+{
+	err_set_errno(err, code, "the connection to the guest's agent broke");
+	err->status = ERR_UNAVAILABLE;
+	return code;
+}
+
 void agent_conn_flush(struct agent_conn *conn)
 {
 	struct buf *out = ttrpc_out(conn->ttrpc);
@@ -111,8 +118,7 @@ void agent_conn_flush(struct agent_conn *conn)
 	while (out->len > 0 && n >= 0)
 		n = buf_write_fd(out, conn->fd);
 	if (n < 0 && n != -EAGAIN && n != -EINTR) {
-		err_set_status(&err, (int)n, ERR_UNAVAILABLE, "the connection to the guest's agent broke: %s",
-			       strerror((int)-n));
+		broke(&err, (int)n);
 		agent_conn_die(conn, &err);
 		return;
 	}
@@ -138,9 +144,7 @@ static int take_in(struct agent_conn *conn, struct err *err)
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return 0;
 		if (n < 0)
-			return err_set_status(err, -errno, ERR_UNAVAILABLE,
-					      "the connection to the guest's agent broke: %s",
-					      strerror(errno));
+			return broke(err, -errno);
 		if (n == 0)
 			return err_set_status(err, -ECONNRESET, ERR_UNAVAILABLE,
 					      "the guest's agent closed the connection");

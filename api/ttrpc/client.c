@@ -2,6 +2,10 @@
 
 #include "base/util.h"
 
+/* Late answers are dropped; a peer that sends nothing else, for so long, is broken or hostile. */
+#define STRAY_MAX	  (64u << 20)
+#define STRAY_FRAME_BYTES 1024 /* what a frame counts beside its length */
+
 struct ttrpc_conn *ttrpc_client_new(ttrpc_output_fn *output, void *owner)
 {
 	return ttrpc_conn_new(NULL, output, owner);
@@ -184,8 +188,13 @@ void ttrpc_client_frame(struct ttrpc_conn *conn, const struct ttrpc_frame *f)
 {
 	struct ttrpc_request *call = ttrpc_calls_find(&conn->calls, f->id);
 
-	if (!call)
-		return; /* cancelled or timed out: a late answer */
+	if (!call) { /* cancelled or timed out: a late answer, or nothing that was asked for */
+		conn->stray_bytes += STRAY_FRAME_BYTES + f->len;
+		if (conn->stray_bytes > STRAY_MAX)
+			conn->broken = -EBADMSG;
+		return;
+	}
+	conn->stray_bytes = 0;
 	if (f->type == FRAME_RESPONSE)
 		on_response(conn, call, f);
 	else if (f->type == FRAME_DATA)

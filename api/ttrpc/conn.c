@@ -288,7 +288,9 @@ int ttrpc_feed(struct ttrpc_conn *conn, const void *data, size_t len, struct err
 				return err_set_errno(err, r, "taking in a ttrpc message");
 		}
 		if (conn->broken)
-			return err_set(err, conn->broken, "the peer does not read its answers");
+			return err_set(err, conn->broken, "%s",
+				       conn->services ? "the peer does not read its answers"
+						      : "the peer sends what nobody asked for");
 	}
 	return 0;
 }

@@ -58,9 +58,10 @@ struct ttrpc_conn {
 	uint8_t header[FRAME_HEADER];
 	uint8_t header_len;
 	bool dead;
-	int broken;	  /* negative errno: feed fails from now on */
-	uint32_t skip;	  /* bytes of an oversized frame still to come */
-	uint32_t last_id; /* client: last one given out; server: last one seen */
+	int broken;	      /* negative errno: feed fails from now on */
+	uint32_t skip;	      /* bytes of an oversized frame still to come */
+	uint64_t stray_bytes; /* client: of frames that nobody waited for, one after the other */
+	uint32_t last_id;     /* client: last one given out; server: last one seen */
 };
 
 /* calls.c */

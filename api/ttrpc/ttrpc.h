@@ -14,6 +14,7 @@
  * Limits:    a message is at most TTRPC_MESSAGE_MAX; a connection has at most TTRPC_CALLS_MAX calls in flight and holds at
  *            most TTRPC_OUT_MAX bytes of output (-ENOBUFS beyond). A server should stop reading its transport while much
  *            output waits: a client that does not read its answers otherwise ends in -ENOBUFS from ttrpc_feed.
+ *            A server that sends 64 MiB that nobody asked for, and nothing else between, ends in -EBADMSG.
  * Errors:    an error from ttrpc_feed is fatal for the connection; an error of one call reaches that call alone, with the
  *            peer's status and words. What is wrong with one message (beyond the limit, unreadable, a stream id that is
  *            even, used again or unknown) is answered on that stream, as containerd's ttrpc does; message types of later

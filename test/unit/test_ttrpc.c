@@ -792,6 +792,22 @@ static void feed_client_survives_nonsense(void **state)
 	pair_close(&p);
 }
 
+static void feed_client_bounds_what_nobody_asked_for(void **state)
+{
+	struct err err = ERR_INIT;
+	unsigned char buf[16];
+	struct pair p;
+	size_t n = 0;
+
+	(void)state;
+	pair_open(&p, 0);
+	while (n < 1000000 && ttrpc_feed(p.client, buf, frame(buf, 0, 2, 2, 0, NULL), &err) == 0)
+		n++;
+	assert_in_range(n, 10000, 100000);
+	assert_int_equal(err.code, -EBADMSG);
+	pair_close(&p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -812,6 +828,7 @@ int main(void)
 		cmocka_unit_test(limit_output_is_bounded),
 		cmocka_unit_test(feed_server_refuses_what_is_wrong),
 		cmocka_unit_test(feed_client_survives_nonsense),
+		cmocka_unit_test(feed_client_bounds_what_nobody_asked_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
