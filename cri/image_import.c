@@ -217,6 +217,7 @@ static int layout_names(const struct import *im, const char *said, char ***ret, 
 {
 	bool whole = said && strpbrk(said, "/:@");
 	struct image_ref ref = {0};
+	const char *slash;
 	int r = 0;
 
 	if (!im->name)
@@ -226,7 +227,8 @@ static int layout_names(const struct import *im, const char *said, char ***ret, 
 		if (r < 0)
 			return r;
 		/* "name" takes the layout's tag, "name:tag" its own. */
-		whole = ref.digest || str_ends(im->name, ref.tag ? ref.tag : "");
+		slash = strrchr(im->name, '/');
+		whole = ref.digest || strchr(slash ? slash : im->name, ':');
 		r = whole ? strv_add(ret, im->name) : strv_addf(ret, "%s:%s", im->name, said);
 		image_ref_done(&ref);
 	} else {

@@ -66,6 +66,9 @@ static int unpack_to(struct image_store *images, const char *tmp, const char *bl
 		err_wrap(err, "layer %s", blob);
 		return r;
 	}
+	r = layer_usage_note(tmp, err);
+	if (r < 0)
+		return r;
 	if (rename(tmp, final) < 0 && errno != ENOTEMPTY && errno != EEXIST)
 		return err_set_errno(err, -errno, "%s", final);
 	return 0;

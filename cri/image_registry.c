@@ -448,6 +448,7 @@ static enum next judge_status(const char *what, const struct registry_host *host
 static enum next judge_fault(struct registry *reg, size_t i, const struct http_response *resp, struct err *err)
 {
 	const struct registry_host *host = &reg->hosts.items[i];
+	bool others = i + 1 < reg->hosts.n_items; /* the last one is asked each time: its words are what the user reads */
 
 	switch (resp->fault) {
 	case HTTP_FAULT_SINK:
@@ -458,10 +459,10 @@ static enum next judge_fault(struct registry *reg, size_t i, const struct http_r
 			reg->state[i].http = true;
 			return NEXT_AGAIN;
 		}
-		reg->state[i].dead = true;
+		reg->state[i].dead = others;
 		break;
 	case HTTP_FAULT_UNREACHABLE:
-		reg->state[i].dead = true;
+		reg->state[i].dead = others;
 		break;
 	case HTTP_FAULT_BROKEN:
 		err_wrap(err, "%s", host->host);

@@ -14,6 +14,7 @@
 #define XATTR_OPAQUE    "trusted.overlay.opaque"
 #define FILE_SIZE_MAX   (1ll << 44)
 #define COPY_BYTES      (64u << 10)
+#define LINKS_MAX       8 /* that lead to nothing, in one path */
 
 static void forget_parent(struct unpack *u)
 {
@@ -220,6 +221,15 @@ int unpack_finish_dirs(struct unpack *u, struct err *err)
 	return 0;
 }
 
+static int set_opaque(int dirfd, const char *base, const char *path, struct err *err)
+{
+	int fd CLEANUP_CLOSE = openat(dirfd, base, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd < 0 || fsetxattr(fd, XATTR_OPAQUE, "y", 1, 0) < 0)
+		return io_error(err, path);
+	return 0;
+}
+
 /* ---- parents ------------------------------------------------------------------------------------------------ */
 
 static int make_implied(struct unpack *u, int dirfd, const char *base, const char *path, struct err *err)
@@ -241,8 +251,60 @@ static int make_implied(struct unpack *u, int dirfd, const char *base, const cha
 	return remember_dir(u, "", path, &st.st_mtim, err);
 }
 
-/* Opens one more part of a parent's path; a symlink is followed inside the root. */
-static int step(struct unpack *u, int dirfd, const char *base, const char *path, struct err *err)
+static int walk_parent(struct unpack *u, const char *parent, int links, struct err *err);
+
+/* Appends the parts of `path` to the clean path in out, ".." going up but never out. */
+static int append_parts(char *out, const char *path)
+{
+	while (*path) {
+		size_t len = strcspn(path, "/"), at = strlen(out);
+
+		if (len == 2 && path[0] == '.' && path[1] == '.') {
+			char *slash = strrchr(out, '/');
+
+			*(slash ? slash : out) = 0;
+		} else if (len > 0 && !(len == 1 && path[0] == '.')) {
+			if (len > NAME_MAX || at + len + 2 > PATH_MAX)
+				return -ENAMETOOLONG;
+			snprintf(out + at, PATH_MAX - at, "%s%.*s", at ? "/" : "", (int)len, path);
+		}
+		path += len;
+		while (*path == '/')
+			path++;
+	}
+	return 0;
+}
+
+/*
+ * A symlink in a parent's path is followed inside the root. Where it leads to nothing, that is made, as containerd does: it may well be there
+ * in the layers beneath.
+ */
+static int through_link(struct unpack *u, int dirfd, const char *base, const char *path, int links, struct err *err)
+{
+	int fd = path_open_in(u->root, path, O_PATH | O_DIRECTORY);
+	char *buffers CLEANUP_FREE = NULL;
+	char *to, *target;
+	ssize_t n;
+
+	if (fd != -ENOENT || links >= LINKS_MAX)
+		return fd >= 0 ? fd : unpack_bad(err, "an entry's path leads through the link \"%.200s\", which leads to no directory", path);
+	buffers = calloc(2, PATH_MAX);
+	if (!buffers)
+		return err_set(err, -ENOMEM, "out of memory");
+	to = buffers;
+	target = buffers + PATH_MAX;
+	n = readlinkat(dirfd, base, target, PATH_MAX - 1);
+	if (n < 0)
+		return io_error(err, path);
+	if (target[0] != '/')
+		snprintf(to, PATH_MAX, "%.*s", (int)(strlen(path) - strlen(base)), path);
+	if (append_parts(to, target) < 0 || strlen(to) > IMAGE_PATH_MAX)
+		return unpack_bad(err, "an entry's path leads through the link \"%.200s\", which leads to no directory", path);
+	return walk_parent(u, to, links + 1, err);
+}
+
+/* Opens one more part of a parent's path. */
+static int step(struct unpack *u, int dirfd, const char *base, const char *path, int links, struct err *err)
 {
 	struct stat st;
 	int fd, r;
@@ -257,19 +319,11 @@ static int step(struct unpack *u, int dirfd, const char *base, const char *path,
 		forget_parent(u);
 		if (unlinkat(dirfd, base, 0) < 0 || mkdirat(dirfd, base, 0755) < 0)
 			return io_error(err, path);
-		fd = openat(dirfd, base, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-		if (fd < 0 || fsetxattr(fd, XATTR_OPAQUE, "y", 1, 0) < 0) {
-			r = io_error(err, path);
-			close_fd(fd);
+		r = set_opaque(dirfd, base, path, err);
+		if (r < 0)
 			return r;
-		}
-		close_fd(fd);
 	} else if (S_ISLNK(st.st_mode)) {
-		fd = path_open_in(u->root, path, O_PATH | O_DIRECTORY);
-		if (fd < 0)
-			return unpack_bad(err, "an entry's path leads through the link \"%.200s\", which leads to no directory",
-					  path);
-		return fd;
+		return through_link(u, dirfd, base, path, links, err);
 	} else if (!S_ISDIR(st.st_mode)) {
 		return unpack_bad(err, "an entry's path leads through \"%.200s\", which is no directory", path);
 	}
@@ -277,21 +331,23 @@ static int step(struct unpack *u, int dirfd, const char *base, const char *path,
 	return fd < 0 ? io_error(err, path) : fd;
 }
 
-static int walk_parent(struct unpack *u, const char *parent, struct err *err)
+static int walk_parent(struct unpack *u, const char *parent, int links, struct err *err)
 {
 	int dir = fcntl(u->root, F_DUPFD_CLOEXEC, 3);
-	char path[PATH_MAX];
+	char *path CLEANUP_FREE = malloc(PATH_MAX);
+	char base[NAME_MAX + 1];
 
-	if (dir < 0)
-		return io_error(err, parent);
+	if (dir < 0 || !path) {
+		close_fd(dir);
+		return err_set(err, -ENOMEM, "out of memory");
+	}
 	for (const char *p = parent; *p;) {
 		size_t len = strcspn(p, "/");
-		char base[NAME_MAX + 1];
 		int fd;
 
 		snprintf(base, sizeof(base), "%.*s", (int)len, p);
-		snprintf(path, sizeof(path), "%.*s", (int)((size_t)(p - parent) + len), parent);
-		fd = step(u, dir, base, path, err);
+		snprintf(path, PATH_MAX, "%.*s", (int)((size_t)(p - parent) + len), parent);
+		fd = step(u, dir, base, path, links, err);
 		close_fd(dir);
 		if (fd < 0)
 			return fd;
@@ -312,7 +368,7 @@ static int open_parent(struct unpack *u, const char *parent, struct err *err)
 		return u->cached_fd;
 	fd = path_open_in(u->root, parent, O_PATH | O_DIRECTORY);
 	if (fd < 0)
-		fd = walk_parent(u, parent, err);
+		fd = walk_parent(u, parent, 0, err);
 	if (fd < 0)
 		return fd;
 	forget_parent(u);
@@ -322,15 +378,6 @@ static int open_parent(struct unpack *u, const char *parent, struct err *err)
 }
 
 /* ---- files -------------------------------------------------------------------------------------------------- */
-
-static int set_opaque(int dirfd, const char *base, const char *path, struct err *err)
-{
-	int fd CLEANUP_CLOSE = openat(dirfd, base, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-
-	if (fd < 0 || fsetxattr(fd, XATTR_OPAQUE, "y", 1, 0) < 0)
-		return io_error(err, path);
-	return 0;
-}
 
 /*
  * Clears the way for an entry. 0: nothing is there; 1: a directory stays, to be merged with; 2: a whiteout was there. A directory gives way
@@ -449,15 +496,38 @@ static int copy_up(struct unpack *u, int dirfd, const char *base, const char *pa
 	return r < 0 ? err_set_errno(err, r, "unpacking \"%.200s\"", path) : 0;
 }
 
+/* Opens the directory of a hard link's target and sees to it that the target is there. */
+static int open_target(struct unpack *u, const char *to_parent, const char *to_base, const char *full, const char *path,
+		       struct err *err)
+{
+	int fd = open_parent(u, to_parent, err);
+	struct stat st;
+	int r = 0;
+
+	if (fd < 0)
+		return fd;
+	fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (fd < 0)
+		return io_error(err, path);
+	if (fstatat(fd, to_base, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		r = copy_up(u, fd, to_base, full, err);
+	else if (S_ISDIR(st.st_mode) || is_whiteout(&st))
+		r = unpack_bad(err, "entry \"%.200s\" is a hard link to \"%.200s\", which is no file", path, full);
+	if (r < 0) {
+		close_fd(fd);
+		return r;
+	}
+	return fd;
+}
+
 static int make_hardlink(struct unpack *u, const char *parent, const char *base, const char *to, const char *path,
 			 struct err *err)
 {
 	char *target CLEANUP_FREE = strdup(to);
 	char *full CLEANUP_FREE = NULL;
 	const char *to_parent, *to_base;
-	int dir CLEANUP_CLOSE = -1;
-	struct stat st;
-	int fd, r;
+	int from CLEANUP_CLOSE = -1;
+	int dirfd, r;
 
 	if (!target)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -470,23 +540,22 @@ static int make_hardlink(struct unpack *u, const char *parent, const char *base,
 	if (!full)
 		return err_set(err, -ENOMEM, "out of memory");
 	path_split(target, &to_parent, &to_base);
-	fd = open_parent(u, to_parent, err);
-	if (fd < 0)
-		return fd;
-	dir = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-	if (dir < 0)
-		return io_error(err, path);
-	if (fstatat(dir, to_base, &st, AT_SYMLINK_NOFOLLOW) < 0) {
-		r = copy_up(u, dir, to_base, full, err);
-		if (r < 0)
-			return r;
-	} else if (S_ISDIR(st.st_mode) || is_whiteout(&st)) {
-		return unpack_bad(err, "entry \"%.200s\" is a hard link to \"%.200s\", which is no file", path, to);
-	}
-	fd = open_parent(u, parent, err);
-	if (fd < 0)
-		return fd;
-	return linkat(dir, to_base, fd, base, 0) < 0 ? io_error(err, path) : 0;
+	from = open_target(u, to_parent, to_base, full, path, err);
+	if (from < 0)
+		return from;
+	dirfd = open_parent(u, parent, err);
+	if (dirfd < 0)
+		return dirfd;
+	r = clear_way(u, dirfd, base, false, path, err);
+	if (r < 0)
+		return r;
+	dirfd = open_parent(u, parent, err);
+	if (dirfd < 0)
+		return dirfd;
+	if (linkat(from, to_base, dirfd, base, 0) == 0)
+		return 0;
+	return errno == ENOENT ? unpack_bad(err, "entry \"%.200s\" is a hard link to what it replaces", path) :
+				 io_error(err, path);
 }
 
 static int make_node(int dirfd, const char *base, struct archive_entry *entry, const char *path, struct err *err)
@@ -589,16 +658,14 @@ static int make_thing(struct unpack *u, const char *parent, const char *base, st
 		return dirfd;
 	if (!hardlink)
 		hardlink = archive_entry_hardlink_utf8(entry);
-	if (hardlink && str_eq(hardlink, path))
-		return 0;
+	if (hardlink)
+		return make_hardlink(u, parent, base, hardlink, path, err);
 	way = clear_way(u, dirfd, base, is_dir, path, err);
 	if (way < 0)
 		return way;
 	dirfd = open_parent(u, parent, err);
 	if (dirfd < 0)
 		return dirfd;
-	if (hardlink)
-		return make_hardlink(u, parent, base, hardlink, path, err);
 	switch (archive_entry_filetype(entry)) {
 	case AE_IFDIR:
 		r = make_dir(dirfd, base, way, path, err);

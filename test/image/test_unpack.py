@@ -142,10 +142,22 @@ class Hostile(Layers):
         self.refused("leaves the root", oci.Layer().hardlink("a", "../../etc/passwd"))
 
     def test_symlink_to_outside_is_inside(self):
-        for target in self.outside():
+        """What such a link leads to is made in the root, as containerd does."""
+        with open(os.path.join(self.root, "marker"), "w") as f:
+            f.write("untouched")
+        for i, target in enumerate(self.outside()):
             with self.subTest(target):
-                layer = oci.Layer().symlink("link", target).add("link/marker", "evil")
-                self.refused("leads to no directory", layer)
+                root = self.mount(self.pull(oci.Layer().symlink("link", target).add("link/marker", "evil")).id, f"c{i}")
+                self.assertEqual(read(root + self.root + "/marker"), "evil")
+                self.assertEqual(read(self.root + "/marker"), "untouched")
+
+    def test_links_in_circles(self):
+        self.refused("leads to no directory", oci.Layer().symlink("a", "b").symlink("b", "a").add("a/x", "1"))
+        chain = oci.Layer()
+        for i in range(20):
+            chain.symlink(f"l{i}", f"l{i + 1}/x")
+        self.refused("leads to no directory", chain.add("l0/x", "1"))
+        self.refused("leads to no directory", oci.Layer().symlink("a", "a/b").add("a/x", "1"))
 
     def test_symlink_to_outside_with_the_same_path_inside(self):
         layer = oci.Layer().dir(self.root[1:]).symlink("link", "../" * 40 + self.root[1:]).add("link/marker", "inside")
@@ -156,8 +168,11 @@ class Hostile(Layers):
         self.assertEqual(read(root + self.root + "/marker"), "inside")
 
     def test_symlink_swapped_in_for_a_directory(self):
-        self.refused("leads to no directory",
-                     oci.Layer().dir("d").add("d/a", "1").symlink("d", self.root).add("d/marker", "evil"))
+        with open(os.path.join(self.root, "marker"), "w") as f:
+            f.write("untouched")
+        root = self.rootfs(oci.Layer().dir("d").add("d/a", "1").symlink("d", self.root).add("d/marker", "evil"))
+        self.assertEqual(read(self.root + "/marker"), "untouched")
+        self.assertEqual(read(root + self.root + "/marker"), "evil")
 
     def test_hard_link_through_a_symlink(self):
         self.refused("", oci.Layer().symlink("link", self.root).hardlink("mine", "link/marker"))
@@ -172,11 +187,19 @@ class Hostile(Layers):
         for name in (".wh...", ".wh..", ".wh.", "a/.wh..."):
             self.refused("hides nothing", base, oci.Layer().add(name, ""))
         self.refused("lies in a whiteout", base, oci.Layer().add(".wh.x/y", "1"))
-        self.refused("leads to no directory", base, oci.Layer().symlink("l", self.root).add("l/.wh.marker", ""))
+        with open(self.root + "/marker", "w") as f:
+            f.write("untouched")
+        self.pull(base, oci.Layer().symlink("l", self.root).add("l/.wh.marker", "").add("l/.wh..wh..opq", ""))
+        self.assertEqual(read(self.root + "/marker"), "untouched")
 
     def test_forged_overlay_attributes_and_devices(self):
         self.refused("trusted.overlay.redirect", oci.Layer().dir("d").add("d/x", "1", xattrs={"trusted.overlay.redirect": "/etc"}))
         self.refused("0:0", oci.Layer().add("x", kind=tarfile.CHRTYPE))
+
+    def test_hard_link_to_what_it_replaces(self):
+        self.refused("what it replaces", oci.Layer().dir("d").add("d/x", "1").hardlink("d", "d/x"))
+        root = self.rootfs(oci.Layer().add("x", "1").hardlink("./x", "./x").hardlink("y", "x").hardlink("x", "y"))
+        self.assertEqual(read(root + "/x"), "1")
 
     def test_path_through_a_file(self):
         self.refused("is no directory", oci.Layer().add("f", "1").add("f/x", "1"))
