@@ -16,6 +16,13 @@
 #include <stdarg.h>
 #include <cmocka.h>
 
+/* As assert_true, for threads other than cmocka's. */
+static void must(bool ok)
+{
+	if (!ok)
+		abort();
+}
+
 /* ---- a scripted agent, on a thread of its own ---------------------------------------------------------- */
 
 struct fake {
@@ -29,7 +36,7 @@ static void pack_respond(struct ttrpc_request *req, const ProtobufCMessage *msg)
 	unsigned char data[4096];
 	size_t len = protobuf_c_message_get_packed_size(msg);
 
-	assert(len <= sizeof(data));
+	must(len <= sizeof(data));
 	protobuf_c_message_pack(msg, data);
 	ttrpc_respond(req, data, len);
 }
@@ -191,7 +198,7 @@ int vmm_connect(struct vmm *vm, uint32_t port, int64_t deadline_ns, struct err *
 
 	(void)vm;
 	(void)deadline_ns;
-	assert(port == 1024);
+	must(port == 1024);
 	if (at >= atomic_load(&next_fd_count))
 		return err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "the VMM has exited");
 	return next_fds[at];
@@ -210,7 +217,7 @@ static void *loop_thread(void *arg)
 {
 	struct fixture *x = arg;
 
-	assert(loop_new(&x->loop, NULL) == 0);
+	must(loop_new(&x->loop, NULL) == 0);
 	return NULL;
 }
 
@@ -409,11 +416,11 @@ static void on_reply(void *arg, const struct err *err, const ProtobufCMessage *r
 	struct outcome *o = arg;
 
 	if (err) {
-		assert(!resp);
+		must(!resp);
 		atomic_store(&o->code, err->code);
 		atomic_fetch_add(&o->errors, 1);
 	} else {
-		assert(resp);
+		must(resp);
 	}
 	if (o->close_me) {
 		agent_conn_close(o->close_me);
@@ -474,8 +481,8 @@ static void close_job(void *arg)
 	agent_conn_call_async(c->conn, &AGENT_STATS, &stats.base, 0, on_reply, &c->o);
 	agent_conn_call_async(c->conn, &AGENT_STATS, &stats.base, 0, on_reply, &c->o);
 	c->conn = agent_conn_close(c->conn);
-	assert(atomic_load(&c->o.count) == 2);
-	assert(atomic_load(&c->o.code) == -ECANCELED);
+	must(atomic_load(&c->o.count) == 2);
+	must(atomic_load(&c->o.code) == -ECANCELED);
 	atomic_store(&c->done, true);
 }
 
@@ -537,7 +544,7 @@ static void on_data(void *arg, const struct err *err, const ProtobufCMessage *ms
 	struct streaming *s = arg;
 
 	if (msg) {
-		assert(((const Google__Protobuf__Any *)(const void *)msg)->value.len == 1000);
+		must(((const Google__Protobuf__Any *)(const void *)msg)->value.len == 1000);
 		atomic_fetch_add(&s->messages, 1);
 	}
 	if (err)
@@ -554,11 +561,11 @@ static void stream_job(void *arg)
 
 	any.value.data = data;
 	any.value.len = sizeof(data);
-	assert(agent_stream_open(s->conn, &AGENT_STREAM, &any.base, on_data, s, NULL) == 0);
-	assert(agent_stream_open(s->conn, &AGENT_STREAM, &any.base, on_data, s, NULL) == -EBUSY);
+	must(agent_stream_open(s->conn, &AGENT_STREAM, &any.base, on_data, s, NULL) == 0);
+	must(agent_stream_open(s->conn, &AGENT_STREAM, &any.base, on_data, s, NULL) == -EBUSY);
 	for (int i = 0; i < 2000; i++)
-		assert(agent_stream_send(s->conn, &any.base, i == 1999) == 0);
-	assert(agent_stream_send(s->conn, &any.base, false) == -EPIPE);
+		must(agent_stream_send(s->conn, &any.base, i == 1999) == 0);
+	must(agent_stream_send(s->conn, &any.base, false) == -EPIPE);
 }
 
 static void stream_carries_messages_both_ways(void **state)
