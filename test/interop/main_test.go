@@ -33,7 +33,8 @@ func TestMain(m *testing.M) {
 	dir, err := buildDir()
 	if err == nil {
 		var out []byte
-		out, err = exec.Command("cmake", "--build", dir, "--target", "ttrpc_peer").CombinedOutput()
+		// Go runs packages at the same time; two builds in one directory must not.
+		out, err = exec.Command("flock", dir, "cmake", "--build", dir, "--target", "ttrpc_peer").CombinedOutput()
 		if err != nil {
 			err = fmt.Errorf("building ttrpc_peer: %v\n%s", err, out)
 		}

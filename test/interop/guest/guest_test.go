@@ -66,7 +66,9 @@ func boot() (func(), error) {
 		return nil, err
 	}
 	for _, target := range []string{"vmmctl", "crivisor-spawn", "guest"} {
-		if out, err := exec.Command("cmake", "--build", build, "--target", target).CombinedOutput(); err != nil {
+		// Go runs packages at the same time; two builds in one directory must not.
+		out, err := exec.Command("flock", build, "cmake", "--build", build, "--target", target).CombinedOutput()
+		if err != nil {
 			return nil, fmt.Errorf("building %s: %v\n%s", target, err, out)
 		}
 	}
