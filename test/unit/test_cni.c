@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 #include <json-c/json.h>
+#include <pthread.h>
 #include <sys/stat.h>
 
 struct fixture {
@@ -567,6 +568,52 @@ static void gc_removes_what_no_pod_owns(void **state)
 	json_object_put(in);
 }
 
+static void *attach_detach(void *arg)
+{
+	struct fixture *f = arg;
+	static _Atomic int serial;
+	struct cni_pod mine = pod;
+	char id[32];
+
+	snprintf(id, sizeof(id), "pod-%d", serial++);
+	mine.id = id;
+	for (int i = 0; i < 3; i++) {
+		struct cni_result result;
+		struct err err = ERR_INIT;
+
+		if (cni_status(f->cni, &err) < 0 || cni_add(f->cni, &mine, 0, &result, &err) < 0)
+			return strdup(err.msg);
+		cni_result_done(&result);
+		if (cni_check(f->cni, &mine, 0, &err) < 0 || cni_del(f->cni, &mine, 0, &err) < 0)
+			return strdup(err.msg);
+	}
+	return NULL;
+}
+
+static void ten_pods_at_once_while_the_configuration_changes(void **state)
+{
+	struct fixture *f = *state;
+	pthread_t threads[10];
+	struct err err = ERR_INIT;
+
+	put_plugin(f, "first", GOOD);
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"}"), 0600);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, attach_detach, f), 0);
+	for (int i = 0; i < 20; i++) {
+		put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"},{\"type\":\"first\"}"),
+			 0600);
+		assert_int_equal(cni_set_pod_cidr(f->cni, i % 2 ? "10.0.0.0/8" : NULL, &err), 0);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++) {
+		void *words = NULL;
+
+		pthread_join(threads[i], &words);
+		if (words)
+			fail_msg("%s", (char *)words);
+	}
+}
+
 static void add_bad_pod_is_refused(void **state)
 {
 	struct fixture *f = *state;
@@ -675,6 +722,7 @@ int main(void)
 		T(del_goes_on_behind_a_failing_plugin),
 		T(check_honours_version_and_disable),
 		T(gc_removes_what_no_pod_owns),
+		T(ten_pods_at_once_while_the_configuration_changes),
 		T(add_bad_pod_is_refused),
 	};
 
