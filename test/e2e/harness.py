@@ -5,6 +5,8 @@ Everything lives below one short directory (UNIX socket paths are limited) and i
   CRV_BUILD    directory with crivisor and guest/ (default: build/ of this tree)
   CRV_KEEP     where the logs of failed tests go (default: a new directory below /tmp)
   CRV_SLOW     factor on every time limit (default 1): for sanitized builds and busy machines
+  CRV_DRIVER   [hypervisor] driver of the servers (default: the server's own choice)
+  CRV_CATALOG  which images the registry gets (default: all)
 """
 
 import atexit
@@ -115,7 +117,7 @@ def registry():
                                      stdin=subprocess.DEVNULL)
         atexit.register(end_process, _registry)
         wait_port(5000, _registry)
-        catalog.push_all(REGISTRY)
+        catalog.push_all(REGISTRY, os.environ.get("CRV_CATALOG", "").split())
     return REGISTRY
 
 
@@ -208,7 +210,7 @@ class Server:
             "cni": {"bin_dirs": ["/usr/lib/cni"], "conf_dir": self.cni_dir},
             "image": {"registry_config_dir": self.certs_dir},
             "sandbox": {"cgroup_parent": self.cgroup},
-            "hypervisor": {"kernel_path": KERNEL, "image_path": GUEST_IMAGE},
+            "hypervisor": {"driver": os.environ.get("CRV_DRIVER"), "kernel_path": KERNEL, "image_path": GUEST_IMAGE},
         }
         for section, values in (config or {}).items():
             self.sections.setdefault(section, {}).update(values)
