@@ -94,7 +94,8 @@ static int start_vsock(struct vmm *vm, struct vmm_launch *l, const char *helper,
 
 	if (vm->driver->own_vsock)
 		return 0;
-	if (vsock_kernel_usable()) {
+	/* A daemon that is named is meant. */
+	if (str_empty(l->config->vsock_daemon_path) && vsock_kernel_usable()) {
 		fd = vsock_claim(&vm->cid, err);
 		return fd < 0 ? fd : launch_add_fd(l, fd, &l->vsock, err);
 	}

@@ -40,7 +40,7 @@ struct vmm_config {
 	bool task_debug;            /* task.debug on the kernel command line */
 	bool task_enable_tracing;
 	char *spawn_helper;         /* NULL: crivisor-spawn beside the running binary, then in PATH */
-	char *vsock_daemon_path;    /* NULL: vhost-device-vsock from PATH */
+	char *vsock_daemon_path;    /* NULL: /dev/vhost-vsock if there, else vhost-device-vsock from PATH */
 };
 
 enum vmm_cap {

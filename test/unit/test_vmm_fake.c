@@ -1,0 +1,605 @@
+/*
+ * Both drivers against scripted stand-ins (test/fake/): every request is checked against the API's table, and every way
+ * in which a VMM can misbehave must end in words, in time, and with no process left. Needs python3.
+ */
+#include "base/util.h"
+#include "vmm/driver.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <cmocka.h>
+
+#define FAKE CRV_SOURCE_DIR "/test/fake/"
+#define LONG (now_monotonic_ns() + 20 * NS_PER_SEC)
+
+static char dir[] = "/tmp/crvtest-fake-XXXXXX";
+static char run_dir[64], shared[64], file[64];
+static struct vmm_config config;
+static struct vmm_choice choice;
+static struct vmm_spec spec;
+
+static void write_text(const char *at, const char *name, const char *text)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", at, name);
+	assert_int_equal(write_file(path, text, strlen(text), 0600), 0);
+}
+
+static char *read_text(const char *name)
+{
+	char path[128];
+	char *text = NULL;
+
+	snprintf(path, sizeof(path), "%s/%s", run_dir, name);
+	assert_int_equal(read_file(path, 1 << 20, &text, NULL), 0);
+	return text;
+}
+
+/* Processes that still name the test's directory on their command line. */
+static int left_over(void)
+{
+	DIR *d = opendir("/proc");
+	struct dirent *de;
+	int n = 0;
+
+	while ((de = readdir(d))) {
+		char path[300];
+		char *line CLEANUP_FREE = NULL;
+		size_t len = 0;
+
+		if (de->d_name[0] < '0' || de->d_name[0] > '9' || atoi(de->d_name) == getpid())
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/cmdline", de->d_name);
+		if (read_file(path, 1 << 20, &line, &len) == 0 && memmem(line, len, dir, strlen(dir)))
+			n++;
+	}
+	closedir(d);
+	return n;
+}
+
+static int fresh(const char *driver, const char *script)
+{
+	static char fake_path[] = FAKE "fake_qmp.py", clh_path[] = FAKE "fake_clh.py", helper[] = FAKE "fake_helper.py";
+	bool qemu = str_eq(driver, "qemu");
+
+	assert_int_equal(remove_tree(run_dir), 0);
+	assert_int_equal(remove_tree(shared), 0);
+	assert_int_equal(mkdir(run_dir, 0700), 0);
+	assert_int_equal(mkdir(shared, 0700), 0);
+	if (script)
+		write_text(run_dir, "fake.json", script);
+	config = (struct vmm_config){.driver = (char *)(uintptr_t)driver, .path = qemu ? fake_path : clh_path, .vcpus = 1,
+				     .memory_bytes = 256 << 20, .kernel_path = file, .image_path = file,
+				     .virtiofsd_path = helper, .virtiofsd_thread_pool_size = 4, .vsock_daemon_path = helper};
+	choice = (struct vmm_choice){.driver = driver, .accel = "kvm"};
+	snprintf(choice.path, sizeof(choice.path), "%s", config.path);
+	spec = (struct vmm_spec){.id = "test-1", .run_dir = run_dir, .shared_dir = shared, .vcpus_max = 4,
+				 .memory_max_bytes = 1 << 30};
+	return 0;
+}
+
+static int setup(void **state)
+{
+	int fd;
+
+	(void)state;
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(run_dir, sizeof(run_dir), "%s/run", dir);
+	snprintf(shared, sizeof(shared), "%s/shared", dir);
+	snprintf(file, sizeof(file), "%s/file", dir);
+	fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	return fd < 0 || ftruncate(fd, 4 << 20) < 0 ? -1 : close(fd);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	return remove_tree(dir);
+}
+
+static void check(int r, const struct err *err, const char *what)
+{
+	if (r < 0)
+		fail_msg("%s: %s", what, err->msg);
+}
+
+static struct vmm *start(const char *driver, const char *script)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = NULL;
+
+	fresh(driver, script);
+	check(vmm_start(&config, &choice, &spec, LONG, &vm, &err), &err, "start");
+	return vm;
+}
+
+static void end(struct vmm *vm)
+{
+	struct err err = ERR_INIT;
+
+	check(vmm_stop(vm, LONG, &err), &err, "stop");
+	vmm_free(vm);
+	assert_int_equal(left_over(), 0);
+}
+
+static void start_must_fail(const char *driver, const char *script, const char *words)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = NULL;
+
+	fresh(driver, script);
+	assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+	if (!strstr(err.msg, words))
+		fail_msg("\"%s\" does not say \"%s\"", err.msg, words);
+	assert_null(vm);
+	assert_int_equal(left_over(), 0);
+}
+
+static struct vmm_event expect_event(struct vmm *vm, enum vmm_event_type type)
+{
+	int64_t until = now_monotonic_ns() + 10 * NS_PER_SEC;
+	struct vmm_event e = {0};
+
+	while (now_monotonic_ns() < until) {
+		struct pollfd p = {.fd = vmm_fd(vm), .events = POLLIN};
+
+		poll(&p, 1, 1000);
+		while (vmm_dispatch(vm, &e) > 0) {
+			if (e.type == type)
+				return e;
+		}
+	}
+	fail_msg("event %d has not come", (int)type);
+	return e;
+}
+
+/* ---- both drivers ---------------------------------------------------------------------------------------------------- */
+
+static const char *const drivers[] = {"cloud-hypervisor", "qemu"};
+
+static void start_binary_that_dies_tells_its_words(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++)
+		start_must_fail(drivers[i], "{\"exit\": [3, \"cannot allocate guest memory\"]}", "cannot allocate guest memory");
+}
+
+static void start_helper_that_dies_tells_its_words(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = NULL;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		fresh(drivers[i], "{\"greeting\": \"\", \"hang\": [\"vmm.ping\"]}");
+		write_text(shared, "fake.json", "{\"fs_exit\": [4, \"no such shared directory\"]}");
+		assert_true(vmm_start(&config, &choice, &spec, now_monotonic_ns() + 2 * NS_PER_SEC, &vm, &err) < 0);
+		if (!strstr(err.msg, "no such shared directory"))
+			fail_msg("%s", err.msg);
+		assert_int_equal(left_over(), 0);
+	}
+}
+
+static void start_missing_things_are_named(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = NULL;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		fresh(drivers[i], NULL);
+		snprintf(choice.path, sizeof(choice.path), "/nonexistent/vmm");
+		assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+		assert_non_null(strstr(err.msg, "/nonexistent/vmm"));
+		fresh(drivers[i], NULL);
+		config.virtiofsd_path = (char *)(uintptr_t) "/nonexistent/virtiofsd";
+		assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+		assert_non_null(strstr(err.msg, "/nonexistent/virtiofsd"));
+		fresh(drivers[i], NULL);
+		config.kernel_path = (char *)(uintptr_t) "/nonexistent/kernel";
+		assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+		assert_non_null(strstr(err.msg, "/nonexistent/kernel"));
+		fresh(drivers[i], NULL);
+		spec.netns_path = "/nonexistent/ns";
+		assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+		assert_non_null(strstr(err.msg, "/nonexistent/ns"));
+		fresh(drivers[i], NULL);
+		spec.cgroup = "/crvtest-nonexistent";
+		assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+		assert_non_null(strstr(err.msg, "/crvtest-nonexistent"));
+		assert_int_equal(left_over(), 0);
+	}
+}
+
+static void connect_retries_and_keeps_the_stream_whole(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		struct vmm *vm = start(drivers[i], "{\"vsock_refuse\": 5}");
+		char got[64] = "";
+		int fd = vmm_connect(vm, 1024, LONG, &err);
+		size_t len = 0;
+
+		check(fd, &err, "connect");
+		assert_int_equal(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+		assert_int_equal(fcntl(fd, F_GETFL) & O_NONBLOCK, O_NONBLOCK);
+		while (len < strlen("first bytes of the stream")) {
+			struct pollfd p = {.fd = fd, .events = POLLIN};
+			ssize_t n;
+
+			assert_int_equal(poll(&p, 1, 5000), 1);
+			n = read(fd, got + len, sizeof(got) - 1 - len);
+			assert_true(n > 0);
+			len += (size_t)n;
+		}
+		assert_string_equal(got, "first bytes of the stream");
+		close_fd(fd);
+		end(vm);
+		vm = start(drivers[i], "{\"vsock_refuse\": 1000000}");
+		assert_int_equal(vmm_connect(vm, 1024, now_monotonic_ns() + NS_PER_SEC / 5, &err), -ETIMEDOUT);
+		end(vm);
+		vm = start(drivers[i], "{\"vsock_answer\": \"NO 7\\n\"}");
+		assert_int_equal(vmm_connect(vm, 1024, LONG, &err), -EPROTO);
+		assert_non_null(strstr(err.msg, "instead of OK"));
+		end(vm);
+	}
+}
+
+static void attach_all_kinds_and_detach(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		struct vmm *vm = start(drivers[i], NULL);
+		struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = "vol_1", .path = file};
+		char pci[VMM_PCI_ADDRESS_MAX], first[VMM_PCI_ADDRESS_MAX];
+		struct vmm_info info;
+		char *json;
+
+		check(vmm_attach(vm, &d, first, LONG, &err), &err, "disk");
+		assert_int_equal(strlen(first), 12);
+		assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -EEXIST);
+		d = (struct vmm_device){.type = VMM_DEVICE_PMEM, .id = "p", .path = file, .read_only = true};
+		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "pmem");
+		d = (struct vmm_device){.type = VMM_DEVICE_FS, .id = "f", .path = "/run/x.sock", .tag = "second"};
+		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "fs");
+		d = (struct vmm_device){.type = VMM_DEVICE_VFIO, .id = "v", .path = "/sys/bus/pci/devices/0000:01:00.0"};
+		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "vfio");
+		if (i == 0) { /* QEMU is handed the tap itself: see the test with the real one */
+			d = (struct vmm_device){.type = VMM_DEVICE_NET, .id = "n", .path = "tap1", .mac = {2, 0, 0, 0, 0, 1},
+						.mtu = 1450};
+			check(vmm_attach(vm, &d, pci, LONG, &err), &err, "net");
+		}
+		d = (struct vmm_device){.type = VMM_DEVICE_FS, .id = "bad id!", .path = "x", .tag = "t"};
+		assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -EINVAL);
+		json = vmm_save(vm);
+		vmm_free(vm);
+		check(vmm_recover(&config, json, &vm, &err), &err, "recover");
+		free(json);
+		check(vmm_detach(vm, "vol_1", LONG, &err), &err, "detach disk");
+		check(vmm_detach(vm, "p", LONG, &err), &err, "detach pmem");
+		assert_int_equal(vmm_detach(vm, "p", LONG, &err), -ENOENT);
+		expect_event(vm, VMM_EVENT_DEVICE_REMOVED);
+		check(vmm_pause(vm, LONG, &err), &err, "pause");
+		check(vmm_info(vm, &info, &err), &err, "info");
+		assert_int_equal(strcasecmp(info.state, "paused"), 0);
+		assert_true(info.vmm_pid > 0 && info.virtiofsd_pid > 0);
+		check(vmm_resume(vm, LONG, &err), &err, "resume");
+		end(vm);
+	}
+}
+
+static void detach_without_the_guest_times_out(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		struct vmm *vm = start(drivers[i], "{\"quiet_removal\": true}");
+		struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = "vol", .path = file};
+		char pci[VMM_PCI_ADDRESS_MAX];
+
+		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "disk");
+		assert_int_equal(vmm_detach(vm, "vol", now_monotonic_ns() + NS_PER_SEC / 5, &err), -ETIMEDOUT);
+		assert_non_null(strstr(err.msg, "let go"));
+		end(vm);
+	}
+}
+
+static void *stop_soon(void *arg)
+{
+	usleep(200000);
+	vmm_stop(arg, LONG, NULL);
+	return NULL;
+}
+
+static void hanging_vmm_ends_at_the_deadline_or_the_stop(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		struct vmm *vm = start(drivers[i], "{\"hang\": [\"vm.pause\", \"stop\"], \"vsock_refuse\": 1000000}");
+		int64_t t0 = now_monotonic_ns();
+		pthread_t t;
+
+		assert_int_equal(vmm_pause(vm, t0 + NS_PER_SEC / 5, &err), -ETIMEDOUT);
+		assert_true(now_monotonic_ns() - t0 < 2 * NS_PER_SEC);
+		t0 = now_monotonic_ns();
+		pthread_create(&t, NULL, stop_soon, vm);
+		assert_int_equal(vmm_pause(vm, LONG, &err), -ECANCELED);
+		assert_true(now_monotonic_ns() - t0 < 5 * NS_PER_SEC);
+		assert_int_equal(vmm_connect(vm, 1024, LONG, &err), -ECANCELED);
+		pthread_join(t, NULL);
+		end(vm);
+	}
+}
+
+static void vmm_that_exits_in_a_call_is_reported(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		struct vmm *vm = start(drivers[i], i ? "{\"exit_after\": [\"stop\", 7, \"assertion failed: x\"]}" :
+						       "{\"exit_after\": [\"vm.pause\", 7, \"assertion failed: x\"]}");
+		struct vmm_event e;
+		struct vmm_info info;
+
+		vmm_pause(vm, LONG, &err);
+		e = expect_event(vm, VMM_EVENT_VMM_EXITED);
+		assert_int_equal(e.status, 7);
+		assert_non_null(strstr(e.detail, "assertion failed: x"));
+		assert_int_equal(vmm_info(vm, &info, &err), -ENOTCONN);
+		assert_non_null(strstr(err.msg, "assertion failed: x"));
+		end(vm);
+	}
+}
+
+static void deaths_have_their_true_status(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		struct vmm *vm = start(drivers[i], NULL);
+		struct vmm_info info;
+		struct vmm_event e;
+
+		check(vmm_info(vm, &info, &err), &err, "info");
+		kill(info.virtiofsd_pid, SIGTERM);
+		e = expect_event(vm, VMM_EVENT_HELPER_EXITED);
+		assert_int_equal(e.status, 128 + SIGTERM);
+		kill(info.vmm_pid, SIGKILL);
+		e = expect_event(vm, VMM_EVENT_VMM_EXITED);
+		assert_int_equal(e.status, 128 + SIGKILL);
+		end(vm);
+	}
+}
+
+static void guest_ends_are_told_apart(void **state)
+{
+	static const struct {
+		const char *driver, *script;
+		enum vmm_event_type type;
+	} cases[] = {
+		{"cloud-hypervisor", "{\"events\": [[\"guest\", \"panic\", {\"event\": \"panic\"}], [\"vm\", \"rebooting\", null]]}",
+		 VMM_EVENT_GUEST_PANIC},
+		{"cloud-hypervisor", "{\"events\": [[\"vm\", \"rebooting\", null]]}", VMM_EVENT_GUEST_RESET},
+		{"cloud-hypervisor", "{\"events\": [[\"vm\", \"shutdown\", null]]}", VMM_EVENT_GUEST_SHUTDOWN},
+		{"qemu",
+		 "{\"events\": [[\"GUEST_PANICKED\", {\"action\": \"shutdown\"}], [\"SHUTDOWN\", {\"guest\": true, \"reason\": "
+		 "\"guest-panic\"}]]}",
+		 VMM_EVENT_GUEST_PANIC},
+		{"qemu", "{\"events\": [[\"SHUTDOWN\", {\"guest\": true, \"reason\": \"guest-reset\"}]]}", VMM_EVENT_GUEST_RESET},
+		{"qemu", "{\"events\": [[\"SHUTDOWN\", {\"guest\": true, \"reason\": \"guest-shutdown\"}]]}",
+		 VMM_EVENT_GUEST_SHUTDOWN},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct vmm *vm = start(cases[i].driver, cases[i].script);
+
+		expect_event(vm, cases[i].type);
+		end(vm);
+	}
+}
+
+static void recover_of_a_dead_vm_kills_what_is_left(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		struct vmm *vm = start(drivers[i], NULL);
+		struct vmm_info info;
+		char *json;
+
+		check(vmm_info(vm, &info, &err), &err, "info");
+		json = vmm_save(vm);
+		kill(info.virtiofsd_pid, SIGKILL);
+		expect_event(vm, VMM_EVENT_HELPER_EXITED);
+		vmm_free(vm);
+		vm = NULL;
+		assert_int_equal(vmm_recover(&config, json, &vm, &err), -ESRCH);
+		assert_non_null(strstr(err.msg, "virtiofsd"));
+		assert_null(vm);
+		assert_int_equal(left_over(), 0);
+		free(json);
+	}
+	assert_int_equal(vmm_recover(&config, "{", &(struct vmm *){NULL}, &err), -EINVAL);
+	assert_int_equal(vmm_recover(&config, "{\"version\": 99}", &(struct vmm *){NULL}, &err), -EINVAL);
+}
+
+/* ---- each for itself --------------------------------------------------------------------------------------------------- */
+
+static void clh_command_line_has_the_described_order(void **state)
+{
+	static const char *const order[] = {"--api-socket", "--cpus", "--memory", "--kernel", "--cmdline", "--pmem",
+					    "--rng", "--vsock", "--console", "--fs"};
+	struct vmm *vm = start("cloud-hypervisor", NULL);
+	char *argv = read_text("argv.json"), *at = argv;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
+		at = strstr(at, order[i]);
+		assert_non_null(at);
+	}
+	assert_non_null(strstr(argv, "shared=on"));
+	assert_non_null(strstr(argv, ",id=rootfs,discard_writes=on"));
+	assert_non_null(strstr(argv, "console=hvc0 root=/dev/pmem0p1 rootflags=data=ordered,errors=remount-ro,dax ro "
+				     "rootfstype=ext4 task.sharefs_type=virtiofs panic=-1"));
+	free(argv);
+	end(vm);
+}
+
+static void clh_errors_carry_the_vmm_s_words(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = start("cloud-hypervisor",
+			       "{\"replies\": {\"vm.add-disk\": [500, [\"Error from API\", \"The disk could not be added\", "
+			       "\"Device or resource busy\"]], \"vm.resize\": [429, [\"removal pending\"]], "
+			       "\"vm.add-pmem\": [200, \"<html>\"], \"vm.add-fs\": [204, null], \"vm.resume\": [500, null]}}");
+	struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = "vol", .path = file};
+	char pci[VMM_PCI_ADDRESS_MAX];
+
+	(void)state;
+	assert_true(vmm_attach(vm, &d, pci, LONG, &err) < 0);
+	assert_non_null(strstr(err.msg, "The disk could not be added: Device or resource busy"));
+	assert_int_equal(vmm_resize(vm, 2, 0, LONG, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, "removal pending"));
+	d.type = VMM_DEVICE_PMEM;
+	assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -EPROTO);
+	d = (struct vmm_device){.type = VMM_DEVICE_FS, .id = "f", .path = "/x", .tag = "t"};
+	assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -EPROTO);
+	assert_true(vmm_resume(vm, LONG, &err) < 0);
+	assert_non_null(strstr(err.msg, "500"));
+	/* A failed attach leaves no trace in the table. */
+	assert_int_equal(vmm_detach(vm, "vol", LONG, &err), -ENOENT);
+	end(vm);
+}
+
+static void clh_resize_waits_for_the_memory(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = start("cloud-hypervisor", NULL);
+	struct vmm_info info;
+
+	(void)state;
+	check(vmm_resize(vm, 3, 512 << 20, LONG, &err), &err, "resize");
+	check(vmm_info(vm, &info, &err), &err, "info");
+	assert_int_equal(info.vcpus, 3);
+	assert_int_equal(info.memory_bytes, 512 << 20);
+	assert_int_equal(vmm_resize(vm, 9, 0, LONG, &err), -EINVAL);
+	end(vm);
+}
+
+static void clh_snapshot_restores_into_its_own_place(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = start("cloud-hypervisor", NULL);
+	struct vmm_info info;
+	char snap[96];
+	char *argv;
+
+	(void)state;
+	snprintf(snap, sizeof(snap), "%s/snap", dir);
+	assert_int_equal(mkdir(snap, 0700), 0);
+	check(vmm_pause(vm, LONG, &err), &err, "pause");
+	check(vmm_snapshot(vm, snap, LONG, &err), &err, "snapshot");
+	end(vm);
+	fresh("cloud-hypervisor", NULL);
+	check(vmm_restore(&config, &choice, &spec, snap, LONG, &vm, &err), &err, "restore");
+	check(vmm_info(vm, &info, &err), &err, "info");
+	assert_string_equal(info.state, "Paused");
+	argv = read_text("argv.json");
+	assert_non_null(strstr(argv, "--restore"));
+	free(argv);
+	end(vm);
+}
+
+static void qmp_nonsense_is_an_error(void **state)
+{
+	(void)state;
+	start_must_fail("qemu", "{\"greeting\": \"\"}", "QEMU has closed its monitor");
+	start_must_fail("qemu", "{\"greeting\": \"hello\"}", "bad JSON");
+	start_must_fail("qemu", "{\"greeting\": \"[1]\"}", "no object");
+	start_must_fail("qemu", "{\"greeting\": \"{}\"}", "neither greeting");
+	start_must_fail("qemu", "{\"raw\": {\"qmp_capabilities\": \"{\\\"return\\\": [\"}}", "bad JSON");
+	start_must_fail("qemu", "{\"errors\": {\"qmp_capabilities\": \"Capability oob is not there\"}}",
+			"Capability oob is not there");
+}
+
+static void qmp_errors_carry_qemu_s_words_and_clean_up(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = start("qemu", "{\"errors\": {\"device_add\": \"Bus 'rp0' does not support hotplugging\"}}");
+	struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = "vol", .path = file};
+	char pci[VMM_PCI_ADDRESS_MAX];
+
+	(void)state;
+	/* Twice: the backend of the first try is gone, or its name would be taken. */
+	for (int i = 0; i < 2; i++) {
+		assert_true(vmm_attach(vm, &d, pci, LONG, &err) < 0);
+		assert_non_null(strstr(err.msg, "does not support hotplugging"));
+	}
+	assert_int_equal(vmm_snapshot(vm, dir, LONG, &err), -EOPNOTSUPP);
+	end(vm);
+}
+
+static void qmp_ports_run_out_with_words(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = start("qemu", NULL);
+	char pci[VMM_PCI_ADDRESS_MAX], id[8];
+	struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = id, .path = file};
+
+	(void)state;
+	for (int i = 0; i < 8; i++) {
+		snprintf(id, sizeof(id), "d%d", i);
+		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "attach");
+	}
+	snprintf(id, sizeof(id), "d8");
+	assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -ENOSPC);
+	end(vm);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(start_binary_that_dies_tells_its_words),
+		cmocka_unit_test(start_helper_that_dies_tells_its_words),
+		cmocka_unit_test(start_missing_things_are_named),
+		cmocka_unit_test(connect_retries_and_keeps_the_stream_whole),
+		cmocka_unit_test(attach_all_kinds_and_detach),
+		cmocka_unit_test(detach_without_the_guest_times_out),
+		cmocka_unit_test(hanging_vmm_ends_at_the_deadline_or_the_stop),
+		cmocka_unit_test(vmm_that_exits_in_a_call_is_reported),
+		cmocka_unit_test(deaths_have_their_true_status),
+		cmocka_unit_test(guest_ends_are_told_apart),
+		cmocka_unit_test(recover_of_a_dead_vm_kills_what_is_left),
+		cmocka_unit_test(clh_command_line_has_the_described_order),
+		cmocka_unit_test(clh_errors_carry_the_vmm_s_words),
+		cmocka_unit_test(clh_resize_waits_for_the_memory),
+		cmocka_unit_test(clh_snapshot_restores_into_its_own_place),
+		cmocka_unit_test(qmp_nonsense_is_an_error),
+		cmocka_unit_test(qmp_errors_carry_qemu_s_words_and_clean_up),
+		cmocka_unit_test(qmp_ports_run_out_with_words),
+	};
+
+	return cmocka_run_group_tests_name("vmm_fake", tests, setup, teardown);
+}
