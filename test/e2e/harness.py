@@ -634,9 +634,9 @@ class Refused:
 
 
 def failed(case):
-    outcome = case._outcome
-    return any(error for _, error in getattr(outcome.result, "failures", []) + getattr(outcome.result, "errors", [])
-               if _ is case) if hasattr(outcome.result, "failures") else not outcome.success
+    """Whether this test, a subtest of it included, has failed so far; in tearDown and in clean-ups too."""
+    result = case._outcome.result
+    return any(bad is case or getattr(bad, "test_case", None) is case for bad, _ in result.failures + result.errors)
 
 
 def save_logs(server, name):

@@ -10,7 +10,7 @@ import time
 import catalog
 import oci
 from evil import EvilRegistry
-from harness import BUSYBOX, CRIVISOR, REGISTRY, Background, Case, CliError, Server, eventually, registry, save_logs, secs
+from harness import BUSYBOX, CRIVISOR, REGISTRY, Background, Case, CliError, Server, eventually, failed, registry, save_logs, secs
 
 
 class Pull(Case):
@@ -126,7 +126,7 @@ class WrongImages(Case):
     def tearDown(self):
         self.evil.hook = None
         super().tearDown()
-        if self._outcome.success:
+        if not failed(self):
             self.assertEqual(self.content(), self.before, "layers or temporary files were left")
             self.assertEqual(self.server.json("images", "-o", "json")["images"][0]["repoTags"], [BUSYBOX])
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from harness import (BUSYBOX, CRIVISOR, ROOT, Background, Case, CliError, Server, conflist, eventually,
-                     save_logs, secs, toml, work)
+                     failed, save_logs, secs, toml, work)
 
 GUESTS = pathlib.Path(__file__).with_name("guests")
 UNKNOWN = "0123456789abcdef" * 4
@@ -198,9 +198,10 @@ class Network(Case):
         self.plugin('[ "$CNI_COMMAND" = ADD ] || exit 0; sleep 4714\n')
         began = time.monotonic()
         with self.assertRaises(CliError) as caught:
-            self.server.crictl("runp", "-T", f"{int(secs(8))}s", self.server.write("p", self.server.pod_config("hang")))
+            # crictl doubles the limit for RunPodSandbox.
+            self.server.crictl("runp", "-T", f"{int(secs(4))}s", self.server.write("p", self.server.pod_config("hang")))
         self.assertEqual(caught.exception.code, "DeadlineExceeded")
-        self.assertLess(time.monotonic() - began, secs(15))
+        self.assertLess(time.monotonic() - began, secs(12))
         # Nothing of it may stay, the plugin's own children included.
         eventually(lambda: not any("4714" in text for text in _sleeps()), 40, "the plugin lives on")
 
@@ -238,8 +239,11 @@ class Machine(Case):
         return server
 
     def keep(self, server):
-        if not self._outcome.success:
+        if failed(self):
             save_logs(server, self.id())
+
+    def tearDown(self):
+        """The class's own server has no part in these tests."""
 
     def no_pod(self, server, codes, *words, seconds=60):
         began = time.monotonic()
@@ -279,21 +283,26 @@ class Machine(Case):
     def test_kernel_that_is_no_kernel(self):
         path = work() / f"no-kernel-{os.getpid()}"
         path.write_bytes(os.urandom(1 << 20))
-        self.no_pod(self.serve(kernel_path=path), ("Internal", "Unavailable", "FailedPrecondition", "DeadlineExceeded"))
+        # Nobody can tell firmware that finds nothing to boot from a guest that is slow.
+        self.silent(self.serve(kernel_path=path))
 
     def test_guest_kernel_that_panics(self):
         server = self.serve(kernel_params="init=/nonexistent")
         self.no_pod(server, ("Internal", "Unavailable"), "panic", seconds=25)
 
     def test_guest_that_never_answers(self):
-        server = self.serve(image_path=self.guest("init_silent"))
+        self.silent(self.serve(image_path=self.guest("init_silent")))
+
+    def silent(self, server):
         began = time.monotonic()
         with self.assertRaises(CliError) as caught:
-            server.crictl("runp", "-T", f"{int(secs(8))}s", server.write("p", server.pod_config()))
+            # crictl doubles the limit for RunPodSandbox.
+            server.crictl("runp", "-T", f"{int(secs(4))}s", server.write("p", server.pod_config()))
         self.assertEqual(caught.exception.code, "DeadlineExceeded")
         self.assertLess(time.monotonic() - began, secs(12))
-        eventually(lambda: server.pod_ids() == [], 60, "the pod that never was is still listed")
-        server.assert_nothing_left(server.baseline, 60)
+        # The client has gone at its limit; what it asked for goes after it.
+        eventually(lambda: server.pod_ids() == [], 10, "the pod that never was is still listed")
+        server.assert_nothing_left(server.baseline, 10)
 
     def test_agent_that_answers_nonsense(self):
         self.no_pod(self.serve(image_path=self.guest("init_nonsense")), ("Internal", "Unavailable", "DataLoss"), seconds=60)
