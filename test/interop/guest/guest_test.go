@@ -228,13 +228,17 @@ func create(t *testing.T, id string, stdin bool, args ...string) *container {
 	if _, err := c.task.Create(ctx(t), req); err != nil {
 		t.Fatalf("Create: %v", err)
 	}
-	t.Cleanup(func() {
-		background := context.Background()
-		c.task.Kill(background, &task.KillRequest{ID: id, Signal: 9, All: true})
-		c.task.Wait(background, &task.WaitRequest{ID: id})
-		c.task.Delete(background, &task.DeleteRequest{ID: id})
-	})
+	t.Cleanup(c.remove)
 	return c
+}
+
+// remove is the end of a container, whatever has become of it.
+func (c *container) remove() {
+	within, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c.task.Kill(within, &task.KillRequest{ID: c.id, Signal: 9, All: true})
+	c.task.Wait(within, &task.WaitRequest{ID: c.id})
+	c.task.Delete(within, &task.DeleteRequest{ID: c.id})
 }
 
 func (c *container) name(exec, stream string) string { return c.id + "/" + exec + "/" + stream }
