@@ -9,14 +9,14 @@
 #include <time.h>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define STACK_BYTES (1024 * 1024) /* sanitizers widen every frame */
+#define STACK_BYTES (1024UL * 1024) /* sanitizers widen every frame */
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define STACK_BYTES (1024 * 1024)
+#define STACK_BYTES (1024UL * 1024)
 #endif
 #endif
 #ifndef STACK_BYTES
-#define STACK_BYTES (256 * 1024)
+#define STACK_BYTES (256UL * 1024)
 #endif
 #define TRIM_PERIOD_NS NS_PER_SEC
 

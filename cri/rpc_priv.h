@@ -92,8 +92,8 @@ struct rpc_call {
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	unsigned int refs;	      /* lock; one for each batch under way, one until the status is sent */
-	bool cancelled;		      /* lock */
+	unsigned int refs; /* lock; one for each batch under way, one until the status is sent */
+	atomic_bool cancelled;
 	bool headers_sent;	      /* lock */
 	bool sending;		      /* lock; RPC_TAG_SEND is under way */
 	bool send_failed;	      /* lock */

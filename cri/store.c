@@ -18,18 +18,18 @@
  * seq gives the order of creation; a name is unique within its kind.
  */
 static const char *const migrations[] = {
-	"CREATE TABLE object (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, id TEXT NOT NULL, name TEXT,"
-	" value BLOB NOT NULL, UNIQUE (kind, id));"
-	"CREATE UNIQUE INDEX object_name ON object (kind, name) WHERE name IS NOT NULL;"
-	"CREATE TABLE step (step INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, kind TEXT NOT NULL,"
-	" arg TEXT NOT NULL);"
-	"CREATE INDEX step_owner ON step (owner);",
+	("CREATE TABLE object (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, id TEXT NOT NULL, name TEXT,"
+	 " value BLOB NOT NULL, UNIQUE (kind, id));"
+	 "CREATE UNIQUE INDEX object_name ON object (kind, name) WHERE name IS NOT NULL;"
+	 "CREATE TABLE step (step INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, kind TEXT NOT NULL,"
+	 " arg TEXT NOT NULL);"
+	 "CREATE INDEX step_owner ON step (owner);"),
 };
 #define SCHEMA ((int)ARRAY_SIZE(migrations))
 
 static const char *const statements[STMT_COUNT] = {
-	[STMT_PUT] = "INSERT INTO object (kind, id, name, value) VALUES (?1, ?2, ?3, ?4)"
-		     " ON CONFLICT (kind, id) DO UPDATE SET name = excluded.name, value = excluded.value",
+	[STMT_PUT] = ("INSERT INTO object (kind, id, name, value) VALUES (?1, ?2, ?3, ?4)"
+		      " ON CONFLICT (kind, id) DO UPDATE SET name = excluded.name, value = excluded.value"),
 	[STMT_HOLDER] = "SELECT id FROM object WHERE kind = ?1 AND name = ?2",
 	[STMT_GET] = "SELECT value FROM object WHERE kind = ?1 AND id = ?2",
 	[STMT_DELETE] = "DELETE FROM object WHERE kind = ?1 AND id = ?2",

@@ -12,7 +12,7 @@ bool store_reserve_needed(const struct store *store)
 {
 	struct statvfs st;
 
-	return statvfs(store->path, &st) == 0 && st.f_bavail * st.f_frsize < 2 * RESERVE_BYTES;
+	return statvfs(store->path, &st) == 0 && st.f_bavail * st.f_frsize < 2UL * RESERVE_BYTES;
 }
 
 /*
