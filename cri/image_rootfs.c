@@ -125,7 +125,10 @@ static int open_lowers(const struct image_store *images, char *const *chains, st
 
 /* ---- mounting ----------------------------------------------------------------------------------------------- */
 
-/* The kernel's own words, where fsopen has any: "e overlay: …". */
+/*
+ * The kernel's own words, where fsopen has any: "e overlay: …". Before 6.5 overlayfs takes any parameter, and refuses them
+ * all together, without words, when it is made: a wordless -EINVAL becomes -EOPNOTSUPP, and err stays as it is.
+ */
 static int fs_error(int fs, int code, const char *target, struct err *err)
 {
 	char words[256];
@@ -136,6 +139,8 @@ static int fs_error(int fs, int code, const char *target, struct err *err)
 		words[strcspn(words, "\n")] = 0;
 		return err_set(err, code, "mounting the root file system at %s: %s (%s)", target, strerror(-code), words + 2);
 	}
+	if (code == -EINVAL)
+		return -EOPNOTSUPP;
 	return err_set_errno(err, code, "mounting the root file system at %s", target);
 }
 
