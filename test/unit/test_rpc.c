@@ -13,6 +13,7 @@
 #include <grpc/slice.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -300,6 +301,7 @@ struct client {
 	grpc_slice details;
 	grpc_byte_buffer *response;
 	char message[2048];
+	bool shared;
 };
 
 static void client_open(struct client *c, const char *socket)
@@ -324,6 +326,15 @@ static void client_open(struct client *c, const char *socket)
 	c->cq = grpc_completion_queue_create_for_next(NULL);
 }
 
+/* A client on the connection of another, which must be closed later. */
+static void client_share(struct client *c, const struct client *with)
+{
+	memset(c, 0, sizeof(*c));
+	c->channel = with->channel;
+	c->shared = true;
+	c->cq = grpc_completion_queue_create_for_next(NULL);
+}
+
 static void client_close(struct client *c)
 {
 	grpc_completion_queue_shutdown(c->cq);
@@ -331,7 +342,8 @@ static void client_close(struct client *c)
 	       GRPC_QUEUE_SHUTDOWN)
 		;
 	grpc_completion_queue_destroy(c->cq);
-	grpc_channel_destroy(c->channel);
+	if (!c->shared)
+		grpc_channel_destroy(c->channel);
 }
 
 static bool client_wait(struct client *c)
@@ -784,6 +796,64 @@ static void hundred_hung_execs_delay_no_other_call(void **state)
 	}
 }
 
+static void calls_beyond_the_lane_are_refused_and_the_rest_served(void **state)
+{
+	struct fixture *f = *state;
+	enum { LANE = 512 };
+	struct client *c = calloc(LANE + 1, sizeof(*c));
+
+	for (int i = 0; i <= LANE; i++) {
+		if (i == 0)
+			client_open(&c[0], f->socket);
+		else
+			client_share(&c[i], &c[0]);
+		if (i == LANE)
+			break;
+		client_begin(&c[i], SERVICE "ExecSync", "", 0, -1);
+	}
+	await(f, &f->waiting, LANE);
+	assert_int_equal(client_raw(&c[LANE], SERVICE "ExecSync", "", 0, 10000),
+			 GRPC_STATUS_RESOURCE_EXHAUSTED);
+	assert_version_answered(f);
+	open_gate(f);
+	for (int i = LANE; i >= 0; i--) {
+		if (i < LANE) {
+			client_wait(&c[i]);
+			assert_true(client_next(&c[i]));
+			grpc_byte_buffer_destroy(c[i].response);
+			assert_int_equal(client_end(&c[i]), GRPC_STATUS_OK);
+		}
+		client_close(&c[i]);
+	}
+	free(c);
+}
+
+static void connections_beyond_the_limit_are_closed_and_room_comes_back(void **state)
+{
+	enum { MANY = 1030 };
+	struct fixture *f = *state;
+	struct sockaddr_un addr = address_of(f);
+	struct rlimit limit;
+	int fds[MANY];
+	char c;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	limit.rlim_cur = limit.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &limit);
+	if (limit.rlim_cur < 2 * MANY + 200)
+		skip();
+	for (int i = 0; i < MANY; i++) {
+		fds[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		assert_int_equal(connect(fds[i], (struct sockaddr *)&addr, sizeof(addr)), 0);
+	}
+	/* The last one is closed without a word; the others get an HTTP/2 SETTINGS frame. */
+	assert_int_equal(read(fds[MANY - 1], &c, 1), 0);
+	assert_int_equal(read(fds[0], &c, 1), 1);
+	for (int i = 0; i < MANY; i++)
+		close(fds[i]);
+	assert_version_answered(f);
+}
+
 /* ---- stop ---------------------------------------------------------------------------------------------- */
 
 static void *open_gate_soon(void *arg)
@@ -961,6 +1031,8 @@ int main(void)
 		T(slow_client_holds_the_sender_back_and_its_end_frees_it),
 		T(two_hundred_calls_beside_clients_that_vanish),
 		T(hundred_hung_execs_delay_no_other_call),
+		T(calls_beyond_the_lane_are_refused_and_the_rest_served),
+		T(connections_beyond_the_limit_are_closed_and_room_comes_back),
 		T(stop_lets_calls_in_flight_end),
 		T(stop_cancels_what_does_not_end),
 		T(stop_removes_socket_and_lock),
