@@ -80,42 +80,48 @@ static bool has_word(const char *text, const char *word)
 	return false;
 }
 
-/* Enables every controller we want that is there for the children of dir. */
+/* Enables every controller we want that is there for the children of `path`; in one write, since each costs grace periods. */
 static int enable_controllers(const char *path, struct err *err)
 {
 	char *have CLEANUP_FREE = read_at(true, "", path, "cgroup.controllers");
+	char value[128] = "";
+	int r;
 
 	for (size_t i = 0; i < ARRAY_SIZE(v2_wanted); i++) {
-		char value[32];
-		int r;
+		size_t len = strlen(value);
 
-		if (!has_word(have, v2_wanted[i]))
-			continue;
-		snprintf(value, sizeof(value), "+%s", v2_wanted[i]);
-		r = write_at(true, "", path, "cgroup.subtree_control", value);
-		if (r < 0)
-			return err_set_errno(err, r, "enable cgroup controller %s below %s%s", v2_wanted[i],
-					     GCGROUP_ROOT, path);
+		if (has_word(have, v2_wanted[i]))
+			snprintf(value + len, sizeof(value) - len, "+%s ", v2_wanted[i]);
 	}
+	r = write_at(true, "", path, "cgroup.subtree_control", value);
+	return r < 0 ? err_set_errno(err, r, "enable cgroup controllers %sbelow %s%s", value, GCGROUP_ROOT, path) : 0;
+}
+
+static int make_leaf(const char *path, struct err *err)
+{
+	char *dir CLEANUP_FREE = path_of(true, "", path, NULL);
+
+	if (!dir || (mkdir(dir, 0755) < 0 && errno != EEXIST))
+		return err_set_errno(err, -errno, "make cgroup %s", path);
 	return 0;
 }
 
 static int setup_v2(struct err *err)
 {
-	static const char *const leaves[] = {GCGROUP_AGENT, GUEST_CGROUP_PARENT};
-	int r;
+	int r = make_leaf(GUEST_CGROUP_PARENT, err);
 
-	for (size_t i = 0; i < ARRAY_SIZE(leaves); i++) {
-		char *dir CLEANUP_FREE = path_of(true, "", leaves[i], NULL);
+	if (r == 0)
+		r = enable_controllers("", err);
+	return r == 0 ? enable_controllers(GUEST_CGROUP_PARENT, err) : r;
+}
 
-		if (!dir || (mkdir(dir, 0755) < 0 && errno != EEXIST))
-			return err_set_errno(err, -errno, "make cgroup %s", leaves[i]);
-	}
-	r = write_at(true, "", GCGROUP_AGENT, "cgroup.procs", "0");
-	if (r < 0)
-		return err_set_errno(err, r, "enter cgroup %s", GCGROUP_AGENT);
-	r = enable_controllers("", err);
-	return r < 0 ? r : enable_controllers(GUEST_CGROUP_PARENT, err);
+int gcgroup_enter_leaf(bool v2, struct err *err)
+{
+	int r = v2 ? make_leaf(GCGROUP_AGENT, err) : 0;
+
+	if (r == 0 && v2)
+		r = write_at(true, "", GCGROUP_AGENT, "cgroup.procs", "0");
+	return r < 0 ? err_set_errno(err, r, "enter cgroup %s", GCGROUP_AGENT) : 0;
 }
 
 static int setup_v1(struct err *err)

@@ -95,6 +95,15 @@ static int mount_one(const struct early_mount *m, struct err *err)
 	return err_set_errno(err, r, "mount %s at %s", m->type, m->target);
 }
 
+/*
+ * RCU grace periods are what namespaces, mounts, cgroups and interfaces wait for when they are made and unmade; a guest of a few
+ * vCPUs can have them at once. Not every kernel has the switch.
+ */
+static void hurry_rcu(void)
+{
+	(void)write_file("/sys/kernel/rcu_expedited", "1", 1, 0);
+}
+
 int ginit_proc(struct err *err)
 {
 	static const struct early_mount proc = {"proc", "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, false};
@@ -152,6 +161,7 @@ int ginit_early(struct guest *g, struct err *err)
 		return err_set_errno(err, -errno, "make mounts shared");
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(early); i++)
 		r = mount_one(&early[i], err);
+	hurry_rcu();
 	if (r == 0)
 		r = make_links(err);
 	if (r == 0)

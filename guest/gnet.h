@@ -14,7 +14,7 @@
 
 #define GNET_ADDRS_MAX 64
 
-/* lo up; IPv6 settings that make addresses usable at once. */
+/* lo up. */
 int gnet_setup(struct err *err);
 int gnet_interfaces(Grpc__Interface *const *ifaces, size_t n, struct err *err);
 int gnet_routes(Grpc__Route *const *routes, size_t n, struct err *err);

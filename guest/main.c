@@ -1,13 +1,15 @@
 /*
  * crivisor-agent: PID 1 of a pod's VM.
  *
- * Order: /proc → configuration → tracing → log → early init (environment, mounts, cgroups, sysctls) → share → debug console →
- * late init (network, watches) → server. Whatever fails is said on the console and ends the VM.
+ * Order: /proc → configuration → tracing → early init (environment, mounts, cgroups, sysctls) → log → share → debug console →
+ * late init (network, watches) → serving. Whatever fails is said on the console and ends the VM. The listening socket is made
+ * early, so that the host's first connection waits in the kernel; it is served after everything else.
  */
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "guest/gconsole.h"
+#include "guest/gcgroup.h"
 #include "guest/gevents.h"
 #include "guest/ginit.h"
 #include "guest/gserver.h"
@@ -18,7 +20,8 @@
 #include <signal.h>
 #include <sys/signalfd.h>
 
-#define LOGS_MAX (16u << 20) /* output of all processes that the host has not acknowledged */
+#define SETTLE_NS (500 * NS_PER_MS)
+#define LOGS_MAX  (16u << 20) /* output of all processes that the host has not acknowledged */
 
 static void toggle_tracing(struct guest *g)
 {
@@ -111,7 +114,8 @@ static int step_console(struct guest *g, struct err *err)
 	return g->config.debug ? gconsole_setup(g, GUEST_PORT_CONSOLE, err) : 0;
 }
 
-static int step_server(struct guest *g, struct err *err)
+/* From here on the host's connection is taken by the kernel, and answered as soon as the agent serves: no dialling again. */
+static int step_listen(struct guest *g, struct err *err)
 {
 	return gserver_new(g, GUEST_PORT_AGENT, services_table(g), &g->server, err);
 }
@@ -120,15 +124,50 @@ static const struct {
 	const char *name;
 	int (*run)(struct guest *g, struct err *err);
 } steps[] = {
-	{"configuration", step_config}, {"log", step_log},     {"early init", ginit_early}, {"loop", setup_loop},
-	{"share", step_share},          {"debug console", step_console}, {"late init", ginit_late}, {"server", step_server},
+	{"configuration", step_config}, {"loop", setup_loop},   {"listen", step_listen},
+	{"early init", ginit_early},    {"log", step_log},      {"share", step_share},
+	{"debug console", step_console}, {"late init", ginit_late},
 };
+
+/* One line for all steps: under emulation a line on the console costs more than a step. */
+static void run_steps(struct guest *g)
+{
+	char times[512] = "";
+	int64_t begin = g->init_ns;
+
+	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+		struct err err = ERR_INIT;
+		size_t len = strlen(times);
+		int64_t now;
+
+		if (steps[i].run(g, &err) < 0) {
+			err_wrap(&err, "%s", steps[i].name);
+			ginit_fatal(&err);
+		}
+		now = guest_boottime_ns();
+		snprintf(times + len, sizeof(times) - len, "%s%s %lld us", i ? ", " : "", steps[i].name,
+			 (long long)(now - begin) / 1000);
+		begin = now;
+	}
+	log_info("crivisor-agent %s ready in %lld ms", CRV_VERSION, (long long)((begin - g->init_ns) / NS_PER_MS));
+	log_debug("%s", times);
+}
+
+/* What need not be done before the host is answered. */
+static void on_settled(void *arg)
+{
+	struct guest *g = arg;
+	struct err err;
+
+	if (gcgroup_enter_leaf(g->cgroup2, &err) < 0)
+		log_warn("%s", err.msg);
+}
 
 int main(int argc, char **argv)
 {
+	static struct eloop_timer settled;
 	static struct guest g;
 	struct err err = ERR_INIT;
-	int64_t begin;
 
 	if (getpid() != 1) {
 		printf("crivisor-agent %s\n", CRV_VERSION);
@@ -137,20 +176,9 @@ int main(int argc, char **argv)
 		fprintf(stderr, "crivisor-agent is the first process of a pod's virtual machine and of nothing else\n");
 		return 2;
 	}
-	g.init_ns = begin = guest_boottime_ns();
-	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
-		int64_t now;
-
-		if (steps[i].run(&g, &err) < 0) {
-			err_wrap(&err, "%s", steps[i].name);
-			ginit_fatal(&err);
-		}
-		now = guest_boottime_ns();
-		log_trace("step %s took %lld us", steps[i].name, (long long)(now - begin) / 1000);
-		begin = now;
-	}
-	log_info("crivisor-agent %s ready in %lld ms", CRV_VERSION,
-		 (long long)((guest_boottime_ns() - g.init_ns) / NS_PER_MS));
+	g.init_ns = guest_boottime_ns();
+	run_steps(&g);
+	eloop_timer_set(g.loop, &settled, now_monotonic_ns() + SETTLE_NS, on_settled, &g);
 	err_set_errno(&err, eloop_run(g.loop), "event loop");
 	ginit_fatal(&err);
 }

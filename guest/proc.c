@@ -173,6 +173,9 @@ int proc_kill(struct proc *p, int sig, struct err *err)
 	/* Our child, reaped by us alone and not reaped yet: the number cannot mean another process. */
 	if (kill(p->pid, sig) < 0)
 		return err_set_errno(err, -errno, "signal %d to %s", sig, proc_name(p, name, sizeof(name)));
+	/* An exec is a session of its own: its children go with it when it is killed. */
+	if (sig == SIGKILL && p->exec_id[0])
+		kill(-p->pid, sig);
 	return 0;
 }
 
