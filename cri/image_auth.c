@@ -98,7 +98,12 @@ static const char *read_params(const char *p, struct auth_challenge *c, int *r)
 		after = skip_blank(p);
 		if (p == start || *after != '=')
 			return *start ? start : NULL;
-		p = read_value(skip_blank(after + 1), value, sizeof(value));
+		after = skip_blank(after + 1);
+		if (*after == '=' || *after == ',' || !*after) { /* another scheme's token68 and its padding */
+			p = after + strspn(after, "=");
+			continue;
+		}
+		p = read_value(after, value, sizeof(value));
 		if (!p)
 			return NULL;
 		*r = set_param(c, name, value);

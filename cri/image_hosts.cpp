@@ -80,7 +80,7 @@ bool set_url(parser &p, const std::string &given, bool override_path, host &h)
 	std::string url = given, path;
 	size_t scheme, slash;
 
-	if (url.compare(0, 4, "http") != 0)
+	if (url.find("://") == std::string::npos)
 		url = "https://" + url;
 	if (url.compare(0, 8, "https://") == 0)
 		scheme = 8;
