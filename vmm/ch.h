@@ -19,6 +19,7 @@
 struct ch {
 	int watch;  /* inotify on the event file */
 	int events; /* the event file */
+	bool up;    /* the VM has booted, or has been restored */
 	struct buf in;
 };
 
@@ -50,7 +51,7 @@ int ch_prepare_restore(const struct vmm *vm, const struct vmm_launch *launch, st
 
 /* ---- ch_event.c ------------------------------------------------------------------------------------------------------ */
 
-/* Takes the whole events that are in `in`; 0 or -EPROTO. Calls vm_event and vm_device_removed. */
+/* Takes the whole events that are in `in`; 0 or -EPROTO. Sets `up` of vm->state, calls vm_event and vm_device_removed. */
 int ch_feed_events(struct vmm *vm, struct buf *in, struct err *err);
 
 /* ---- ch_device.c ----------------------------------------------------------------------------------------------------- */

@@ -22,6 +22,7 @@ static void take_event(struct vmm *vm, struct json_object *o)
 {
 	const char *source = str(o, "source"), *event = str(o, "event");
 	struct json_object *properties = NULL;
+	struct ch *c = vm->state;
 	char words[256] = "";
 
 	json_object_object_get_ex(o, "properties", &properties);
@@ -31,6 +32,9 @@ static void take_event(struct vmm *vm, struct json_object *o)
 
 		if (id)
 			vm_device_removed(vm, id);
+	} else if (str_eq(source, "vm") && (str_eq(event, "booted") || str_eq(event, "restored"))) {
+		c->up = true;
+		vm_progress(vm);
 	} else if (str_eq(source, "guest") && str_eq(event, "panic")) {
 		vm_console_words(vm, words, sizeof(words));
 		vm_event(vm, VMM_EVENT_GUEST_PANIC, 0, "guest", words);

@@ -85,6 +85,14 @@ static int check_running(struct vmm *vm, bool adopt, int64_t deadline_ns, struct
 	return r;
 }
 
+static bool is_up(struct vmm *vm, void *arg)
+{
+	const struct ch *c = vm->state;
+
+	(void)arg;
+	return c->up || c->events < 0;
+}
+
 static int ch_ready(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err *err)
 {
 	struct ch *c = calloc(1, sizeof(*c));
@@ -103,6 +111,9 @@ static int ch_ready(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err 
 	pthread_mutex_unlock(&vm->io);
 	if (r == 0)
 		r = ch_call(vm, "GET", "vmm.ping", NULL, deadline_ns, NULL, err);
+	/* The API answers before the VM is booted; a VMM that cannot boot it says why and exits. */
+	if (r == 0)
+		r = vm_await(vm, is_up, NULL, deadline_ns, "the VM to be booted", err);
 	return r < 0 ? r : check_running(vm, adopt, deadline_ns, err);
 }
 

@@ -289,7 +289,7 @@ def main():
             os.fstat(int(args["--net"]["fd"]))
     backend = socket.socket(socket.AF_UNIX)
     backend.connect(fs)
-    vm.event("vm", "booted")
+    vm.event("vm", "restored" if "--restore" in args else "booted")
     fakelib.serve_vsock(vsock, vm.script)
     for event in vm.script.get("events", []):
         vm.event(*event)
