@@ -1,11 +1,17 @@
 /*
- * vmmctl: one VM from the command line, through vmm.h alone. For trying things out and for measurements.
+ * vmmctl: one VM from the command line, through vmm.h alone. For trying things out, for tests and for measurements.
  *
  *   vmmctl boot --kernel K --image I --run-dir D --shared S [--driver auto] [--memory-mb 512] [--vcpus 1] [--params P]
- *               [--netns N --tap T] [--cgroup C] [--seconds N] [--debug]
+ *               [--netns N --tap T] [--cgroup C] [--seconds N] [--debug] [--memory-max-mb M] [--vcpus-max C] [--commands]
+ *   vmmctl restore …the same… --from SNAPSHOT-DIR
+ *   vmmctl adopt …the same… --state FILE
  *
  * Prints when the VMM's API answered and when port 1024 did, then the VM's events, until it ends, N seconds have passed (0: at
- * once) or the terminal sends EOF or SIGINT; stops the VM then.
+ * once) or SIGINT or SIGTERM comes; stops the VM then. With --commands it takes lines from its standard input and answers each
+ * with a line that begins with `ok` or `error`; at the end of the input it stops the VM:
+ *
+ *   attach disk|pmem|net|fs ID PATH [TAG]    detach ID       resize VCPUS MEMORY-MB   pause   resume   snapshot DIR
+ *   tap NAME MTU     connect PORT    info    save FILE       leave (ends without a word to the VM)
  */
 #include "base/log.h"
 #include "base/util.h"
@@ -21,8 +27,9 @@
 struct args {
 	struct vmm_config config;
 	struct vmm_spec spec;
+	const char *from, *state;
 	int64_t seconds;
-	bool forever;
+	bool forever, commands;
 };
 
 static double ms_since(int64_t t0)
@@ -43,7 +50,8 @@ static int parse_args(int argc, char **argv, struct args *a)
 		{"driver", 1, NULL, 'd'},  {"memory-mb", 1, NULL, 'm'}, {"vcpus", 1, NULL, 'c'},   {"params", 1, NULL, 'p'},
 		{"netns", 1, NULL, 'n'},   {"tap", 1, NULL, 't'},	{"cgroup", 1, NULL, 'g'},  {"seconds", 1, NULL, 'S'},
 		{"debug", 0, NULL, 'D'},   {"virtiofsd", 1, NULL, 'v'}, {"helper", 1, NULL, 'h'},  {"memory-max-mb", 1, NULL, 'M'},
-		{"vcpus-max", 1, NULL, 'C'}, {0},
+		{"vcpus-max", 1, NULL, 'C'}, {"from", 1, NULL, 'f'},    {"state", 1, NULL, 'a'},   {"commands", 0, NULL, 'x'},
+		{0},
 	};
 	int c;
 
@@ -71,6 +79,9 @@ static int parse_args(int argc, char **argv, struct args *a)
 		case 'v': a->config.virtiofsd_path = optarg; break;
 		case 'h': a->config.spawn_helper = optarg; break;
 		case 'D': a->config.debug = true; break;
+		case 'f': a->from = optarg; break;
+		case 'a': a->state = optarg; break;
+		case 'x': a->commands = true; break;
 		case 'S':
 			a->forever = false;
 			a->seconds = strtoll(optarg, NULL, 10);
@@ -81,41 +92,163 @@ static int parse_args(int argc, char **argv, struct args *a)
 	return a->spec.run_dir && a->spec.shared_dir ? 0 : -EINVAL;
 }
 
-/* Prints events until the VM has ended or the deadline has passed. */
-static void watch(struct vmm *vm, const struct args *a, int64_t t0)
+/* ---- commands ---------------------------------------------------------------------------------------------------- */
+
+#define WORDS_MAX 6
+
+static int run_attach(struct vmm *vm, char *const *w, struct err *err)
+{
+	static const char *const types[] = {"disk", "pmem", "net", "fs"};
+	struct vmm_device d = {.id = w[2], .path = w[3], .tag = w[4]};
+	char pci[VMM_PCI_ADDRESS_MAX];
+	size_t type = 0;
+	int r;
+
+	while (type < ARRAY_SIZE(types) && !str_eq(types[type], w[1]))
+		type++;
+	if (type == ARRAY_SIZE(types) || !w[2] || !w[3])
+		return err_set(err, -EINVAL, "attach disk|pmem|net|fs ID PATH [TAG]");
+	d.type = (enum vmm_device_type)type;
+	r = vmm_attach(vm, &d, pci, 0, err);
+	if (r == 0)
+		printf("ok attach %s\n", pci);
+	return r;
+}
+
+static int run_info(struct vmm *vm, struct err *err)
+{
+	struct vmm_info i;
+	int r = vmm_info(vm, &i, err);
+
+	if (r == 0)
+		printf("ok info driver=%s accel=%s state=%s vmm=%d virtiofsd=%d vsock=%d vcpus=%u memory=%llu\n", i.driver,
+		       i.accel, i.state, (int)i.vmm_pid, (int)i.virtiofsd_pid, (int)i.vsock_pid, i.vcpus,
+		       (unsigned long long)i.memory_bytes);
+	return r;
+}
+
+static int run_save(struct vmm *vm, const char *path, struct err *err)
+{
+	char *json CLEANUP_FREE = vmm_save(vm);
+	int r = json ? write_file(path, json, strlen(json), 0600) : -ENOMEM;
+
+	return r < 0 ? err_set_errno(err, r, "writing %s", path) : 0;
+}
+
+static int run_connect(struct vmm *vm, const char *port, struct err *err)
+{
+	int fd = vmm_connect(vm, (uint32_t)strtoul(port, NULL, 10), 0, err);
+
+	close_fd(fd);
+	return fd < 0 ? fd : 0;
+}
+
+/* One line; 1 for `leave`. */
+static int command(struct vmm *vm, const struct args *a, char *line)
+{
+	struct err err = ERR_INIT;
+	char *w[WORDS_MAX] = {0}, *save = NULL;
+	size_t n = 0;
+	int r;
+
+	for (char *t = strtok_r(line, " \n", &save); t && n < WORDS_MAX - 1; t = strtok_r(NULL, " \n", &save))
+		w[n++] = t;
+	if (n == 0)
+		return 0;
+	if (str_eq(w[0], "leave"))
+		return 1;
+	if (str_eq(w[0], "attach"))
+		r = run_attach(vm, w, &err);
+	else if (str_eq(w[0], "info"))
+		r = run_info(vm, &err);
+	else if (str_eq(w[0], "pause"))
+		r = vmm_pause(vm, 0, &err);
+	else if (str_eq(w[0], "resume"))
+		r = vmm_resume(vm, 0, &err);
+	else if (str_eq(w[0], "detach") && n == 2)
+		r = vmm_detach(vm, w[1], 0, &err);
+	else if (str_eq(w[0], "resize") && n == 3)
+		r = vmm_resize(vm, (uint32_t)strtoul(w[1], NULL, 10), strtoull(w[2], NULL, 10) << 20, 0, &err);
+	else if (str_eq(w[0], "snapshot") && n == 2)
+		r = vmm_snapshot(vm, w[1], 0, &err);
+	else if (str_eq(w[0], "tap") && n == 3)
+		r = vmm_tap_create(a->spec.netns_path, w[1], (uint32_t)strtoul(w[2], NULL, 10), &err);
+	else if (str_eq(w[0], "save") && n == 2)
+		r = run_save(vm, w[1], &err);
+	else if (str_eq(w[0], "connect") && n == 2)
+		r = run_connect(vm, w[1], &err);
+	else
+		r = err_set(&err, -EINVAL, "unknown command");
+	if (r < 0)
+		printf("error %s: %s\n", w[0], err.msg);
+	else if (!str_eq(w[0], "attach") && !str_eq(w[0], "info"))
+		printf("ok %s\n", w[0]);
+	fflush(stdout);
+	return 0;
+}
+
+/* ---- watching ---------------------------------------------------------------------------------------------------- */
+
+/* Prints what has happened; true once the VM has ended. */
+static bool print_events(struct vmm *vm, int64_t t0)
 {
 	static const char *const names[] = {"none",  "vmm exited",     "helper exited", "guest panic",
 					    "reset", "guest shutdown", "device removed"};
-	sigset_t set;
-	int64_t until = now_monotonic_ns() + a->seconds * NS_PER_SEC;
-	int sfd;
+	bool ended = false;
+	struct vmm_event e;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	sfd = signalfd(-1, &set, SFD_CLOEXEC);
-	for (;;) {
-		struct pollfd p[] = {{.fd = vmm_fd(vm), .events = POLLIN}, {.fd = sfd, .events = POLLIN}};
-		int64_t left = (until - now_monotonic_ns()) / NS_PER_MS;
-		struct vmm_event e;
-
-		if (!a->forever && left <= 0)
-			break;
-		if (poll(p, 2, a->forever ? -1 : (int)left + 1) < 0 || p[1].revents)
-			break;
-		while (vmm_dispatch(vm, &e) > 0) {
-			printf("%9.1f ms  event: %s, status %d, %s: %s\n", ms_since(t0), names[e.type], e.status, e.what,
-			       e.detail);
-			if (e.type == VMM_EVENT_VMM_EXITED)
-				goto out;
-		}
+	while (vmm_dispatch(vm, &e) > 0) {
+		printf("%9.1f ms  event: %s, status %d, %s: %s\n", ms_since(t0), names[e.type], e.status, e.what, e.detail);
+		ended = ended || e.type == VMM_EVENT_VMM_EXITED;
 	}
-out:
-	close_fd(sfd);
+	fflush(stdout);
+	return ended;
 }
 
-static int boot(const struct args *a)
+/* Until the VM has ended or it is time to end. True if the VM is to be left alone. */
+static bool watch(struct vmm *vm, const struct args *a, int sfd, int64_t t0)
+{
+	int64_t until = now_monotonic_ns() + a->seconds * NS_PER_SEC;
+	char line[1024];
+
+	/* Unbuffered: what stdio keeps, poll does not see. */
+	setvbuf(stdin, NULL, _IONBF, 0);
+	for (;;) {
+		struct pollfd p[] = {{.fd = vmm_fd(vm), .events = POLLIN},
+				     {.fd = sfd, .events = POLLIN},
+				     {.fd = a->commands ? STDIN_FILENO : -1, .events = POLLIN}};
+		int64_t left = (until - now_monotonic_ns()) / NS_PER_MS;
+
+		if (!a->forever && left <= 0)
+			return false;
+		if (poll(p, ARRAY_SIZE(p), a->forever ? -1 : (int)left + 1) < 0 || p[1].revents)
+			return false;
+		if (print_events(vm, t0) && !a->commands)
+			return false;
+		if (p[2].revents) {
+			if (!fgets(line, sizeof(line), stdin))
+				return false;
+			if (command(vm, a, line))
+				return true;
+		}
+	}
+}
+
+/* Boots, restores or adopts. */
+static int obtain(const struct args *a, const struct vmm_choice *choice, struct vmm **ret, struct err *err)
+{
+	char *json CLEANUP_FREE = NULL;
+	int r;
+
+	if (a->from)
+		return vmm_restore(&a->config, choice, &a->spec, a->from, 0, ret, err);
+	if (!a->state)
+		return vmm_start(&a->config, choice, &a->spec, 0, ret, err);
+	r = read_file(a->state, 65536, &json, NULL);
+	return r < 0 ? err_set_errno(err, r, "reading %s", a->state) : vmm_recover(&a->config, json, ret, err);
+}
+
+static int run(const struct args *a, int sfd)
 {
 	struct err err = ERR_INIT;
 	struct vmm_choice choice;
@@ -127,23 +260,25 @@ static int boot(const struct args *a)
 		return fail(&err);
 	printf("%9.1f ms  %s (%s), %s: %s\n", ms_since(t0), choice.driver, choice.accel, choice.version, choice.reason);
 	t0 = now_monotonic_ns();
-	if (vmm_start(&a->config, &choice, &a->spec, 0, &vm, &err) < 0)
+	if (obtain(a, &choice, &vm, &err) < 0)
 		return fail(&err);
 	printf("%9.1f ms  the VMM answers\n", ms_since(t0));
 	fflush(stdout);
-	fd = vmm_connect(vm, PORT, 0, &err);
-	if (fd < 0) {
+	/* A restored VM is paused: nobody answers before the command to resume. */
+	fd = a->from ? -1 : vmm_connect(vm, PORT, 0, &err);
+	if (fd < 0 && !a->from)
 		r = fail(&err);
-	} else {
+	else if (fd >= 0)
 		printf("%9.1f ms  port %d answers\n", ms_since(t0), PORT);
-		fflush(stdout);
-		close_fd(fd);
+	printf("ready\n");
+	fflush(stdout);
+	close_fd(fd);
+	if (!watch(vm, a, sfd, t0)) {
+		t0 = now_monotonic_ns();
+		if (vmm_stop(vm, 0, &err) < 0)
+			r = fail(&err);
+		printf("%9.1f ms  stopped\n", ms_since(t0));
 	}
-	watch(vm, a, t0);
-	t0 = now_monotonic_ns();
-	if (vmm_stop(vm, 0, &err) < 0)
-		r = fail(&err);
-	printf("%9.1f ms  stopped\n", ms_since(t0));
 	vmm_free(vm);
 	return r;
 }
@@ -151,10 +286,17 @@ static int boot(const struct args *a)
 int main(int argc, char **argv)
 {
 	struct args a;
+	sigset_t set;
 
-	if (argc < 2 || !str_eq(argv[1], "boot") || parse_args(argc - 1, argv + 1, &a) < 0) {
-		fprintf(stderr, "usage: vmmctl boot --kernel K --image I --run-dir D --shared S [options]\n");
+	if (argc < 2 || (!str_eq(argv[1], "boot") && !str_eq(argv[1], "restore") && !str_eq(argv[1], "adopt")) ||
+	    parse_args(argc - 1, argv + 1, &a) < 0 || str_eq(argv[1], "restore") != (a.from != NULL) ||
+	    str_eq(argv[1], "adopt") != (a.state != NULL)) {
+		fprintf(stderr, "usage: vmmctl boot|restore|adopt --kernel K --image I --run-dir D --shared S [options]\n");
 		return 2;
 	}
-	return boot(&a);
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	return run(&a, signalfd(-1, &set, SFD_CLOEXEC));
 }
