@@ -91,7 +91,6 @@ SERVICE_HANDLER(pull_image)
 	const Runtime__V1__PullImageRequest *req = (const void *)request;
 	Runtime__V1__PullImageResponse *resp = (void *)response;
 	struct image_auth auth = {0};
-	char *basic CLEANUP_FREE = NULL;
 	char *id = NULL;
 	int r;
 
