@@ -262,7 +262,10 @@ static size_t feed_header(struct ttrpc_conn *conn, const uint8_t *data, size_t l
 	if (conn->header_len < FRAME_HEADER)
 		return n;
 	message = get_u32(conn->header);
-	if (message == 0)
+	/* A server speaks in streams that the client has opened, with odd numbers: anything else is no ttrpc. */
+	if (!conn->services && (get_u32(conn->header + 4) % 2 == 0 || get_u32(conn->header + 4) > conn->last_id))
+		conn->broken = -EBADMSG;
+	else if (message == 0)
 		deliver(conn, (const uint8_t *)"");
 	else if (message > TTRPC_MESSAGE_MAX)
 		conn->skip = message;

@@ -18,7 +18,7 @@
  * Errors:    an error from ttrpc_feed is fatal for the connection; an error of one call reaches that call alone, with the
  *            peer's status and words. What is wrong with one message (beyond the limit, unreadable, a stream id that is
  *            even, used again or unknown) is answered on that stream, as containerd's ttrpc does; message types of later
- *            versions are ignored.
+ *            versions are ignored. To a client, a stream id that it never gave out is -EBADMSG: what is there speaks no ttrpc.
  */
 #ifndef API_TTRPC_TTRPC_H
 #define API_TTRPC_TTRPC_H
