@@ -10,6 +10,7 @@
 #include "cri/pb.h"
 #include "cri/share.h"
 
+#include <json-c/json.h>
 #include <signal.h>
 #include <sys/stat.h>
 
@@ -245,6 +246,34 @@ static int read_profile(struct creation *c, char **ret_json, struct err *err)
 	return r < 0 ? err_set_errno(err, r, "seccomp profile %s", ref) : 0;
 }
 
+/* The user as the process really gets it, for ContainerStatus. */
+static int note_user(struct creation *c, const char *spec_json, struct err *err)
+{
+	struct json_object *spec = json_tokener_parse(spec_json);
+	struct json_object *process = NULL, *user = NULL, *v = NULL, *groups = NULL;
+	size_t n = 0;
+	int64_t *list = NULL;
+
+	if (json_object_object_get_ex(spec, "process", &process) && json_object_object_get_ex(process, "user", &user) &&
+	    json_object_object_get_ex(user, "additionalGids", &groups))
+		n = json_object_array_length(groups);
+	if (n > 0)
+		list = calloc(n, sizeof(*list));
+	pthread_mutex_lock(&c->pod->lock);
+	if (json_object_object_get_ex(user, "uid", &v))
+		c->container->state->uid = json_object_get_int64(v);
+	if (json_object_object_get_ex(user, "gid", &v))
+		c->container->state->gid = json_object_get_int64(v);
+	for (size_t i = 0; list && i < n; i++)
+		list[i] = json_object_get_int64(json_object_array_get_idx(groups, i));
+	free(c->container->state->groups);
+	c->container->state->groups = list;
+	c->container->state->n_groups = list ? n : 0;
+	pthread_mutex_unlock(&c->pod->lock);
+	json_object_put(spec);
+	return n > 0 && !list ? err_set(err, -ENOMEM, "out of memory") : 0;
+}
+
 static int write_spec(struct creation *c, struct err *err)
 {
 	char hostname[65];
@@ -273,6 +302,8 @@ static int write_spec(struct creation *c, struct err *err)
 	snprintf(hostname, sizeof(hostname), "%s", str_empty(pod->hostname) ? pod->metadata->name : pod->hostname);
 	in.seccomp_profile_json = profile;
 	r = oci_spec_build(&in, &json, err);
+	if (r == 0)
+		r = note_user(c, json, err);
 	if (r < 0)
 		return r;
 	r = path ? write_file(path, json, strlen(json), 0600) : -ENOMEM;
@@ -303,8 +334,6 @@ static int finish(struct creation *c, struct err *err)
 	Crivisor__State__V1__Container *state = c->container->state;
 
 	pthread_mutex_lock(&c->pod->lock);
-	state->uid = c->user.uid;
-	state->gid = c->user.gid;
 	state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_READY;
 	pthread_mutex_unlock(&c->pod->lock);
 	return container_store(c->container, err);
