@@ -1,0 +1,361 @@
+/* The parsers and command lines of vmm/, without any process. */
+#include "base/util.h"
+#include "vmm/ch.h"
+#include "vmm/qemu.h"
+#include "vmm/vm.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <cmocka.h>
+
+/* ---- QMP ------------------------------------------------------------------------------------------------------------- */
+
+static char seen[256];
+
+static void note_event(const char *name, struct json_object *data, void *arg)
+{
+	(void)arg;
+	snprintf(seen + strlen(seen), sizeof(seen) - strlen(seen), "%s%s;", name, data ? "+" : "");
+}
+
+static void qmp_feed_byte_by_byte_tells_events_from_replies(void **state)
+{
+	static const char text[] = "{\"QMP\": {}}\r\n{\"event\": \"RESET\", \"data\": {}}\r\n{\"event\": \"STOP\"}\n"
+				   "{\"return\": 1, \"id\": \"crv-9\"}\n{\"id\": \"crv-1\", \"return\": {\"a\": 2}}\n\r\n";
+	struct err err = ERR_INIT;
+	struct json_object *v = NULL;
+	struct qmp q;
+	char *rq;
+
+	(void)state;
+	qmp_init(&q, note_event, NULL);
+	rq = qmp_request(&q, "query-status", NULL);
+	assert_string_equal(rq, "{\"execute\":\"query-status\",\"id\":\"crv-1\"}\n");
+	free(rq);
+	for (size_t i = 0; i < sizeof(text) - 1; i++) {
+		assert_int_equal(buf_put(&q.in, text + i, 1), 0);
+		assert_int_equal(qmp_feed(&q, &err), 0);
+	}
+	assert_true(q.greeted);
+	assert_string_equal(seen, "RESET+;STOP;");
+	/* The reply to a command that was never sent is no reply. */
+	assert_non_null(q.reply);
+	assert_int_equal(qmp_result(&q, &v, &err), 0);
+	assert_true(json_object_is_type(v, json_type_object));
+	qmp_done(&q);
+}
+
+static void qmp_feed_nonsense_fails(void **state)
+{
+	static const char *const bad[] = {"[]\n", "{}\n", "nonsense\n", "{\"event\": \n", "\"x\"\n", "{\"QMP\": 1\n", "1\n"};
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct qmp q;
+
+		qmp_init(&q, NULL, NULL);
+		assert_int_equal(buf_put(&q.in, bad[i], strlen(bad[i])), 0);
+		assert_int_equal(qmp_feed(&q, &err), -EPROTO);
+		qmp_done(&q);
+	}
+}
+
+static void qmp_result_error_has_the_words(void **state)
+{
+	static const char text[] = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such bus\"}, \"id\": \"crv-1\"}\n";
+	struct err err = ERR_INIT;
+	struct qmp q;
+
+	(void)state;
+	qmp_init(&q, NULL, NULL);
+	free(qmp_request(&q, "device_add", json_object_new_object()));
+	assert_int_equal(buf_put(&q.in, text, strlen(text)), 0);
+	assert_int_equal(qmp_feed(&q, &err), 0);
+	assert_int_equal(qmp_result(&q, NULL, &err), -EREMOTEIO);
+	assert_string_equal(err.msg, "QEMU: no such bus");
+	qmp_done(&q);
+}
+
+static void qemu_read_ports_strange_answers_are_left_out(void **state)
+{
+	static const char *const odd[] = {"1", "[]", "[{}]", "[{\"devices\": 3}]", "[{\"devices\": [1, {}, {\"qdev_id\": \"rp99\"}]}]",
+					  "[{\"devices\": [{\"qdev_id\": \"rp0\", \"pci_bridge\": 3}]}]"};
+	struct qemu_port ports[QEMU_ROOT_PORTS];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(odd); i++) {
+		struct json_object *o = json_tokener_parse(odd[i]);
+
+		qemu_read_ports(o, ports);
+		for (int k = 0; k < QEMU_ROOT_PORTS; k++)
+			assert_false(ports[k].present);
+		json_object_put(o);
+	}
+}
+
+/* ---- Cloud Hypervisor -------------------------------------------------------------------------------------------------- */
+
+static void ch_error_words_joins_the_chain(void **state)
+{
+	static const struct {
+		const char *body, *words;
+	} cases[] = {
+		{"[\"outer\",\"middle\",\"inner\"]", "outer: middle: inner"}, {"\"one\"", "one"}, {"plain\nwords", "plain words"},
+		{"", ""},						       {"[]", ""},	   {"[1,null]", "1: null"},
+	};
+	char words[64];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		ch_error_words(cases[i].body, strlen(cases[i].body), words, sizeof(words));
+		assert_string_equal(words, cases[i].words);
+	}
+	ch_error_words("[\"0123456789012345678901234567890123456789\", \"0123456789012345678901234567890123456789\"]", 86, words,
+		       sizeof(words));
+	assert_int_equal(strlen(words), sizeof(words) - 1);
+}
+
+static struct vmm *bare_vm(const struct vmm_driver *driver)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = vm_new(driver, "t", "/tmp", &err);
+
+	assert_non_null(vm);
+	return vm;
+}
+
+static void ch_events_in_pieces_are_taken_once_whole(void **state)
+{
+	static const char text[] = "{\n  \"timestamp\": {\"secs\": 1},\n  \"source\": \"vm\",\n  \"event\": \"booted\"\n}\n\n"
+				   "{\"source\": \"guest\", \"event\": \"panic\", \"properties\": {\"event\": \"panic\"}}\n\n";
+	struct vmm *vm = bare_vm(&vmm_driver_cloud_hypervisor);
+	struct ch *c = calloc(1, sizeof(*c));
+	struct err err = ERR_INIT;
+	struct vmm_event e;
+
+	(void)state;
+	c->watch = c->events = -1;
+	vm->state = c;
+	for (size_t i = 0; i < sizeof(text) - 1; i++) {
+		assert_int_equal(buf_put(&c->in, text + i, 1), 0);
+		assert_int_equal(ch_feed_events(vm, &c->in, &err), 0);
+	}
+	assert_true(c->up);
+	assert_int_equal(vmm_dispatch(vm, &e), 1);
+	assert_int_equal(e.type, VMM_EVENT_GUEST_PANIC);
+	assert_int_equal(vmm_dispatch(vm, &e), 0);
+	assert_int_equal(buf_put(&c->in, "[]\n\n", 4), 0);
+	assert_int_equal(ch_feed_events(vm, &c->in, &err), -EPROTO);
+	vmm_free(vm);
+}
+
+/* ---- vsock, console, names ------------------------------------------------------------------------------------------------ */
+
+static void vsock_parse_ok_takes_only_the_whole_line(void **state)
+{
+	(void)state;
+	assert_int_equal(vsock_parse_ok("", 0), 0);
+	assert_int_equal(vsock_parse_ok("O", 1), 0);
+	assert_int_equal(vsock_parse_ok("OK ", 3), 0);
+	assert_int_equal(vsock_parse_ok("OK 12", 5), 0);
+	assert_int_equal(vsock_parse_ok("OK 12\n", 6), 1);
+	assert_int_equal(vsock_parse_ok("OK \n", 4), -EPROTO);
+	assert_int_equal(vsock_parse_ok("OK 1x", 5), -EPROTO);
+	assert_int_equal(vsock_parse_ok("NO 1\n", 5), -EPROTO);
+	assert_int_equal(vsock_parse_ok("OK 1111111111111111111111111111111111", 37), -EPROTO);
+}
+
+static void console_sign_cut_in_two_is_seen(void **state)
+{
+	static const char text[] = "[    0.84] Run /sbin/init as init process\n";
+
+	(void)state;
+	for (size_t cut = 0; cut < sizeof(text) - 1; cut++) {
+		struct console c = {.fd = -1, .watch = -1};
+
+		console_sign(&c, text, cut);
+		assert_true(console_sign(&c, text + cut, sizeof(text) - 1 - cut));
+	}
+	assert_false(console_sign(&(struct console){.fd = -1}, "Linux version 6.12", 18));
+}
+
+static void device_names_tell_type_and_id(void **state)
+{
+	char name[VMM_DEVICE_NAME_MAX];
+	enum vmm_device_type type;
+
+	(void)state;
+	vmm_device_name(VMM_DEVICE_NET, "disk-1", name);
+	assert_string_equal(vmm_device_id(name, &type), "disk-1");
+	assert_int_equal(type, VMM_DEVICE_NET);
+	assert_null(vmm_device_id("rootfs", &type));
+	assert_null(vmm_device_id("hot-disk-", &type));
+	assert_null(vmm_device_id("hot-xyz-1", &type));
+}
+
+static void status_words_name_the_signal(void **state)
+{
+	char words[96];
+
+	(void)state;
+	child_status_words(137, words, sizeof(words));
+	assert_string_equal(words, "was killed by signal 9 (Killed)");
+	child_status_words(3, words, sizeof(words));
+	assert_string_equal(words, "exited with 3");
+	child_status_words(-1, words, sizeof(words));
+	assert_non_null(strstr(words, "unknown"));
+}
+
+/* ---- command lines ---------------------------------------------------------------------------------------------------------- */
+
+static bool has(char *const *argv, const char *option, const char *part)
+{
+	for (size_t i = 0; argv[i] && argv[i + 1]; i++) {
+		if (str_eq(argv[i], option) && strstr(argv[i + 1], part))
+			return true;
+	}
+	return false;
+}
+
+static void qemu_command_has_what_the_vm_needs(void **state)
+{
+	struct vmm_config config = {.kernel_path = (char *)(uintptr_t) "/k", .image_path = (char *)(uintptr_t) "/i",
+				    .kernel_params = (char *)(uintptr_t) "quiet", .task_debug = true, .hugepages = true};
+	struct vmm_choice choice = {.driver = "qemu", .path = "/usr/bin/qemu-system-x86_64", .accel = "tcg"};
+	struct vmm_spec spec = {.mtu = 9000, .extra_params = "a=b"};
+	struct vmm_launch l = {.config = &config, .choice = &choice, .spec = &spec, .image_bytes = 4 << 20, .fs = 0,
+			       .vsock = 1, .tap = 2, .monitor = 3, .mac = {2, 0, 0, 0, 0, 9}};
+	struct vmm *vm = bare_vm(&vmm_driver_qemu);
+	struct err err = ERR_INIT;
+	char **argv CLEANUP_STRV = NULL;
+
+	(void)state;
+	snprintf(vm->accel, sizeof(vm->accel), "tcg");
+	vm->vcpus_boot = 1;
+	vm->vcpus_max = 4;
+	vm->memory_boot = 256 << 20;
+	vm->memory_max = 1 << 30;
+	assert_int_equal(qemu_command(vm, &l, &argv, &err), 0);
+	assert_true(has(argv, "-accel", "tcg"));
+	assert_true(has(argv, "-cpu", "max"));
+	assert_true(has(argv, "-smp", "cpus=1,"));
+	assert_true(has(argv, "-object", "mem-path=/i,size=4194304,share=on,readonly=on"));
+	assert_true(has(argv, "-object", "hugetlb=on"));
+	assert_true(has(argv, "-append", "dax ro rootfstype=ext4 task.sharefs_type=virtiofs panic=-1 task.debug=true quiet a=b"));
+	assert_true(has(argv, "-device", "virtio-net-pci,id=net0,netdev=net0-tap,mac=02:00:00:00:00:09,host_mtu=9000"));
+	assert_true(has(argv, "-device", "vhost-user-fs-pci,id=fs0,chardev=fs0-sock,tag=kuasar"));
+	assert_true(has(argv, "-device", "pcie-root-port,id=rp7"));
+	assert_true(has(argv, "-device", "virtio-mem-pci"));
+	assert_true(has(argv, "-sandbox", "on,"));
+	vm->cid = 77777;
+	argv = strv_free(argv);
+	assert_int_equal(qemu_command(vm, &l, &argv, &err), 0);
+	assert_true(has(argv, "-device", "vhost-vsock-pci,id=vsock0,guest-cid=77777,vhostfd=5"));
+	vmm_free(vm);
+}
+
+static void commands_refuse_what_options_cannot_carry(void **state)
+{
+	struct vmm_config config = {.kernel_path = (char *)(uintptr_t) "/k", .image_path = (char *)(uintptr_t) "/i,readonly=off"};
+	struct vmm_choice choice = {.path = "x"};
+	struct vmm_spec spec = {0};
+	struct vmm_launch l = {.config = &config, .choice = &choice, .spec = &spec, .tap = -1};
+	struct err err = ERR_INIT;
+	char **argv = NULL;
+	const struct vmm_driver *const all[] = {&vmm_driver_qemu, &vmm_driver_cloud_hypervisor};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
+		struct vmm *vm = bare_vm(all[i]);
+
+		assert_int_equal(all[i]->command(vm, &l, &argv, &err), -EINVAL);
+		assert_non_null(strstr(err.msg, "/i,readonly=off"));
+		vmm_free(vm);
+	}
+	assert_int_equal(virtiofsd_command(&config, "v", false, "/shared,dir", 4, &argv, &err), -EINVAL);
+}
+
+static void virtiofsd_command_speaks_both_dialects(void **state)
+{
+	struct vmm_config config = {.virtiofsd_cache = (char *)(uintptr_t) "never", .virtiofsd_thread_pool_size = 4};
+	struct err err = ERR_INIT;
+	char **rust CLEANUP_STRV = NULL, **legacy CLEANUP_STRV = NULL;
+
+	(void)state;
+	assert_int_equal(virtiofsd_command(&config, "v", false, "/s", 4, &rust, &err), 0);
+	assert_string_equal(rust[1], "--shared-dir=/s");
+	assert_string_equal(rust[2], "--fd=4");
+	assert_string_equal(rust[3], "--cache=never");
+	assert_int_equal(virtiofsd_command(&config, "v", true, "/s", 4, &legacy, &err), 0);
+	assert_true(has(legacy, "-o", "source=/s,cache=none,log_level=info,sandbox=namespace,xattr,announce_submounts"));
+}
+
+/* ---- choosing --------------------------------------------------------------------------------------------------------------- */
+
+static void choose_names_what_is_missing(void **state)
+{
+	struct vmm_config config = {.driver = (char *)(uintptr_t) "bochs"};
+	struct vmm_choice choice;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(vmm_choose(&config, &choice, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "bochs"));
+	config.driver = (char *)(uintptr_t) "qemu";
+	config.path = (char *)(uintptr_t) "/nonexistent/qemu";
+	assert_int_equal(vmm_choose(&config, &choice, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "/nonexistent/qemu"));
+	config.path = (char *)(uintptr_t) "/bin/sh";
+	assert_int_equal(vmm_choose(&config, &choice, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "kernel_path"));
+	config.kernel_path = (char *)(uintptr_t) "/nonexistent/k";
+	assert_int_equal(vmm_choose(&config, &choice, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "/nonexistent/k"));
+	config.kernel_path = (char *)(uintptr_t) "/bin/sh";
+	config.image_path = (char *)(uintptr_t) "/";
+	assert_int_equal(vmm_choose(&config, &choice, &err), -EINVAL);
+}
+
+static void choose_finds_the_program_and_says_why(void **state)
+{
+	struct vmm_config config = {.driver = (char *)(uintptr_t) "qemu", .path = (char *)(uintptr_t) CRV_SOURCE_DIR
+								  "/test/fake/fake_qmp.py",
+				    .kernel_path = (char *)(uintptr_t) "/bin/sh", .image_path = (char *)(uintptr_t) "/bin/sh"};
+	struct vmm_choice choice;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	if (vmm_choose(&config, &choice, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_string_equal(choice.driver, "qemu");
+	assert_string_equal(choice.version, "QEMU emulator version 7.2.22 (a fake)");
+	assert_true(choice.caps & VMM_CAP_HOTPLUG_DISK);
+	assert_true(choice.reason[0] && choice.accel[0] && choice.mtu_max >= 9000);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(qmp_feed_byte_by_byte_tells_events_from_replies),
+		cmocka_unit_test(qmp_feed_nonsense_fails),
+		cmocka_unit_test(qmp_result_error_has_the_words),
+		cmocka_unit_test(qemu_read_ports_strange_answers_are_left_out),
+		cmocka_unit_test(ch_error_words_joins_the_chain),
+		cmocka_unit_test(ch_events_in_pieces_are_taken_once_whole),
+		cmocka_unit_test(vsock_parse_ok_takes_only_the_whole_line),
+		cmocka_unit_test(console_sign_cut_in_two_is_seen),
+		cmocka_unit_test(device_names_tell_type_and_id),
+		cmocka_unit_test(status_words_name_the_signal),
+		cmocka_unit_test(qemu_command_has_what_the_vm_needs),
+		cmocka_unit_test(commands_refuse_what_options_cannot_carry),
+		cmocka_unit_test(virtiofsd_command_speaks_both_dialects),
+		cmocka_unit_test(choose_names_what_is_missing),
+		cmocka_unit_test(choose_finds_the_program_and_says_why),
+	};
+
+	return cmocka_run_group_tests_name("vmm_parse", tests, NULL, NULL);
+}
