@@ -89,6 +89,29 @@ static void check_vmm(const struct config *config, bool *ret_qemu)
 		     "a host with vmx or svm, and /dev/kvm");
 }
 
+/* Beside the binary, or in the directory above it, or in PATH: where vmm/ looks. */
+static void check_spawn_helper(void)
+{
+	char self[512], beside[600], above[600], buf[512];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	const char *const candidates[] = {beside, above, "crivisor-spawn", NULL};
+	char *slash;
+	const char *found;
+
+	self[n > 0 ? n : 0] = 0;
+	slash = strrchr(self, '/');
+	if (slash)
+		*slash = 0;
+	snprintf(beside, sizeof(beside), "%s/crivisor-spawn", self);
+	snprintf(above, sizeof(above), "%s/../crivisor-spawn", self);
+	found = find_program(candidates, buf, sizeof(buf));
+	if (found)
+		good("spawn helper", "%s", found);
+	else
+		lacks("spawn helper", "crivisor-spawn is neither beside this program nor in PATH",
+		      "install it beside crivisor");
+}
+
 static void check_virtiofsd(const struct config *config)
 {
 	static const char *const usual[] = {"virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd",
@@ -244,6 +267,7 @@ int cmd_check(int argc, char **argv)
 	good("configuration", "%s", path ? path : CONFIG_PATH);
 	check_root();
 	check_vmm(&config, &qemu);
+	check_spawn_helper();
 	check_virtiofsd(&config);
 	if (qemu)
 		check_vsock();
