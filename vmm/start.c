@@ -10,7 +10,7 @@
 #define ID_MAX       64
 #define STOP_NS      (5 * NS_PER_SEC)
 #define RETRY_NS     (5 * NS_PER_MS)
-#define SILENT_NS    (5 * NS_PER_SEC)
+#define SILENT_NS    (60 * NS_PER_SEC) /* long: a busy machine is slow to boot, and too early is fatal */
 #define MEMORY_MIN   (64ULL << 20)
 #define VCPUS_LIMIT  255
 #define MEMORY_ALIGN (2ULL << 20)
