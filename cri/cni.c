@@ -356,6 +356,8 @@ static int del_unrecorded(struct cni *cni, const struct cni_pod *pod, const char
 		return 0;
 	}
 	r = cni_attachment_new(pod, file, text, cidr, &att, err);
+	if (r == -EINVAL)
+		return 0; /* a pod that ADD refuses was never attached */
 	return r < 0 ? r : detach(cni, att, path, deadline_ns, err);
 }
 

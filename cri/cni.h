@@ -51,10 +51,10 @@ struct cni_pod {
 	const char *ifname; /* "eth0" */
 	const struct cni_port *ports;
 	size_t n_ports;
-	uint64_t ingress_bps, egress_bps; /* 0: none; bits per second, from the
-					     kubernetes.io/{ingress,egress}-bandwidth annotations */
-	const char *const *dns_servers, *const *dns_searches,
-						*const *dns_options; /* NULL-terminated; NULL none */
+	/* Bits per second, 0 none: from the annotations kubernetes.io/{ingress,egress}-bandwidth, see cni_bandwidth_parse. */
+	uint64_t ingress_bps, egress_bps;
+	char *const *dns_servers, *const *dns_searches, *const *dns_options;
+	size_t n_dns_servers, n_dns_searches, n_dns_options;
 	const char *cgroup; /* passed as capability cgroupPath; NULL none */
 };
 
@@ -77,6 +77,11 @@ struct cni_result {
 	char *json; /* the whole result (malloc'ed), for verbose status; CHECK and DEL have their own copy */
 };
 void cni_result_done(struct cni_result *result);
+
+/* What cni_add would refuse of the pod itself (InvalidArgument): ports, ids and names, addresses. `netns` may be NULL. */
+int cni_pod_check(const struct cni_pod *pod, struct err *err);
+/* A Kubernetes quantity of bits per second ("10M", "1.5Gi", "2e6"), from 1k to 1P. */
+int cni_bandwidth_parse(const char *quantity, uint64_t *ret_bps, struct err *err);
 
 #define CNI_DEADLINE_NS 60000000000LL /* from now, where deadline_ns is 0 */
 #define CNI_UNDO_NS	20000000000LL /* at least so long DEL has after an ADD that failed */

@@ -38,11 +38,11 @@ static int push(struct json_object *array, struct json_object *value)
 
 /* ---- capabilities -------------------------------------------------------------------------------------- */
 
-static struct json_object *strings(const char *const *v)
+static struct json_object *strings(char *const *v, size_t n)
 {
 	struct json_object *array = json_object_new_array();
 
-	for (size_t i = 0; array && v && v[i]; i++)
+	for (size_t i = 0; array && i < n; i++)
 		if (push(array, json_object_new_string(v[i])) < 0) {
 			json_object_put(array);
 			return NULL;
@@ -117,13 +117,13 @@ static int put_dns(struct json_object *caps, const struct cni_pod *pod)
 	struct json_object *item;
 	int r;
 
-	if (!pod->dns_servers && !pod->dns_searches && !pod->dns_options)
+	if (!pod->n_dns_servers && !pod->n_dns_searches && !pod->n_dns_options)
 		return 0;
 	item = json_object_new_object();
 	r = put(caps, "dns", item);
-	r = r ? r : put(item, "servers", strings(pod->dns_servers));
-	r = r ? r : put(item, "searches", strings(pod->dns_searches));
-	return r ? r : put(item, "options", strings(pod->dns_options));
+	r = r ? r : put(item, "servers", strings(pod->dns_servers, pod->n_dns_servers));
+	r = r ? r : put(item, "searches", strings(pod->dns_searches, pod->n_dns_searches));
+	return r ? r : put(item, "options", strings(pod->dns_options, pod->n_dns_options));
 }
 
 /* One set of ranges for each prefix: [[{"subnet": …}], …]. */
@@ -194,6 +194,17 @@ static int check_pod(const struct cni_pod *pod, struct err *err)
 	r = check_arg("the pod's namespace", pod->ns, err);
 	r = r ? r : check_arg("the pod's name", pod->name, err);
 	return r ? r : check_arg("the pod's uid", pod->uid, err);
+}
+
+int cni_pod_check(const struct cni_pod *pod, struct err *err)
+{
+	struct cni_attachment scratch = {0};
+	int r = check_pod(pod, err);
+
+	if (r == 0)
+		r = make_caps(&scratch, pod, NULL, err);
+	json_object_put(scratch.caps);
+	return r == -ENOMEM ? err_set(err, r, "out of memory") : r;
 }
 
 int cni_attachment_new(const struct cni_pod *pod, const char *file, const char *config, const char *pod_cidrs,

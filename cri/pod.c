@@ -232,6 +232,20 @@ int pod_agent(struct pod *pod, struct agent **ret_agent, struct err *err)
 	return r;
 }
 
+static int cni_bandwidth(const Runtime__V1__PodSandboxConfig *config, struct cni_pod *ret, struct err *err)
+{
+	for (size_t i = 0; i < config->n_annotations; i++) {
+		const char *key = config->annotations[i]->key;
+		uint64_t *bps = str_eq(key, "kubernetes.io/ingress-bandwidth")  ? &ret->ingress_bps
+				: str_eq(key, "kubernetes.io/egress-bandwidth") ? &ret->egress_bps
+										: NULL;
+
+		if (bps && cni_bandwidth_parse(config->annotations[i]->value, bps, err) < 0)
+			return err_wrap(err, "annotation %s", key);
+	}
+	return 0;
+}
+
 int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandboxConfig *config, struct cni_port *ports,
 		 size_t n_ports, struct cni_pod *ret, struct err *err)
 {
@@ -268,7 +282,15 @@ int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandbo
 		};
 	}
 	ret->n_ports = n;
-	return 0;
+	if (config->dns_config) {
+		ret->dns_servers = config->dns_config->servers;
+		ret->n_dns_servers = config->dns_config->n_servers;
+		ret->dns_searches = config->dns_config->searches;
+		ret->n_dns_searches = config->dns_config->n_searches;
+		ret->dns_options = config->dns_config->options;
+		ret->n_dns_options = config->dns_config->n_options;
+	}
+	return cni_bandwidth(config, ret, err);
 }
 
 void pod_console_tail(const char *dir, char *buf, size_t size)

@@ -76,6 +76,16 @@ static int check_config(const Runtime__V1__PodSandboxConfig *config, const char 
 	return 0;
 }
 
+/* What CNI would refuse is refused before anything is begun. */
+static int check_network(const char *id, const Runtime__V1__PodSandboxConfig *config, struct err *err)
+{
+	struct cni_port ports[PORTS_MAX];
+	struct cni_pod view;
+	int r = pod_cni_view(id, NULL, config, ports, PORTS_MAX, &view, err);
+
+	return r < 0 ? r : cni_pod_check(&view, err);
+}
+
 /* Size of the VM: from the pod's own limits where it has them, else from the configuration. */
 static void size_vm(struct run *run)
 {
@@ -233,10 +243,13 @@ static void cni_job(void *arg)
 	struct cni_pod view;
 	struct err err = ERR_INIT;
 	struct cni_result result = {0};
+	int64_t deadline_ns = now_monotonic_ns() + CNI_ADD_NS;
 	int r = pod_cni_view(run->pod->id, run->netns, run->config, ports, PORTS_MAX, &view, &err);
 
+	if (run->deadline_ns < deadline_ns)
+		deadline_ns = run->deadline_ns;
 	if (r == 0)
-		r = cni_add(run->server->cni, &view, now_monotonic_ns() + CNI_ADD_NS, &result, &err);
+		r = cni_add(run->server->cni, &view, deadline_ns, &result, &err);
 	pthread_mutex_lock(&run->pod->lock);
 	run->cni_code = r;
 	run->cni_err = err;
@@ -592,6 +605,11 @@ int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, 
 	if (r < 0)
 		return err_wrap(err, "the pod network is not ready");
 	r = random_hex(32, id);
+	if (r == 0) {
+		r = check_network(id, config, err);
+		if (r < 0)
+			return r;
+	}
 	pod = r < 0 ? NULL : pod_new(server, id);
 	if (!pod)
 		return err_set(err, -ENOMEM, "out of memory");

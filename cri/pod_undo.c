@@ -23,7 +23,9 @@ static int undo_cni(struct server *server, const char *owner, const char *netns,
 
 	if (store_get(server->store, "pod", owner, &data, &len, NULL) == 0)
 		state = crivisor__state__v1__pod__unpack(NULL, len, data);
-	r = pod_cni_view(owner, netns, state ? state->config : NULL, ports, ARRAY_SIZE(ports), &view, err);
+	r = pod_cni_view(owner, netns, state ? state->config : NULL, ports, ARRAY_SIZE(ports), &view, NULL);
+	if (r < 0) /* what ADD would not take does not keep DEL from running */
+		r = pod_cni_view(owner, netns, NULL, ports, 0, &view, err);
 	if (r == 0)
 		r = cni_del(server->cni, &view, now_monotonic_ns() + CNI_DEL_NS, err);
 	pb_free(state);

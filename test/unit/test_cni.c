@@ -249,7 +249,7 @@ static void conf_parse_good_ones(void **state)
 
 static void add_chain_passes_results_capabilities_and_environment(void **state)
 {
-	static const char *const servers[] = {"10.0.0.10", NULL};
+	char *servers[] = {(char *)(uintptr_t) "10.0.0.10"};
 	static const struct cni_port ports[] = {
 		{8080, 80, "tcp", ""}, {0, 81, "tcp", ""}, {5353, 53, "udp", "127.0.0.1"}};
 	struct fixture *f = *state;
@@ -262,6 +262,7 @@ static void add_chain_passes_results_capabilities_and_environment(void **state)
 	full.ports = ports;
 	full.n_ports = ARRAY_SIZE(ports);
 	full.dns_servers = servers;
+	full.n_dns_servers = 1;
 	full.ingress_bps = 1000000;
 	put_plugin(f, "first", GOOD);
 	put_plugin(f, "second", GOOD);
@@ -636,8 +637,38 @@ static void add_bad_pod_is_refused(void **state)
 	bad.n_ports = 1;
 	assert_int_equal(cni_add(f->cni, &bad, 0, &result, &err), -EINVAL);
 	assert_contains(err.msg, "port_mappings[0]: protocol");
+	assert_int_equal(cni_pod_check(&bad, &err), -EINVAL);
+	assert_int_equal(cni_pod_check(&pod, &err), 0);
+	assert_int_equal(cni_del(f->cni, &bad, 0, &err), 0); /* it cannot have been attached */
 	assert_int_equal(cni_set_pod_cidr(f->cni, "10.0.0.0/33", &err), -EINVAL);
 	assert_calls(f, "");
+}
+
+static void bandwidth_parse_quantities(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t bps;
+	} good[] = {
+		{"1000", 1000},	  {"10M", 10000000}, {"1.5Gi", 1610612736}, {"2e6", 2000000},
+		{"0.5M", 500000}, {"1k", 1000},	     {"1Ki", 1024},	    {"1P", 1000000000000000},
+		{".5M", 500000},  {"1E3", 1000},
+	};
+	static const char *const bad[] = {"",	 "M",	 "999",	 "2P",	 "1m",
+					  "-1M", "1 M",	 "10MB", "1e99", "Ki",
+					  "1K",	 "1Mi3", "1e",	 ".",	 "99999999999999999999999"};
+	struct err err = ERR_INIT;
+	uint64_t bps;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+		if (cni_bandwidth_parse(good[i].text, &bps, &err) < 0)
+			fail_msg("%s", err.msg);
+		assert_int_equal(bps, good[i].bps);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		if (cni_bandwidth_parse(bad[i], &bps, &err) == 0)
+			fail_msg("taken: %s", bad[i]);
 }
 
 /* ---- results ------------------------------------------------------------------------------------------- */
@@ -699,6 +730,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(conf_parse_bad_ones_name_the_field),
 		cmocka_unit_test(conf_parse_good_ones),
+		cmocka_unit_test(bandwidth_parse_quantities),
 		cmocka_unit_test(result_parse_takes_the_pods_own_addresses),
 		cmocka_unit_test(result_parse_bad_ones_are_refused),
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
