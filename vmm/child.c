@@ -279,6 +279,23 @@ void child_signal(const struct child *p, int sig)
 		syscall(SYS_pidfd_send_signal, p->pidfd, sig, NULL, 0);
 }
 
+/* SIGKILL to pid if it is a child of parent. The pidfd first, so that the number cannot change hands in between. */
+static void kill_child_of(pid_t pid, pid_t parent)
+{
+	int fd CLEANUP_CLOSE = pidfd_open_(pid);
+	char path[64];
+	char *data CLEANUP_FREE = NULL;
+	const char *p;
+	int ppid = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	if (fd < 0 || read_file(path, 8192, &data, NULL) < 0)
+		return;
+	p = strrchr(data, ')');
+	if (p && sscanf(p + 1, " %*c %d", &ppid) == 1 && ppid == parent)
+		syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+}
+
 void child_kill_family(const struct child *p)
 {
 	char path[64];
@@ -287,7 +304,7 @@ void child_kill_family(const struct child *p)
 
 	if (p->pidfd < 0 || p->exited)
 		return;
-	/* Stopped, it can neither reap nor fork while its children are looked up. */
+	/* Stopped, it forks no more while its children are looked up. */
 	child_signal(p, SIGSTOP);
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)p->pid, (int)p->pid);
 	if (read_file(path, CHILDREN_MAX, &data, NULL) == 0) {
@@ -295,7 +312,7 @@ void child_kill_family(const struct child *p)
 			uint64_t child;
 
 			if (parse_u64(t, &child) == 0 && child > 1 && child < INT32_MAX)
-				kill((pid_t)child, SIGKILL);
+				kill_child_of((pid_t)child, p->pid);
 		}
 	}
 	child_signal(p, SIGKILL);

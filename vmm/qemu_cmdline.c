@@ -11,6 +11,7 @@
 
 #define PMEM_ROOM   (16ULL << 30) /* address space kept for pmem devices plugged later */
 #define DIMM_SLOTS  16
+#define TCG_CACHE_MIB "128" /* translated code; QEMU's own default would let it grow to a gigabyte */
 
 static uint64_t align_up(uint64_t v, uint64_t to)
 {
@@ -43,7 +44,7 @@ static int add_machine(const struct vmm *vm, const struct vmm_launch *l, char **
 	if (kvm)
 		r = r < 0 ? r : add2(v, "-accel", "kvm");
 	else
-		r = r < 0 ? r : add2(v, "-accel", "tcg,thread=multi");
+		r = r < 0 ? r : add2(v, "-accel", "tcg,thread=multi,tb-size=" TCG_CACHE_MIB);
 	r = r < 0 ? r : add2(v, "-cpu", kvm ? "host" : "max");
 	ADD("-smp", "cpus=%u,sockets=1,cores=%u,threads=1,maxcpus=%u", vm->vcpus_boot, vm->vcpus_max, vm->vcpus_max);
 	ADD("-m", "size=%lluk,slots=%d,maxmem=%lluk", (unsigned long long)(vm->memory_boot >> 10), DIMM_SLOTS,

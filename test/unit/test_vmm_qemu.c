@@ -4,7 +4,7 @@
  * guest/vmlinux and guest/guest.img of the build. Without kernel or image the tests are skipped, by name.
  */
 #include "base/util.h"
-#include "vmm/vmm.h"
+#include "vmm/driver.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -21,7 +21,7 @@
 #define LONG       (now_monotonic_ns() + 60 * NS_PER_SEC)
 
 static char dir[] = "/tmp/crvtest-qemu-XXXXXX";
-static char run_dir[64], shared[64], ns[64], kernel[256], image[256];
+static char run_dir[64], shared[64], ns[64], cgroup_top[64], cgroup[80], kernel[256], image[256];
 static struct vmm_config config;
 static struct vmm_choice choice;
 static struct vmm_spec spec;
@@ -49,12 +49,14 @@ static int setup(void **state)
 	snprintf(run_dir, sizeof(run_dir), "%s/run", dir);
 	snprintf(shared, sizeof(shared), "%s/shared", dir);
 	snprintf(ns, sizeof(ns), "%s/ns", dir);
+	snprintf(cgroup_top, sizeof(cgroup_top), "/crvtest-qemu-%d", (int)getpid());
+	snprintf(cgroup, sizeof(cgroup), "%s/vm", cgroup_top);
 	find_file("CRV_TEST_KERNEL", "vmlinux", kernel, sizeof(kernel));
 	find_file("CRV_TEST_IMAGE", "guest.img", image, sizeof(image));
 	config = (struct vmm_config){.driver = (char *)(uintptr_t) "qemu", .vcpus = 1, .memory_bytes = 256 << 20,
 				     .kernel_path = kernel, .image_path = image, .virtiofsd_thread_pool_size = 1};
 	spec = (struct vmm_spec){.id = "test", .run_dir = run_dir, .shared_dir = shared, .netns_path = ns, .tap = "tap0",
-				 .mtu = 1500, .vcpus_max = 2, .memory_max_bytes = 768 << 20};
+				 .mtu = 1500, .vcpus_max = 2, .memory_max_bytes = 768 << 20, .cgroup = cgroup};
 	return mkdir(shared, 0755);
 }
 
@@ -62,6 +64,8 @@ static int teardown(void **state)
 {
 	(void)state;
 	vmm_netns_destroy(ns, NULL);
+	vmm_cgroup_destroy(cgroup, 0, NULL);
+	vmm_cgroup_destroy(cgroup_top, 0, NULL);
 	return remove_tree(dir);
 }
 
@@ -73,6 +77,7 @@ static void check(int r, const struct err *err, const char *what)
 
 static struct vmm *boot(void)
 {
+	struct vmm_resources res = {.memory_limit_bytes = 1 << 30, .pids_max = 500};
 	struct err err = ERR_INIT;
 	struct vmm *vm = NULL;
 	int fd;
@@ -84,6 +89,7 @@ static struct vmm *boot(void)
 	vmm_netns_destroy(ns, NULL);
 	check(vmm_netns_create(ns, &err), &err, "netns");
 	check(vmm_tap_create(ns, "tap0", 1500, &err), &err, "tap");
+	check(vmm_cgroup_create(cgroup, &res, &err), &err, "cgroup");
 	check(vmm_choose(&config, &choice, &err), &err, "choose");
 	check(vmm_start(&config, &choice, &spec, LONG, &vm, &err), &err, "start");
 	fd = vmm_connect(vm, AGENT_PORT, LONG, &err);
@@ -99,6 +105,7 @@ static void end(struct vmm *vm)
 	check(vmm_stop(vm, LONG, &err), &err, "stop");
 	check(vmm_stop(vm, LONG, &err), &err, "stop again");
 	vmm_free(vm);
+	check(vmm_cgroup_destroy(cgroup, LONG, &err), &err, "cgroup");
 }
 
 static void make_file(const char *name, off_t size, char out[96])
@@ -129,6 +136,77 @@ static struct vmm_event expect_event(struct vmm *vm, enum vmm_event_type type)
 	}
 	fail_msg("event %d has not come", (int)type);
 	return e;
+}
+
+static bool among(pid_t pid, const pid_t *pids, int n)
+{
+	for (int i = 0; i < n; i++) {
+		if (pids[i] == pid)
+			return true;
+	}
+	return false;
+}
+
+/* Rows A6, A8, A9: all of it sits in the pod's cgroup and netns. */
+static void processes_are_in_their_place(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = boot();
+	struct stat want, have;
+	struct vmm_info info;
+	struct vmm_cgroup_stats stats;
+	pid_t pids[64];
+	char path[64];
+	int n;
+
+	(void)state;
+	check(vmm_info(vm, &info, &err), &err, "info");
+	n = vmm_cgroup_pids(cgroup, pids, 64);
+	assert_true(among(info.vmm_pid, pids, n));
+	assert_true(among(info.virtiofsd_pid, pids, n));
+	assert_true(info.vsock_pid == 0 || among(info.vsock_pid, pids, n));
+	assert_int_equal(stat(ns, &want), 0);
+	snprintf(path, sizeof(path), "/proc/%d/ns/net", (int)info.vmm_pid);
+	assert_int_equal(stat(path, &have), 0);
+	assert_int_equal(have.st_ino, want.st_ino);
+	check(vmm_cgroup_stats(cgroup, &stats, &err), &err, "stats");
+	assert_true(stats.cpu_usage_ns > 0 && stats.memory_usage_bytes > 0);
+	/* Killing the cgroup is enough to be rid of everything, as after a crash between journal and start. */
+	check(vmm_cgroup_destroy(cgroup, LONG, &err), &err, "cgroup");
+	assert_int_equal(vmm_connect(vm, AGENT_PORT, LONG, &err), -ENOTCONN);
+	end(vm);
+}
+
+static void second_share_is_plugged(void **state)
+{
+	struct err err = ERR_INIT;
+	struct vmm *vm = boot();
+	char sock[96], helper[512], program[512], pci[VMM_PCI_ADDRESS_MAX];
+	char **argv CLEANUP_STRV = NULL;
+	struct vmm_device d = {.type = VMM_DEVICE_FS, .id = "second", .path = sock, .tag = "second"};
+	struct child_spec cs = {.helper = helper, .n_fds = 1};
+	struct child c;
+	bool legacy;
+	int fd;
+
+	(void)state;
+	snprintf(sock, sizeof(sock), "%s/second.sock", dir);
+	check(find_spawn_helper(&config, helper, sizeof(helper), &err), &err, "helper");
+	check(virtiofsd_find(&config, program, sizeof(program), &legacy, &err), &err, "virtiofsd");
+	check(virtiofsd_command(&config, program, legacy, shared, CHILD_FD_BASE, &argv, &err), &err, "virtiofsd");
+	fd = sock_listen(sock, &err);
+	check(fd, &err, "listen");
+	cs.argv = argv;
+	cs.fds = &fd;
+	check(child_spawn(&c, &cs, &err), &err, "spawn");
+	check(child_confirm(&c, LONG, &err), &err, "spawn");
+	close_fd(fd);
+	check(vmm_attach(vm, &d, pci, LONG, &err), &err, "fs");
+	check(vmm_detach(vm, "second", LONG, &err), &err, "detach fs");
+	child_kill_family(&c);
+	child_wait(&c, LONG);
+	child_done(&c);
+	end(vm);
 }
 
 static void devices_are_plugged_found_again_and_removed(void **state)
@@ -255,6 +333,7 @@ static void panicking_guest_is_reported(void **state)
 	check(remove_tree(run_dir), &err, "run dir");
 	assert_int_equal(mkdir(run_dir, 0700), 0);
 	check(vmm_choose(&config, &choice, &err), &err, "choose");
+	check(vmm_cgroup_create(cgroup, &(struct vmm_resources){0}, &err), &err, "cgroup");
 	check(vmm_start(&config, &choice, &spec, LONG, &vm, &err), &err, "start");
 	/* The connect ends with the guest, not with its deadline. */
 	assert_int_equal(vmm_connect(vm, AGENT_PORT, LONG, &err), -ENOTCONN);
@@ -270,6 +349,8 @@ static void panicking_guest_is_reported(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(processes_are_in_their_place),
+		cmocka_unit_test(second_share_is_plugged),
 		cmocka_unit_test(devices_are_plugged_found_again_and_removed),
 		cmocka_unit_test(size_changes_both_ways),
 		cmocka_unit_test(pause_and_resume),
