@@ -70,6 +70,7 @@ struct vmm {
 	bool turn_taken;  /* lock */
 	bool stopping;    /* lock */
 	bool ending;      /* lock: the VMM has announced its end; a helper's exit is a consequence */
+	char end_words[160]; /* lock: how the guest has ended; "": it has not */
 	bool monitor_eof; /* lock */
 	bool watching;    /* lock: epoll_fd is filled */
 	bool guest_up;    /* lock: the guest's userspace has been seen to run */

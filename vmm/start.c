@@ -372,6 +372,8 @@ static int dial(struct vmm *vm, struct console *c, uint32_t port, int64_t deadli
 			return err_set(err, -ETIMEDOUT, "nothing in the guest listens there yet");
 		/* Vsock does not tell when the guest begins to listen; a line on its console often does. */
 		r = pause_dial(vm, c, until, err);
+		if (r == 0)
+			r = vm_check_guest(vm, err);
 		console_read(c);
 	}
 	return r;
@@ -393,8 +395,7 @@ int vmm_connect(struct vmm *vm, uint32_t port, int64_t deadline_ns, struct err *
 	if (r == -ENOTCONN) {
 		struct err dead = ERR_INIT;
 
-		vm_service(vm);
-		if (vm_check_alive(vm, &dead) == -ENOTCONN)
+		if (vm_check_guest(vm, &dead) == -ENOTCONN)
 			err_copy(err, &dead);
 	}
 	return err_wrap(err, "connecting to port %u of VM %s", port, vm->id);

@@ -102,6 +102,11 @@ static void queue_event(struct vmm *vm, enum vmm_event_type type, int status, co
 		if (vm->ending)
 			return;
 		vm->ending = true;
+		snprintf(vm->end_words, sizeof(vm->end_words), "the guest has %s%s%.120s",
+			 type == VMM_EVENT_GUEST_PANIC ? "panicked" :
+			 type == VMM_EVENT_GUEST_RESET ? "reset itself" :
+							 "powered off",
+			 detail[0] ? ": " : "", detail);
 	}
 	if (vm->events_len == VMM_EVENTS_MAX)
 		return;
@@ -287,6 +292,19 @@ int vm_check_alive(struct vmm *vm, struct err *err)
 		r = err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "%s%s%s", words, console[0] ? "; the guest's console: " : "",
 				   console);
 	}
+	pthread_mutex_unlock(&vm->lock);
+	return r;
+}
+
+int vm_check_guest(struct vmm *vm, struct err *err)
+{
+	int r;
+
+	vm_service(vm);
+	r = vm_check_alive(vm, err);
+	pthread_mutex_lock(&vm->lock);
+	if (r == 0 && vm->ending)
+		r = err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "%s", vm->end_words);
 	pthread_mutex_unlock(&vm->lock);
 	return r;
 }
