@@ -14,6 +14,7 @@
 #define READ_NS       (60 * NS_PER_SEC) /* the agent answers within WAIT_MS */
 #define OPEN_NS       (20 * NS_PER_SEC)
 #define RETRY_NS      NS_PER_SEC
+#define PAUSE_NS      (100 * NS_PER_MS)
 #define RECORDS_MAX   4096
 
 /*
@@ -102,6 +103,21 @@ static bool batch_fits(const struct log_pump *pump, const Crivisor__Agent__V1__R
 	return total <= GUEST_READLOG_MAX;
 }
 
+static void on_pause_end(void *arg)
+{
+	struct log_pump *pump = arg;
+
+	pump->retry = loop_source_free(pump->retry);
+	pump_read(pump);
+}
+
+/* After an empty answer. An honest agent gives one after WAIT_MS; one that gives it at once must not keep the loop busy. */
+static void read_later(struct log_pump *pump)
+{
+	if (loop_add_timer(pump->server->loop, now_monotonic_ns() + PAUSE_NS, on_pause_end, pump, &pump->retry, NULL) < 0)
+		pump_end(pump, false);
+}
+
 static void on_read_reply(void *arg, const struct err *err, const ProtobufCMessage *msg)
 {
 	struct log_pump *pump = arg;
@@ -117,7 +133,7 @@ static void on_read_reply(void *arg, const struct err *err, const ProtobufCMessa
 		return;
 	}
 	if (resp->n_records == 0 && !resp->eof) {
-		pump_read(pump);
+		read_later(pump);
 		return;
 	}
 	pump->batch = PB_CLONE(resp);
