@@ -232,16 +232,11 @@ static int resolve_target(struct creation *c, struct err *err)
 
 static int read_profile(struct creation *c, char **ret_json, struct err *err)
 {
-	const Runtime__V1__LinuxContainerSecurityContext *sc = c->config->linux ? c->config->linux->security_context : NULL;
-	const char *ref;
+	const char *ref = oci_spec_seccomp_path(c->config);
 	int r;
 
-	if (!sc || sc->privileged || !sc->seccomp ||
-	    sc->seccomp->profile_type != RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Localhost)
+	if (!ref)
 		return 0;
-	ref = sc->seccomp->localhost_ref;
-	if (str_starts(ref, "localhost/"))
-		ref += strlen("localhost/");
 	r = read_file(ref, PROFILE_MAX, ret_json, NULL);
 	return r < 0 ? err_set_errno(err, r, "seccomp profile %s", ref) : 0;
 }
@@ -287,6 +282,7 @@ static int write_spec(struct creation *c, struct err *err)
 		.image = &c->image->config,
 		.user = &c->user,
 		.container_id = c->container->id,
+		.sandbox_id = c->pod->id,
 		.mounts = c->mounts,
 		.n_mounts = c->n_mounts,
 		.hostname_path = GUEST_SHARE_DIR "/hostname",
@@ -380,6 +376,19 @@ static void roll_back(struct creation *c)
 	pthread_mutex_unlock(&c->pod->lock);
 }
 
+/* What a VM cannot mean is refused before anything is begun. */
+static int check_spec(struct creation *c, struct err *err)
+{
+	const struct oci_spec_input in = {
+		.pod = c->pod_state->config,
+		.container = c->config,
+		.image = &c->image->config,
+		.container_id = "",
+	};
+
+	return oci_spec_check(&in, err);
+}
+
 static int create_in_pod(struct creation *c, struct err *err)
 {
 	char id[65];
@@ -391,6 +400,8 @@ static int create_in_pod(struct creation *c, struct err *err)
 	if (!c->pod_state || random_hex(32, id) < 0)
 		return err_set(err, -ENOMEM, "out of memory");
 	r = image_get(c->server->images, c->config->image->image, &c->image, err);
+	if (r == 0)
+		r = check_spec(c, err);
 	if (r < 0)
 		return r;
 	c->container = container_new(c->pod, id);
