@@ -51,7 +51,7 @@ struct cni_pod {
 	const char *ifname; /* "eth0" */
 	const struct cni_port *ports;
 	size_t n_ports;
-	/* Bits per second, 0 none: from the annotations kubernetes.io/{ingress,egress}-bandwidth, see cni_bandwidth_parse. */
+	/* Bits per second, 0 none; annotations kubernetes.io/{ingress,egress}-bandwidth by cni_bandwidth_parse. */
 	uint64_t ingress_bps, egress_bps;
 	char *const *dns_servers, *const *dns_searches, *const *dns_options;
 	size_t n_dns_servers, n_dns_searches, n_dns_options;
@@ -78,7 +78,7 @@ struct cni_result {
 };
 void cni_result_done(struct cni_result *result);
 
-/* What cni_add would refuse of the pod itself (InvalidArgument): ports, ids and names, addresses. `netns` may be NULL. */
+/* What cni_add would refuse of the pod itself (InvalidArgument): ports, ids, names. `netns` may be NULL. */
 int cni_pod_check(const struct cni_pod *pod, struct err *err);
 /* A Kubernetes quantity of bits per second ("10M", "1.5Gi", "2e6"), from 1k to 1P. */
 int cni_bandwidth_parse(const char *quantity, uint64_t *ret_bps, struct err *err);
