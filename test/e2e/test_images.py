@@ -150,7 +150,7 @@ class WrongImages(Case):
             self.pull(f"{REGISTRY}/test/busybox:77")
 
     def test_bad_reference(self):
-        for reference in ("UPPER/case", "a//b", "x:bad tag", f"{REGISTRY}/x@sha256:123", "-"):
+        for reference in ("example.com/UPPER", "a//b", "x:bad:tag", f"{REGISTRY}/x@sha256:123", "-"):
             with self.subTest(reference=reference), self.refused("InvalidArgument", reference):
                 self.server.crictl("pull", "--", reference)
 
@@ -219,7 +219,7 @@ class WrongImages(Case):
             return False
         reference = self.evil.add("evil/truncated", image)
         self.evil.hook = hook
-        with self.refused(("Unavailable", "DataLoss", "Unknown"), key[:20]):
+        with self.refused(("Unavailable", "DataLoss"), "evil/truncated"):
             self.pull(reference)
 
     def test_truncated_layer(self):
