@@ -51,7 +51,7 @@ struct cni_pod {
 	const char *ifname; /* "eth0" */
 	const struct cni_port *ports;
 	size_t n_ports;
-	/* Bits per second, 0 none; annotations kubernetes.io/{ingress,egress}-bandwidth by cni_bandwidth_parse. */
+	/* Bits per second, 0 none: annotations kubernetes.io/{ingress,egress}-bandwidth, cni_bandwidth_parse. */
 	uint64_t ingress_bps, egress_bps;
 	char *const *dns_servers, *const *dns_searches, *const *dns_options;
 	size_t n_dns_servers, n_dns_searches, n_dns_options;
