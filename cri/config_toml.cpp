@@ -1,15 +1,5 @@
 // The one file of the configuration that is C++: toml++ has no C interface. Nothing thrown leaves it.
-#define TOML_EXCEPTIONS	       0
-#define TOML_ENABLE_FORMATTERS 0
-#if defined(__GNUC__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#pragma GCC diagnostic ignored "-Wshadow"
-#endif
-#include <toml++/toml.h>
-#if defined(__GNUC__)
-#pragma GCC diagnostic pop
-#endif
+#include "cri/toml.hpp"
 
 extern "C" {
 #include "cri/config_toml.h"
@@ -107,16 +97,13 @@ extern "C" int config_toml_walk(const char *name, const char *text, size_t len, 
 				struct err *err)
 {
 	try {
-		toml::parse_result result = toml::parse(std::string_view(text, len));
+		toml::table root;
+		toml_fault fault;
 		const walk w = {name, fn, arg, err};
 
-		if (!result) {
-			const toml::parse_error &e = result.error();
-			const std::string what(e.description());
-
-			return err_set(err, -EINVAL, "%s:%u: %s", name, e.source().begin.line, what.c_str());
-		}
-		return visit_table(w, "", result.table());
+		if (!toml_read(text, len, root, fault))
+			return err_set(err, -EINVAL, "%s:%u: %s", name, fault.line, fault.text.c_str());
+		return visit_table(w, "", root);
 	} catch (...) {
 		return err_set(err, -ENOMEM, "no memory to read %s", name);
 	}

@@ -1,15 +1,5 @@
 // The one file of the image code that is C++: toml++ has no C interface. Nothing thrown leaves it.
-#define TOML_EXCEPTIONS 0
-#define TOML_ENABLE_FORMATTERS 0
-#if defined(__GNUC__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wconversion"
-#pragma GCC diagnostic ignored "-Wshadow"
-#endif
-#include <toml++/toml.h>
-#if defined(__GNUC__)
-#pragma GCC diagnostic pop
-#endif
+#include "cri/toml.hpp"
 
 extern "C" {
 #include "cri/image_hosts.h"
@@ -43,14 +33,14 @@ struct host {
 	long connect_timeout_ms = connect_timeout_default_ms;
 };
 
-struct fault {
+struct value_fault {
 	std::string text;
 	unsigned line = 0;
 };
 
 struct parser {
 	std::string base_dir, domain;
-	fault bad;
+	value_fault bad;
 
 	bool fail(const toml::node &at, const std::string &text)
 	{
@@ -386,16 +376,16 @@ void to_c(const std::vector<host> &hosts, struct registry_hosts &out)
 int parse(const char *text, size_t len, const char *file, const char *base_dir, const char *domain,
 	  std::vector<host> &hosts, struct err *err)
 {
-	toml::parse_result result = toml::parse(std::string_view(text, len), std::string_view(file));
+	toml::table root;
+	toml_fault fault;
 	parser p;
 
-	if (!result)
-		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "%s:%u: %s", file,
-				      static_cast<unsigned>(result.error().source().begin.line),
-				      std::string(result.error().description()).c_str());
+	if (!toml_read(text, len, root, fault))
+		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "%s:%u: %s", file, fault.line,
+				      fault.text.c_str());
 	p.base_dir = base_dir;
 	p.domain = domain;
-	if (!read_file_hosts(p, result.table(), hosts))
+	if (!read_file_hosts(p, root, hosts))
 		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "%s:%u: %s", file, p.bad.line,
 				      p.bad.text.c_str());
 	return 0;
