@@ -1,10 +1,12 @@
 /*
  * cgroup.c: the pod's cgroup on the host, in v1, hybrid and v2.
  *
- * Facts: Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst of the kernel; the shares-to-weight line is the one that OCI
- * runtimes use. Plain files all through: libcgroup 2.0.2 knows v2's controllers only in part, caches the mount table for the
- * life of the process and has neither cgroup.kill nor subtree_control.
- * In a hybrid the leaf is made in the v2 tree as well, although no controller sits there: that gives cgroup.kill.
+ * Facts: Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst of the kernel; the shares-to-weight line is
+ *        the one that OCI
+ * runtimes use. Plain files all through: libcgroup 2.0.2 knows v2's controllers only in part, caches the
+ * mount table for the life of the process and has neither cgroup.kill nor subtree_control.
+ * In a hybrid the leaf is made in the v2 tree as well, although no controller sits there: that gives
+ * cgroup.kill.
  */
 #include "vmm/vmm.h"
 
@@ -20,11 +22,11 @@
 #include <sys/syscall.h>
 
 #define HIERARCHIES_MAX 24
-#define MOUNTINFO_MAX   (8 * 1024 * 1024)
-#define FILE_MAX        (1024 * 1024)
+#define MOUNTINFO_MAX	(8 * 1024 * 1024)
+#define FILE_MAX	(1024 * 1024)
 #define CGROUP_PATH_MAX 1024
-#define PIDS_AT_ONCE    1024
-#define RMDIR_PAUSE_NS  (2 * NS_PER_MS)
+#define PIDS_AT_ONCE	1024
+#define RMDIR_PAUSE_NS	(2 * NS_PER_MS)
 
 enum {
 	CPU = 1 << 0,
@@ -39,8 +41,8 @@ enum {
 static const struct {
 	const char *name;
 	unsigned bit;
-} controllers[] = {{"cpu", CPU},	 {"cpuacct", CPUACCT}, {"cpuset", CPUSET},
-		   {"memory", MEMORY}, {"pids", PIDS},	       {"freezer", FREEZER}};
+} controllers[] = {{"cpu", CPU},       {"cpuacct", CPUACCT}, {"cpuset", CPUSET},
+		   {"memory", MEMORY}, {"pids", PIDS},	     {"freezer", FREEZER}};
 
 struct hierarchy {
 	char mount[256];
@@ -52,7 +54,7 @@ struct tree {
 	size_t n;
 };
 
-/* ---- what this host has -------------------------------------------------------------------------------------------------- */
+/* ---- what this host has -------------------------------------------------------------------------------- */
 
 static unsigned controllers_in(const char *words, const char *separators)
 {
@@ -60,7 +62,8 @@ static unsigned controllers_in(const char *words, const char *separators)
 	char *save = NULL;
 	unsigned has = 0;
 
-	for (char *w = copy ? strtok_r(copy, separators, &save) : NULL; w; w = strtok_r(NULL, separators, &save)) {
+	for (char *w = copy ? strtok_r(copy, separators, &save) : NULL; w;
+	     w = strtok_r(NULL, separators, &save)) {
 		for (size_t i = 0; i < ARRAY_SIZE(controllers); i++) {
 			if (str_eq(w, controllers[i].name))
 				has |= controllers[i].bit;
@@ -80,7 +83,10 @@ static unsigned v2_controllers(const char *mount)
 	return V2 | controllers_in(data, " \n");
 }
 
-/* One line of mountinfo (proc(5)): id parent dev root mountpoint options [optional…] - fstype source superoptions. */
+/*
+ * One line of mountinfo (proc(5)): id parent dev root mountpoint options [optional…] - fstype source
+ * superoptions.
+ */
 static void take_mount(struct tree *t, char *line)
 {
 	char mount[256], type[32], super[512];
@@ -118,21 +124,25 @@ static int find_tree(struct tree *t, struct err *err)
 	for (char *line = strtok_r(data, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
 		take_mount(t, line);
 	if (t->n == 0)
-		return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION, "no cgroup hierarchy is mounted");
+		return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
+				      "no cgroup hierarchy is mounted");
 	return 0;
 }
 
 static int check_path(const char *path, struct err *err)
 {
-	if (path[0] != '/' || path[1] == 0 || strlen(path) > 512 || strstr(path, "//") || strstr(path, "/../") ||
-	    strstr(path, "/./") || str_ends(path, "/..") || str_ends(path, "/.") || str_ends(path, "/"))
-		return err_set(err, -EINVAL, "cgroup path \"%s\" is no plain absolute path below the root", path);
+	if (path[0] != '/' || path[1] == 0 || strlen(path) > 512 || strstr(path, "//") ||
+	    strstr(path, "/../") || strstr(path, "/./") || str_ends(path, "/..") || str_ends(path, "/.") ||
+	    str_ends(path, "/"))
+		return err_set(err, -EINVAL, "cgroup path \"%s\" is no plain absolute path below the root",
+			       path);
 	return 0;
 }
 
-/* ---- files ---------------------------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 
-static int put(const struct hierarchy *h, const char *path, const char *file, const char *value, struct err *err)
+static int put(const struct hierarchy *h, const char *path, const char *file, const char *value,
+	       struct err *err)
 {
 	char full[CGROUP_PATH_MAX];
 	int r;
@@ -157,10 +167,11 @@ static bool exists(const struct hierarchy *h, const char *path)
 	char full[CGROUP_PATH_MAX];
 	struct stat st;
 
-	return (size_t)snprintf(full, sizeof(full), "%s%s", h->mount, path) < sizeof(full) && stat(full, &st) == 0;
+	return (size_t)snprintf(full, sizeof(full), "%s%s", h->mount, path) < sizeof(full) &&
+	       stat(full, &st) == 0;
 }
 
-/* ---- making --------------------------------------------------------------------------------------------------------------- */
+/* ---- making -------------------------------------------------------------------------------------------- */
 
 /* A fresh v1 cpuset is empty, and nothing can join it. */
 static int fill_cpuset(const struct hierarchy *h, const char *parent, const char *path, struct err *err)
@@ -183,7 +194,10 @@ static int fill_cpuset(const struct hierarchy *h, const char *parent, const char
 	return 0;
 }
 
-/* Passes each controller that `path` has on to its children; those that cannot be are left out and missed when needed. */
+/*
+ * Passes each controller that `path` has on to its children; those that cannot be are left out and missed
+ * when needed.
+ */
 static void pass_on(const struct hierarchy *h, const char *path)
 {
 	static const char *const names[] = {"cpu", "memory", "pids", "cpuset", "io"};
@@ -195,8 +209,8 @@ static void pass_on(const struct hierarchy *h, const char *path)
 		unsigned bit = controllers_in(names[i], " ");
 		char word[16];
 
-		if (bit ? !(controllers_in(has, " \n") & bit) || (controllers_in(on, " \n") & bit) :
-			  !strstr(has, names[i]) || strstr(on, names[i]))
+		if (bit ? !(controllers_in(has, " \n") & bit) || (controllers_in(on, " \n") & bit)
+			: !strstr(has, names[i]) || strstr(on, names[i]))
 			continue;
 		snprintf(word, sizeof(word), "+%s", names[i]);
 		put(h, path, "cgroup.subtree_control", word, NULL); /* EBUSY: it holds processes itself */
@@ -243,7 +257,7 @@ static void unmake_levels(const struct hierarchy *h, const char *path, int level
 		*strrchr(full, '/') = 0;
 }
 
-/* ---- limits --------------------------------------------------------------------------------------------------------------- */
+/* ---- limits -------------------------------------------------------------------------------------------- */
 
 static const struct hierarchy *find_controller(const struct tree *t, unsigned bit)
 {
@@ -255,11 +269,11 @@ static const struct hierarchy *find_controller(const struct tree *t, unsigned bi
 }
 
 /*
- * Writes one limit. `set` is false for the default, which is written too (an update may take a limit back), but whose lack of
- * a controller is no error.
+ * Writes one limit. `set` is false for the default, which is written too (an update may take a limit back),
+ * but whose lack of a controller is no error.
  */
-static int limit(const struct tree *t, const char *path, unsigned bit, const char *v1, const char *v2, bool set,
-		 const char *value, struct err *err)
+static int limit(const struct tree *t, const char *path, unsigned bit, const char *v1, const char *v2,
+		 bool set, const char *value, struct err *err)
 {
 	const struct hierarchy *h = find_controller(t, bit);
 	struct err e = ERR_INIT;
@@ -270,13 +284,15 @@ static int limit(const struct tree *t, const char *path, unsigned bit, const cha
 	if (r == 0 || !set)
 		return 0;
 	if (r == -ENOENT)
-		return err_set_status(err, -EOPNOTSUPP, ERR_FAILED_PRECONDITION,
-				      "cgroup %s has no controller for %s: it is not mounted, or not passed on by a parent", path,
-				      h && (h->has & V2) ? v2 : v1);
+		return err_set_status(
+			err, -EOPNOTSUPP, ERR_FAILED_PRECONDITION,
+			"cgroup %s has no controller for %s: it is not mounted, or not passed on by a parent",
+			path, h && (h->has & V2) ? v2 : v1);
 	return err_copy(err, &e);
 }
 
-static int limit_memory(const struct tree *t, const char *path, const struct vmm_resources *res, struct err *err)
+static int limit_memory(const struct tree *t, const char *path, const struct vmm_resources *res,
+			struct err *err)
 {
 	const struct hierarchy *h = find_controller(t, MEMORY);
 	char value[32] = "max";
@@ -285,7 +301,8 @@ static int limit_memory(const struct tree *t, const char *path, const struct vmm
 		snprintf(value, sizeof(value), "%llu", (unsigned long long)res->memory_limit_bytes);
 	else if (h && !(h->has & V2))
 		strcpy(value, "-1");
-	return limit(t, path, MEMORY, "memory.limit_in_bytes", "memory.max", res->memory_limit_bytes != 0, value, err);
+	return limit(t, path, MEMORY, "memory.limit_in_bytes", "memory.max", res->memory_limit_bytes != 0,
+		     value, err);
 }
 
 static uint64_t weight_of_shares(uint64_t shares)
@@ -309,7 +326,8 @@ static int limit_cpu(const struct tree *t, const char *path, const struct vmm_re
 		snprintf(value, sizeof(value), "%llu",
 			 (unsigned long long)(res->cpu_shares ? weight_of_shares(res->cpu_shares) : 100));
 	else
-		snprintf(value, sizeof(value), "%llu", (unsigned long long)(res->cpu_shares ? res->cpu_shares : 1024));
+		snprintf(value, sizeof(value), "%llu",
+			 (unsigned long long)(res->cpu_shares ? res->cpu_shares : 1024));
 	r = limit(t, path, CPU, "cpu.shares", "cpu.weight", res->cpu_shares != 0, value, err);
 	if (r < 0)
 		return r;
@@ -404,7 +422,7 @@ int cgroup_procs_files(const char *path, char ***ret_files, struct err *err)
 	return r;
 }
 
-/* ---- members and killing ---------------------------------------------------------------------------------------------------- */
+/* ---- members and killing ------------------------------------------------------------------------------- */
 
 static int read_pids(const struct hierarchy *h, const char *path, pid_t *pids, size_t max)
 {
@@ -442,7 +460,10 @@ int vmm_cgroup_pids(const char *path, pid_t *pids, size_t max)
 	return best;
 }
 
-/* Signals every member once; the v1 freezer keeps them from forking meanwhile. Returns a pidfd of one of them, or -1. */
+/*
+ * Signals every member once; the v1 freezer keeps them from forking meanwhile. Returns a pidfd of one of
+ * them, or -1.
+ */
 static int kill_members(const struct hierarchy *h, const char *path, pid_t *pids)
 {
 	bool freeze = (h->has & FREEZER) && !(h->has & V2);
@@ -456,7 +477,10 @@ static int kill_members(const struct hierarchy *h, const char *path, pid_t *pids
 
 		if (fd < 0)
 			continue;
-		/* A recycled number would be somebody else's process; inside the cgroup it is fair game, so look again. */
+		/*
+		 * A recycled number would be somebody else's process; inside the cgroup it is fair game, so
+		 * look again.
+		 */
 		syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
 		close_fd(watch);
 		watch = fd;
@@ -467,7 +491,8 @@ static int kill_members(const struct hierarchy *h, const char *path, pid_t *pids
 }
 
 /* One hierarchy's leaf: emptied and removed. */
-static int destroy_in(const struct hierarchy *h, const char *path, pid_t *pids, int64_t deadline_ns, struct err *err)
+static int destroy_in(const struct hierarchy *h, const char *path, pid_t *pids, int64_t deadline_ns,
+		      struct err *err)
 {
 	char full[CGROUP_PATH_MAX];
 
@@ -520,7 +545,7 @@ int vmm_cgroup_destroy(const char *path, int64_t deadline_ns, struct err *err)
 	return r;
 }
 
-/* ---- stats -------------------------------------------------------------------------------------------------------------------- */
+/* ---- stats --------------------------------------------------------------------------------------------- */
 
 static uint64_t number(const struct hierarchy *h, const char *path, const char *file)
 {

@@ -1,8 +1,10 @@
 /*
  * ch.h: what the files of the Cloud Hypervisor driver share. Not for others.
  *
- * Facts: cloud-hypervisor v53: `--help`, vmm/src/api/openapi/cloud-hypervisor.yaml, event_monitor/ and the places named in the
- * code. An error's body is a JSON array of messages, the outermost first (vmm/src/api/http/mod.rs, error_response).
+ * Facts: cloud-hypervisor v53: `--help`, vmm/src/api/openapi/cloud-hypervisor.yaml, event_monitor/ and the
+ *        places named in the
+ * code. An error's body is a JSON array of messages, the outermost first (vmm/src/api/http/mod.rs,
+ * error_response).
  */
 #ifndef VMM_CH_H
 #define VMM_CH_H
@@ -23,46 +25,51 @@ struct ch {
 	struct buf in;
 };
 
-/* ---- ch_api.c ------------------------------------------------------------------------------------------------------ */
+/* ---- ch_api.c ------------------------------------------------------------------------------------------ */
 
 struct ch_request {
-	const char *socket;       /* path of the API's socket */
-	const char *method;       /* "GET" or "PUT" */
-	const char *endpoint;     /* "vm.add-disk" */
+	const char *socket;	  /* path of the API's socket */
+	const char *method;	  /* "GET" or "PUT" */
+	const char *endpoint;	  /* "vm.add-disk" */
 	struct json_object *body; /* NULL: none; borrowed */
-	int stop_fd, pid_fd;      /* either readable: the request is given up; -1: none */
+	int stop_fd, pid_fd;	  /* either readable: the request is given up; -1: none */
 };
 /*
- * One request. Takes status and body apart: *ret_reply (may be NULL) is the JSON of a 200, or NULL of a 204. Any other
- * status is an error with the VMM's words. -ETIMEDOUT, -ECANCELED (stop_fd), -ENOTCONN (pid_fd, or the connection broke).
+ * One request. Takes status and body apart: *ret_reply (may be NULL) is the JSON of a 200, or NULL of a 204.
+ * Any other status is an error with the VMM's words. -ETIMEDOUT, -ECANCELED (stop_fd), -ENOTCONN (pid_fd, or
+ * the connection broke).
  */
-int ch_request(const struct ch_request *rq, int64_t deadline_ns, struct json_object **ret_reply, struct err *err);
+int ch_request(const struct ch_request *rq, int64_t deadline_ns, struct json_object **ret_reply,
+	       struct err *err);
 /* For a VM. Takes body in any case. */
-int ch_call(struct vmm *vm, const char *method, const char *endpoint, struct json_object *body, int64_t deadline_ns,
-	    struct json_object **ret_reply, struct err *err);
+int ch_call(struct vmm *vm, const char *method, const char *endpoint, struct json_object *body,
+	    int64_t deadline_ns, struct json_object **ret_reply, struct err *err);
 /* The messages of an error's body on one line; what is no JSON array of strings is shown as it is. */
 void ch_error_words(const char *body, size_t len, char *out, size_t size);
 
-/* ---- ch_cmdline.c ---------------------------------------------------------------------------------------------------- */
+/* ---- ch_cmdline.c -------------------------------------------------------------------------------------- */
 
 int ch_command(const struct vmm *vm, const struct vmm_launch *launch, char ***ret_argv, struct err *err);
 /* Makes <run_dir>/restore from a snapshot: its files, and its config.json with this VM's paths in it. */
 int ch_prepare_restore(const struct vmm *vm, const struct vmm_launch *launch, struct err *err);
 
-/* ---- ch_event.c ------------------------------------------------------------------------------------------------------ */
+/* ---- ch_event.c ---------------------------------------------------------------------------------------- */
 
-/* Takes the whole events that are in `in`; 0 or -EPROTO. Sets `up` of vm->state, calls vm_event and vm_device_removed. */
+/*
+ * Takes the whole events that are in `in`; 0 or -EPROTO. Sets `up` of vm->state, calls vm_event and
+ * vm_device_removed.
+ */
 int ch_feed_events(struct vmm *vm, struct buf *in, struct err *err);
 
-/* ---- ch_device.c ----------------------------------------------------------------------------------------------------- */
+/* ---- ch_device.c --------------------------------------------------------------------------------------- */
 
-int ch_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX], int64_t deadline_ns,
-	      struct err *err);
+int ch_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX],
+	      int64_t deadline_ns, struct err *err);
 int ch_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, struct err *err);
 int ch_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
 /* The endpoint and body that plug a device; the body is the caller's. */
-int ch_device_request(const struct vmm_device *device, const char **ret_endpoint, struct json_object **ret_body,
-		      struct err *err);
+int ch_device_request(const struct vmm_device *device, const char **ret_endpoint,
+		      struct json_object **ret_body, struct err *err);
 /* Fills the VM's device table from vm.info's answer. */
 int ch_learn(struct vmm *vm, struct json_object *info, struct err *err);
 

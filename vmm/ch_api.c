@@ -5,7 +5,7 @@
 
 #include <curl/curl.h>
 
-#define ROOT       "http://localhost/api/v1/"
+#define ROOT	   "http://localhost/api/v1/"
 #define JSON_DEPTH 64
 
 static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
@@ -73,14 +73,16 @@ static int parse_reply(const struct buf *in, struct json_object **ret, struct er
 	o = json_tokener_parse_ex(t, (const char *)buf_data(in), (int)in->len);
 	json_tokener_free(t);
 	if (!o)
-		return err_set(err, -EPROTO, "cloud-hypervisor answered with something that is no JSON: %.60s",
+		return err_set(err, -EPROTO,
+			       "cloud-hypervisor answered with something that is no JSON: %.60s",
 			       (const char *)buf_data(in));
 	*ret = o;
 	return 0;
 }
 
 /* Drives the transfer until it is done, the deadline has passed or one of the fds stirs. */
-static int perform(CURLM *multi, const struct ch_request *rq, int64_t deadline_ns, CURLcode *ret_code, struct err *err)
+static int perform(CURLM *multi, const struct ch_request *rq, int64_t deadline_ns, CURLcode *ret_code,
+		   struct err *err)
 {
 	for (;;) {
 		struct curl_waitfd extra[2];
@@ -113,7 +115,8 @@ static int perform(CURLM *multi, const struct ch_request *rq, int64_t deadline_n
 	}
 }
 
-static int finish(CURL *easy, CURLcode code, const struct buf *in, struct json_object **ret_reply, struct err *err)
+static int finish(CURL *easy, CURLcode code, const struct buf *in, struct json_object **ret_reply,
+		  struct err *err)
 {
 	long status = 0;
 
@@ -154,7 +157,8 @@ static int run(CURL *easy, const struct ch_request *rq, int64_t deadline_ns, str
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, take_body);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, &in);
 	if (rq->body || str_eq(rq->method, "PUT")) {
-		const char *text = rq->body ? json_object_to_json_string_ext(rq->body, JSON_C_TO_STRING_PLAIN) : "";
+		const char *text =
+			rq->body ? json_object_to_json_string_ext(rq->body, JSON_C_TO_STRING_PLAIN) : "";
 
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE, (long)strlen(text));
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDS, text);
@@ -170,7 +174,8 @@ static int run(CURL *easy, const struct ch_request *rq, int64_t deadline_ns, str
 	return r;
 }
 
-int ch_request(const struct ch_request *rq, int64_t deadline_ns, struct json_object **ret_reply, struct err *err)
+int ch_request(const struct ch_request *rq, int64_t deadline_ns, struct json_object **ret_reply,
+	       struct err *err)
 {
 	struct json_object *reply = NULL;
 	CURL *easy;
@@ -189,12 +194,16 @@ int ch_request(const struct ch_request *rq, int64_t deadline_ns, struct json_obj
 	return r;
 }
 
-int ch_call(struct vmm *vm, const char *method, const char *endpoint, struct json_object *body, int64_t deadline_ns,
-	    struct json_object **ret_reply, struct err *err)
+int ch_call(struct vmm *vm, const char *method, const char *endpoint, struct json_object *body,
+	    int64_t deadline_ns, struct json_object **ret_reply, struct err *err)
 {
 	char path[256];
-	struct ch_request rq = {.socket = path, .method = method, .endpoint = endpoint, .body = body,
-				.stop_fd = vm->stop_fd, .pid_fd = vm->procs[VMM_ROLE_VMM].pidfd};
+	struct ch_request rq = {.socket = path,
+				.method = method,
+				.endpoint = endpoint,
+				.body = body,
+				.stop_fd = vm->stop_fd,
+				.pid_fd = vm->procs[VMM_ROLE_VMM].pidfd};
 	int r = vm_path(vm, VMM_FILE_API, path, sizeof(path), err);
 
 	if (r == 0)

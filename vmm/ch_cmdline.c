@@ -1,4 +1,6 @@
-/* ch_cmdline.c: Cloud Hypervisor's command line, boot devices in the described system's order, and restoring. */
+/*
+ * ch_cmdline.c: Cloud Hypervisor's command line, boot devices in the described system's order, and restoring.
+ */
 #include "vmm/ch.h"
 
 #include "base/util.h"
@@ -9,18 +11,19 @@
 #define RESTORE_DIR "restore"
 #define CONFIG_MAX  (1024 * 1024)
 
-#define ADD(option, ...)                                                                                             \
-	do {                                                                                                         \
-		if (r == 0)                                                                                          \
-			r = strv_add(v, option);                                                                     \
-		if (r == 0)                                                                                          \
-			r = strv_addf(v, __VA_ARGS__);                                                               \
+#define ADD(option, ...)                                                                                     \
+	do {                                                                                                 \
+		if (r == 0)                                                                                  \
+			r = strv_add(v, option);                                                             \
+		if (r == 0)                                                                                  \
+			r = strv_addf(v, __VA_ARGS__);                                                       \
 	} while (0)
 
 static int add_vm(const struct vmm *vm, const struct vmm_launch *l, char ***v, struct err *err)
 {
 	const char *huge = l->config->hugepages ? "on" : "off";
-	const char *entropy = str_empty(l->config->entropy_source) ? "/dev/urandom" : l->config->entropy_source;
+	const char *entropy =
+		str_empty(l->config->entropy_source) ? "/dev/urandom" : l->config->entropy_source;
 	char *cmdline CLEANUP_FREE = vmm_kernel_cmdline(l->config, l->spec);
 	char mac[18];
 	int r = 0;
@@ -32,10 +35,13 @@ static int add_vm(const struct vmm *vm, const struct vmm_launch *l, char ***v, s
 	else
 		ADD("--cpus", "boot=%u", vm->vcpus_boot);
 	if (vm->memory_max > vm->memory_boot)
-		ADD("--memory", "size=%llu,shared=on,hugepages=%s,hotplug_method=virtio-mem,hotplug_size=%llu",
-		    (unsigned long long)vm->memory_boot, huge, (unsigned long long)(vm->memory_max - vm->memory_boot));
+		ADD("--memory",
+		    "size=%llu,shared=on,hugepages=%s,hotplug_method=virtio-mem,hotplug_size=%llu",
+		    (unsigned long long)vm->memory_boot, huge,
+		    (unsigned long long)(vm->memory_max - vm->memory_boot));
 	else
-		ADD("--memory", "size=%llu,shared=on,hugepages=%s", (unsigned long long)vm->memory_boot, huge);
+		ADD("--memory", "size=%llu,shared=on,hugepages=%s", (unsigned long long)vm->memory_boot,
+		    huge);
 	ADD("--kernel", "%s", l->config->kernel_path);
 	ADD("--cmdline", "%s", cmdline);
 	ADD("--pmem", "file=%s,id=rootfs,discard_writes=on", l->config->image_path);
@@ -98,7 +104,7 @@ int ch_command(const struct vmm *vm, const struct vmm_launch *l, char ***ret_arg
 	return 0;
 }
 
-/* ---- restoring ----------------------------------------------------------------------------------------------------- */
+/* ---- restoring ----------------------------------------------------------------------------------------- */
 
 static void set_path(struct json_object *o, const char *key, const struct vmm *vm, const char *file)
 {

@@ -38,8 +38,9 @@ int ch_device_request(const struct vmm_device *d, const char **ret_endpoint, str
 		      struct err *err)
 {
 	static const char *const endpoints[] = {
-		[VMM_DEVICE_DISK] = "vm.add-disk", [VMM_DEVICE_PMEM] = "vm.add-pmem", [VMM_DEVICE_NET] = "vm.add-net",
-		[VMM_DEVICE_FS] = "vm.add-fs",	   [VMM_DEVICE_VFIO] = "vm.add-device",
+		[VMM_DEVICE_DISK] = "vm.add-disk",   [VMM_DEVICE_PMEM] = "vm.add-pmem",
+		[VMM_DEVICE_NET] = "vm.add-net",     [VMM_DEVICE_FS] = "vm.add-fs",
+		[VMM_DEVICE_VFIO] = "vm.add-device",
 	};
 	struct json_object *o = json_object_new_object();
 	char name[VMM_DEVICE_NAME_MAX];
@@ -82,13 +83,13 @@ static const char *reply_str(struct json_object *o, const char *key)
 	struct json_object *v;
 
 	return o && json_object_is_type(o, json_type_object) && json_object_object_get_ex(o, key, &v) &&
-			       json_object_is_type(v, json_type_string) ?
-		       json_object_get_string(v) :
-		       "";
+			       json_object_is_type(v, json_type_string)
+		       ? json_object_get_string(v)
+		       : "";
 }
 
-int ch_attach(struct vmm *vm, const struct vmm_device *d, char ret_pci[VMM_PCI_ADDRESS_MAX], int64_t deadline_ns,
-	      struct err *err)
+int ch_attach(struct vmm *vm, const struct vmm_device *d, char ret_pci[VMM_PCI_ADDRESS_MAX],
+	      int64_t deadline_ns, struct err *err)
 {
 	struct json_object *body = NULL, *reply = NULL;
 	const char *endpoint = NULL, *bdf;
@@ -136,10 +137,12 @@ int ch_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, 
 	add_str(body, "id", name);
 	r = ch_call(vm, "PUT", "vm.remove-device", body, deadline_ns, NULL, err);
 	/* The reply says only that the guest has been asked. */
-	return r < 0 ? r : vm_await(vm, slot_removed, &copy, deadline_ns, "the guest to let go of the device", err);
+	return r < 0 ? r
+		     : vm_await(vm, slot_removed, &copy, deadline_ns, "the guest to let go of the device",
+				err);
 }
 
-/* ---- learning from vm.info ------------------------------------------------------------------------------------------- */
+/* ---- learning from vm.info ----------------------------------------------------------------------------- */
 
 static struct json_object *member(struct json_object *o, const char *key)
 {
@@ -168,7 +171,7 @@ int ch_learn(struct vmm *vm, struct json_object *info, struct err *err)
 	return r;
 }
 
-/* ---- size --------------------------------------------------------------------------------------------------------------- */
+/* ---- size ---------------------------------------------------------------------------------------------- */
 
 static int wait_memory(struct vmm *vm, uint64_t want, int64_t deadline_ns, struct err *err)
 {
@@ -185,8 +188,8 @@ static int wait_memory(struct vmm *vm, uint64_t want, int64_t deadline_ns, struc
 		if (have == want)
 			return 0;
 		if (now_monotonic_ns() + RESIZE_PAUSE_NS >= deadline_ns)
-			return err_set(err, -ETIMEDOUT, "the guest has %llu of %llu bytes", (unsigned long long)have,
-				       (unsigned long long)want);
+			return err_set(err, -ETIMEDOUT, "the guest has %llu of %llu bytes",
+				       (unsigned long long)have, (unsigned long long)want);
 		/* Virtio-mem's progress has no event in v53. */
 		wait_pause(vm->stop_fd, RESIZE_PAUSE_NS, deadline_ns);
 	}

@@ -13,9 +13,9 @@ static const char *str(struct json_object *o, const char *key)
 	struct json_object *v;
 
 	return o && json_object_is_type(o, json_type_object) && json_object_object_get_ex(o, key, &v) &&
-			       json_object_is_type(v, json_type_string) ?
-		       json_object_get_string(v) :
-		       "";
+			       json_object_is_type(v, json_type_string)
+		       ? json_object_get_string(v)
+		       : "";
 }
 
 static void take_event(struct vmm *vm, struct json_object *o)

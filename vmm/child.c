@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 
 #define STATUS_FD    3
-#define HIGH_FD      64         /* above every number that a child gets */
+#define HIGH_FD	     64		/* above every number that a child gets */
 #define PF_EXITING   0x00000004 /* include/linux/sched.h; field 9 of /proc/<pid>/stat */
 #define LAST_LINES   4
 #define TAIL_BYTES   4096
@@ -43,9 +43,9 @@ static int read_stat(pid_t pid, char *ret_state, unsigned long *ret_flags, uint6
 	if (read_file(path, 8192, &data, NULL) < 0)
 		return -ESRCH;
 	p = strrchr(data, ')');
-	if (!p || sscanf(p + 1,
-			 " %c %*s %*s %*s %*s %*s %lu %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-			 &state, &flags, &start) != 3)
+	if (!p ||
+	    sscanf(p + 1, " %c %*s %*s %*s %*s %*s %lu %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+		   &state, &flags, &start) != 3)
 		return -ESRCH;
 	if (ret_state)
 		*ret_state = state;
@@ -232,7 +232,8 @@ int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe
 		return err_set(err, -ESRCH, "process %d is gone", (int)pid);
 	/* The pidfd first: if the start time is right after it, the fd is the right process's. */
 	if (read_stat(pid, NULL, NULL, &start) < 0 || start != start_time)
-		return err_set(err, -ESRCH, "process %d is gone; its number belongs to another one now", (int)pid);
+		return err_set(err, -ESRCH, "process %d is gone; its number belongs to another one now",
+			       (int)pid);
 	read_exe(pid, runs, sizeof(runs));
 	if (!str_empty(exe) && runs[0] && !str_eq(runs, exe))
 		return err_set(err, -ESRCH, "process %d runs %s, not %s", (int)pid, runs, exe);
@@ -279,7 +280,10 @@ void child_signal(const struct child *p, int sig)
 		syscall(SYS_pidfd_send_signal, p->pidfd, sig, NULL, 0);
 }
 
-/* SIGKILL to pid if it is a child of parent. The pidfd first, so that the number cannot change hands in between. */
+/*
+ * SIGKILL to pid if it is a child of parent. The pidfd first, so that the number cannot change hands in
+ * between.
+ */
 static void kill_child_of(pid_t pid, pid_t parent)
 {
 	int fd CLEANUP_CLOSE = pidfd_open_(pid);

@@ -19,35 +19,43 @@
 #define CHILD_FD_BASE 4 /* the i-th inherited fd is CHILD_FD_BASE + i in the child */
 
 struct child {
-	pid_t pid;           /* 0: none */
-	int pidfd;           /* -1: none */
-	int confirm_fd;      /* -1, or the status pipe that child_confirm has yet to read */
-	bool adopted;        /* not our child: its exit status is unknown */
-	bool exited;         /* reaped or known dead; status is valid */
-	int status;          /* exit code, 128+n for a signal, -1 unknown */
-	char exe[64];        /* base name of the executable, as /proc/<pid>/exe has it; "" until confirmed */
-	uint64_t start_time; /* /proc/<pid>/stat field 22 (proc(5)): with pid, names the process until reboot */
+	pid_t pid;	     /* 0: none */
+	int pidfd;	     /* -1: none */
+	int confirm_fd;	     /* -1, or the status pipe that child_confirm has yet to read */
+	bool adopted;	     /* not our child: its exit status is unknown */
+	bool exited;	     /* reaped or known dead; status is valid */
+	int status;	     /* exit code, 128+n for a signal, -1 unknown */
+	char exe[64];	     /* base name of the executable, as /proc/<pid>/exe has it; "" until confirmed */
+	uint64_t start_time; /* /proc/<pid>/stat field 22 (proc(5)): with pid, names the process until reboot
+			      */
 };
 
 #define CHILD_INIT ((struct child){.pidfd = -1, .confirm_fd = -1})
 
 struct child_spec {
-	const char *helper;        /* crivisor-spawn */
-	char *const *argv;         /* argv[0]: program, searched in PATH unless it holds a slash */
-	const char *log;           /* file for stdout and stderr, appended; NULL: none */
-	const char *netns;         /* NULL: the caller's */
+	const char *helper;	   /* crivisor-spawn */
+	char *const *argv;	   /* argv[0]: program, searched in PATH unless it holds a slash */
+	const char *log;	   /* file for stdout and stderr, appended; NULL: none */
+	const char *netns;	   /* NULL: the caller's */
 	char *const *cgroup_procs; /* cgroup.procs files to join; NULL: none */
-	const int *fds;            /* inherited, in order */
+	const int *fds;		   /* inherited, in order */
 	size_t n_fds;
 };
 
-/* Starts it and returns at once; child_confirm tells whether the program really runs. On failure nothing is left. */
+/*
+ * Starts it and returns at once; child_confirm tells whether the program really runs. On failure nothing is
+ * left.
+ */
 int child_spawn(struct child *p, const struct child_spec *spec, struct err *err);
-/* Waits until the program has been exec'd. On failure the helper is gone and reaped, and err says what it said. */
+/*
+ * Waits until the program has been exec'd. On failure the helper is gone and reaped, and err says what it
+ * said.
+ */
 int child_confirm(struct child *p, int64_t deadline_ns, struct err *err);
 /*
- * Takes over a process that somebody else started. -ESRCH if pid is gone or is another process by now: its start time, or
- * the base name of its executable (exe, from struct child; NULL or "": not checked) is not the same.
+ * Takes over a process that somebody else started. -ESRCH if pid is gone or is another process by now: its
+ * start time, or the base name of its executable (exe, from struct child; NULL or "": not checked) is not the
+ * same.
  */
 int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe, struct err *err);
 /* True once it has exited; reaps it then and sets status. Never blocks. */

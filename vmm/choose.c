@@ -30,7 +30,8 @@ int find_program(const char *name, char *out, size_t size)
 	for (const char *end; path; path = *end ? end + 1 : NULL) {
 		end = strchrnul(path, ':');
 		if (end > path &&
-		    (size_t)snprintf(out, size, "%.*s/%s", (int)(end - path), path, name) < size && is_program(out))
+		    (size_t)snprintf(out, size, "%.*s/%s", (int)(end - path), path, name) < size &&
+		    is_program(out))
 			return 0;
 	}
 	return -ENOENT;
@@ -45,7 +46,8 @@ int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, s
 	if (config->spawn_helper) {
 		if (find_program(config->spawn_helper, out, size) == 0)
 			return 0;
-		return err_set(err, -ENOENT, "spawn helper %s is missing or not executable", config->spawn_helper);
+		return err_set(err, -ENOENT, "spawn helper %s is missing or not executable",
+			       config->spawn_helper);
 	}
 	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	if (n > 0) {
@@ -61,7 +63,7 @@ int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, s
 	return err_set(err, -ENOENT, "crivisor-spawn is neither beside this program nor in PATH");
 }
 
-/* ---- what this host can run ------------------------------------------------------------------------------------ */
+/* ---- what this host can run ---------------------------------------------------------------------------- */
 
 const struct vmm_driver *vmm_driver_find(const char *name)
 {
@@ -91,8 +93,8 @@ static bool cpu_has(const char *cpuinfo, const char *flag)
 }
 
 /*
- * KVM that really virtualizes. The CPU flags come first: a software KVM opens /dev/kvm on machines without them and runs
- * neither VMM.
+ * KVM that really virtualizes. The CPU flags come first: a software KVM opens /dev/kvm on machines without
+ * them and runs neither VMM.
  */
 static bool kvm_usable(char *why, size_t size)
 {
@@ -119,16 +121,17 @@ static int check_file(const char *what, const char *key, const char *path, struc
 	struct stat st;
 
 	if (str_empty(path))
-		return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION, "no %s is configured ([hypervisor] %s)", what,
-				      key);
+		return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
+				      "no %s is configured ([hypervisor] %s)", what, key);
 	if (stat(path, &st) < 0)
-		return err_set_status(err, -errno, ERR_FAILED_PRECONDITION, "%s %s: %s ([hypervisor] %s)", what, path,
-				      strerrordesc_np(errno), key);
+		return err_set_status(err, -errno, ERR_FAILED_PRECONDITION, "%s %s: %s ([hypervisor] %s)",
+				      what, path, strerrordesc_np(errno), key);
 	if (!S_ISREG(st.st_mode))
-		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "%s %s is no regular file", what, path);
+		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "%s %s is no regular file", what,
+				      path);
 	if (access(path, R_OK) < 0)
-		return err_set_status(err, -errno, ERR_FAILED_PRECONDITION, "%s %s cannot be read: %s", what, path,
-				      strerrordesc_np(errno));
+		return err_set_status(err, -errno, ERR_FAILED_PRECONDITION, "%s %s cannot be read: %s", what,
+				      path, strerrordesc_np(errno));
 	return 0;
 }
 
@@ -145,8 +148,8 @@ static bool path_is_for(const struct vmm_config *config, const struct vmm_driver
 	return str_starts(base, "qemu") == (driver == &vmm_driver_qemu);
 }
 
-static int find_driver(const struct vmm_config *config, const struct vmm_driver *driver, char *out, size_t size,
-		       struct err *err)
+static int find_driver(const struct vmm_config *config, const struct vmm_driver *driver, char *out,
+		       size_t size, struct err *err)
 {
 	const char *name = path_is_for(config, driver) ? config->path : driver->exe;
 
@@ -159,7 +162,7 @@ static int find_driver(const struct vmm_config *config, const struct vmm_driver 
 /* The first line of `path --version`, by a pipe with a deadline. Left empty when it has none. */
 static void read_version(const char *path, char *out, size_t size)
 {
-	char *argv[] = {(char *)(uintptr_t)path, (char *)(uintptr_t)"--version", NULL};
+	char *argv[] = {(char *)(uintptr_t)path, (char *)(uintptr_t) "--version", NULL};
 	struct vmm_run run = {.argv = argv, .out = out, .out_size = size};
 	char *nl;
 
@@ -171,10 +174,12 @@ static void read_version(const char *path, char *out, size_t size)
 		*nl = 0;
 }
 
-static int choose_auto(const struct vmm_config *config, bool kvm, const char *why, struct vmm_choice *c, struct err *err)
+static int choose_auto(const struct vmm_config *config, bool kvm, const char *why, struct vmm_choice *c,
+		       struct err *err)
 {
 	struct err ignored = ERR_INIT;
-	bool have = find_driver(config, &vmm_driver_cloud_hypervisor, c->path, sizeof(c->path), &ignored) == 0;
+	bool have =
+		find_driver(config, &vmm_driver_cloud_hypervisor, c->path, sizeof(c->path), &ignored) == 0;
 	int r;
 
 	if (have && kvm) {
@@ -188,10 +193,12 @@ static int choose_auto(const struct vmm_config *config, bool kvm, const char *wh
 				have ? "is installed" : "is not installed", why);
 	c->driver = vmm_driver_qemu.name;
 	if (have)
-		snprintf(c->reason, sizeof(c->reason), "auto: qemu with %s, for cloud-hypervisor needs KVM and %s",
-			 kvm ? "KVM" : "TCG", why);
+		snprintf(c->reason, sizeof(c->reason),
+			 "auto: qemu with %s, for cloud-hypervisor needs KVM and %s", kvm ? "KVM" : "TCG",
+			 why);
 	else
-		snprintf(c->reason, sizeof(c->reason), "auto: qemu with %s, for cloud-hypervisor is not installed and %s",
+		snprintf(c->reason, sizeof(c->reason),
+			 "auto: qemu with %s, for cloud-hypervisor is not installed and %s",
 			 kvm ? "KVM" : "TCG", why);
 	return 0;
 }
@@ -204,16 +211,19 @@ static int choose_named(const struct vmm_config *config, bool kvm, const char *w
 
 	if (!driver)
 		return err_set(err, -EINVAL,
-			       "unknown VMM driver \"%s\" (known: auto, cloud-hypervisor, qemu) ([hypervisor] driver)",
+			       "unknown VMM driver \"%s\" (known: auto, cloud-hypervisor, qemu) "
+			       "([hypervisor] driver)",
 			       config->driver);
 	r = find_driver(config, driver, c->path, sizeof(c->path), err);
 	if (r < 0)
 		return r;
 	if (driver == &vmm_driver_cloud_hypervisor && !kvm)
 		return err_set_status(err, -ENODEV, ERR_FAILED_PRECONDITION,
-				      "cloud-hypervisor needs KVM, and %s; driver \"qemu\" runs without it", why);
+				      "cloud-hypervisor needs KVM, and %s; driver \"qemu\" runs without it",
+				      why);
 	c->driver = driver->name;
-	snprintf(c->reason, sizeof(c->reason), "configured: %s, with %s: %s", driver->name, kvm ? "KVM" : "TCG", why);
+	snprintf(c->reason, sizeof(c->reason), "configured: %s, with %s: %s", driver->name,
+		 kvm ? "KVM" : "TCG", why);
 	return 0;
 }
 

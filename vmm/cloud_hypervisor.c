@@ -9,7 +9,10 @@
 
 #define READ_STEP 8192
 
-/* Opens what it inherits or writes to: the API's listener, and the event file, which must be there to be watched. */
+/*
+ * Opens what it inherits or writes to: the API's listener, and the event file, which must be there to be
+ * watched.
+ */
 static int ch_prepare(struct vmm *vm, struct vmm_launch *launch, struct err *err)
 {
 	char path[256];
@@ -74,11 +77,14 @@ static int check_running(struct vmm *vm, bool adopt, int64_t deadline_ns, struct
 
 	if (r < 0)
 		return r;
-	if (!json_object_is_type(info, json_type_object) || !json_object_object_get_ex(info, "state", &state) ||
+	if (!json_object_is_type(info, json_type_object) ||
+	    !json_object_object_get_ex(info, "state", &state) ||
 	    !json_object_is_type(state, json_type_string))
 		r = err_set(err, -EPROTO, "vm.info: an answer without state");
-	else if (!str_eq(json_object_get_string(state), "Running") && !str_eq(json_object_get_string(state), "Paused"))
-		r = err_set_status(err, -EREMOTEIO, ERR_INTERNAL, "the VM is in state %s", json_object_get_string(state));
+	else if (!str_eq(json_object_get_string(state), "Running") &&
+		 !str_eq(json_object_get_string(state), "Paused"))
+		r = err_set_status(err, -EREMOTEIO, ERR_INTERNAL, "the VM is in state %s",
+				   json_object_get_string(state));
 	else if (adopt)
 		r = ch_learn(vm, info, err);
 	json_object_put(info);
@@ -104,7 +110,10 @@ static int ch_ready(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err 
 	c->in.max = 2 * CH_EVENT_MAX;
 	vm->state = c;
 	r = open_events(vm, c, err);
-	/* What happened before the server came back comes first: devices that left then are not in the table yet. */
+	/*
+	 * What happened before the server came back comes first: devices that left then are not in the table
+	 * yet.
+	 */
 	pthread_mutex_lock(&vm->io);
 	if (r == 0)
 		ch_pump(vm);
@@ -141,8 +150,8 @@ static int ch_snapshot(struct vmm *vm, const char *dir, int64_t deadline_ns, str
 
 	if (dir[0] != '/' || (size_t)snprintf(url, sizeof(url), "file://%s", dir) >= sizeof(url)) {
 		json_object_put(body);
-		return err_set(err, -EINVAL, "snapshot directory %s is no absolute path of at most %zu bytes", dir,
-			       sizeof(url) - 8);
+		return err_set(err, -EINVAL, "snapshot directory %s is no absolute path of at most %zu bytes",
+			       dir, sizeof(url) - 8);
 	}
 	json_object_object_add(body, "destination_url", json_object_new_string(url));
 	return ch_call(vm, "PUT", "vm.snapshot", body, deadline_ns, NULL, err);
@@ -153,8 +162,8 @@ static int ch_state_name(struct vmm *vm, char *out, size_t size, int64_t deadlin
 	struct json_object *info = NULL, *state;
 	int r = ch_call(vm, "GET", "vm.info", NULL, deadline_ns, &info, err);
 
-	if (r == 0 && json_object_is_type(info, json_type_object) && json_object_object_get_ex(info, "state", &state) &&
-	    json_object_get_string(state))
+	if (r == 0 && json_object_is_type(info, json_type_object) &&
+	    json_object_object_get_ex(info, "state", &state) && json_object_get_string(state))
 		snprintf(out, size, "%s", json_object_get_string(state));
 	json_object_put(info);
 	return r;

@@ -3,8 +3,8 @@
 #include "base/util.h"
 
 /* ext4's DAX goes last, where the described system appends it. Both VMMs can do DAX on virtio-pmem. */
-#define ROOT_PARAMS                                                                                                  \
-	"console=hvc0 root=/dev/pmem0p1 rootflags=data=ordered,errors=remount-ro,dax ro rootfstype=ext4 "            \
+#define ROOT_PARAMS                                                                                          \
+	"console=hvc0 root=/dev/pmem0p1 rootflags=data=ordered,errors=remount-ro,dax ro rootfstype=ext4 "    \
 	"task.sharefs_type=virtiofs panic=-1"
 
 char *vmm_kernel_cmdline(const struct vmm_config *config, const struct vmm_spec *spec)
@@ -13,8 +13,8 @@ char *vmm_kernel_cmdline(const struct vmm_config *config, const struct vmm_spec 
 	const char *extra = str_empty(spec->extra_params) ? "" : spec->extra_params;
 
 	return xasprintf("%s%s%s%s%s%s%s", ROOT_PARAMS, config->task_debug ? " task.debug=true" : "",
-			 config->task_enable_tracing ? " task.enable_tracing=true" : "", *params ? " " : "", params,
-			 *extra ? " " : "", extra);
+			 config->task_enable_tracing ? " task.enable_tracing=true" : "", *params ? " " : "",
+			 params, *extra ? " " : "", extra);
 }
 
 int launch_fd(const struct vmm_launch *launch, int index)
@@ -79,7 +79,8 @@ int vmm_option_check(const char *what, const char *value, struct err *err)
 	for (const char *p = value; p && *p; p++) {
 		if (*p == ',' || (unsigned char)*p < 0x20 || *p == '"')
 			return err_set(err, -EINVAL,
-				       "%s \"%s\" holds a comma, a quote or a control character, which the VMM's options "
+				       "%s \"%s\" holds a comma, a quote or a control character, which the "
+				       "VMM's options "
 				       "cannot carry",
 				       what, value);
 	}

@@ -5,7 +5,10 @@
 #include <fcntl.h>
 #include <sys/inotify.h>
 
-/* init/main.c of Linux prints the first right before it runs PID 1; the second begins whatever our agent says. */
+/*
+ * init/main.c of Linux prints the first right before it runs PID 1; the second begins whatever our agent
+ * says.
+ */
 static const char *const signs[] = {"as init process", "crivisor-agent"};
 
 void console_init(struct console *c, const char *path)

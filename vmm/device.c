@@ -3,7 +3,7 @@
 #include "base/util.h"
 #include "vmm/wait.h"
 
-/* ---- the table of plugged devices ---------------------------------------------------------------------------------- */
+/* ---- the table of plugged devices ---------------------------------------------------------------------- */
 
 /* With lock held. */
 static struct vmm_slot *find_slot(struct vmm *vm, const char *id)
@@ -25,7 +25,8 @@ int vm_slot_add(struct vmm *vm, enum vmm_device_type type, const char *id, const
 	if (find_slot(vm, id)) {
 		r = err_set(err, -EEXIST, "the VM has a device \"%s\" already", id);
 	} else if (!s) {
-		r = err_set(err, -ENOSPC, "the VM has %d plugged devices already, the most it takes", VMM_DEVICES_MAX);
+		r = err_set(err, -ENOSPC, "the VM has %d plugged devices already, the most it takes",
+			    VMM_DEVICES_MAX);
 	} else {
 		*s = (struct vmm_slot){.type = type};
 		snprintf(s->id, sizeof(s->id), "%s", id);
@@ -57,7 +58,7 @@ static void slot_drop(struct vmm *vm, const char *id)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-/* ---- calls ----------------------------------------------------------------------------------------------------------- */
+/* ---- calls --------------------------------------------------------------------------------------------- */
 
 static int need_cap(const struct vmm *vm, uint32_t cap, const char *what, struct err *err)
 {
@@ -79,7 +80,8 @@ static int check_device(const struct vmm *vm, const struct vmm_device *d, struct
 
 	if (len == 0 || len >= VMM_DEVICE_ID_MAX - 8 ||
 	    strspn(d->id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != len)
-		return err_set(err, -EINVAL, "device id \"%s\": 1 to %d of letters, digits, - _ . are allowed",
+		return err_set(err, -EINVAL,
+			       "device id \"%s\": 1 to %d of letters, digits, - _ . are allowed",
 			       d->id ? d->id : "", VMM_DEVICE_ID_MAX - 9);
 	if ((size_t)d->type >= ARRAY_SIZE(caps))
 		return err_set(err, -EINVAL, "unknown device type %d", (int)d->type);
@@ -90,8 +92,8 @@ static int check_device(const struct vmm *vm, const struct vmm_device *d, struct
 	return need_cap(vm, caps[d->type], "plug a device of this kind", err);
 }
 
-int vmm_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX], int64_t deadline_ns,
-	       struct err *err)
+int vmm_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX],
+	       int64_t deadline_ns, struct err *err)
 {
 	char pci[VMM_PCI_ADDRESS_MAX] = "";
 	int r = check_device(vm, device, err);
@@ -149,7 +151,8 @@ int vmm_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t de
 	if (r < 0)
 		return r;
 	if (vcpus && (vcpus < vm->vcpus_boot || vcpus > vm->vcpus_max))
-		return err_set(err, -EINVAL, "%u vCPUs: this VM can have %u to %u", vcpus, vm->vcpus_boot, vm->vcpus_max);
+		return err_set(err, -EINVAL, "%u vCPUs: this VM can have %u to %u", vcpus, vm->vcpus_boot,
+			       vm->vcpus_max);
 	if (memory_bytes && (memory_bytes < vm->memory_boot || memory_bytes > vm->memory_max))
 		return err_set(err, -EINVAL, "%llu bytes of memory: this VM can have %llu to %llu",
 			       (unsigned long long)memory_bytes, (unsigned long long)vm->memory_boot,
@@ -195,7 +198,8 @@ int vmm_snapshot(struct vmm *vm, const char *dir, int64_t deadline_ns, struct er
 
 	if (!vm->driver->snapshot)
 		return err_set(err, -EOPNOTSUPP,
-			       "%s cannot snapshot a VM with a shared directory (vhost-user-fs has no migration there)",
+			       "%s cannot snapshot a VM with a shared directory (vhost-user-fs has no "
+			       "migration there)",
 			       vm->driver->name);
 	deadline_ns = wait_deadline(deadline_ns);
 	r = vm_turn_take(vm, deadline_ns, err);

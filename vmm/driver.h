@@ -1,10 +1,12 @@
 /*
- * driver.h: what the files of this room share: the VM itself, and what a driver (one per VMM program) must do for it.
+ * driver.h: what the files of this room share: the VM itself, and what a driver (one per VMM program) must do
+ * for it.
  *
  * Locks of one VM (nobody holds one while waiting for a VMM, a guest or a process):
- *   turn   not a mutex but a flag with a condition: one attach, detach, resize, … at a time, waited for with a deadline;
- *   io     the monitor connection's parser and the driver's state; held for non-blocking reads only;
- *   lock   everything else that changes: processes, events, devices, flags. May be taken inside io, never around it.
+ *   turn   not a mutex but a flag with a condition: one attach, detach, resize, … at a time, waited for with
+ *   a deadline; io     the monitor connection's parser and the driver's state; held for non-blocking reads
+ *   only; lock   everything else that changes: processes, events, devices, flags. May be taken inside io,
+ *   never around it.
  * Fields without a lock's name are set before the VM is handed out and never change.
  */
 #ifndef VMM_DRIVER_H
@@ -18,17 +20,17 @@
 struct json_object;
 
 /* Files in run_dir. */
-#define VMM_FILE_API     "api.sock"      /* Cloud Hypervisor's REST socket */
-#define VMM_FILE_QMP     "qmp.sock"
-#define VMM_FILE_FS      "virtiofs.sock"
-#define VMM_FILE_VSOCK   "task.vsock"    /* hybrid vsock */
-#define VMM_FILE_VHOST   "vhost-vsock.sock"
+#define VMM_FILE_API	 "api.sock" /* Cloud Hypervisor's REST socket */
+#define VMM_FILE_QMP	 "qmp.sock"
+#define VMM_FILE_FS	 "virtiofs.sock"
+#define VMM_FILE_VSOCK	 "task.vsock" /* hybrid vsock */
+#define VMM_FILE_VHOST	 "vhost-vsock.sock"
 #define VMM_FILE_CONSOLE "console.log"
-#define VMM_FILE_SERIAL  "serial.log"    /* only with debug */
-#define VMM_FILE_EVENTS  "events.json"   /* Cloud Hypervisor's event monitor */
-#define VMM_FILE_LOG     "vmm.log"       /* the VMM's stdout and stderr */
-#define VMM_FILE_FS_LOG  "virtiofsd.log"
-#define VMM_FILE_VS_LOG  "vsock.log"
+#define VMM_FILE_SERIAL	 "serial.log"  /* only with debug */
+#define VMM_FILE_EVENTS	 "events.json" /* Cloud Hypervisor's event monitor */
+#define VMM_FILE_LOG	 "vmm.log"     /* the VMM's stdout and stderr */
+#define VMM_FILE_FS_LOG	 "virtiofsd.log"
+#define VMM_FILE_VS_LOG	 "vsock.log"
 
 enum vmm_role {
 	VMM_ROLE_VMM,
@@ -37,10 +39,10 @@ enum vmm_role {
 	VMM_ROLE_COUNT,
 };
 
-#define VMM_DEVICES_MAX   32
+#define VMM_DEVICES_MAX	  32
 #define VMM_DEVICE_ID_MAX 64
-#define VMM_EVENTS_MAX    16
-#define VMM_VSOCK_CID     3 /* of hybrid vsock, where each VM has its own CID space */
+#define VMM_EVENTS_MAX	  16
+#define VMM_VSOCK_CID	  3 /* of hybrid vsock, where each VM has its own CID space */
 
 struct vmm_slot {
 	char id[VMM_DEVICE_ID_MAX]; /* "": free */
@@ -56,30 +58,30 @@ struct vmm {
 	char accel[16];
 	char exe[VMM_ROLE_COUNT][64]; /* their names, for messages */
 	bool debug;
-	uint32_t cid;                 /* AF_VSOCK CID; 0: hybrid vsock on VMM_FILE_VSOCK */
+	uint32_t cid; /* AF_VSOCK CID; 0: hybrid vsock on VMM_FILE_VSOCK */
 	uint32_t vcpus_boot, vcpus_max;
 	uint64_t memory_boot, memory_max;
 	int epoll_fd;
-	int stop_fd;     /* eventfd, readable for ever once the VM is being stopped */
-	int wake_fd;     /* eventfd, readable while events are queued */
+	int stop_fd;	 /* eventfd, readable for ever once the VM is being stopped */
+	int wake_fd;	 /* eventfd, readable while events are queued */
 	int progress_fd; /* eventfd, tells the one waiting caller to look again */
 
 	pthread_mutex_t io;
 	pthread_mutex_t lock;
 	pthread_cond_t turn_free;
-	bool turn_taken;  /* lock */
-	bool stopping;    /* lock */
-	bool ending;      /* lock: the VMM has announced its end; a helper's exit is a consequence */
+	bool turn_taken;     /* lock */
+	bool stopping;	     /* lock */
+	bool ending;	     /* lock: the VMM has announced its end; a helper's exit is a consequence */
 	char end_words[160]; /* lock: how the guest has ended; "": it has not */
-	bool monitor_eof; /* lock */
-	bool watching;    /* lock: epoll_fd is filled */
-	bool guest_up;    /* lock: the guest's userspace has been seen to run */
-	uint32_t vcpus;   /* lock */
-	uint64_t memory;  /* lock */
-	struct child procs[VMM_ROLE_COUNT]; /* lock; pidfds stay open until vmm_free */
-	bool reported[VMM_ROLE_COUNT];     /* lock */
-	struct vmm_event events[VMM_EVENTS_MAX]; /* lock; a ring */
-	unsigned events_head, events_len;        /* lock */
+	bool monitor_eof;    /* lock */
+	bool watching;	     /* lock: epoll_fd is filled */
+	bool guest_up;	     /* lock: the guest's userspace has been seen to run */
+	uint32_t vcpus;	     /* lock */
+	uint64_t memory;     /* lock */
+	struct child procs[VMM_ROLE_COUNT];	  /* lock; pidfds stay open until vmm_free */
+	bool reported[VMM_ROLE_COUNT];		  /* lock */
+	struct vmm_event events[VMM_EVENTS_MAX];  /* lock; a ring */
+	unsigned events_head, events_len;	  /* lock */
 	struct vmm_slot devices[VMM_DEVICES_MAX]; /* lock */
 };
 
@@ -102,15 +104,19 @@ struct vmm_launch {
 struct vmm_driver {
 	const char *name;
 	const char *exe; /* default program name */
-	bool own_vsock;  /* serves hybrid vsock itself */
-	bool fs_by_fd;   /* takes a connected vhost-user fd; else connects to VMM_FILE_FS */
+	bool own_vsock;	 /* serves hybrid vsock itself */
+	bool fs_by_fd;	 /* takes a connected vhost-user fd; else connects to VMM_FILE_FS */
 	uint32_t caps;
 	uint32_t mtu_max;
 	/* Opens what the VMM must inherit besides the common fds; may be NULL. */
 	int (*prepare)(struct vmm *vm, struct vmm_launch *launch, struct err *err);
 	/* Pure: the command line. */
-	int (*command)(const struct vmm *vm, const struct vmm_launch *launch, char ***ret_argv, struct err *err);
-	/* Connects to the running VMM's API and waits until it answers; also used to adopt. Fills what it learns. */
+	int (*command)(const struct vmm *vm, const struct vmm_launch *launch, char ***ret_argv,
+		       struct err *err);
+	/*
+	 * Connects to the running VMM's API and waits until it answers; also used to adopt. Fills what it
+	 * learns.
+	 */
 	int (*ready)(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err *err);
 	/* The fd that polls readable when pump has work; -1: none. Constant after ready. */
 	int (*monitor_fd)(const struct vmm *vm);
@@ -120,10 +126,12 @@ struct vmm_driver {
 	int (*attach)(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX],
 		      int64_t deadline_ns, struct err *err);
 	int (*detach)(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, struct err *err);
-	int (*resize)(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
+	int (*resize)(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns,
+		      struct err *err);
 	int (*pause)(struct vmm *vm, int64_t deadline_ns, struct err *err);
 	int (*resume)(struct vmm *vm, int64_t deadline_ns, struct err *err);
-	int (*snapshot)(struct vmm *vm, const char *dir, int64_t deadline_ns, struct err *err); /* NULL: cannot */
+	int (*snapshot)(struct vmm *vm, const char *dir, int64_t deadline_ns,
+			struct err *err); /* NULL: cannot */
 	int (*state_name)(struct vmm *vm, char *out, size_t size, int64_t deadline_ns, struct err *err);
 	void (*done)(struct vmm *vm);
 };
@@ -131,11 +139,14 @@ struct vmm_driver {
 extern const struct vmm_driver vmm_driver_qemu, vmm_driver_cloud_hypervisor;
 const struct vmm_driver *vmm_driver_find(const char *name);
 
-/* ---- vmm.c, for drivers ----------------------------------------------------------------------------------------- */
+/* ---- vmm.c, for drivers -------------------------------------------------------------------------------- */
 
 /* "<run_dir>/<file>" into out; 0 or -ENAMETOOLONG. */
 int vm_path(const struct vmm *vm, const char *file, char *out, size_t size, struct err *err);
-/* Queues an event (the oldest are kept; what does not fit is dropped) and marks the VM as ending where it is one. */
+/*
+ * Queues an event (the oldest are kept; what does not fit is dropped) and marks the VM as ending where it is
+ * one.
+ */
 void vm_event(struct vmm *vm, enum vmm_event_type type, int status, const char *what, const char *detail);
 /* Tells a waiting vm_await to look at its condition again. */
 void vm_progress(struct vmm *vm);
@@ -144,26 +155,31 @@ void vm_device_removed(struct vmm *vm, const char *id);
 /* The monitor connection has ended. */
 void vm_monitor_eof(struct vmm *vm);
 /*
- * Waits until done(vm, arg), which is called with io held, is true. -ETIMEDOUT, -ECANCELED when the VM is being stopped,
- * -ENOTCONN with the VMM's last words when it has died; `what` names what was awaited.
+ * Waits until done(vm, arg), which is called with io held, is true. -ETIMEDOUT, -ECANCELED when the VM is
+ * being stopped, -ENOTCONN with the VMM's last words when it has died; `what` names what was awaited.
  */
 typedef bool vm_done_fn(struct vmm *vm, void *arg);
-int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what, struct err *err);
+int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what,
+	     struct err *err);
 /* -ECANCELED or -ENOTCONN as in vm_await, else 0. */
 int vm_check_alive(struct vmm *vm, struct err *err);
-/* For a VMM that has hung up: its last words if it is dead or dies within a second, else `what`. Negative errno. */
+/*
+ * For a VMM that has hung up: its last words if it is dead or dies within a second, else `what`. Negative
+ * errno.
+ */
 int vm_lost(struct vmm *vm, const char *what, struct err *err);
 /* Records a device that the VMM has (used when adopting). */
 int vm_slot_add(struct vmm *vm, enum vmm_device_type type, const char *id, const char *pci, struct err *err);
 /* The most telling line of the console: a panic, the agent's fatal error; else the last lines. */
 void vm_console_words(const struct vmm *vm, char *out, size_t size);
 
-/* ---- cmdline.c -------------------------------------------------------------------------------------------------- */
+/* ---- cmdline.c ----------------------------------------------------------------------------------------- */
 
 /* The kernel command line: the described system's parameters, then the configured ones. NULL on ENOMEM. */
 char *vmm_kernel_cmdline(const struct vmm_config *config, const struct vmm_spec *spec);
 int launch_fd(const struct vmm_launch *launch, int index); /* the child's number */
-int launch_add_fd(struct vmm_launch *launch, int fd, int *ret_index, struct err *err); /* takes fd in any case */
+int launch_add_fd(struct vmm_launch *launch, int fd, int *ret_index,
+		  struct err *err); /* takes fd in any case */
 void vmm_mac_words(const uint8_t mac[6], char out[18]);
 bool vmm_mac_zero(const uint8_t mac[6]);
 /* Our name inside the VMM for a plugged device, from which type and id can be told again. */
@@ -171,12 +187,17 @@ bool vmm_mac_zero(const uint8_t mac[6]);
 void vmm_device_name(enum vmm_device_type type, const char *id, char out[VMM_DEVICE_NAME_MAX]);
 /* The id inside such a name, or NULL if it is not one. */
 const char *vmm_device_id(const char *name, enum vmm_device_type *ret_type);
-/* A value inside QEMU's or Cloud Hypervisor's comma-separated options: neither comma nor control character. */
+/*
+ * A value inside QEMU's or Cloud Hypervisor's comma-separated options: neither comma nor control character.
+ */
 int vmm_option_check(const char *what, const char *value, struct err *err);
 
-/* ---- console.c ------------------------------------------------------------------------------------------------- */
+/* ---- console.c ----------------------------------------------------------------------------------------- */
 
-/* Follows a console file: what the guest prints is the event that tells of its progress. Embedded; console_done. */
+/*
+ * Follows a console file: what the guest prints is the event that tells of its progress. Embedded;
+ * console_done.
+ */
 struct console {
 	int fd, watch; /* -1: not there yet, or not to be had */
 	bool up;       /* userspace runs */
@@ -191,12 +212,13 @@ bool console_read(struct console *c);
 bool console_sign(struct console *c, const char *text, size_t len);
 void console_done(struct console *c);
 
-/* ---- helpers' command lines and start (virtiofsd.c, vsock.c) ------------------------------------------------------ */
+/* ---- helpers' command lines and start (virtiofsd.c, vsock.c) ------------------------------------------- */
 
 /* Which virtiofsd this host has: path and whether it is the C one. */
-int virtiofsd_find(const struct vmm_config *config, char *out, size_t size, bool *ret_legacy, struct err *err);
-int virtiofsd_command(const struct vmm_config *config, const char *path, bool legacy, const char *shared_dir, int fd,
-		      char ***ret_argv, struct err *err);
+int virtiofsd_find(const struct vmm_config *config, char *out, size_t size, bool *ret_legacy,
+		   struct err *err);
+int virtiofsd_command(const struct vmm_config *config, const char *path, bool legacy, const char *shared_dir,
+		      int fd, char ***ret_argv, struct err *err);
 int virtiofsd_spawn(struct vmm *vm, const struct vmm_launch *launch, const char *helper, struct err *err);
 
 /* True if the kernel serves AF_VSOCK to guests here. */
@@ -205,32 +227,40 @@ bool vsock_kernel_usable(void);
 int vsock_claim(uint32_t *ret_cid, struct err *err);
 int vsock_daemon_spawn(struct vmm *vm, const struct vmm_launch *launch, const char *helper, struct err *err);
 /* One attempt at most until the deadline: a connected socket; -EAGAIN if the guest is not there yet. */
-int vsock_dial_hybrid(const char *path, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns, struct err *err);
-int vsock_dial_kernel(uint32_t cid, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns, struct err *err);
+int vsock_dial_hybrid(const char *path, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns,
+		      struct err *err);
+int vsock_dial_kernel(uint32_t cid, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns,
+		      struct err *err);
 /* "OK <n>\n" or not: 1 complete and well formed, 0 more is needed, -EPROTO. */
 int vsock_parse_ok(const char *data, size_t len);
 
-/* ---- sock.c ------------------------------------------------------------------------------------------------------- */
+/* ---- sock.c -------------------------------------------------------------------------------------------- */
 
 int sock_listen(const char *path, struct err *err);
-/* Connects to a listening UNIX socket; waits by inotify while the file is missing. Blocking socket, CLOEXEC. */
-int sock_connect(const char *path, int64_t deadline_ns, int stop_fd, const struct child *owner, struct err *err);
+/*
+ * Connects to a listening UNIX socket; waits by inotify while the file is missing. Blocking socket, CLOEXEC.
+ */
+int sock_connect(const char *path, int64_t deadline_ns, int stop_fd, const struct child *owner,
+		 struct err *err);
 
-/* ---- tap.c --------------------------------------------------------------------------------------------------------- */
+/* ---- tap.c --------------------------------------------------------------------------------------------- */
 
 /* Opens the persistent tap `name` of the netns (NULL: the caller's): a queue fd with vnet_hdr. */
 int tap_open(const char *netns_path, const char *name, struct err *err);
 
-/* ---- cgroup.c ------------------------------------------------------------------------------------------------------ */
+/* ---- cgroup.c ------------------------------------------------------------------------------------------ */
 
 /* The cgroup.procs files of `path` in every hierarchy. */
 int cgroup_procs_files(const char *path, char ***ret_files, struct err *err);
 
-/* ---- choose.c ------------------------------------------------------------------------------------------------------ */
+/* ---- choose.c ------------------------------------------------------------------------------------------ */
 
 /* Finds an executable: `name` with a slash as it is, else in PATH. 0 or -ENOENT. */
 int find_program(const char *name, char *out, size_t size);
-/* Runs a short program with /dev/null as stdin and stderr, and keeps the first out_size - 1 bytes of its output. */
+/*
+ * Runs a short program with /dev/null as stdin and stderr, and keeps the first out_size - 1 bytes of its
+ * output.
+ */
 struct vmm_run {
 	char *const *argv;
 	char *out;

@@ -1,8 +1,8 @@
 /*
  * netns.c: network namespaces held by bind mounts, and work inside them.
  *
- * setns(2) belongs to a thread: whatever has to happen inside a namespace is done by a thread that is made for it and dies
- * with it, so no thread of the server ever changes its own.
+ * setns(2) belongs to a thread: whatever has to happen inside a namespace is done by a thread that is made
+ * for it and dies with it, so no thread of the server ever changes its own.
  */
 #include "vmm/netns.h"
 
@@ -35,7 +35,8 @@ static void *run_job(void *arg)
 	struct job *j = arg;
 
 	if (j->netns_fd < 0 ? unshare(CLONE_NEWNET) < 0 : setns(j->netns_fd, CLONE_NEWNET) < 0)
-		j->result = err_set_errno(j->err, -errno, j->netns_fd < 0 ? "making a network namespace" : "entering it");
+		j->result = err_set_errno(j->err, -errno,
+					  j->netns_fd < 0 ? "making a network namespace" : "entering it");
 	else
 		j->result = j->fn(j->arg, j->err);
 	return NULL;

@@ -1,7 +1,8 @@
 /*
  * qemu.c: the driver for QEMU 7.2 and later: start, the monitor connection, events, pause.
  *
- * Facts: QMP commands and events as in QEMU's qapi schema (qemu-qmp-ref(7)): SHUTDOWN's reasons, GUEST_PANICKED, DEVICE_DELETED.
+ * Facts: QMP commands and events as in QEMU's qapi schema (qemu-qmp-ref(7)): SHUTDOWN's reasons,
+ *        GUEST_PANICKED, DEVICE_DELETED.
  */
 #include "vmm/qemu.h"
 
@@ -265,8 +266,8 @@ const struct vmm_driver vmm_driver_qemu = {
 	.exe = "qemu-system-x86_64",
 	.fs_by_fd = true,
 	/* No snapshot: QEMU cannot migrate vhost-user-fs. */
-	.caps = VMM_CAP_HOTPLUG_DISK | VMM_CAP_HOTPLUG_NET | VMM_CAP_HOTPLUG_PMEM | VMM_CAP_HOTPLUG_FS | VMM_CAP_RESIZE |
-		VMM_CAP_PAUSE,
+	.caps = VMM_CAP_HOTPLUG_DISK | VMM_CAP_HOTPLUG_NET | VMM_CAP_HOTPLUG_PMEM | VMM_CAP_HOTPLUG_FS |
+		VMM_CAP_RESIZE | VMM_CAP_PAUSE,
 	.mtu_max = 65521, /* the kernel's largest for a tap: IP_MAX_MTU less the Ethernet header */
 	.prepare = qemu_prepare,
 	.command = qemu_command,

@@ -5,22 +5,23 @@
 #include "vmm/driver.h"
 #include "vmm/qmp.h"
 
-#define QEMU_ROOT_PORTS  8 /* places for hot plug: pcie-root-port rp0 … rp7 */
+#define QEMU_ROOT_PORTS	  8 /* places for hot plug: pcie-root-port rp0 … rp7 */
 #define QEMU_MEMORY_ALIGN (2ULL << 20)
 
 struct qemu {
 	int fd;
-	bool broken;         /* the connection is of no more use */
+	bool broken; /* the connection is of no more use */
 	char broken_words[160];
 	bool memory_changed; /* a MEMORY_DEVICE_SIZE_CHANGE has come */
-	char deleted[64];    /* the device of the last DEVICE_DELETED that was not a plugged one of ours: a vCPU */
+	char deleted[64]; /* the device of the last DEVICE_DELETED that was not a plugged one of ours: a vCPU
+			   */
 	struct qmp qmp;
 };
 
 /* One pcie-root-port, as query-pci shows it. */
 struct qemu_port {
 	bool present;
-	int bus;          /* secondary bus number; 0: the firmware has not come by yet */
+	int bus;	  /* secondary bus number; 0: the firmware has not come by yet */
 	char device[128]; /* qdev id of what is plugged there; "": nothing */
 	int slot, function;
 };
@@ -29,13 +30,13 @@ void qemu_read_ports(struct json_object *value, struct qemu_port ports[QEMU_ROOT
 
 int qemu_command(const struct vmm *vm, const struct vmm_launch *launch, char ***ret_argv, struct err *err);
 /*
- * One command: *ret_value (may be NULL) is owned by the caller (json_object_put). Takes arguments in any case. fd >= 0 goes
- * along by SCM_RIGHTS and stays the caller's.
+ * One command: *ret_value (may be NULL) is owned by the caller (json_object_put). Takes arguments in any
+ * case. fd >= 0 goes along by SCM_RIGHTS and stays the caller's.
  */
 int qemu_call(struct vmm *vm, const char *command, struct json_object *arguments, int fd, int64_t deadline_ns,
 	      struct json_object **ret_value, struct err *err);
-int qemu_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX], int64_t deadline_ns,
-		struct err *err);
+int qemu_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX],
+		int64_t deadline_ns, struct err *err);
 int qemu_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, struct err *err);
 int qemu_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
 /* Fills the VM's device table and sizes from the running QEMU. */

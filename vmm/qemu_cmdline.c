@@ -1,7 +1,8 @@
 /*
  * qemu_cmdline.c: QEMU's command line. Pure: what it needs is opened before.
  *
- * Facts: qemu(1) of 7.2; docs/interop/vhost-user; the order of devices is the described system's: pmem, rng, vsock, console, fs.
+ * Facts: qemu(1) of 7.2; docs/interop/vhost-user; the order of devices is the described system's: pmem, rng,
+ *        vsock, console, fs.
  */
 #include "vmm/qemu.h"
 
@@ -9,8 +10,8 @@
 
 #include <sys/sysinfo.h>
 
-#define PMEM_ROOM   (16ULL << 30) /* address space kept for pmem devices plugged later */
-#define DIMM_SLOTS  16
+#define PMEM_ROOM     (16ULL << 30) /* address space kept for pmem devices plugged later */
+#define DIMM_SLOTS    16
 #define TCG_CACHE_MIB "128" /* translated code; QEMU's own default would let it grow to a gigabyte */
 
 static uint64_t align_up(uint64_t v, uint64_t to)
@@ -25,12 +26,12 @@ static int add2(char ***v, const char *a, const char *b)
 	return r < 0 ? r : strv_add(v, b);
 }
 
-#define ADD(option, ...)                                                                                             \
-	do {                                                                                                         \
-		if (r == 0)                                                                                          \
-			r = strv_add(v, option);                                                                     \
-		if (r == 0)                                                                                          \
-			r = strv_addf(v, __VA_ARGS__);                                                               \
+#define ADD(option, ...)                                                                                     \
+	do {                                                                                                 \
+		if (r == 0)                                                                                  \
+			r = strv_add(v, option);                                                             \
+		if (r == 0)                                                                                  \
+			r = strv_addf(v, __VA_ARGS__);                                                       \
 	} while (0)
 
 static int add_machine(const struct vmm *vm, const struct vmm_launch *l, char ***v)
@@ -39,21 +40,24 @@ static int add_machine(const struct vmm *vm, const struct vmm_launch *l, char **
 	uint64_t hot = vm->memory_max > vm->memory_boot ? vm->memory_max - vm->memory_boot : 0;
 	int r = 0;
 
-	ADD("-machine", "q35,memory-backend=mem,hpet=off,vmport=off,smbus=off,sata=off,usb=off,dump-guest-core=off%s",
+	ADD("-machine",
+	    "q35,memory-backend=mem,hpet=off,vmport=off,smbus=off,sata=off,usb=off,dump-guest-core=off%s",
 	    kvm ? ",kernel-irqchip=split" : "");
 	if (kvm)
 		r = r < 0 ? r : add2(v, "-accel", "kvm");
 	else
 		r = r < 0 ? r : add2(v, "-accel", "tcg,thread=multi,tb-size=" TCG_CACHE_MIB);
 	r = r < 0 ? r : add2(v, "-cpu", kvm ? "host" : "max");
-	ADD("-smp", "cpus=%u,sockets=1,cores=%u,threads=1,maxcpus=%u", vm->vcpus_boot, vm->vcpus_max, vm->vcpus_max);
+	ADD("-smp", "cpus=%u,sockets=1,cores=%u,threads=1,maxcpus=%u", vm->vcpus_boot, vm->vcpus_max,
+	    vm->vcpus_max);
 	ADD("-m", "size=%lluk,slots=%d,maxmem=%lluk", (unsigned long long)(vm->memory_boot >> 10), DIMM_SLOTS,
-	    (unsigned long long)((vm->memory_boot + align_up(l->image_bytes, 1ULL << 30) + hot + PMEM_ROOM) >> 10));
-	ADD("-object", "memory-backend-memfd,id=mem,size=%llu,share=on%s", (unsigned long long)vm->memory_boot,
-	    l->config->hugepages ? ",hugetlb=on" : "");
+	    (unsigned long long)((vm->memory_boot + align_up(l->image_bytes, 1ULL << 30) + hot + PMEM_ROOM) >>
+				 10));
+	ADD("-object", "memory-backend-memfd,id=mem,size=%llu,share=on%s",
+	    (unsigned long long)vm->memory_boot, l->config->hugepages ? ",hugetlb=on" : "");
 	if (hot > 0) {
-		ADD("-object", "memory-backend-memfd,id=hotmem,size=%llu,share=on,reserve=off%s", (unsigned long long)hot,
-		    l->config->hugepages ? ",hugetlb=on" : "");
+		ADD("-object", "memory-backend-memfd,id=hotmem,size=%llu,share=on,reserve=off%s",
+		    (unsigned long long)hot, l->config->hugepages ? ",hugetlb=on" : "");
 		ADD("-device", "virtio-mem-pci,id=vmem0,memdev=hotmem,requested-size=0");
 	}
 	return r;
@@ -61,16 +65,18 @@ static int add_machine(const struct vmm *vm, const struct vmm_launch *l, char **
 
 static int add_boot_devices(const struct vmm *vm, const struct vmm_launch *l, char ***v)
 {
-	const char *entropy = str_empty(l->config->entropy_source) ? "/dev/urandom" : l->config->entropy_source;
+	const char *entropy =
+		str_empty(l->config->entropy_source) ? "/dev/urandom" : l->config->entropy_source;
 	int r = 0;
 
-	ADD("-object", "memory-backend-file,id=rootfs-mem,mem-path=%s,size=%llu,share=on,readonly=on", l->config->image_path,
-	    (unsigned long long)l->image_bytes);
+	ADD("-object", "memory-backend-file,id=rootfs-mem,mem-path=%s,size=%llu,share=on,readonly=on",
+	    l->config->image_path, (unsigned long long)l->image_bytes);
 	ADD("-device", "virtio-pmem-pci,id=rootfs,memdev=rootfs-mem");
 	ADD("-object", "rng-random,id=rng0-src,filename=%s", entropy);
 	ADD("-device", "virtio-rng-pci,id=rng0,rng=rng0-src");
 	if (vm->cid) {
-		ADD("-device", "vhost-vsock-pci,id=vsock0,guest-cid=%u,vhostfd=%d", vm->cid, launch_fd(l, l->vsock));
+		ADD("-device", "vhost-vsock-pci,id=vsock0,guest-cid=%u,vhostfd=%d", vm->cid,
+		    launch_fd(l, l->vsock));
 	} else {
 		ADD("-chardev", "socket,id=vsock0-sock,fd=%d", launch_fd(l, l->vsock));
 		ADD("-device", "vhost-user-vsock-pci,id=vsock0,chardev=vsock0-sock");
@@ -103,8 +109,9 @@ static int add_rest(const struct vmm *vm, const struct vmm_launch *l, char ***v)
 
 	ADD("-device", "pvpanic-pci,id=panic0");
 	for (int i = 0; i < QEMU_ROOT_PORTS; i++)
-		ADD("-device", "pcie-root-port,id=rp%d,chassis=%d,slot=%d,bus=pcie.0,addr=0x%x.%d%s,io-reserve=0", i, i + 1,
-		    i + 1, 0x10 + i / 8, i % 8, i % 8 == 0 ? ",multifunction=on" : "");
+		ADD("-device",
+		    "pcie-root-port,id=rp%d,chassis=%d,slot=%d,bus=pcie.0,addr=0x%x.%d%s,io-reserve=0", i,
+		    i + 1, i + 1, 0x10 + i / 8, i % 8, i % 8 == 0 ? ",multifunction=on" : "");
 	ADD("-chardev", "socket,id=qmp0-sock,fd=%d,server=on,wait=off", launch_fd(l, l->monitor));
 	r = r < 0 ? r : add2(v, "-mon", "chardev=qmp0-sock,mode=control");
 	if (vm->debug)
@@ -121,8 +128,9 @@ static int add_kernel(const struct vmm *vm, const struct vmm_launch *l, char ***
 		return err_set(err, -ENOMEM, "out of memory");
 	ADD("-kernel", "%s", l->config->kernel_path);
 	/*
-	 * Without KVM the kernel tests at boot that timer interrupts arrive in time, and panics before it has a console where a busy host
-	 * delays them (arch/x86/kernel/apic/io_apic.c, check_timer). Under KVM it skips the test by itself.
+	 * Without KVM the kernel tests at boot that timer interrupts arrive in time, and panics before it has
+	 * a console where a busy host delays them (arch/x86/kernel/apic/io_apic.c, check_timer). Under KVM it
+	 * skips the test by itself.
 	 */
 	ADD("-append", "%s%s%s", cmdline, str_eq(vm->accel, "tcg") ? " no_timer_check" : "",
 	    vm->debug ? " earlyprintk=ttyS0" : "");
@@ -150,7 +158,9 @@ int qemu_command(const struct vmm *vm, const struct vmm_launch *l, char ***ret_a
 	r = r < 0 ? r : add2(v, "none", "-msg");
 	r = r < 0 ? r : strv_add(v, "timestamp=on");
 	/* QEMU needs no new programs, no other user and no resource limits once it runs. */
-	r = r < 0 ? r : add2(v, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+	r = r < 0 ? r
+		  : add2(v, "-sandbox",
+			 "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 	r = r < 0 ? r : add_machine(vm, l, v);
 	r = r < 0 ? r : add_kernel(vm, l, v, err);
 	r = r < 0 ? r : add_boot_devices(vm, l, v);

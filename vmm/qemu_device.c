@@ -1,9 +1,9 @@
 /*
  * qemu_device.c: hot plug and size of a running QEMU.
  *
- * Each plugged device sits alone behind a pcie-root-port of ours, and its backends are named after that port; so all of it
- * can be found again in a running QEMU (query-pci), and nothing but QEMU has to remember it. The PCI address is read from the
- * port's bus number as the guest's firmware has programmed it.
+ * Each plugged device sits alone behind a pcie-root-port of ours, and its backends are named after that port;
+ * so all of it can be found again in a running QEMU (query-pci), and nothing but QEMU has to remember it. The
+ * PCI address is read from the port's bus number as the guest's firmware has programmed it.
  */
 #include "vmm/qemu.h"
 
@@ -12,10 +12,10 @@
 
 #include <sys/stat.h>
 
-#define CPU_PREFIX    "hotcpu-"
-#define BUS_WAIT_NS   (5 * NS_PER_MS)
+#define CPU_PREFIX  "hotcpu-"
+#define BUS_WAIT_NS (5 * NS_PER_MS)
 
-/* ---- JSON in short -------------------------------------------------------------------------------------------------- */
+/* ---- JSON in short ------------------------------------------------------------------------------------- */
 
 static struct json_object *object(void)
 {
@@ -42,9 +42,9 @@ static struct json_object *member(struct json_object *o, const char *key, enum j
 	struct json_object *v;
 
 	return o && json_object_is_type(o, json_type_object) && json_object_object_get_ex(o, key, &v) &&
-			       json_object_is_type(v, type) ?
-		       v :
-		       NULL;
+			       json_object_is_type(v, type)
+		       ? v
+		       : NULL;
 }
 
 static const char *member_str(struct json_object *o, const char *key)
@@ -54,7 +54,7 @@ static const char *member_str(struct json_object *o, const char *key)
 	return v ? json_object_get_string(v) : "";
 }
 
-/* ---- root ports -------------------------------------------------------------------------------------------------------- */
+/* ---- root ports ---------------------------------------------------------------------------------------- */
 
 static int member_int(struct json_object *o, const char *key)
 {
@@ -100,7 +100,8 @@ void qemu_read_ports(struct json_object *value, struct qemu_port ports[QEMU_ROOT
 		read_port(json_object_array_get_idx(devices, i), ports);
 }
 
-static int query_ports(struct vmm *vm, struct qemu_port ports[QEMU_ROOT_PORTS], int64_t deadline_ns, struct err *err)
+static int query_ports(struct vmm *vm, struct qemu_port ports[QEMU_ROOT_PORTS], int64_t deadline_ns,
+		       struct err *err)
 {
 	struct json_object *value = NULL;
 	int r = qemu_call(vm, "query-pci", NULL, -1, deadline_ns, &value, err);
@@ -128,7 +129,10 @@ static int free_port(struct vmm *vm, int *ret_port, int64_t deadline_ns, struct 
 	return err_set(err, -ENOSPC, "all %d hot plug ports of the VM are taken", QEMU_ROOT_PORTS);
 }
 
-/* The address as the guest sees it. Before the guest's firmware has numbered its buses there is none yet, and no event. */
+/*
+ * The address as the guest sees it. Before the guest's firmware has numbered its buses there is none yet, and
+ * no event.
+ */
 static int read_address(struct vmm *vm, int port, char ret_pci[VMM_PCI_ADDRESS_MAX], int64_t deadline_ns,
 			struct err *err)
 {
@@ -150,10 +154,10 @@ static int read_address(struct vmm *vm, int port, char ret_pci[VMM_PCI_ADDRESS_M
 	}
 }
 
-/* ---- backends ---------------------------------------------------------------------------------------------------------- */
+/* ---- backends ------------------------------------------------------------------------------------------ */
 
-static int add_disk(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev, int64_t deadline_ns,
-		    struct err *err)
+static int add_disk(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev,
+		    int64_t deadline_ns, struct err *err)
 {
 	struct json_object *args, *file;
 	char name[32];
@@ -176,8 +180,8 @@ static int add_disk(struct vmm *vm, const struct vmm_device *d, int port, struct
 	return qemu_call(vm, "blockdev-add", args, -1, deadline_ns, NULL, err);
 }
 
-static int add_pmem(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev, int64_t deadline_ns,
-		    struct err *err)
+static int add_pmem(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev,
+		    int64_t deadline_ns, struct err *err)
 {
 	struct json_object *args;
 	char name[32];
@@ -186,7 +190,8 @@ static int add_pmem(struct vmm *vm, const struct vmm_device *d, int port, struct
 	if (stat(d->path, &st) < 0)
 		return err_set_errno(err, -errno, "pmem file %s", d->path);
 	if (!S_ISREG(st.st_mode) || st.st_size == 0 || st.st_size % (2 << 20) != 0)
-		return err_set(err, -EINVAL, "pmem file %s is no regular file of whole 2 MiB blocks", d->path);
+		return err_set(err, -EINVAL, "pmem file %s is no regular file of whole 2 MiB blocks",
+			       d->path);
 	snprintf(name, sizeof(name), "rp%d-mem", port);
 	args = object();
 	add_str(args, "qom-type", "memory-backend-file");
@@ -200,8 +205,8 @@ static int add_pmem(struct vmm *vm, const struct vmm_device *d, int port, struct
 	return qemu_call(vm, "object-add", args, -1, deadline_ns, NULL, err);
 }
 
-static int add_net(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev, int64_t deadline_ns,
-		   struct err *err)
+static int add_net(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev,
+		   int64_t deadline_ns, struct err *err)
 {
 	int fd CLEANUP_CLOSE = tap_open(vm->netns_path, d->path, err);
 	struct json_object *args;
@@ -232,10 +237,11 @@ static int add_net(struct vmm *vm, const struct vmm_device *d, int port, struct 
 	return qemu_call(vm, "netdev_add", args, -1, deadline_ns, NULL, err);
 }
 
-static int add_fs(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev, int64_t deadline_ns,
-		  struct err *err)
+static int add_fs(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev,
+		  int64_t deadline_ns, struct err *err)
 {
-	struct json_object *args = object(), *backend = object(), *data = object(), *addr = object(), *path = object();
+	struct json_object *args = object(), *backend = object(), *data = object(), *addr = object(),
+			   *path = object();
 	char name[32];
 
 	snprintf(name, sizeof(name), "rp%d-sock", port);
@@ -280,7 +286,8 @@ static int add_backend(struct vmm *vm, const struct vmm_device *d, int port, str
 	return err_set(err, -EINVAL, "unknown device type");
 }
 
-static int del_backend(struct vmm *vm, enum vmm_device_type type, int port, int64_t deadline_ns, struct err *err)
+static int del_backend(struct vmm *vm, enum vmm_device_type type, int port, int64_t deadline_ns,
+		       struct err *err)
 {
 	static const struct {
 		const char *command, *key, *suffix;
@@ -302,10 +309,10 @@ static int del_backend(struct vmm *vm, enum vmm_device_type type, int port, int6
 	return qemu_call(vm, how[type].command, args, -1, deadline_ns, NULL, err);
 }
 
-/* ---- attach and detach --------------------------------------------------------------------------------------------------- */
+/* ---- attach and detach --------------------------------------------------------------------------------- */
 
-int qemu_attach(struct vmm *vm, const struct vmm_device *d, char ret_pci[VMM_PCI_ADDRESS_MAX], int64_t deadline_ns,
-		struct err *err)
+int qemu_attach(struct vmm *vm, const struct vmm_device *d, char ret_pci[VMM_PCI_ADDRESS_MAX],
+		int64_t deadline_ns, struct err *err)
 {
 	struct json_object *dev;
 	char name[VMM_DEVICE_NAME_MAX], bus[8];
@@ -425,7 +432,7 @@ int qemu_learn(struct vmm *vm, int64_t deadline_ns, struct err *err)
 	return r;
 }
 
-/* ---- size ----------------------------------------------------------------------------------------------------------------- */
+/* ---- size ---------------------------------------------------------------------------------------------- */
 
 static bool cpu_gone(struct vmm *vm, void *arg)
 {
@@ -451,7 +458,8 @@ static int remove_cpu(struct vmm *vm, const char *name, int64_t deadline_ns, str
 }
 
 /* One entry of query-hotpluggable-cpus becomes a vCPU of the VM. */
-static int add_cpu(struct vmm *vm, struct json_object *entry, size_t index, int64_t deadline_ns, struct err *err)
+static int add_cpu(struct vmm *vm, struct json_object *entry, size_t index, int64_t deadline_ns,
+		   struct err *err)
 {
 	struct json_object *dev = object(), *props = member(entry, "props", json_type_object);
 	char name[32];
@@ -524,7 +532,8 @@ static int resize_memory(struct vmm *vm, uint64_t bytes, int64_t deadline_ns, st
 {
 	struct qemu *q = vm->state;
 	struct json_object *args = object();
-	uint64_t want = (bytes - vm->memory_boot + QEMU_MEMORY_ALIGN - 1) / QEMU_MEMORY_ALIGN * QEMU_MEMORY_ALIGN;
+	uint64_t want =
+		(bytes - vm->memory_boot + QEMU_MEMORY_ALIGN - 1) / QEMU_MEMORY_ALIGN * QEMU_MEMORY_ALIGN;
 	uint64_t have = 0;
 	int r;
 
@@ -533,7 +542,8 @@ static int resize_memory(struct vmm *vm, uint64_t bytes, int64_t deadline_ns, st
 	add_u64(args, "value", want);
 	if (vm->memory_max == vm->memory_boot) {
 		json_object_put(args);
-		return want == 0 ? 0 : err_set(err, -EINVAL, "this VM was started without room for more memory");
+		return want == 0 ? 0
+				 : err_set(err, -EINVAL, "this VM was started without room for more memory");
 	}
 	r = qemu_call(vm, "qom-set", args, -1, deadline_ns, NULL, err);
 	while (r == 0) {
@@ -543,7 +553,8 @@ static int resize_memory(struct vmm *vm, uint64_t bytes, int64_t deadline_ns, st
 		r = get_hot_memory(vm, &have, deadline_ns, err);
 		if (r < 0 || have == want)
 			break;
-		r = vm_await(vm, memory_changed, NULL, deadline_ns, "the guest to take or give the memory", err);
+		r = vm_await(vm, memory_changed, NULL, deadline_ns, "the guest to take or give the memory",
+			     err);
 		if (r == -ETIMEDOUT)
 			err_wrap(err, "%llu of %llu bytes are plugged", (unsigned long long)have,
 				 (unsigned long long)want);

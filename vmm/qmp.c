@@ -21,9 +21,9 @@ static const char *get_string(struct json_object *o, const char *key)
 {
 	struct json_object *v;
 
-	return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_string) ?
-		       json_object_get_string(v) :
-		       NULL;
+	return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_string)
+		       ? json_object_get_string(v)
+		       : NULL;
 }
 
 /* An answer to an older command, whose caller gave up, is dropped. */
@@ -32,7 +32,8 @@ static void take_reply(struct qmp *q, struct json_object *o)
 	const char *id = get_string(o, "id");
 	uint64_t n;
 
-	if (!id || !str_starts(id, ID_PREFIX) || parse_u64(id + strlen(ID_PREFIX), &n) < 0 || n != q->id || q->reply)
+	if (!id || !str_starts(id, ID_PREFIX) || parse_u64(id + strlen(ID_PREFIX), &n) < 0 || n != q->id ||
+	    q->reply)
 		return;
 	q->reply = json_object_get(o);
 }
@@ -141,7 +142,8 @@ int qmp_result(const struct qmp *q, struct json_object **ret_value, struct err *
 
 		if (str_eq(class, "DeviceNotFound"))
 			return err_set(err, -ENOENT, "QEMU: %s", desc ? desc : "DeviceNotFound");
-		return err_set_status(err, -EREMOTEIO, ERR_INTERNAL, "QEMU: %s", desc ? desc : "an error without words");
+		return err_set_status(err, -EREMOTEIO, ERR_INTERNAL, "QEMU: %s",
+				      desc ? desc : "an error without words");
 	}
 	if (!json_object_object_get_ex(q->reply, "return", &v))
 		return err_set(err, -EPROTO, "QMP: a reply without return");

@@ -3,8 +3,8 @@
  *
  * Purpose:   tells greeting, replies and events apart as they come; knows nothing of sockets' waiting.
  * Threads:   the VM's io lock guards a struct qmp.
- * Limits:    a line of at most QMP_LINE_MAX bytes, JSON nested at most 32 deep; beyond that, and for anything that is not
- *            the protocol, qmp_feed fails and the connection is of no more use.
+ * Limits:    a line of at most QMP_LINE_MAX bytes, JSON nested at most 32 deep; beyond that, and for anything
+ *            that is not the protocol, qmp_feed fails and the connection is of no more use.
  */
 #ifndef VMM_QMP_H
 #define VMM_QMP_H
@@ -26,7 +26,7 @@ struct qmp {
 	qmp_event_fn *on_event;
 	void *arg;
 	bool greeted;
-	uint64_t id;               /* of the last command */
+	uint64_t id;		   /* of the last command */
 	struct json_object *reply; /* the whole answer to it, once it is here; owned */
 };
 
@@ -35,8 +35,8 @@ void qmp_done(struct qmp *q);
 /* Takes what is complete in q->in. 0 or -EPROTO. */
 int qmp_feed(struct qmp *q, struct err *err);
 /*
- * The text of the next command, with a new id, newline included; free() it. Takes arguments (may be NULL) in any case. NULL
- * on ENOMEM.
+ * The text of the next command, with a new id, newline included; free() it. Takes arguments (may be NULL) in
+ * any case. NULL on ENOMEM.
  */
 char *qmp_request(struct qmp *q, const char *command, struct json_object *arguments);
 /* The "return" of q->reply (borrowed), or QEMU's own description as an error. Call when q->reply is set. */

@@ -6,12 +6,12 @@
 
 #include <json-c/json.h>
 
-#define SAVE_VERSION  1
-#define BOOT_ID_FILE  "/proc/sys/kernel/random/boot_id"
-#define JSON_DEPTH    8
-#define JSON_MAX      65536
-#define ADOPT_NS      (10 * NS_PER_SEC)
-#define KILL_NS       (5 * NS_PER_SEC)
+#define SAVE_VERSION 1
+#define BOOT_ID_FILE "/proc/sys/kernel/random/boot_id"
+#define JSON_DEPTH   8
+#define JSON_MAX     65536
+#define ADOPT_NS     (10 * NS_PER_SEC)
+#define KILL_NS	     (5 * NS_PER_SEC)
 
 static const char *const role_keys[] = {
 	[VMM_ROLE_VMM] = "vmm",
@@ -30,7 +30,7 @@ static void read_boot_id(char *out, size_t size)
 	}
 }
 
-/* ---- save ---------------------------------------------------------------------------------------------------------- */
+/* ---- save ---------------------------------------------------------------------------------------------- */
 
 static void add(struct json_object *o, const char *key, struct json_object *v)
 {
@@ -88,23 +88,24 @@ char *vmm_save(const struct vmm *vm)
 	return text;
 }
 
-/* ---- recover ------------------------------------------------------------------------------------------------------- */
+/* ---- recover ------------------------------------------------------------------------------------------- */
 
 static const char *get_str(struct json_object *o, const char *key)
 {
 	struct json_object *v;
 
-	return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_string) ?
-		       json_object_get_string(v) :
-		       NULL;
+	return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_string)
+		       ? json_object_get_string(v)
+		       : NULL;
 }
 
 static uint64_t get_u64(struct json_object *o, const char *key)
 {
 	struct json_object *v;
 
-	return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_int) ? json_object_get_uint64(v) :
-												 0;
+	return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_int)
+		       ? json_object_get_uint64(v)
+		       : 0;
 }
 
 static int parse(const char *json, struct json_object **ret, struct err *err)
@@ -174,7 +175,8 @@ static int adopt_procs(struct vmm *vm, struct json_object *o, struct err *err)
 		struct err e = ERR_INIT;
 		int r;
 
-		if (!json_object_object_get_ex(o, role_keys[i], &p) || !json_object_is_type(p, json_type_object)) {
+		if (!json_object_object_get_ex(o, role_keys[i], &p) ||
+		    !json_object_is_type(p, json_type_object)) {
 			if (i == VMM_ROLE_VMM)
 				result = err_set(err, -EINVAL, "a saved VM without its VMM's process");
 			continue;

@@ -41,7 +41,8 @@ int sock_listen(const char *path, struct err *err)
 }
 
 /* Waits for something new in the socket's directory, or for the owner's death; -EAGAIN: look again. */
-static int wait_in_directory(int watch, int stop_fd, const struct child *owner, int64_t deadline_ns, struct err *err)
+static int wait_in_directory(int watch, int stop_fd, const struct child *owner, int64_t deadline_ns,
+			     struct err *err)
 {
 	struct pollfd p[] = {
 		{.fd = watch, .events = POLLIN},
@@ -73,7 +74,8 @@ static int connect_once(const struct sockaddr_un *a)
 	return move_fd(fd);
 }
 
-int sock_connect(const char *path, int64_t deadline_ns, int stop_fd, const struct child *owner, struct err *err)
+int sock_connect(const char *path, int64_t deadline_ns, int stop_fd, const struct child *owner,
+		 struct err *err)
 {
 	char *copy CLEANUP_FREE = strdup(path);
 	int watch CLEANUP_CLOSE = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);

@@ -1,12 +1,14 @@
 /*
  * crivisor-spawn: enters cgroups and a network namespace, then becomes the program it is given.
  *
- * Usage: crivisor-spawn [--status-fd N] [--cgroup-procs FILE]… [--netns PATH] [--log FILE] [--keep-fd N]… -- PROGRAM ARG…
+ * Usage: crivisor-spawn [--status-fd N] [--cgroup-procs FILE]… [--netns PATH] [--log FILE] [--keep-fd N]… --
+ *        PROGRAM ARG…
  *
- * So the program lives in its place from its first instruction, and nothing is moved afterwards. The program gets a session
- * of its own, default signals, /dev/null as stdin, the log file as stdout and stderr, no core dumps and no fd but the kept
- * ones. What fails is written as text to the status fd, which is close-on-exec: a reader sees the reason, or EOF once the
- * program runs. Exit status 127 after a failure. Static and single-threaded, so that setns is its own affair.
+ * So the program lives in its place from its first instruction, and nothing is moved afterwards. The program
+ * gets a session of its own, default signals, /dev/null as stdin, the log file as stdout and stderr, no core
+ * dumps and no fd but the kept ones. What fails is written as text to the status fd, which is close-on-exec:
+ * a reader sees the reason, or EOF once the program runs. Exit status 127 after a failure. Static and
+ * single-threaded, so that setns is its own affair.
  */
 #include "base/util.h"
 

@@ -7,15 +7,15 @@
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 
-#define ID_MAX       64
-#define STOP_NS      (5 * NS_PER_SEC)
+#define ID_MAX	     64
+#define STOP_NS	     (5 * NS_PER_SEC)
 #define RETRY_NS     (5 * NS_PER_MS)
 #define SILENT_NS    (60 * NS_PER_SEC) /* long: a busy machine is slow to boot, and too early is fatal */
 #define MEMORY_MIN   (64ULL << 20)
 #define VCPUS_LIMIT  255
 #define MEMORY_ALIGN (2ULL << 20)
 
-/* ---- the spec ------------------------------------------------------------------------------------------------------ */
+/* ---- the spec ------------------------------------------------------------------------------------------ */
 
 static int check_spec(const struct vmm_config *config, const struct vmm_spec *spec, struct err *err)
 {
@@ -23,10 +23,11 @@ static int check_spec(const struct vmm_config *config, const struct vmm_spec *sp
 	struct stat st;
 
 	if (len == 0 || len > ID_MAX || strspn(spec->id, "abcdefghijklmnopqrstuvwxyz0123456789-") != len)
-		return err_set(err, -EINVAL, "VM id \"%s\": 1 to %d of a-z, 0-9 and - are allowed", spec->id ? spec->id : "",
-			       ID_MAX);
+		return err_set(err, -EINVAL, "VM id \"%s\": 1 to %d of a-z, 0-9 and - are allowed",
+			       spec->id ? spec->id : "", ID_MAX);
 	if (str_empty(spec->run_dir) || stat(spec->run_dir, &st) < 0 || !S_ISDIR(st.st_mode))
-		return err_set(err, -ENOENT, "run directory \"%s\" is no directory", spec->run_dir ? spec->run_dir : "");
+		return err_set(err, -ENOENT, "run directory \"%s\" is no directory",
+			       spec->run_dir ? spec->run_dir : "");
 	if (str_empty(spec->shared_dir) || stat(spec->shared_dir, &st) < 0 || !S_ISDIR(st.st_mode))
 		return err_set(err, -ENOENT, "shared directory \"%s\" is no directory",
 			       spec->shared_dir ? spec->shared_dir : "");
@@ -74,19 +75,20 @@ static int set_image(struct vmm_launch *l, struct err *err)
 	struct stat st;
 
 	if (l->config->kernel_path[0] != '/' || l->config->image_path[0] != '/')
-		return err_set(err, -EINVAL, "kernel %s and image %s must be absolute paths", l->config->kernel_path,
-			       l->config->image_path);
+		return err_set(err, -EINVAL, "kernel %s and image %s must be absolute paths",
+			       l->config->kernel_path, l->config->image_path);
 	if (access(l->config->kernel_path, R_OK) < 0)
 		return err_set_errno(err, -errno, "guest kernel %s", l->config->kernel_path);
 	if (stat(l->config->image_path, &st) < 0)
 		return err_set_errno(err, -errno, "guest image %s", l->config->image_path);
 	if (!S_ISREG(st.st_mode) || st.st_size == 0 || st.st_size % (2 << 20) != 0)
-		return err_set(err, -EINVAL, "guest image %s is no regular file of whole 2 MiB blocks", l->config->image_path);
+		return err_set(err, -EINVAL, "guest image %s is no regular file of whole 2 MiB blocks",
+			       l->config->image_path);
 	l->image_bytes = (uint64_t)st.st_size;
 	return 0;
 }
 
-/* ---- start --------------------------------------------------------------------------------------------------------- */
+/* ---- start --------------------------------------------------------------------------------------------- */
 
 static int start_vsock(struct vmm *vm, struct vmm_launch *l, const char *helper, struct err *err)
 {
@@ -102,7 +104,10 @@ static int start_vsock(struct vmm *vm, struct vmm_launch *l, const char *helper,
 	return vsock_daemon_spawn(vm, l, helper, err);
 }
 
-/* The vsock daemon takes one connection; it is made here and handed to the VMM, so that the VMM need not retry. */
+/*
+ * The vsock daemon takes one connection; it is made here and handed to the VMM, so that the VMM need not
+ * retry.
+ */
 static int connect_vsock(struct vmm *vm, struct vmm_launch *l, struct err *err)
 {
 	char path[256];
@@ -151,7 +156,8 @@ static int open_boot_tap(struct vmm_launch *l, struct err *err)
 
 static int spawn_vmm(struct vmm *vm, struct vmm_launch *l, const char *helper, struct err *err)
 {
-	struct child_spec ps = {.helper = helper, .netns = l->spec->netns_path, .cgroup_procs = l->cgroup_procs};
+	struct child_spec ps = {
+		.helper = helper, .netns = l->spec->netns_path, .cgroup_procs = l->cgroup_procs};
 	char **argv CLEANUP_STRV = NULL;
 	const char *slash = strrchr(l->choice->path, '/');
 	char log[256];
@@ -183,10 +189,11 @@ static int check_helpers(struct vmm *vm, struct err *err)
 		if (!vm->procs[i].pid || !child_poll(&vm->procs[i]))
 			continue;
 		child_status_words(vm->procs[i].status, status, sizeof(status));
-		if (vm_path(vm, i == VMM_ROLE_FS ? VMM_FILE_FS_LOG : VMM_FILE_VS_LOG, log, sizeof(log), NULL) == 0)
+		if (vm_path(vm, i == VMM_ROLE_FS ? VMM_FILE_FS_LOG : VMM_FILE_VS_LOG, log, sizeof(log),
+			    NULL) == 0)
 			child_last_words(log, words, sizeof(words));
-		return err_set_status(err, -ECHILD, ERR_INTERNAL, "%s %s%s%s", vm->exe[i], status, words[0] ? ": " : "",
-				      words);
+		return err_set_status(err, -ECHILD, ERR_INTERNAL, "%s %s%s%s", vm->exe[i], status,
+				      words[0] ? ": " : "", words);
 	}
 	return 0;
 }
@@ -247,19 +254,28 @@ static int start(struct vmm *vm, struct vmm_launch *l, struct err *err)
 	return r;
 }
 
-static int start_from(const struct vmm_config *config, const struct vmm_choice *choice, const struct vmm_spec *spec,
-		      const char *restore_dir, int64_t deadline_ns, struct vmm **ret_vm, struct err *err)
+static int start_from(const struct vmm_config *config, const struct vmm_choice *choice,
+		      const struct vmm_spec *spec, const char *restore_dir, int64_t deadline_ns,
+		      struct vmm **ret_vm, struct err *err)
 {
 	const struct vmm_driver *driver = vmm_driver_find(choice->driver);
-	struct vmm_launch l = {.config = config, .choice = choice, .spec = spec, .restore_dir = restore_dir, .fs = -1,
-			       .vsock = -1, .tap = -1, .monitor = -1};
+	struct vmm_launch l = {.config = config,
+			       .choice = choice,
+			       .spec = spec,
+			       .restore_dir = restore_dir,
+			       .fs = -1,
+			       .vsock = -1,
+			       .tap = -1,
+			       .monitor = -1};
 	struct vmm *vm;
 	int r;
 
 	if (!driver)
-		return err_set(err, -EINVAL, "unknown VMM driver \"%s\"", choice->driver ? choice->driver : "");
+		return err_set(err, -EINVAL, "unknown VMM driver \"%s\"",
+			       choice->driver ? choice->driver : "");
 	if (restore_dir && !driver->snapshot)
-		return err_set(err, -EOPNOTSUPP, "%s cannot restore a VM with a shared directory", driver->name);
+		return err_set(err, -EOPNOTSUPP, "%s cannot restore a VM with a shared directory",
+			       driver->name);
 	r = check_spec(config, spec, err);
 	if (r < 0)
 		return r;
@@ -296,7 +312,7 @@ int vmm_restore(const struct vmm_config *config, const struct vmm_choice *choice
 	return start_from(config, choice, spec, dir, deadline_ns, ret_vm, err);
 }
 
-/* ---- connect ------------------------------------------------------------------------------------------------------- */
+/* ---- connect ------------------------------------------------------------------------------------------- */
 
 /* Waits at most until `until` for the guest's console, the stop or the VMM's death. */
 static int pause_dial(struct vmm *vm, struct console *c, int64_t until, struct err *err)
@@ -318,9 +334,10 @@ static int pause_dial(struct vmm *vm, struct console *c, int64_t until, struct e
 }
 
 /*
- * vhost-device-vsock 0.3 stops serving for ever, without a word, when somebody connects while the guest's driver is just
- * setting its queues up (an unready queue is an error that ends its thread). So nobody does until the guest's userspace
- * has shown itself on the console. A guest that prints nothing at all is taken to be up after SILENT_NS.
+ * vhost-device-vsock 0.3 stops serving for ever, without a word, when somebody connects while the guest's
+ * driver is just setting its queues up (an unready queue is an error that ends its thread). So nobody does
+ * until the guest's userspace has shown itself on the console. A guest that prints nothing at all is taken to
+ * be up after SILENT_NS.
  */
 static int wait_userspace(struct vmm *vm, struct console *c, int64_t deadline_ns, struct err *err)
 {

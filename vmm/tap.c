@@ -1,9 +1,9 @@
 /*
  * tap.c: taps, and joining one to the interface that CNI has made.
  *
- * Each gets an ingress qdisc with one u32 filter that matches everything and redirects it to the other's egress (mirred), as
- * Kata's "tcfilter" does: no bridge, and the guest sees every frame. tc(8), tc-u32(8), tc-mirred(8);
- * Documentation/networking/tuntap.rst.
+ * Each gets an ingress qdisc with one u32 filter that matches everything and redirects it to the other's
+ * egress (mirred), as Kata's "tcfilter" does: no bridge, and the guest sees every frame. tc(8), tc-u32(8),
+ * tc-mirred(8); Documentation/networking/tuntap.rst.
  */
 #include "vmm/driver.h"
 
@@ -27,7 +27,7 @@
 #define FILTER_PRIO    1
 #define INGRESS_HANDLE 0xffff0000u /* ffff: */
 
-/* ---- the device file ------------------------------------------------------------------------------------------------- */
+/* ---- the device file ----------------------------------------------------------------------------------- */
 
 struct tap_job {
 	const char *name;
@@ -43,8 +43,8 @@ static int open_queue(const char *name, struct err *err)
 	if (fd < 0)
 		return err_set_errno(err, -errno, "opening /dev/net/tun");
 	if (str_empty(name) || strlen(name) >= IFNAMSIZ)
-		return err_set(err, -EINVAL, "tap name \"%s\" is empty or longer than %d bytes", name ? name : "",
-			       IFNAMSIZ - 1);
+		return err_set(err, -EINVAL, "tap name \"%s\" is empty or longer than %d bytes",
+			       name ? name : "", IFNAMSIZ - 1);
 	strcpy(ifr.ifr_name, name);
 	if (ioctl(fd, TUNSETIFF, &ifr) < 0)
 		return err_set_errno(err, -errno, "tap %s", name);
@@ -121,7 +121,7 @@ int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, struc
 	return netns_run(netns_path, create_job, &j, err);
 }
 
-/* ---- joining ----------------------------------------------------------------------------------------------------------- */
+/* ---- joining ------------------------------------------------------------------------------------------- */
 
 struct join_job {
 	const char *tap, *ifname;
@@ -132,8 +132,9 @@ static int nl_err(struct err *err, int nlerr, const char *what)
 {
 	static const struct {
 		int nl, code;
-	} map[] = {{NLE_EXIST, -EEXIST}, {NLE_NODEV, -ENODEV}, {NLE_PERM, -EPERM}, {NLE_NOMEM, -ENOMEM},
-		   {NLE_OBJ_NOTFOUND, -ENOENT}, {NLE_OPNOTSUPP, -EOPNOTSUPP}, {NLE_INVAL, -EIO}};
+	} map[] = {{NLE_EXIST, -EEXIST}, {NLE_NODEV, -ENODEV},	      {NLE_PERM, -EPERM},
+		   {NLE_NOMEM, -ENOMEM}, {NLE_OBJ_NOTFOUND, -ENOENT}, {NLE_OPNOTSUPP, -EOPNOTSUPP},
+		   {NLE_INVAL, -EIO}};
 	int code = -EIO;
 
 	for (size_t i = 0; i < ARRAY_SIZE(map); i++) {
@@ -204,7 +205,8 @@ static int redirect(struct nl_sock *sk, int from, int to, struct err *err)
 	return r < 0 ? nl_err(err, r, "redirecting filter") : 0;
 }
 
-static int read_link(struct nl_sock *sk, const char *name, int *ret_index, struct vmm_if_info *ret, struct err *err)
+static int read_link(struct nl_sock *sk, const char *name, int *ret_index, struct vmm_if_info *ret,
+		     struct err *err)
 {
 	struct rtnl_link *link = NULL;
 	struct nl_addr *mac;
@@ -234,7 +236,10 @@ static int join_links(struct nl_sock *sk, struct join_job *j, struct err *err)
 		r = read_link(sk, j->tap, &tap, NULL, err);
 	if (r < 0)
 		return r;
-	/* Its addresses stay, for CNI's CHECK and DEL look for them; the redirect takes every frame before the host sees it. */
+	/*
+	 * Its addresses stay, for CNI's CHECK and DEL look for them; the redirect takes every frame before
+	 * the host sees it.
+	 */
 	r = set_flags(j->ifname, 0, err);
 	if (r == 0)
 		r = add_ingress(sk, nic, err);

@@ -1,9 +1,10 @@
 /*
  * virtiofsd.c: the program that exports the pod's shared directory to its VM.
  *
- * Two of them are known: the Rust one (1.14: its `--help`) and the C one that Debian 12 ships with QEMU (virtiofsd(1)).
- * Both sandbox themselves in a mount namespace whose mounts are slaves, so what the server mounts below the shared directory
- * later appears inside, provided that directory lies on a shared mount when the daemon starts.
+ * Two of them are known: the Rust one (1.14: its `--help`) and the C one that Debian 12 ships with QEMU
+ * (virtiofsd(1)). Both sandbox themselves in a mount namespace whose mounts are slaves, so what the server
+ * mounts below the shared directory later appears inside, provided that directory lies on a shared mount when
+ * the daemon starts.
  */
 #include "vmm/driver.h"
 
@@ -18,7 +19,7 @@
 static bool is_legacy(const char *path)
 {
 	char help[4096];
-	char *argv[] = {(char *)(uintptr_t)path, (char *)(uintptr_t)"--help", NULL};
+	char *argv[] = {(char *)(uintptr_t)path, (char *)(uintptr_t) "--help", NULL};
 	struct vmm_run run = {.argv = argv, .out = help, .out_size = sizeof(help)};
 
 	if (str_eq(path, LEGACY_PATH))
@@ -34,9 +35,10 @@ int virtiofsd_find(const struct vmm_config *config, char *out, size_t size, bool
 
 	if (!str_empty(config->virtiofsd_path)) {
 		if (find_program(config->virtiofsd_path, out, size) < 0)
-			return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
-					      "virtiofsd %s is missing or not executable ([hypervisor.virtiofsd] path)",
-					      config->virtiofsd_path);
+			return err_set_status(
+				err, -ENOENT, ERR_FAILED_PRECONDITION,
+				"virtiofsd %s is missing or not executable ([hypervisor.virtiofsd] path)",
+				config->virtiofsd_path);
 		*ret_legacy = is_legacy(out);
 		return 0;
 	}
@@ -84,8 +86,9 @@ static int legacy_command(const char *path, const char *cache, const char *level
 		r = strv_add(argv, "-o");
 	/* announce_submounts keeps the inodes of different layers and volumes apart. */
 	if (r == 0)
-		r = strv_addf(argv, "source=%s,cache=%s,log_level=%s,sandbox=namespace,xattr,announce_submounts", shared_dir,
-			      legacy_cache(cache), legacy_log_level(level));
+		r = strv_addf(argv,
+			      "source=%s,cache=%s,log_level=%s,sandbox=namespace,xattr,announce_submounts",
+			      shared_dir, legacy_cache(cache), legacy_log_level(level));
 	if (r == 0)
 		r = strv_addf(argv, "--thread-pool-size=%u", threads);
 	return r;
@@ -118,8 +121,8 @@ static int rust_command(const char *path, const char *cache, const char *level, 
 	return r;
 }
 
-int virtiofsd_command(const struct vmm_config *config, const char *path, bool legacy, const char *shared_dir, int fd,
-		      char ***ret_argv, struct err *err)
+int virtiofsd_command(const struct vmm_config *config, const char *path, bool legacy, const char *shared_dir,
+		      int fd, char ***ret_argv, struct err *err)
 {
 	const char *cache = str_empty(config->virtiofsd_cache) ? "auto" : config->virtiofsd_cache;
 	const char *level = str_empty(config->virtiofsd_log_level) ? "info" : config->virtiofsd_log_level;
@@ -133,9 +136,11 @@ int virtiofsd_command(const struct vmm_config *config, const char *path, bool le
 	if (r < 0)
 		return r;
 	if (legacy)
-		r = legacy_command(path, cache, level, config->virtiofsd_thread_pool_size, shared_dir, fd, &argv);
+		r = legacy_command(path, cache, level, config->virtiofsd_thread_pool_size, shared_dir, fd,
+				   &argv);
 	else
-		r = rust_command(path, cache, level, config->virtiofsd_thread_pool_size, shared_dir, fd, &argv);
+		r = rust_command(path, cache, level, config->virtiofsd_thread_pool_size, shared_dir, fd,
+				 &argv);
 	if (r < 0)
 		return err_set_errno(err, r, "virtiofsd's command line");
 	*ret_argv = move_ptr(argv);
@@ -147,7 +152,8 @@ int virtiofsd_spawn(struct vmm *vm, const struct vmm_launch *launch, const char 
 	char path[512], log[256], sock[256];
 	char **argv CLEANUP_STRV = NULL;
 	int listener CLEANUP_CLOSE = -1;
-	struct child_spec ps = {.helper = helper, .netns = launch->spec->netns_path, .cgroup_procs = launch->cgroup_procs};
+	struct child_spec ps = {
+		.helper = helper, .netns = launch->spec->netns_path, .cgroup_procs = launch->cgroup_procs};
 	bool legacy;
 	int r = virtiofsd_find(launch->config, path, sizeof(path), &legacy, err);
 
@@ -156,7 +162,8 @@ int virtiofsd_spawn(struct vmm *vm, const struct vmm_launch *launch, const char 
 	if (r == 0)
 		r = vm_path(vm, VMM_FILE_FS, sock, sizeof(sock), err);
 	if (r == 0)
-		r = virtiofsd_command(launch->config, path, legacy, launch->spec->shared_dir, CHILD_FD_BASE, &argv, err);
+		r = virtiofsd_command(launch->config, path, legacy, launch->spec->shared_dir, CHILD_FD_BASE,
+				      &argv, err);
 	if (r < 0)
 		return r;
 	/* The socket listens before the daemon is even spawned: nobody waits for it to come up. */

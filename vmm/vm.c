@@ -10,9 +10,9 @@
 #include <sys/stat.h>
 
 #define CONSOLE_TAIL 16384
-#define LOST_NS      NS_PER_SEC
+#define LOST_NS	     NS_PER_SEC
 
-/* ---- birth and death -------------------------------------------------------------------------------------------- */
+/* ---- birth and death ----------------------------------------------------------------------------------- */
 
 struct vmm *vm_new(const struct vmm_driver *driver, const char *id, const char *run_dir, struct err *err)
 {
@@ -76,7 +76,7 @@ int vm_path(const struct vmm *vm, const char *file, char *out, size_t size, stru
 	return 0;
 }
 
-/* ---- events ------------------------------------------------------------------------------------------------------ */
+/* ---- events -------------------------------------------------------------------------------------------- */
 
 static void wake(int fd)
 {
@@ -93,19 +93,21 @@ void vm_progress(struct vmm *vm)
 }
 
 /* With lock held. */
-static void queue_event(struct vmm *vm, enum vmm_event_type type, int status, const char *what, const char *detail)
+static void queue_event(struct vmm *vm, enum vmm_event_type type, int status, const char *what,
+			const char *detail)
 {
 	struct vmm_event *e;
 
-	if (type == VMM_EVENT_GUEST_PANIC || type == VMM_EVENT_GUEST_RESET || type == VMM_EVENT_GUEST_SHUTDOWN) {
+	if (type == VMM_EVENT_GUEST_PANIC || type == VMM_EVENT_GUEST_RESET ||
+	    type == VMM_EVENT_GUEST_SHUTDOWN) {
 		/* The first reason is the true one: a panic's reset or shutdown is its consequence. */
 		if (vm->ending)
 			return;
 		vm->ending = true;
 		snprintf(vm->end_words, sizeof(vm->end_words), "the guest has %s%s%.120s",
-			 type == VMM_EVENT_GUEST_PANIC ? "panicked" :
-			 type == VMM_EVENT_GUEST_RESET ? "reset itself" :
-							 "powered off",
+			 type == VMM_EVENT_GUEST_PANIC	 ? "panicked"
+			 : type == VMM_EVENT_GUEST_RESET ? "reset itself"
+							 : "powered off",
 			 detail[0] ? ": " : "", detail);
 	}
 	if (vm->events_len == VMM_EVENTS_MAX)
@@ -188,7 +190,8 @@ static void report_death(struct vmm *vm, enum vmm_role role)
 	snprintf(who, sizeof(who), "%s", vm->exe[role]);
 	if (role == VMM_ROLE_VMM)
 		queue_event(vm, VMM_EVENT_VMM_EXITED, p->status, vm->driver->name, words);
-	else if (!vm->ending && !vm->monitor_eof && !vm->stopping && !child_is_dying(&vm->procs[VMM_ROLE_VMM]))
+	else if (!vm->ending && !vm->monitor_eof && !vm->stopping &&
+		 !child_is_dying(&vm->procs[VMM_ROLE_VMM]))
 		queue_event(vm, VMM_EVENT_HELPER_EXITED, p->status, who, words);
 }
 
@@ -276,7 +279,7 @@ int vm_watch(struct vmm *vm, struct err *err)
 	return r < 0 ? err_set_errno(err, r, "watching the VM") : 0;
 }
 
-/* ---- waiting ----------------------------------------------------------------------------------------------------- */
+/* ---- waiting ------------------------------------------------------------------------------------------- */
 
 int vm_check_alive(struct vmm *vm, struct err *err)
 {
@@ -289,8 +292,8 @@ int vm_check_alive(struct vmm *vm, struct err *err)
 	} else if (vm->procs[VMM_ROLE_VMM].exited) {
 		death_words(vm, VMM_ROLE_VMM, words, sizeof(words));
 		vm_console_words(vm, console, sizeof(console));
-		r = err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "%s%s%s", words, console[0] ? "; the guest's console: " : "",
-				   console);
+		r = err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "%s%s%s", words,
+				   console[0] ? "; the guest's console: " : "", console);
 	}
 	pthread_mutex_unlock(&vm->lock);
 	return r;
@@ -320,7 +323,8 @@ int vm_lost(struct vmm *vm, const char *what, struct err *err)
 	return r < 0 ? r : err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "%s", what);
 }
 
-int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what, struct err *err)
+int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what,
+	     struct err *err)
 {
 	for (;;) {
 		struct pollfd p[] = {
@@ -385,7 +389,7 @@ void vm_turn_give(struct vmm *vm)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-/* ---- stopping ----------------------------------------------------------------------------------------------------- */
+/* ---- stopping ------------------------------------------------------------------------------------------ */
 
 int vm_kill_all(struct vmm *vm, int64_t deadline_ns)
 {
@@ -414,7 +418,7 @@ int vmm_stop(struct vmm *vm, int64_t deadline_ns, struct err *err)
 	return 0;
 }
 
-/* ---- words -------------------------------------------------------------------------------------------------------- */
+/* ---- words --------------------------------------------------------------------------------------------- */
 
 static void copy_line(const char *line, size_t len, char *out, size_t size)
 {

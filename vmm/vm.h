@@ -1,4 +1,7 @@
-/* vm.h: the life of struct vmm, shared by vm.c, start.c, recover.c and device.c. Not for drivers, not for others. */
+/*
+ * vm.h: the life of struct vmm, shared by vm.c, start.c, recover.c and device.c. Not for drivers, not for
+ * others.
+ */
 #ifndef VMM_VM_H
 #define VMM_VM_H
 
@@ -10,7 +13,10 @@ struct vmm *vm_new(const struct vmm_driver *driver, const char *id, const char *
 int vm_watch(struct vmm *vm, struct err *err);
 /* Reads the monitor, reaps what has died, queues events. Any thread, never blocks. */
 void vm_service(struct vmm *vm);
-/* As vm_check_alive, and -ENOTCONN too when the guest has ended though its VMM still runs. Services the VM first. */
+/*
+ * As vm_check_alive, and -ENOTCONN too when the guest has ended though its VMM still runs. Services the VM
+ * first.
+ */
 int vm_check_guest(struct vmm *vm, struct err *err);
 /* Kills whatever runs and waits for it; used by failed starts and by vmm_stop. 0 or -ETIMEDOUT. */
 int vm_kill_all(struct vmm *vm, int64_t deadline_ns);

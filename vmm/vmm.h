@@ -1,13 +1,15 @@
 /*
  * vmm.h: one virtual machine, whichever program runs it. The only header of this room that others include.
  *
- * Purpose:   start a VM with its helpers (virtiofsd, and a vsock daemon where the kernel has none), reach ports in it, change
- *            its devices and size, watch it die, stop it, and adopt it after a restart. Knows nothing of CRI or images.
- * Threads:   the calls block, up to their deadline, on the caller's thread and may be made from several threads for different
- *            VMs; for one VM they are serialised inside. Except vmm_stop, vmm_dispatch, vmm_fd and vmm_connect, which never wait
- *            behind another call. vmm_dispatch is called by the one thread that polls vmm_fd.
- * Ownership: a struct vmm owns its fds and tables, not its processes: vmm_free closes and forgets, and the VM runs on;
- *            vmm_stop ends it.
+ * Purpose:   start a VM with its helpers (virtiofsd, and a vsock daemon where the kernel has none), reach
+ *            ports in it, change its devices and size, watch it die, stop it, and adopt it after a restart.
+ *            Knows nothing of CRI or images.
+ * Threads:   the calls block, up to their deadline, on the caller's thread and may be made from several
+ *            threads for different VMs; for one VM they are serialised inside. Except vmm_stop, vmm_dispatch,
+ *            vmm_fd and vmm_connect, which never wait behind another call. vmm_dispatch is called by the one
+ *            thread that polls vmm_fd.
+ * Ownership: a struct vmm owns its fds and tables, not its processes: vmm_free closes and forgets, and the VM
+ *            runs on; vmm_stop ends it.
  * Units:     bytes, nanoseconds (CLOCK_MONOTONIC deadlines; 0: a default of 30 s).
  * Errors:    carry the VMM's own words (its reply, or the last lines of its log).
  */
@@ -20,7 +22,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* ---- configuration: one per server, from [hypervisor] ---------------------------------------------------------- */
+/* ---- configuration: one per server, from [hypervisor] -------------------------------------------------- */
 
 struct vmm_config {
 	char *driver; /* "auto", "cloud-hypervisor", "qemu" */
@@ -32,15 +34,15 @@ struct vmm_config {
 	char *kernel_params; /* appended */
 	bool hugepages;
 	char *entropy_source;
-	bool debug;                 /* VMM's own log level */
-	char *virtiofsd_path;       /* NULL: the Rust one if found, else Debian's C one */
+	bool debug;	      /* VMM's own log level */
+	char *virtiofsd_path; /* NULL: the Rust one if found, else Debian's C one */
 	char *virtiofsd_log_level;
 	char *virtiofsd_cache;
 	uint32_t virtiofsd_thread_pool_size;
-	bool task_debug;            /* task.debug on the kernel command line */
+	bool task_debug; /* task.debug on the kernel command line */
 	bool task_enable_tracing;
-	char *spawn_helper;         /* NULL: crivisor-spawn beside the running binary, then in PATH */
-	char *vsock_daemon_path;    /* NULL: /dev/vhost-vsock if there, else vhost-device-vsock from PATH */
+	char *spawn_helper;	 /* NULL: crivisor-spawn beside the running binary, then in PATH */
+	char *vsock_daemon_path; /* NULL: /dev/vhost-vsock if there, else vhost-device-vsock from PATH */
 };
 
 enum vmm_cap {
@@ -55,38 +57,42 @@ enum vmm_cap {
 };
 
 /*
- * What `auto` (or the named driver) comes to on this host. Checks binary, KVM (vmx or svm in the CPU flags, and /dev/kvm
- * opens), kernel and image files. Fails with the missing thing's name. Opens nothing that stays open.
+ * What `auto` (or the named driver) comes to on this host. Checks binary, KVM (vmx or svm in the CPU flags,
+ * and /dev/kvm opens), kernel and image files. Fails with the missing thing's name. Opens nothing that stays
+ * open.
  */
 struct vmm_choice {
-	const char *driver;  /* static */
-	char path[512];      /* the binary */
-	char version[128];   /* its own `--version` line */
-	char accel[16];      /* "kvm" or "tcg" */
-	char reason[256];    /* why this one, in words */
-	uint32_t caps;       /* enum vmm_cap */
-	uint32_t mtu_max;    /* largest MTU of the boot NIC */
+	const char *driver; /* static */
+	char path[512];	    /* the binary */
+	char version[128];  /* its own `--version` line */
+	char accel[16];	    /* "kvm" or "tcg" */
+	char reason[256];   /* why this one, in words */
+	uint32_t caps;	    /* enum vmm_cap */
+	uint32_t mtu_max;   /* largest MTU of the boot NIC */
 };
 int vmm_choose(const struct vmm_config *config, struct vmm_choice *ret_choice, struct err *err);
 
-/* ---- cgroups: the pod's place on the host ---------------------------------------------------------------------- */
+/* ---- cgroups: the pod's place on the host -------------------------------------------------------------- */
 
 struct vmm_resources {
 	uint64_t memory_limit_bytes; /* 0: none. The VM's overhead is the caller's to add */
-	uint64_t cpu_shares;         /* 0: default; v1 scale, converted to cpu.weight on v2 */
-	int64_t cpu_quota_us;        /* <= 0: none */
-	uint64_t cpu_period_us;      /* 0: 100000 */
-	uint64_t pids_max;           /* 0: none */
+	uint64_t cpu_shares;	     /* 0: default; v1 scale, converted to cpu.weight on v2 */
+	int64_t cpu_quota_us;	     /* <= 0: none */
+	uint64_t cpu_period_us;	     /* 0: 100000 */
+	uint64_t pids_max;	     /* 0: none */
 	const char *cpuset_cpus;     /* NULL: inherited */
 	const char *cpuset_mems;
 };
 /*
- * Makes the leaf cgroup `path` (relative to each hierarchy's root, e.g. "/kubepods/pod1/crivisor-<id>") in v1, hybrid or
- * v2, and applies the limits. What exists is reused. Nothing is left on failure.
+ * Makes the leaf cgroup `path` (relative to each hierarchy's root, e.g. "/kubepods/pod1/crivisor-<id>") in
+ * v1, hybrid or v2, and applies the limits. What exists is reused. Nothing is left on failure.
  */
 int vmm_cgroup_create(const char *path, const struct vmm_resources *res, struct err *err);
 int vmm_cgroup_update(const char *path, const struct vmm_resources *res, struct err *err);
-/* Kills every process in it (cgroup.kill, or by freezing and signalling on v1), waits up to the deadline, removes it. Missing: success. */
+/*
+ * Kills every process in it (cgroup.kill, or by freezing and signalling on v1), waits up to the deadline,
+ * removes it. Missing: success.
+ */
 int vmm_cgroup_destroy(const char *path, int64_t deadline_ns, struct err *err);
 /* Pids inside, for tests and checks: count or negative errno. */
 int vmm_cgroup_pids(const char *path, pid_t *pids, size_t max);
@@ -95,20 +101,24 @@ struct vmm_cgroup_stats {
 };
 int vmm_cgroup_stats(const char *path, struct vmm_cgroup_stats *ret, struct err *err);
 
-/* ---- network namespaces and taps ------------------------------------------------------------------------------- */
+/* ---- network namespaces and taps ----------------------------------------------------------------------- */
 
-/* Makes a network namespace held by a bind mount at `path` (file is created), with lo up. Existing: -EEXIST. */
+/*
+ * Makes a network namespace held by a bind mount at `path` (file is created), with lo up. Existing: -EEXIST.
+ */
 int vmm_netns_create(const char *path, struct err *err);
 /* Unmounts and removes it. Missing: success. */
 int vmm_netns_destroy(const char *path, struct err *err);
 
 /*
- * Makes a persistent tap `name` (multi_queue off, vnet_hdr) in the netns, up, with `mtu`. Nothing is redirected yet.
+ * Makes a persistent tap `name` (multi_queue off, vnet_hdr) in the netns, up, with `mtu`. Nothing is
+ * redirected yet.
  */
 int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, struct err *err);
 /*
- * Joins interface `ifname` (made by CNI) and tap by ingress qdiscs and u32 + mirred redirects both ways. Reports what the
- * guest must be given. Idempotent. `ifname` keeps its addresses: CNI's CHECK and DEL look for them.
+ * Joins interface `ifname` (made by CNI) and tap by ingress qdiscs and u32 + mirred redirects both ways.
+ * Reports what the guest must be given. Idempotent. `ifname` keeps its addresses: CNI's CHECK and DEL look
+ * for them.
  */
 struct vmm_if_info {
 	uint8_t mac[6];
@@ -117,67 +127,74 @@ struct vmm_if_info {
 int vmm_tap_join(const char *netns_path, const char *tap, const char *ifname, struct vmm_if_info *ret_info,
 		 struct err *err);
 
-/* ---- a VM ------------------------------------------------------------------------------------------------------ */
+/* ---- a VM ---------------------------------------------------------------------------------------------- */
 
 struct vmm;
 
 struct vmm_spec {
-	const char *id;           /* [a-z0-9-], at most 64 */
-	const char *run_dir;      /* exists, private to this VM: sockets, console.log, daemons' logs. Short path: sockets */
-	const char *shared_dir;   /* what virtiofsd exports with GUEST_SHARE_TAG */
-	const char *netns_path;   /* NULL: the caller's */
-	const char *cgroup;       /* as for vmm_cgroup_create; exists; NULL: none */
-	const char *tap;          /* boot NIC; NULL: none */
-	uint8_t mac[6];           /* of the boot NIC; all zero: chosen at random, locally administered */
-	uint32_t mtu;             /* of the boot NIC; 0: 1500 */
-	uint32_t vcpus;           /* 0: config's */
-	uint32_t vcpus_max;       /* 0: the host's number */
-	uint64_t memory_bytes;    /* 0: config's */
+	const char *id;	     /* [a-z0-9-], at most 64 */
+	const char *run_dir; /* exists, private to this VM: sockets, console.log, daemons' logs. Short path:
+				sockets */
+	const char *shared_dir;	   /* what virtiofsd exports with GUEST_SHARE_TAG */
+	const char *netns_path;	   /* NULL: the caller's */
+	const char *cgroup;	   /* as for vmm_cgroup_create; exists; NULL: none */
+	const char *tap;	   /* boot NIC; NULL: none */
+	uint8_t mac[6];		   /* of the boot NIC; all zero: chosen at random, locally administered */
+	uint32_t mtu;		   /* of the boot NIC; 0: 1500 */
+	uint32_t vcpus;		   /* 0: config's */
+	uint32_t vcpus_max;	   /* 0: the host's number */
+	uint64_t memory_bytes;	   /* 0: config's */
 	uint64_t memory_max_bytes; /* for hot plug; 0: no hot plug beyond memory_bytes */
-	const char *extra_params; /* appended to the kernel command line after config's; NULL: none */
+	const char *extra_params;  /* appended to the kernel command line after config's; NULL: none */
 };
 
 /*
  * Starts virtiofsd, the vsock daemon if one is needed, and the VMM, each in cgroup and netns from its first
- * instruction, and returns once the VMM's API answers (the guest still boots). On failure nothing is left running.
+ * instruction, and returns once the VMM's API answers (the guest still boots). On failure nothing is left
+ * running.
  */
 int vmm_start(const struct vmm_config *config, const struct vmm_choice *choice, const struct vmm_spec *spec,
 	      int64_t deadline_ns, struct vmm **ret_vm, struct err *err);
-/* What vmm_recover needs, as JSON to be stored by the caller; free() it. Changes after each attach and detach. */
+/*
+ * What vmm_recover needs, as JSON to be stored by the caller; free() it. Changes after each attach and
+ * detach.
+ */
 char *vmm_save(const struct vmm *vm);
 /*
- * Adopts a running VM from that JSON. -ESRCH with words if it has died meanwhile (what is left of its helpers is killed).
+ * Adopts a running VM from that JSON. -ESRCH with words if it has died meanwhile (what is left of its helpers
+ * is killed).
  */
 int vmm_recover(const struct vmm_config *config, const char *json, struct vmm **ret_vm, struct err *err);
 /* Forgets the VM without touching it. Returns NULL. */
 struct vmm *vmm_free(struct vmm *vm);
 /*
- * Kills VMM and helpers and waits for them (at most to the deadline). Safe from any thread at any time, again and again; it
- * makes calls in progress on this VM fail at once. Files in run_dir are the caller's to remove.
+ * Kills VMM and helpers and waits for them (at most to the deadline). Safe from any thread at any time, again
+ * and again; it makes calls in progress on this VM fail at once. Files in run_dir are the caller's to remove.
  */
 int vmm_stop(struct vmm *vm, int64_t deadline_ns, struct err *err);
 
 /*
- * A connected, CLOEXEC, non-blocking stream socket to a vsock port in the guest. Retries until the deadline while the guest is
- * still booting (waits by events where there are any, else with short pauses of at most 5 ms); fails at once when the VM is dead.
+ * A connected, CLOEXEC, non-blocking stream socket to a vsock port in the guest. Retries until the deadline
+ * while the guest is still booting (waits by events where there are any, else with short pauses of at most 5
+ * ms); fails at once when the VM is dead.
  */
 int vmm_connect(struct vmm *vm, uint32_t port, int64_t deadline_ns, struct err *err);
 
-/* ---- events ---------------------------------------------------------------------------------------------------- */
+/* ---- events -------------------------------------------------------------------------------------------- */
 
 enum vmm_event_type {
 	VMM_EVENT_NONE,
-	VMM_EVENT_VMM_EXITED,      /* status: exit code, 128+n for a signal, -1 unknown (adopted) */
-	VMM_EVENT_HELPER_EXITED,   /* virtiofsd or vsock daemon: the VM cannot live on */
+	VMM_EVENT_VMM_EXITED,	 /* status: exit code, 128+n for a signal, -1 unknown (adopted) */
+	VMM_EVENT_HELPER_EXITED, /* virtiofsd or vsock daemon: the VM cannot live on */
 	VMM_EVENT_GUEST_PANIC,
-	VMM_EVENT_GUEST_RESET,     /* reboot, reset or triple fault: counts as death */
-	VMM_EVENT_GUEST_SHUTDOWN,  /* orderly power-off */
-	VMM_EVENT_DEVICE_REMOVED,  /* id in `what` */
+	VMM_EVENT_GUEST_RESET,	  /* reboot, reset or triple fault: counts as death */
+	VMM_EVENT_GUEST_SHUTDOWN, /* orderly power-off */
+	VMM_EVENT_DEVICE_REMOVED, /* id in `what` */
 };
 struct vmm_event {
 	enum vmm_event_type type;
 	int status;
-	char what[128]; /* which helper, or a device id */
+	char what[128];	  /* which helper, or a device id */
 	char detail[256]; /* the program's last words */
 };
 /* An fd that polls readable when vmm_dispatch has something; owned by vm. */
@@ -185,7 +202,7 @@ int vmm_fd(const struct vmm *vm);
 /* Takes the next event without blocking: 1, 0 if there is none, negative errno. */
 int vmm_dispatch(struct vmm *vm, struct vmm_event *ret_event);
 
-/* ---- devices, size, state -------------------------------------------------------------------------------------- */
+/* ---- devices, size, state ------------------------------------------------------------------------------ */
 
 enum vmm_device_type {
 	VMM_DEVICE_DISK,
@@ -196,9 +213,10 @@ enum vmm_device_type {
 };
 struct vmm_device {
 	enum vmm_device_type type;
-	const char *id;      /* unique in the VM */
-	const char *path;    /* disk, pmem: file; vfio: sysfs path; fs: vhost-user socket; net: tap name in the VM's netns */
-	const char *tag;     /* fs */
+	const char *id;	  /* unique in the VM */
+	const char *path; /* disk, pmem: file; vfio: sysfs path; fs: vhost-user socket; net: tap name in the
+			     VM's netns */
+	const char *tag;  /* fs */
 	bool read_only;
 	uint8_t mac[6];
 	uint32_t mtu;
@@ -207,7 +225,10 @@ struct vmm_device {
 /* ret_pci: "0000:00:05.0" as the guest sees it. */
 int vmm_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX],
 	       int64_t deadline_ns, struct err *err);
-/* Returns when the guest has let go of it (device-removed / DEVICE_DELETED), not at the VMM's reply. Unknown id: -ENOENT. */
+/*
+ * Returns when the guest has let go of it (device-removed / DEVICE_DELETED), not at the VMM's reply. Unknown
+ * id: -ENOENT.
+ */
 int vmm_detach(struct vmm *vm, const char *id, int64_t deadline_ns, struct err *err);
 /* vcpus or memory 0: as they are. Nothing shrinks below its boot size (-EINVAL). */
 int vmm_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
@@ -222,7 +243,7 @@ int vmm_restore(const struct vmm_config *config, const struct vmm_choice *choice
 struct vmm_info {
 	const char *driver;
 	char accel[16];
-	char state[32]; /* the VMM's own word: "Running", "Paused", … */
+	char state[32];				 /* the VMM's own word: "Running", "Paused", … */
 	pid_t vmm_pid, virtiofsd_pid, vsock_pid; /* 0: none */
 	uint32_t vcpus;
 	uint64_t memory_bytes;

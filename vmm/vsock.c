@@ -1,9 +1,10 @@
 /*
  * vsock.c: reaching ports in the guest.
  *
- * Hybrid vsock: connect to a UNIX socket, send "CONNECT <port>\n", read "OK <n>\n"; then the stream is the guest's. Served by
- * Cloud Hypervisor itself (its docs/vsock.md, after Firecracker's) and by vhost-device-vsock for QEMU. Where the kernel has
- * /dev/vhost-vsock, QEMU's guests are reached by AF_VSOCK (vsock(7)) instead; their CIDs are host-wide.
+ * Hybrid vsock: connect to a UNIX socket, send "CONNECT <port>\n", read "OK <n>\n"; then the stream is the
+ * guest's. Served by Cloud Hypervisor itself (its docs/vsock.md, after Firecracker's) and by
+ * vhost-device-vsock for QEMU. Where the kernel has /dev/vhost-vsock, QEMU's guests are reached by AF_VSOCK
+ * (vsock(7)) instead; their CIDs are host-wide.
  */
 #include "vmm/driver.h"
 
@@ -18,12 +19,12 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define VHOST_VSOCK  "/dev/vhost-vsock"
-#define DAEMON_NAME  "vhost-device-vsock"
-#define OK_MAX       32
-#define CLAIM_TRIES  64
-#define CID_MIN      0x10000u
-#define CID_RANGE    0x7ff00000u
+#define VHOST_VSOCK "/dev/vhost-vsock"
+#define DAEMON_NAME "vhost-device-vsock"
+#define OK_MAX	    32
+#define CLAIM_TRIES 64
+#define CID_MIN	    0x10000u
+#define CID_RANGE   0x7ff00000u
 
 bool vsock_kernel_usable(void)
 {
@@ -58,10 +59,12 @@ int vsock_claim(uint32_t *ret_cid, struct err *err)
 
 int vsock_daemon_spawn(struct vmm *vm, const struct vmm_launch *launch, const char *helper, struct err *err)
 {
-	const char *name = str_empty(launch->config->vsock_daemon_path) ? DAEMON_NAME : launch->config->vsock_daemon_path;
+	const char *name = str_empty(launch->config->vsock_daemon_path) ? DAEMON_NAME
+									: launch->config->vsock_daemon_path;
 	char path[512], log[256], vhost[256], uds[256];
 	char **argv CLEANUP_STRV = NULL;
-	struct child_spec ps = {.helper = helper, .netns = launch->spec->netns_path, .cgroup_procs = launch->cgroup_procs};
+	struct child_spec ps = {
+		.helper = helper, .netns = launch->spec->netns_path, .cgroup_procs = launch->cgroup_procs};
 	int r = 0;
 
 	if (find_program(name, path, sizeof(path)) < 0)
@@ -149,7 +152,8 @@ static int read_ok(int fd, int stop_fd, int pid_fd, int64_t deadline_ns, struct 
 		len++;
 		r = vsock_parse_ok(line, len);
 		if (r < 0)
-			return err_set(err, -EPROTO, "hybrid vsock answered \"%.*s\" instead of OK", (int)len, line);
+			return err_set(err, -EPROTO, "hybrid vsock answered \"%.*s\" instead of OK", (int)len,
+				       line);
 		if (r > 0)
 			return 0;
 		if (len == sizeof(line))
@@ -157,7 +161,8 @@ static int read_ok(int fd, int stop_fd, int pid_fd, int64_t deadline_ns, struct 
 	}
 }
 
-int vsock_dial_hybrid(const char *path, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns, struct err *err)
+int vsock_dial_hybrid(const char *path, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns,
+		      struct err *err)
 {
 	int fd CLEANUP_CLOSE = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
@@ -184,7 +189,8 @@ int vsock_dial_hybrid(const char *path, uint32_t port, int stop_fd, int pid_fd, 
 	return r < 0 ? r : move_fd(fd);
 }
 
-int vsock_dial_kernel(uint32_t cid, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns, struct err *err)
+int vsock_dial_kernel(uint32_t cid, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns,
+		      struct err *err)
 {
 	int fd CLEANUP_CLOSE = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_vm a = {.svm_family = AF_VSOCK, .svm_cid = cid, .svm_port = port};
@@ -205,8 +211,12 @@ int vsock_dial_kernel(uint32_t cid, uint32_t port, int stop_fd, int pid_fd, int6
 			return move_fd(fd);
 		errno = so_error;
 	}
-	/* Before the guest's driver and its listener are there: reset, no device, or the kernel's own 2 s timeout. */
-	if (errno == ECONNRESET || errno == ENODEV || errno == ETIMEDOUT || errno == EHOSTUNREACH || errno == EPIPE)
+	/*
+	 * Before the guest's driver and its listener are there: reset, no device, or the kernel's own 2 s
+	 * timeout.
+	 */
+	if (errno == ECONNRESET || errno == ENODEV || errno == ETIMEDOUT || errno == EHOSTUNREACH ||
+	    errno == EPIPE)
 		return err_set(err, -EAGAIN, "nothing listens there yet");
 	return err_set_errno(err, -errno, "connecting to vsock %u:%u", cid, port);
 }

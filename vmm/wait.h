@@ -9,7 +9,9 @@
 #include <poll.h>
 #include <stdint.h>
 
-/* poll(2) until the deadline, EINTR retried: the number of ready fds, -ETIMEDOUT or another negative errno. */
+/*
+ * poll(2) until the deadline, EINTR retried: the number of ready fds, -ETIMEDOUT or another negative errno.
+ */
 int wait_poll(struct pollfd *fds, nfds_t n, int64_t deadline_ns);
 /* As above, for one fd. Negative fds are ignored. */
 int wait_fd(int fd, short events, int64_t deadline_ns);

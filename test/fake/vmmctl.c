@@ -1,17 +1,22 @@
 /*
- * vmmctl: one VM from the command line, through vmm.h alone. For trying things out, for tests and for measurements.
+ * vmmctl: one VM from the command line, through vmm.h alone. For trying things out, for tests and for
+ *         measurements.
  *
- *   vmmctl boot --kernel K --image I --run-dir D --shared S [--driver auto] [--memory-mb 512] [--vcpus 1] [--params P]
- *               [--netns N --tap T] [--cgroup C] [--seconds N] [--debug] [--memory-max-mb M] [--vcpus-max C] [--commands]
+ *   vmmctl boot --kernel K --image I --run-dir D --shared S [--driver auto] [--memory-mb 512] [--vcpus 1]
+ *   [--params P]
+ *               [--netns N --tap T] [--cgroup C] [--seconds N] [--debug] [--memory-max-mb M] [--vcpus-max C]
+ *               [--commands]
  *   vmmctl restore …the same… --from SNAPSHOT-DIR
  *   vmmctl adopt …the same… --state FILE
  *
- * Prints when the VMM's API answered and when port 1024 did, then the VM's events, until it ends, N seconds have passed (0: at
- * once) or SIGINT or SIGTERM comes; stops the VM then. With --commands it takes lines from its standard input and answers each
- * with a line that begins with `ok` or `error`; at the end of the input it stops the VM:
+ * Prints when the VMM's API answered and when port 1024 did, then the VM's events, until it ends, N seconds
+ * have passed (0: at once) or SIGINT or SIGTERM comes; stops the VM then. With --commands it takes lines from
+ * its standard input and answers each with a line that begins with `ok` or `error`; at the end of the input
+ * it stops the VM:
  *
- *   attach disk|pmem|net|fs ID PATH [TAG]    detach ID       resize VCPUS MEMORY-MB   pause   resume   snapshot DIR
- *   tap NAME MTU     connect PORT    info    save FILE       leave (ends without a word to the VM)
+ *   attach disk|pmem|net|fs ID PATH [TAG]    detach ID       resize VCPUS MEMORY-MB   pause   resume  
+ *   snapshot DIR tap NAME MTU     connect PORT    info    save FILE       leave (ends without a word to the
+ *   VM)
  */
 #include "base/log.h"
 #include "base/util.h"
@@ -46,53 +51,93 @@ static int fail(const struct err *err)
 static int parse_args(int argc, char **argv, struct args *a)
 {
 	static const struct option options[] = {
-		{"kernel", 1, NULL, 'k'},  {"image", 1, NULL, 'i'},    {"run-dir", 1, NULL, 'r'}, {"shared", 1, NULL, 's'},
-		{"driver", 1, NULL, 'd'},  {"memory-mb", 1, NULL, 'm'}, {"vcpus", 1, NULL, 'c'},   {"params", 1, NULL, 'p'},
-		{"netns", 1, NULL, 'n'},   {"tap", 1, NULL, 't'},	{"cgroup", 1, NULL, 'g'},  {"seconds", 1, NULL, 'S'},
-		{"debug", 0, NULL, 'D'},   {"virtiofsd", 1, NULL, 'v'}, {"helper", 1, NULL, 'h'},  {"memory-max-mb", 1, NULL, 'M'},
-		{"vcpus-max", 1, NULL, 'C'}, {"from", 1, NULL, 'f'},    {"state", 1, NULL, 'a'},   {"commands", 0, NULL, 'x'},
-		{0},
+		{"kernel", 1, NULL, 'k'},	 {"image", 1, NULL, 'i'},     {"run-dir", 1, NULL, 'r'},
+		{"shared", 1, NULL, 's'},	 {"driver", 1, NULL, 'd'},    {"memory-mb", 1, NULL, 'm'},
+		{"vcpus", 1, NULL, 'c'},	 {"params", 1, NULL, 'p'},    {"netns", 1, NULL, 'n'},
+		{"tap", 1, NULL, 't'},		 {"cgroup", 1, NULL, 'g'},    {"seconds", 1, NULL, 'S'},
+		{"debug", 0, NULL, 'D'},	 {"virtiofsd", 1, NULL, 'v'}, {"helper", 1, NULL, 'h'},
+		{"memory-max-mb", 1, NULL, 'M'}, {"vcpus-max", 1, NULL, 'C'}, {"from", 1, NULL, 'f'},
+		{"state", 1, NULL, 'a'},	 {"commands", 0, NULL, 'x'},  {0},
 	};
 	int c;
 
 	*a = (struct args){.forever = true};
-	a->config.driver = (char *)(uintptr_t)"auto";
+	a->config.driver = (char *)(uintptr_t) "auto";
 	a->config.vcpus = 1;
 	a->config.memory_bytes = 512ULL << 20;
 	a->config.virtiofsd_thread_pool_size = 4;
 	a->spec.id = "vmmctl";
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (c) {
-		case 'k': a->config.kernel_path = optarg; break;
-		case 'i': a->config.image_path = optarg; break;
-		case 'r': a->spec.run_dir = optarg; break;
-		case 's': a->spec.shared_dir = optarg; break;
-		case 'd': a->config.driver = optarg; break;
-		case 'm': a->config.memory_bytes = strtoull(optarg, NULL, 10) << 20; break;
-		case 'M': a->spec.memory_max_bytes = strtoull(optarg, NULL, 10) << 20; break;
-		case 'c': a->config.vcpus = (uint32_t)strtoul(optarg, NULL, 10); break;
-		case 'C': a->spec.vcpus_max = (uint32_t)strtoul(optarg, NULL, 10); break;
-		case 'p': a->config.kernel_params = optarg; break;
-		case 'n': a->spec.netns_path = optarg; break;
-		case 't': a->spec.tap = optarg; break;
-		case 'g': a->spec.cgroup = optarg; break;
-		case 'v': a->config.virtiofsd_path = optarg; break;
-		case 'h': a->config.spawn_helper = optarg; break;
-		case 'D': a->config.debug = true; break;
-		case 'f': a->from = optarg; break;
-		case 'a': a->state = optarg; break;
-		case 'x': a->commands = true; break;
+		case 'k':
+			a->config.kernel_path = optarg;
+			break;
+		case 'i':
+			a->config.image_path = optarg;
+			break;
+		case 'r':
+			a->spec.run_dir = optarg;
+			break;
+		case 's':
+			a->spec.shared_dir = optarg;
+			break;
+		case 'd':
+			a->config.driver = optarg;
+			break;
+		case 'm':
+			a->config.memory_bytes = strtoull(optarg, NULL, 10) << 20;
+			break;
+		case 'M':
+			a->spec.memory_max_bytes = strtoull(optarg, NULL, 10) << 20;
+			break;
+		case 'c':
+			a->config.vcpus = (uint32_t)strtoul(optarg, NULL, 10);
+			break;
+		case 'C':
+			a->spec.vcpus_max = (uint32_t)strtoul(optarg, NULL, 10);
+			break;
+		case 'p':
+			a->config.kernel_params = optarg;
+			break;
+		case 'n':
+			a->spec.netns_path = optarg;
+			break;
+		case 't':
+			a->spec.tap = optarg;
+			break;
+		case 'g':
+			a->spec.cgroup = optarg;
+			break;
+		case 'v':
+			a->config.virtiofsd_path = optarg;
+			break;
+		case 'h':
+			a->config.spawn_helper = optarg;
+			break;
+		case 'D':
+			a->config.debug = true;
+			break;
+		case 'f':
+			a->from = optarg;
+			break;
+		case 'a':
+			a->state = optarg;
+			break;
+		case 'x':
+			a->commands = true;
+			break;
 		case 'S':
 			a->forever = false;
 			a->seconds = strtoll(optarg, NULL, 10);
 			break;
-		default: return -EINVAL;
+		default:
+			return -EINVAL;
 		}
 	}
 	return a->spec.run_dir && a->spec.shared_dir ? 0 : -EINVAL;
 }
 
-/* ---- commands ---------------------------------------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------------------------------------ */
 
 #define WORDS_MAX 6
 
@@ -121,9 +166,10 @@ static int run_info(struct vmm *vm, struct err *err)
 	int r = vmm_info(vm, &i, err);
 
 	if (r == 0)
-		printf("ok info driver=%s accel=%s state=%s vmm=%d virtiofsd=%d vsock=%d vcpus=%u memory=%llu\n", i.driver,
-		       i.accel, i.state, (int)i.vmm_pid, (int)i.virtiofsd_pid, (int)i.vsock_pid, i.vcpus,
-		       (unsigned long long)i.memory_bytes);
+		printf("ok info driver=%s accel=%s state=%s vmm=%d virtiofsd=%d vsock=%d vcpus=%u "
+		       "memory=%llu\n",
+		       i.driver, i.accel, i.state, (int)i.vmm_pid, (int)i.virtiofsd_pid, (int)i.vsock_pid,
+		       i.vcpus, (unsigned long long)i.memory_bytes);
 	return r;
 }
 
@@ -168,7 +214,8 @@ static int command(struct vmm *vm, const struct args *a, char *line)
 	else if (str_eq(w[0], "detach") && n == 2)
 		r = vmm_detach(vm, w[1], 0, &err);
 	else if (str_eq(w[0], "resize") && n == 3)
-		r = vmm_resize(vm, (uint32_t)strtoul(w[1], NULL, 10), strtoull(w[2], NULL, 10) << 20, 0, &err);
+		r = vmm_resize(vm, (uint32_t)strtoul(w[1], NULL, 10), strtoull(w[2], NULL, 10) << 20, 0,
+			       &err);
 	else if (str_eq(w[0], "snapshot") && n == 2)
 		r = vmm_snapshot(vm, w[1], 0, &err);
 	else if (str_eq(w[0], "tap") && n == 3)
@@ -187,7 +234,7 @@ static int command(struct vmm *vm, const struct args *a, char *line)
 	return 0;
 }
 
-/* ---- watching ---------------------------------------------------------------------------------------------------- */
+/* ---- watching ------------------------------------------------------------------------------------------ */
 
 /* Prints what has happened; true once the VM has ended. */
 static bool print_events(struct vmm *vm, int64_t t0)
@@ -198,7 +245,8 @@ static bool print_events(struct vmm *vm, int64_t t0)
 	struct vmm_event e;
 
 	while (vmm_dispatch(vm, &e) > 0) {
-		printf("%9.1f ms  event: %s, status %d, %s: %s\n", ms_since(t0), names[e.type], e.status, e.what, e.detail);
+		printf("%9.1f ms  event: %s, status %d, %s: %s\n", ms_since(t0), names[e.type], e.status,
+		       e.what, e.detail);
 		ended = ended || e.type == VMM_EVENT_VMM_EXITED;
 	}
 	fflush(stdout);
@@ -245,7 +293,8 @@ static int obtain(const struct args *a, const struct vmm_choice *choice, struct 
 	if (!a->state)
 		return vmm_start(&a->config, choice, &a->spec, 0, ret, err);
 	r = read_file(a->state, 65536, &json, NULL);
-	return r < 0 ? err_set_errno(err, r, "reading %s", a->state) : vmm_recover(&a->config, json, ret, err);
+	return r < 0 ? err_set_errno(err, r, "reading %s", a->state)
+		     : vmm_recover(&a->config, json, ret, err);
 }
 
 static int run(const struct args *a, int sfd)
@@ -258,7 +307,8 @@ static int run(const struct args *a, int sfd)
 
 	if (vmm_choose(&a->config, &choice, &err) < 0)
 		return fail(&err);
-	printf("%9.1f ms  %s (%s), %s: %s\n", ms_since(t0), choice.driver, choice.accel, choice.version, choice.reason);
+	printf("%9.1f ms  %s (%s), %s: %s\n", ms_since(t0), choice.driver, choice.accel, choice.version,
+	       choice.reason);
 	t0 = now_monotonic_ns();
 	if (obtain(a, &choice, &vm, &err) < 0)
 		return fail(&err);
@@ -288,10 +338,12 @@ int main(int argc, char **argv)
 	struct args a;
 	sigset_t set;
 
-	if (argc < 2 || (!str_eq(argv[1], "boot") && !str_eq(argv[1], "restore") && !str_eq(argv[1], "adopt")) ||
+	if (argc < 2 ||
+	    (!str_eq(argv[1], "boot") && !str_eq(argv[1], "restore") && !str_eq(argv[1], "adopt")) ||
 	    parse_args(argc - 1, argv + 1, &a) < 0 || str_eq(argv[1], "restore") != (a.from != NULL) ||
 	    str_eq(argv[1], "adopt") != (a.state != NULL)) {
-		fprintf(stderr, "usage: vmmctl boot|restore|adopt --kernel K --image I --run-dir D --shared S [options]\n");
+		fprintf(stderr, "usage: vmmctl boot|restore|adopt --kernel K --image I --run-dir D --shared "
+				"S [options]\n");
 		return 2;
 	}
 	sigemptyset(&set);

@@ -1,4 +1,7 @@
-/* The body of a Cloud Hypervisor error, the answer to CONNECT, and a VM's console: text from outside, into words. */
+/*
+ * The body of a Cloud Hypervisor error, the answer to CONNECT, and a VM's console: text from outside, into
+ * words.
+ */
 #include "base/util.h"
 #include "vmm/ch.h"
 

@@ -1,4 +1,7 @@
-/* QMP as QEMU might send it, in pieces of a size that the first byte names; what comes as a reply is read as query-pci. */
+/*
+ * QMP as QEMU might send it, in pieces of a size that the first byte names; what comes as a reply is read as
+ * query-pci.
+ */
 #include "base/util.h"
 #include "vmm/qemu.h"
 

@@ -1,4 +1,6 @@
-/* The pod's cgroup, on the real hierarchies of the machine that runs the test (v1, hybrid or v2). Needs root. */
+/*
+ * The pod's cgroup, on the real hierarchies of the machine that runs the test (v1, hybrid or v2). Needs root.
+ */
 #include "base/util.h"
 #include "vmm/child.h"
 #include "vmm/driver.h"
@@ -46,7 +48,8 @@ static char *read_limit(const char *leaf, const char *v1_dir, const char *v1, co
 
 static void create_deep_path_applies_limits(void **state)
 {
-	struct vmm_resources res = {.memory_limit_bytes = 64 << 20, .cpu_shares = 2048, .cpu_quota_us = 50000, .pids_max = 77};
+	struct vmm_resources res = {
+		.memory_limit_bytes = 64 << 20, .cpu_shares = 2048, .cpu_quota_us = 50000, .pids_max = 77};
 	struct err err = ERR_INIT;
 	char leaf[128];
 	char *value;
@@ -104,7 +107,8 @@ static void create_odd_paths_are_refused(void **state)
 
 static void destroy_kills_members(void **state)
 {
-	char *argv[] = {(char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c", (char *)(uintptr_t) "sleep 600 & sleep 600", NULL};
+	char *argv[] = {(char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c",
+			(char *)(uintptr_t) "sleep 600 & sleep 600", NULL};
 	struct vmm_resources res = {0};
 	struct vmm_config config = {0};
 	struct vmm_cgroup_stats stats;
@@ -123,7 +127,8 @@ static void destroy_kills_members(void **state)
 		fail_msg("%s", err.msg);
 	spec.helper = helper;
 	spec.cgroup_procs = procs;
-	if (child_spawn(&c, &spec, &err) < 0 || child_confirm(&c, now_monotonic_ns() + 5 * NS_PER_SEC, &err) < 0)
+	if (child_spawn(&c, &spec, &err) < 0 ||
+	    child_confirm(&c, now_monotonic_ns() + 5 * NS_PER_SEC, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_true(vmm_cgroup_pids(leaf, pids, 16) >= 1);
 	assert_int_equal(vmm_cgroup_stats(leaf, &stats, &err), 0);

@@ -1,7 +1,7 @@
 /*
- * The requests of the cloud-hypervisor driver, replayed to the real program where it is on PATH: created, not booted, so that
- * no KVM that virtualizes is needed. The OpenAPI file is not the whole truth; this is. Skipped, by name, where the program or
- * /dev/kvm is missing. Needs root (a tap in a namespace of its own).
+ * The requests of the cloud-hypervisor driver, replayed to the real program where it is on PATH: created, not
+ * booted, so that no KVM that virtualizes is needed. The OpenAPI file is not the whole truth; this is.
+ * Skipped, by name, where the program or /dev/kvm is missing. Needs root (a tap in a namespace of its own).
  */
 #include "base/util.h"
 #include "vmm/ch.h"
@@ -37,7 +37,8 @@ static int setup(void **state)
 	if (fd < 0 || ftruncate(fd, 4 << 20) < 0)
 		return -1;
 	close_fd(fd);
-	if (find_program("cloud-hypervisor", program, sizeof(program)) < 0 || access("/dev/kvm", R_OK | W_OK) < 0) {
+	if (find_program("cloud-hypervisor", program, sizeof(program)) < 0 ||
+	    access("/dev/kvm", R_OK | W_OK) < 0) {
 		fprintf(stderr, "skipping: cloud-hypervisor is not on PATH, or there is no /dev/kvm\n");
 		program[0] = 0;
 	}
@@ -57,9 +58,14 @@ static void check(int r, const struct err *err, const char *what)
 		fail_msg("%s: %s", what, err->msg);
 }
 
-static int call(const char *method, const char *endpoint, const char *body, struct json_object **reply, struct err *err)
+static int call(const char *method, const char *endpoint, const char *body, struct json_object **reply,
+		struct err *err)
 {
-	struct ch_request rq = {.socket = sock, .method = method, .endpoint = endpoint, .stop_fd = -1, .pid_fd = vmm.pidfd,
+	struct ch_request rq = {.socket = sock,
+				.method = method,
+				.endpoint = endpoint,
+				.stop_fd = -1,
+				.pid_fd = vmm.pidfd,
 				.body = body ? json_tokener_parse(body) : NULL};
 	int r = ch_request(&rq, LONG, reply, err);
 
@@ -88,7 +94,11 @@ static void devices_are_taken_by_the_real_one(void **state)
 		{.type = VMM_DEVICE_DISK, .id = "vol.1", .path = file, .read_only = true},
 		{.type = VMM_DEVICE_DISK, .id = "vol_2", .path = file, .read_only = true},
 		{.type = VMM_DEVICE_PMEM, .id = "p", .path = file, .read_only = true},
-		{.type = VMM_DEVICE_NET, .id = "nic-1", .path = "tap1", .mac = {2, 0, 0, 0, 0, 1}, .mtu = 1450},
+		{.type = VMM_DEVICE_NET,
+		 .id = "nic-1",
+		 .path = "tap1",
+		 .mac = {2, 0, 0, 0, 0, 1},
+		 .mtu = 1450},
 		{.type = VMM_DEVICE_FS, .id = "f", .path = "/tmp/crvtest-clh.sock", .tag = "second"},
 	};
 	struct err err = ERR_INIT;
@@ -100,7 +110,8 @@ static void devices_are_taken_by_the_real_one(void **state)
 	launch();
 	check(vmm_tap_create(ns, "tap1", 1450, &err), &err, "tap");
 	snprintf(body, sizeof(body),
-		 "{\"payload\": {\"kernel\": \"%s\", \"cmdline\": \"x\"}, \"cpus\": {\"boot_vcpus\": 1, \"max_vcpus\": 2}, "
+		 "{\"payload\": {\"kernel\": \"%s\", \"cmdline\": \"x\"}, \"cpus\": {\"boot_vcpus\": 1, "
+		 "\"max_vcpus\": 2}, "
 		 "\"memory\": {\"size\": 268435456, \"shared\": true}}",
 		 file);
 	check(call("PUT", "vm.create", body, NULL, &err), &err, "vm.create");
@@ -112,7 +123,8 @@ static void devices_are_taken_by_the_real_one(void **state)
 		check(call("PUT", endpoint, json_object_to_json_string(rq_body), NULL, &err), &err, endpoint);
 		json_object_put(rq_body);
 	}
-	check(call("PUT", "vm.remove-device", "{\"id\": \"hot-disk-vol_2\"}", NULL, &err), &err, "vm.remove-device");
+	check(call("PUT", "vm.remove-device", "{\"id\": \"hot-disk-vol_2\"}", NULL, &err), &err,
+	      "vm.remove-device");
 	/* Its words come through: the id is in use. */
 	snprintf(body, sizeof(body), "{\"id\": \"hot-pmem-p\", \"file\": \"%s\"}", file);
 	if (call("PUT", "vm.add-pmem", body, NULL, &err) == 0 || !strstr(err.msg, "hot-pmem-p"))
@@ -126,10 +138,15 @@ static void devices_are_taken_by_the_real_one(void **state)
 
 static void command_line_is_taken_by_the_real_one(void **state)
 {
-	struct vmm_config config = {.driver = (char *)(uintptr_t) "cloud-hypervisor", .vcpus = 1, .memory_bytes = 256 << 20,
-				    .kernel_path = file, .image_path = file, .debug = true};
+	struct vmm_config config = {.driver = (char *)(uintptr_t) "cloud-hypervisor",
+				    .vcpus = 1,
+				    .memory_bytes = 256 << 20,
+				    .kernel_path = file,
+				    .image_path = file,
+				    .debug = true};
 	struct vmm_choice choice = {.driver = "cloud-hypervisor", .accel = "kvm"};
-	struct vmm_spec spec = {.id = "test", .netns_path = ns, .tap = "tap2", .vcpus_max = 2, .memory_max_bytes = 512 << 20};
+	struct vmm_spec spec = {
+		.id = "test", .netns_path = ns, .tap = "tap2", .vcpus_max = 2, .memory_max_bytes = 512 << 20};
 	struct err err = ERR_INIT;
 	char run_dir[96], shared[96];
 	struct vmm *vm = NULL;

@@ -1,6 +1,6 @@
 /*
- * Both drivers against scripted stand-ins (test/fake/): every request is checked against the API's table, and every way
- * in which a VMM can misbehave must end in words, in time, and with no process left. Needs python3.
+ * Both drivers against scripted stand-ins (test/fake/): every request is checked against the API's table, and
+ * every way in which a VMM can misbehave must end in words, in time, and with no process left. Needs python3.
  */
 #include "base/util.h"
 #include "vmm/driver.h"
@@ -69,7 +69,8 @@ static int left_over(void)
 
 static int fresh(const char *driver, const char *script)
 {
-	static char fake_path[] = FAKE "fake_qmp.py", clh_path[] = FAKE "fake_clh.py", helper[] = FAKE "fake_helper.py";
+	static char fake_path[] = FAKE "fake_qmp.py", clh_path[] = FAKE "fake_clh.py",
+		    helper[] = FAKE "fake_helper.py";
 	bool qemu = str_eq(driver, "qemu");
 
 	assert_int_equal(remove_tree(run_dir), 0);
@@ -78,12 +79,21 @@ static int fresh(const char *driver, const char *script)
 	assert_int_equal(mkdir(shared, 0700), 0);
 	if (script)
 		write_text(run_dir, "fake.json", script);
-	config = (struct vmm_config){.driver = (char *)(uintptr_t)driver, .path = qemu ? fake_path : clh_path, .vcpus = 1,
-				     .memory_bytes = 256 << 20, .kernel_path = file, .image_path = file,
-				     .virtiofsd_path = helper, .virtiofsd_thread_pool_size = 4, .vsock_daemon_path = helper};
+	config = (struct vmm_config){.driver = (char *)(uintptr_t)driver,
+				     .path = qemu ? fake_path : clh_path,
+				     .vcpus = 1,
+				     .memory_bytes = 256 << 20,
+				     .kernel_path = file,
+				     .image_path = file,
+				     .virtiofsd_path = helper,
+				     .virtiofsd_thread_pool_size = 4,
+				     .vsock_daemon_path = helper};
 	choice = (struct vmm_choice){.driver = driver, .accel = "kvm"};
 	snprintf(choice.path, sizeof(choice.path), "%s", config.path);
-	spec = (struct vmm_spec){.id = "test-1", .run_dir = run_dir, .shared_dir = shared, .vcpus_max = 4,
+	spec = (struct vmm_spec){.id = "test-1",
+				 .run_dir = run_dir,
+				 .shared_dir = shared,
+				 .vcpus_max = 4,
 				 .memory_max_bytes = 1 << 30};
 	return 0;
 }
@@ -164,7 +174,7 @@ static struct vmm_event expect_event(struct vmm *vm, enum vmm_event_type type)
 	return e;
 }
 
-/* ---- both drivers ---------------------------------------------------------------------------------------------------- */
+/* ---- both drivers -------------------------------------------------------------------------------------- */
 
 static const char *const drivers[] = {"cloud-hypervisor", "qemu"};
 
@@ -172,7 +182,8 @@ static void start_binary_that_dies_tells_its_words(void **state)
 {
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++)
-		start_must_fail(drivers[i], "{\"exit\": [3, \"cannot allocate guest memory\"]}", "cannot allocate guest memory");
+		start_must_fail(drivers[i], "{\"exit\": [3, \"cannot allocate guest memory\"]}",
+				"cannot allocate guest memory");
 }
 
 static void start_helper_that_dies_tells_its_words(void **state)
@@ -184,7 +195,8 @@ static void start_helper_that_dies_tells_its_words(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
 		fresh(drivers[i], "{\"greeting\": \"\", \"hang\": [\"vmm.ping\"]}");
 		write_text(shared, "fake.json", "{\"fs_exit\": [4, \"no such shared directory\"]}");
-		assert_true(vmm_start(&config, &choice, &spec, now_monotonic_ns() + 2 * NS_PER_SEC, &vm, &err) < 0);
+		assert_true(vmm_start(&config, &choice, &spec, now_monotonic_ns() + 2 * NS_PER_SEC, &vm,
+				      &err) < 0);
 		if (!strstr(err.msg, "no such shared directory"))
 			fail_msg("%s", err.msg);
 		assert_int_equal(left_over(), 0);
@@ -249,7 +261,8 @@ static void connect_retries_and_keeps_the_stream_whole(void **state)
 		close_fd(fd);
 		end(vm);
 		vm = start(drivers[i], "{\"vsock_refuse\": 1000000}");
-		assert_int_equal(vmm_connect(vm, 1024, now_monotonic_ns() + NS_PER_SEC / 5, &err), -ETIMEDOUT);
+		assert_int_equal(vmm_connect(vm, 1024, now_monotonic_ns() + NS_PER_SEC / 5, &err),
+				 -ETIMEDOUT);
 		end(vm);
 		vm = start(drivers[i], "{\"vsock_answer\": \"NO 7\\n\"}");
 		assert_int_equal(vmm_connect(vm, 1024, LONG, &err), -EPROTO);
@@ -275,12 +288,17 @@ static void attach_all_kinds_and_detach(void **state)
 		assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -EEXIST);
 		d = (struct vmm_device){.type = VMM_DEVICE_PMEM, .id = "p", .path = file, .read_only = true};
 		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "pmem");
-		d = (struct vmm_device){.type = VMM_DEVICE_FS, .id = "f", .path = "/run/x.sock", .tag = "second"};
+		d = (struct vmm_device){
+			.type = VMM_DEVICE_FS, .id = "f", .path = "/run/x.sock", .tag = "second"};
 		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "fs");
-		d = (struct vmm_device){.type = VMM_DEVICE_VFIO, .id = "v", .path = "/sys/bus/pci/devices/0000:01:00.0"};
+		d = (struct vmm_device){
+			.type = VMM_DEVICE_VFIO, .id = "v", .path = "/sys/bus/pci/devices/0000:01:00.0"};
 		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "vfio");
 		if (i == 0) { /* QEMU is handed the tap itself: see the test with the real one */
-			d = (struct vmm_device){.type = VMM_DEVICE_NET, .id = "n", .path = "tap1", .mac = {2, 0, 0, 0, 0, 1},
+			d = (struct vmm_device){.type = VMM_DEVICE_NET,
+						.id = "n",
+						.path = "tap1",
+						.mac = {2, 0, 0, 0, 0, 1},
 						.mtu = 1450};
 			check(vmm_attach(vm, &d, pci, LONG, &err), &err, "net");
 		}
@@ -314,7 +332,8 @@ static void detach_without_the_guest_times_out(void **state)
 		char pci[VMM_PCI_ADDRESS_MAX];
 
 		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "disk");
-		assert_int_equal(vmm_detach(vm, "vol", now_monotonic_ns() + NS_PER_SEC / 5, &err), -ETIMEDOUT);
+		assert_int_equal(vmm_detach(vm, "vol", now_monotonic_ns() + NS_PER_SEC / 5, &err),
+				 -ETIMEDOUT);
 		assert_non_null(strstr(err.msg, "let go"));
 		end(vm);
 	}
@@ -333,7 +352,8 @@ static void hanging_vmm_ends_at_the_deadline_or_the_stop(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
-		struct vmm *vm = start(drivers[i], "{\"hang\": [\"vm.pause\", \"stop\"], \"vsock_refuse\": 1000000}");
+		struct vmm *vm =
+			start(drivers[i], "{\"hang\": [\"vm.pause\", \"stop\"], \"vsock_refuse\": 1000000}");
 		int64_t t0 = now_monotonic_ns();
 		pthread_t t;
 
@@ -355,8 +375,9 @@ static void vmm_that_exits_in_a_call_is_reported(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
-		struct vmm *vm = start(drivers[i], i ? "{\"exit_after\": [\"stop\", 7, \"assertion failed: x\"]}" :
-						       "{\"exit_after\": [\"vm.pause\", 7, \"assertion failed: x\"]}");
+		struct vmm *vm =
+			start(drivers[i], i ? "{\"exit_after\": [\"stop\", 7, \"assertion failed: x\"]}"
+					    : "{\"exit_after\": [\"vm.pause\", 7, \"assertion failed: x\"]}");
 		struct vmm_event e;
 		struct vmm_info info;
 
@@ -397,15 +418,20 @@ static void guest_ends_are_told_apart(void **state)
 		const char *driver, *script;
 		enum vmm_event_type type;
 	} cases[] = {
-		{"cloud-hypervisor", "{\"events\": [[\"guest\", \"panic\", {\"event\": \"panic\"}], [\"vm\", \"rebooting\", null]]}",
+		{"cloud-hypervisor",
+		 "{\"events\": [[\"guest\", \"panic\", {\"event\": \"panic\"}], [\"vm\", \"rebooting\", "
+		 "null]]}",
 		 VMM_EVENT_GUEST_PANIC},
 		{"cloud-hypervisor", "{\"events\": [[\"vm\", \"rebooting\", null]]}", VMM_EVENT_GUEST_RESET},
-		{"cloud-hypervisor", "{\"events\": [[\"vm\", \"shutdown\", null]]}", VMM_EVENT_GUEST_SHUTDOWN},
+		{"cloud-hypervisor", "{\"events\": [[\"vm\", \"shutdown\", null]]}",
+		 VMM_EVENT_GUEST_SHUTDOWN},
 		{"qemu",
-		 "{\"events\": [[\"GUEST_PANICKED\", {\"action\": \"shutdown\"}], [\"SHUTDOWN\", {\"guest\": true, \"reason\": "
+		 "{\"events\": [[\"GUEST_PANICKED\", {\"action\": \"shutdown\"}], [\"SHUTDOWN\", {\"guest\": "
+		 "true, \"reason\": "
 		 "\"guest-panic\"}]]}",
 		 VMM_EVENT_GUEST_PANIC},
-		{"qemu", "{\"events\": [[\"SHUTDOWN\", {\"guest\": true, \"reason\": \"guest-reset\"}]]}", VMM_EVENT_GUEST_RESET},
+		{"qemu", "{\"events\": [[\"SHUTDOWN\", {\"guest\": true, \"reason\": \"guest-reset\"}]]}",
+		 VMM_EVENT_GUEST_RESET},
 		{"qemu", "{\"events\": [[\"SHUTDOWN\", {\"guest\": true, \"reason\": \"guest-shutdown\"}]]}",
 		 VMM_EVENT_GUEST_SHUTDOWN},
 	};
@@ -445,12 +471,12 @@ static void recover_of_a_dead_vm_kills_what_is_left(void **state)
 	assert_int_equal(vmm_recover(&config, "{\"version\": 99}", &(struct vmm *){NULL}, &err), -EINVAL);
 }
 
-/* ---- each for itself --------------------------------------------------------------------------------------------------- */
+/* ---- each for itself ----------------------------------------------------------------------------------- */
 
 static void clh_command_line_has_the_described_order(void **state)
 {
-	static const char *const order[] = {"--api-socket", "--cpus", "--memory", "--kernel", "--cmdline", "--pmem",
-					    "--rng", "--vsock", "--console", "--fs"};
+	static const char *const order[] = {"--api-socket", "--cpus", "--memory", "--kernel",  "--cmdline",
+					    "--pmem",	    "--rng",  "--vsock",  "--console", "--fs"};
 	struct vmm *vm = start("cloud-hypervisor", NULL);
 	char *argv = read_text("argv.json"), *at = argv;
 
@@ -461,8 +487,9 @@ static void clh_command_line_has_the_described_order(void **state)
 	}
 	assert_non_null(strstr(argv, "shared=on"));
 	assert_non_null(strstr(argv, ",id=rootfs,discard_writes=on"));
-	assert_non_null(strstr(argv, "console=hvc0 root=/dev/pmem0p1 rootflags=data=ordered,errors=remount-ro,dax ro "
-				     "rootfstype=ext4 task.sharefs_type=virtiofs panic=-1"));
+	assert_non_null(
+		strstr(argv, "console=hvc0 root=/dev/pmem0p1 rootflags=data=ordered,errors=remount-ro,dax ro "
+			     "rootfstype=ext4 task.sharefs_type=virtiofs panic=-1"));
 	free(argv);
 	end(vm);
 }
@@ -470,10 +497,12 @@ static void clh_command_line_has_the_described_order(void **state)
 static void clh_errors_carry_the_vmm_s_words(void **state)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm = start("cloud-hypervisor",
-			       "{\"replies\": {\"vm.add-disk\": [500, [\"Error from API\", \"The disk could not be added\", "
-			       "\"Device or resource busy\"]], \"vm.resize\": [429, [\"removal pending\"]], "
-			       "\"vm.add-pmem\": [200, \"<html>\"], \"vm.add-fs\": [204, null], \"vm.resume\": [500, null]}}");
+	struct vmm *vm = start(
+		"cloud-hypervisor",
+		"{\"replies\": {\"vm.add-disk\": [500, [\"Error from API\", \"The disk could not be added\", "
+		"\"Device or resource busy\"]], \"vm.resize\": [429, [\"removal pending\"]], "
+		"\"vm.add-pmem\": [200, \"<html>\"], \"vm.add-fs\": [204, null], \"vm.resume\": [500, "
+		"null]}}");
 	struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = "vol", .path = file};
 	char pci[VMM_PCI_ADDRESS_MAX];
 
@@ -547,7 +576,8 @@ static void qmp_nonsense_is_an_error(void **state)
 static void qmp_errors_carry_qemu_s_words_and_clean_up(void **state)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm = start("qemu", "{\"errors\": {\"device_add\": \"Bus 'rp0' does not support hotplugging\"}}");
+	struct vmm *vm =
+		start("qemu", "{\"errors\": {\"device_add\": \"Bus 'rp0' does not support hotplugging\"}}");
 	struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = "vol", .path = file};
 	char pci[VMM_PCI_ADDRESS_MAX];
 

@@ -33,8 +33,9 @@ static char *in_ns(const char *command)
 {
 	static char out[8192];
 	char arg[128];
-	char *argv[] = {(char *)(uintptr_t) "nsenter", arg, (char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c",
-			(char *)(uintptr_t)command, NULL};
+	char *argv[] = {(char *)(uintptr_t) "nsenter", arg,
+			(char *)(uintptr_t) "sh",      (char *)(uintptr_t) "-c",
+			(char *)(uintptr_t)command,    NULL};
 	struct vmm_run run = {.argv = argv, .out = out, .out_size = sizeof(out)};
 
 	snprintf(arg, sizeof(arg), "--net=%s", ns);
@@ -71,7 +72,8 @@ static void tap_join_redirects_both_ways_and_repeats(void **state)
 
 	(void)state;
 	assert_int_equal(vmm_netns_create(ns, &err), 0);
-	in_ns("ip link add eth0 address 02:00:00:00:00:17 mtu 1400 type veth peer name peer0 && ip link set peer0 up && "
+	in_ns("ip link add eth0 address 02:00:00:00:00:17 mtu 1400 type veth peer name peer0 && ip link set "
+	      "peer0 up && "
 	      "ip link set eth0 up && ip addr add 10.9.8.7/24 dev eth0 && ip addr add fd00::7/64 dev eth0");
 	if (vmm_tap_create(ns, "tap0", 65521, &err) < 0)
 		fail_msg("%s", err.msg);
@@ -85,8 +87,10 @@ static void tap_join_redirects_both_ways_and_repeats(void **state)
 			fail_msg("%s", err.msg);
 		assert_memory_equal(info.mac, mac, 6);
 		assert_int_equal(info.mtu, 1400);
-		assert_non_null(strstr(in_ns("tc filter show dev eth0 ingress"), "Egress Redirect to device tap0"));
-		assert_non_null(strstr(in_ns("tc filter show dev tap0 ingress"), "Egress Redirect to device eth0"));
+		assert_non_null(
+			strstr(in_ns("tc filter show dev eth0 ingress"), "Egress Redirect to device tap0"));
+		assert_non_null(
+			strstr(in_ns("tc filter show dev tap0 ingress"), "Egress Redirect to device eth0"));
 		/* CNI's CHECK and DEL look for them. */
 		assert_non_null(strstr(in_ns("ip -4 addr show eth0"), "10.9.8.7"));
 		assert_non_null(strstr(in_ns("ip -6 addr show eth0"), "fd00"));
@@ -99,7 +103,10 @@ static void tap_join_redirects_both_ways_and_repeats(void **state)
 
 static void tap_join_carries_frames(void **state)
 {
-	/* Ethernet broadcast with an unused type: out of the peer, into eth0's ingress, out of the tap's queue. */
+	/*
+	 * Ethernet broadcast with an unused type: out of the peer, into eth0's ingress, out of the tap's
+	 * queue.
+	 */
 	unsigned char frame[10 + 60] = {0}, got[2048];
 	struct vmm_if_info info;
 	struct err err = ERR_INIT;
@@ -120,9 +127,13 @@ static void tap_join_carries_frames(void **state)
 	frame[10 + 13] = 0xb5; /* IEEE 802 local experimental */
 	/* The guest's side: written to the tap, counted at the peer. */
 	assert_int_equal(write(fd, frame, sizeof(frame)), sizeof(frame));
-	assert_true(strtoul(in_ns("cat /proc/net/dev | sed -n 's/.*peer0: *[0-9]* *\\([0-9]*\\).*/\\1/p'"), NULL, 10) > 0);
-	/* The wire's side: raise something at the peer (its IPv6 solicitations do) and read it from the tap. */
-	in_ns("ip addr add 10.9.8.1/24 dev peer0; ip neigh flush all; ping -c 1 -W 1 10.9.8.7 >/dev/null 2>&1; true");
+	assert_true(strtoul(in_ns("cat /proc/net/dev | sed -n 's/.*peer0: *[0-9]* *\\([0-9]*\\).*/\\1/p'"),
+			    NULL, 10) > 0);
+	/*
+	 * The wire's side: raise something at the peer (its IPv6 solicitations do) and read it from the tap.
+	 */
+	in_ns("ip addr add 10.9.8.1/24 dev peer0; ip neigh flush all; ping -c 1 -W 1 10.9.8.7 >/dev/null "
+	      "2>&1; true");
 	for (int i = 0; i < 50 && n <= 0; i++) {
 		n = read(fd, got, sizeof(got));
 		if (n < 0)

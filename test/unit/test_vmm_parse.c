@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <cmocka.h>
 
-/* ---- QMP ------------------------------------------------------------------------------------------------------------- */
+/* ---- QMP ----------------------------------------------------------------------------------------------- */
 
 static char seen[256];
 
@@ -23,8 +23,9 @@ static void note_event(const char *name, struct json_object *data, void *arg)
 
 static void qmp_feed_byte_by_byte_tells_events_from_replies(void **state)
 {
-	static const char text[] = "{\"QMP\": {}}\r\n{\"event\": \"RESET\", \"data\": {}}\r\n{\"event\": \"STOP\"}\n"
-				   "{\"return\": 1, \"id\": \"crv-9\"}\n{\"id\": \"crv-1\", \"return\": {\"a\": 2}}\n\r\n";
+	static const char text[] =
+		"{\"QMP\": {}}\r\n{\"event\": \"RESET\", \"data\": {}}\r\n{\"event\": \"STOP\"}\n"
+		"{\"return\": 1, \"id\": \"crv-9\"}\n{\"id\": \"crv-1\", \"return\": {\"a\": 2}}\n\r\n";
 	struct err err = ERR_INIT;
 	struct json_object *v = NULL;
 	struct qmp q;
@@ -50,7 +51,8 @@ static void qmp_feed_byte_by_byte_tells_events_from_replies(void **state)
 
 static void qmp_feed_nonsense_fails(void **state)
 {
-	static const char *const bad[] = {"[]\n", "{}\n", "nonsense\n", "{\"event\": \n", "\"x\"\n", "{\"QMP\": 1\n", "1\n"};
+	static const char *const bad[] = {"[]\n",    "{}\n",	      "nonsense\n", "{\"event\": \n",
+					  "\"x\"\n", "{\"QMP\": 1\n", "1\n"};
 	struct err err = ERR_INIT;
 
 	(void)state;
@@ -66,7 +68,8 @@ static void qmp_feed_nonsense_fails(void **state)
 
 static void qmp_result_error_has_the_words(void **state)
 {
-	static const char text[] = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such bus\"}, \"id\": \"crv-1\"}\n";
+	static const char text[] =
+		"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such bus\"}, \"id\": \"crv-1\"}\n";
 	struct err err = ERR_INIT;
 	struct qmp q;
 
@@ -82,7 +85,11 @@ static void qmp_result_error_has_the_words(void **state)
 
 static void qemu_read_ports_strange_answers_are_left_out(void **state)
 {
-	static const char *const odd[] = {"1", "[]", "[{}]", "[{\"devices\": 3}]", "[{\"devices\": [1, {}, {\"qdev_id\": \"rp99\"}]}]",
+	static const char *const odd[] = {"1",
+					  "[]",
+					  "[{}]",
+					  "[{\"devices\": 3}]",
+					  "[{\"devices\": [1, {}, {\"qdev_id\": \"rp99\"}]}]",
 					  "[{\"devices\": [{\"qdev_id\": \"rp0\", \"pci_bridge\": 3}]}]"};
 	struct qemu_port ports[QEMU_ROOT_PORTS];
 
@@ -97,15 +104,19 @@ static void qemu_read_ports_strange_answers_are_left_out(void **state)
 	}
 }
 
-/* ---- Cloud Hypervisor -------------------------------------------------------------------------------------------------- */
+/* ---- Cloud Hypervisor ---------------------------------------------------------------------------------- */
 
 static void ch_error_words_joins_the_chain(void **state)
 {
 	static const struct {
 		const char *body, *words;
 	} cases[] = {
-		{"[\"outer\",\"middle\",\"inner\"]", "outer: middle: inner"}, {"\"one\"", "one"}, {"plain\nwords", "plain words"},
-		{"", ""},						       {"[]", ""},	   {"[1,null]", "1: null"},
+		{"[\"outer\",\"middle\",\"inner\"]", "outer: middle: inner"},
+		{"\"one\"", "one"},
+		{"plain\nwords", "plain words"},
+		{"", ""},
+		{"[]", ""},
+		{"[1,null]", "1: null"},
 	};
 	char words[64];
 
@@ -114,8 +125,9 @@ static void ch_error_words_joins_the_chain(void **state)
 		ch_error_words(cases[i].body, strlen(cases[i].body), words, sizeof(words));
 		assert_string_equal(words, cases[i].words);
 	}
-	ch_error_words("[\"0123456789012345678901234567890123456789\", \"0123456789012345678901234567890123456789\"]", 86, words,
-		       sizeof(words));
+	ch_error_words("[\"0123456789012345678901234567890123456789\", "
+		       "\"0123456789012345678901234567890123456789\"]",
+		       86, words, sizeof(words));
 	assert_int_equal(strlen(words), sizeof(words) - 1);
 }
 
@@ -130,8 +142,9 @@ static struct vmm *bare_vm(const struct vmm_driver *driver)
 
 static void ch_events_in_pieces_are_taken_once_whole(void **state)
 {
-	static const char text[] = "{\n  \"timestamp\": {\"secs\": 1},\n  \"source\": \"vm\",\n  \"event\": \"booted\"\n}\n\n"
-				   "{\"source\": \"guest\", \"event\": \"panic\", \"properties\": {\"event\": \"panic\"}}\n\n";
+	static const char text[] =
+		"{\n  \"timestamp\": {\"secs\": 1},\n  \"source\": \"vm\",\n  \"event\": \"booted\"\n}\n\n"
+		"{\"source\": \"guest\", \"event\": \"panic\", \"properties\": {\"event\": \"panic\"}}\n\n";
 	struct vmm *vm = bare_vm(&vmm_driver_cloud_hypervisor);
 	struct ch *c = calloc(1, sizeof(*c));
 	struct err err = ERR_INIT;
@@ -153,7 +166,7 @@ static void ch_events_in_pieces_are_taken_once_whole(void **state)
 	vmm_free(vm);
 }
 
-/* ---- vsock, console, names ------------------------------------------------------------------------------------------------ */
+/* ---- vsock, console, names ----------------------------------------------------------------------------- */
 
 static void vsock_parse_ok_takes_only_the_whole_line(void **state)
 {
@@ -210,7 +223,7 @@ static void status_words_name_the_signal(void **state)
 	assert_non_null(strstr(words, "unknown"));
 }
 
-/* ---- command lines ---------------------------------------------------------------------------------------------------------- */
+/* ---- command lines ------------------------------------------------------------------------------------- */
 
 static bool has(char *const *argv, const char *option, const char *part)
 {
@@ -223,12 +236,22 @@ static bool has(char *const *argv, const char *option, const char *part)
 
 static void qemu_command_has_what_the_vm_needs(void **state)
 {
-	struct vmm_config config = {.kernel_path = (char *)(uintptr_t) "/k", .image_path = (char *)(uintptr_t) "/i",
-				    .kernel_params = (char *)(uintptr_t) "quiet", .task_debug = true, .hugepages = true};
+	struct vmm_config config = {.kernel_path = (char *)(uintptr_t) "/k",
+				    .image_path = (char *)(uintptr_t) "/i",
+				    .kernel_params = (char *)(uintptr_t) "quiet",
+				    .task_debug = true,
+				    .hugepages = true};
 	struct vmm_choice choice = {.driver = "qemu", .path = "/usr/bin/qemu-system-x86_64", .accel = "tcg"};
 	struct vmm_spec spec = {.mtu = 9000, .extra_params = "a=b"};
-	struct vmm_launch l = {.config = &config, .choice = &choice, .spec = &spec, .image_bytes = 4 << 20, .fs = 0,
-			       .vsock = 1, .tap = 2, .monitor = 3, .mac = {2, 0, 0, 0, 0, 9}};
+	struct vmm_launch l = {.config = &config,
+			       .choice = &choice,
+			       .spec = &spec,
+			       .image_bytes = 4 << 20,
+			       .fs = 0,
+			       .vsock = 1,
+			       .tap = 2,
+			       .monitor = 3,
+			       .mac = {2, 0, 0, 0, 0, 9}};
 	struct vmm *vm = bare_vm(&vmm_driver_qemu);
 	struct err err = ERR_INIT;
 	char **argv CLEANUP_STRV = NULL;
@@ -245,9 +268,12 @@ static void qemu_command_has_what_the_vm_needs(void **state)
 	assert_true(has(argv, "-smp", "cpus=1,"));
 	assert_true(has(argv, "-object", "mem-path=/i,size=4194304,share=on,readonly=on"));
 	assert_true(has(argv, "-object", "hugetlb=on"));
-	assert_true(has(argv, "-append", "dax ro rootfstype=ext4 task.sharefs_type=virtiofs panic=-1 task.debug=true quiet a=b"));
+	assert_true(
+		has(argv, "-append",
+		    "dax ro rootfstype=ext4 task.sharefs_type=virtiofs panic=-1 task.debug=true quiet a=b"));
 	assert_true(has(argv, "-append", " no_timer_check"));
-	assert_true(has(argv, "-device", "virtio-net-pci,id=net0,netdev=net0-tap,mac=02:00:00:00:00:09,host_mtu=9000"));
+	assert_true(has(argv, "-device",
+			"virtio-net-pci,id=net0,netdev=net0-tap,mac=02:00:00:00:00:09,host_mtu=9000"));
 	assert_true(has(argv, "-device", "vhost-user-fs-pci,id=fs0,chardev=fs0-sock,tag=kuasar"));
 	assert_true(has(argv, "-device", "pcie-root-port,id=rp7"));
 	assert_true(has(argv, "-device", "virtio-mem-pci"));
@@ -261,7 +287,8 @@ static void qemu_command_has_what_the_vm_needs(void **state)
 
 static void commands_refuse_what_options_cannot_carry(void **state)
 {
-	struct vmm_config config = {.kernel_path = (char *)(uintptr_t) "/k", .image_path = (char *)(uintptr_t) "/i,readonly=off"};
+	struct vmm_config config = {.kernel_path = (char *)(uintptr_t) "/k",
+				    .image_path = (char *)(uintptr_t) "/i,readonly=off"};
 	struct vmm_choice choice = {.path = "x"};
 	struct vmm_spec spec = {0};
 	struct vmm_launch l = {.config = &config, .choice = &choice, .spec = &spec, .tap = -1};
@@ -282,7 +309,8 @@ static void commands_refuse_what_options_cannot_carry(void **state)
 
 static void virtiofsd_command_speaks_both_dialects(void **state)
 {
-	struct vmm_config config = {.virtiofsd_cache = (char *)(uintptr_t) "never", .virtiofsd_thread_pool_size = 4};
+	struct vmm_config config = {.virtiofsd_cache = (char *)(uintptr_t) "never",
+				    .virtiofsd_thread_pool_size = 4};
 	struct err err = ERR_INIT;
 	char **rust CLEANUP_STRV = NULL, **legacy CLEANUP_STRV = NULL;
 
@@ -292,10 +320,11 @@ static void virtiofsd_command_speaks_both_dialects(void **state)
 	assert_string_equal(rust[2], "--fd=4");
 	assert_string_equal(rust[3], "--cache=never");
 	assert_int_equal(virtiofsd_command(&config, "v", true, "/s", 4, &legacy, &err), 0);
-	assert_true(has(legacy, "-o", "source=/s,cache=none,log_level=info,sandbox=namespace,xattr,announce_submounts"));
+	assert_true(has(legacy, "-o",
+			"source=/s,cache=none,log_level=info,sandbox=namespace,xattr,announce_submounts"));
 }
 
-/* ---- choosing --------------------------------------------------------------------------------------------------------------- */
+/* ---- choosing ------------------------------------------------------------------------------------------ */
 
 static void choose_names_what_is_missing(void **state)
 {
@@ -323,9 +352,10 @@ static void choose_names_what_is_missing(void **state)
 
 static void choose_finds_the_program_and_says_why(void **state)
 {
-	struct vmm_config config = {.driver = (char *)(uintptr_t) "qemu", .path = (char *)(uintptr_t) CRV_SOURCE_DIR
-								  "/test/fake/fake_qmp.py",
-				    .kernel_path = (char *)(uintptr_t) "/bin/sh", .image_path = (char *)(uintptr_t) "/bin/sh"};
+	struct vmm_config config = {.driver = (char *)(uintptr_t) "qemu",
+				    .path = (char *)(uintptr_t)CRV_SOURCE_DIR "/test/fake/fake_qmp.py",
+				    .kernel_path = (char *)(uintptr_t) "/bin/sh",
+				    .image_path = (char *)(uintptr_t) "/bin/sh"};
 	struct vmm_choice choice;
 	struct err err = ERR_INIT;
 
