@@ -1,0 +1,53 @@
+"""A15: a server that ends or is killed leaves its pods running, and the next one has them again."""
+
+import os
+import signal
+
+from harness import BUSYBOX, Case, eventually
+from scenario_main import command_lines
+
+
+class Restart(Case):
+    images = (BUSYBOX,)
+
+    def survives(self, sig):
+        pod = self.server.runp()
+        container = pod.run(["sh", "-c", "i=0; while true; do i=$((i+1)); echo line $i; sleep 0.2; done"])
+        eventually(lambda: len(container.log_lines()) > 2, 10, "no log lines")
+        before = {name: sorted(pid for pid, _ in found) for name, found in command_lines(self.server).items()}
+        address = pod.ip
+        self.server.stop(sig)
+        self.server.start()
+        self.assertEqual(pod.status()["state"], "SANDBOX_READY")
+        self.assertEqual(pod.ip, address)
+        self.assertEqual(container.status()["state"], "CONTAINER_RUNNING")
+        self.assertEqual({name: sorted(pid for pid, _ in found) for name, found in command_lines(self.server).items()}, before)
+        self.assertEqual(container.exec("echo", "still here").strip(), "still here")
+        seen = len(container.log_lines())
+        eventually(lambda: len(container.log_lines()) > seen + 2, 10, "no more log lines")
+        numbers = [int(text.split()[1]) for _, _, text in container.log_lines()]
+        self.assertEqual(numbers, list(range(1, len(numbers) + 1)), "a line is lost or repeated")
+        second = pod.run(["sleep", "100"])
+        self.assertEqual(second.status()["state"], "CONTAINER_RUNNING")
+
+    def test_orderly(self):
+        self.survives(signal.SIGTERM)
+
+    def test_killed(self):
+        self.survives(signal.SIGKILL)
+
+    def test_vm_that_died_meanwhile(self):
+        """What dies while no server looks is known at once when one does."""
+        pod = self.server.runp()
+        container = pod.run(["sleep", "1000"])
+        self.server.stop(signal.SIGKILL)
+        for found in command_lines(self.server).values():
+            for pid, _ in found:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        self.server.start()
+        eventually(lambda: pod.status()["state"] == "SANDBOX_NOTREADY", 5, "the pod is still ready")
+        status = container.status()
+        self.assertEqual((status["state"], int(status["exitCode"])), ("CONTAINER_EXITED", 137))
