@@ -93,8 +93,13 @@ class Pull(Case):
     def test_import_and_export(self):
         layout = self.server.dir / "layout"
         oci.write_layout({"imported.example/thing:1": catalog.zstd()}, layout)
-        run = lambda *args: subprocess.run([CRIVISOR, "image", *args, "--config", self.server.config], check=True,  # noqa: E731
-                                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+
+        def run(*args):
+            done = subprocess.run([CRIVISOR, "image", *args, "--config", self.server.config], stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True)
+            self.assertEqual(done.returncode, 0, done.stdout)
+            return done.stdout
+
         run("import", layout)
         self.assertIn("imported.example/thing", run("list"))
         self.assertIn("imported.example/thing", self.server.crictl("images"))

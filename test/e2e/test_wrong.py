@@ -65,10 +65,11 @@ class Requests(Case):
             pod.create(["true"])
 
     def test_log_directory_that_cannot_be(self):
-        (self.server.dir / "a-file").write_text("")
-        with self.assertRaises(CliError):
-            self.server.runp(log_directory=str(self.server.dir / "a-file" / "x"))
-        self.assertEqual(self.server.pod_ids(), [])
+        path = self.server.dir / "a-file"
+        path.write_text("")
+        with self.assertRaises(CliError) as caught:
+            self.server.runp(log_directory=str(path / "x")).run(["true"])
+        self.assertIn(str(path), caught.exception.message)
 
 
 class Start(Case):
