@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <cmocka.h>
 
 #define FAKE CRV_SOURCE_DIR "/test/fake/"
@@ -471,6 +472,42 @@ static void recover_of_a_dead_vm_kills_what_is_left(void **state)
 	assert_int_equal(vmm_recover(&config, "{\"version\": 99}", &(struct vmm *){NULL}, &err), -EINVAL);
 }
 
+/* As after a restart of the server: the VM is no child of ours, and its exit status nobody can tell. */
+static void recover_of_somebody_else_s_vm_has_no_status(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		char *json CLEANUP_FREE = NULL;
+		struct vmm *vm = NULL;
+		struct vmm_event e;
+		struct vmm_info info;
+		pid_t pid;
+
+		fresh(drivers[i], NULL);
+		pid = fork();
+		if (pid == 0) {
+			char *text = NULL;
+
+			if (vmm_start(&config, &choice, &spec, LONG, &vm, NULL) == 0)
+				text = vmm_save(vm);
+			if (text)
+				write_text(dir, "saved", text);
+			_exit(text ? 0 : 1);
+		}
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+		json = read_text("../saved");
+		check(vmm_recover(&config, json, &vm, &err), &err, "recover");
+		check(vmm_info(vm, &info, &err), &err, "info");
+		kill(info.vmm_pid, SIGKILL);
+		e = expect_event(vm, VMM_EVENT_VMM_EXITED);
+		assert_int_equal(e.status, -1);
+		assert_non_null(strstr(e.detail, "unknown"));
+		end(vm);
+	}
+}
+
 /* ---- each for itself ----------------------------------------------------------------------------------- */
 
 static void clh_command_line_has_the_described_order(void **state)
@@ -622,6 +659,7 @@ int main(void)
 		cmocka_unit_test(deaths_have_their_true_status),
 		cmocka_unit_test(guest_ends_are_told_apart),
 		cmocka_unit_test(recover_of_a_dead_vm_kills_what_is_left),
+		cmocka_unit_test(recover_of_somebody_else_s_vm_has_no_status),
 		cmocka_unit_test(clh_command_line_has_the_described_order),
 		cmocka_unit_test(clh_errors_carry_the_vmm_s_words),
 		cmocka_unit_test(clh_resize_waits_for_the_memory),
