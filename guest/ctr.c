@@ -7,6 +7,7 @@
 #include "guest/gcgroup.h"
 #include "guest/gshare.h"
 #include "guest/gevents.h"
+#include "guest/ginit.h"
 #include "guest/guest.h"
 
 #include <fcntl.h>
@@ -296,6 +297,7 @@ void ctr_create(struct guest *g, const char *id, const char *bundle, const struc
 	struct err err = ERR_INIT;
 	struct ctr *c = NULL;
 
+	ginit_settle(g);
 	if (create_check(g, id, bundle, &err) == 0)
 		c = ctr_new(g, id, io, &err);
 	if (!c) {

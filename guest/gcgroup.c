@@ -106,10 +106,13 @@ static int make_leaf(const char *path, struct err *err)
 	return 0;
 }
 
-static int setup_v2(struct err *err)
+int gcgroup_enable(bool v2, struct err *err)
 {
-	int r = make_leaf(GUEST_CGROUP_PARENT, err);
+	int r;
 
+	if (!v2)
+		return 0;
+	r = make_leaf(GUEST_CGROUP_PARENT, err);
 	if (r == 0)
 		r = enable_controllers("", err);
 	return r == 0 ? enable_controllers(GUEST_CGROUP_PARENT, err) : r;
@@ -151,7 +154,7 @@ int gcgroup_setup(bool *ret_v2, struct err *err)
 {
 	if (mount("cgroup2", GCGROUP_ROOT, "cgroup2", MOUNT_BITS, NULL) == 0) {
 		*ret_v2 = true;
-		return setup_v2(err);
+		return 0;
 	}
 	if (errno != ENODEV)
 		return err_set_errno(err, -errno, "mount cgroup2 at %s", GCGROUP_ROOT);

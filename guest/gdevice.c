@@ -3,6 +3,7 @@
 #include "api/agent/agent.pb-c.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "guest/ginit.h"
 #include "guest/reap.h"
 #include "guest/rpc.h"
 #include "guest/services.h"
@@ -335,6 +336,7 @@ int gdevice_setup(struct guest *g, struct err *err)
 
 static void begin(struct attach *a, struct guest *g, struct ttrpc_request *req)
 {
+	ginit_settle(g);
 	a->g = g;
 	a->next = attaches;
 	a->prevp = &attaches;

@@ -29,17 +29,26 @@ static const struct early_mount early[] = {
 	{"sysfs", "/sys", "sysfs", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, false},
 	{"devtmpfs", "/dev", "devtmpfs", "mode=755", MS_NOSUID, false},
 	{"tmpfs", "/run", "tmpfs", "mode=755", MS_NOSUID | MS_NODEV, false},
-	{"tmpfs", "/tmp", "tmpfs", "mode=1777,size=64m", MS_NOSUID | MS_NODEV, true},
 	{"shm", "/dev/shm", "tmpfs", "mode=1777", MS_NOSUID | MS_NODEV | MS_NOEXEC, false},
 	{"devpts", "/dev/pts", "devpts", "mode=620,ptmxmode=666,gid=5", MS_NOSUID | MS_NOEXEC, false},
+};
+
+/* What containers need, but the first answer to the host does not. */
+static const struct early_mount later[] = {
+	{"tmpfs", "/tmp", "tmpfs", "mode=1777,size=64m", MS_NOSUID | MS_NODEV, true},
 	{"mqueue", "/dev/mqueue", "mqueue", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, true},
 };
 
-static const struct {
+struct sysctl {
 	const char *path, *value;
 	bool optional;
-} sysctls[] = {
+};
+
+static const struct sysctl early_sysctls[] = {
 	{"/proc/sys/vm/overcommit_memory", "1", false},
+};
+
+static const struct sysctl later_sysctls[] = {
 	{"/proc/sys/kernel/panic_on_oops", "1", false},
 	{"/proc/sys/fs/inotify/max_user_instances", "8192", true},
 	{"/proc/sys/fs/inotify/max_user_watches", "524288", true},
@@ -137,13 +146,13 @@ static int make_dirs(struct err *err)
 	return 0;
 }
 
-static int set_sysctls(struct err *err)
+static int set_sysctls(const struct sysctl *list, size_t n, struct err *err)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(sysctls); i++) {
-		int r = write_file(sysctls[i].path, sysctls[i].value, strlen(sysctls[i].value), 0);
+	for (size_t i = 0; i < n; i++) {
+		int r = write_file(list[i].path, list[i].value, strlen(list[i].value), 0);
 
-		if (r < 0 && !sysctls[i].optional)
-			return err_set_errno(err, r, "write %s to %s", sysctls[i].value, sysctls[i].path);
+		if (r < 0 && !list[i].optional)
+			return err_set_errno(err, r, "write %s to %s", list[i].value, list[i].path);
 	}
 	return 0;
 }
@@ -163,13 +172,11 @@ int ginit_early(struct guest *g, struct err *err)
 		r = mount_one(&early[i], err);
 	hurry_rcu();
 	if (r == 0)
-		r = make_links(err);
-	if (r == 0)
 		r = make_dirs(err);
 	if (r == 0)
 		r = gcgroup_setup(&g->cgroup2, err);
 	if (r == 0)
-		r = set_sysctls(err);
+		r = set_sysctls(early_sysctls, ARRAY_SIZE(early_sysctls), err);
 	/* The agent must survive what its containers do; its memory is nobody's business. */
 	(void)write_file("/proc/self/oom_score_adj", "-1000", 5, 0);
 	prctl(PR_SET_DUMPABLE, 0);
@@ -190,16 +197,43 @@ int ginit_share(const struct guest *g, struct err *err)
 	if (r < 0)
 		return err_set_errno(err, r, "mount the share \"%s\" (%s) at %s", GUEST_SHARE_TAG,
 				     g->config.share == GCONFIG_SHARE_9P ? "9p" : "virtiofs", GUEST_SHARE_DIR);
-	return gsandbox_dns(err);
+	return 0;
 }
 
 int ginit_late(struct guest *g, struct err *err)
 {
+	(void)g;
+	return gsandbox_dns(err);
+}
+
+static int settle(struct guest *g, struct err *err)
+{
 	int r = gnet_setup(err);
 
 	if (r == 0)
+		r = gcgroup_enable(g->cgroup2, err);
+	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(later); i++)
+		r = mount_one(&later[i], err);
+	if (r == 0)
+		r = make_links(err);
+	if (r == 0)
+		r = set_sysctls(later_sysctls, ARRAY_SIZE(later_sysctls), err);
+	if (r == 0)
 		r = ctr_oom_setup(g, err);
-	return r == 0 ? gdevice_setup(g, err) : r;
+	if (r == 0)
+		r = gdevice_setup(g, err);
+	return r == 0 ? gcgroup_enter_leaf(g->cgroup2, err) : r;
+}
+
+void ginit_settle(struct guest *g)
+{
+	struct err err = ERR_INIT;
+
+	if (g->settled)
+		return;
+	g->settled = true;
+	if (settle(g, &err) < 0)
+		ginit_fatal(&err);
 }
 
 /* ---- the end ----------------------------------------------------------------------------------------------------------------- */

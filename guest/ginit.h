@@ -17,6 +17,11 @@ void ginit_log(void);
 int ginit_early(struct guest *g, struct err *err);
 int ginit_share(const struct guest *g, struct err *err);
 int ginit_late(struct guest *g, struct err *err);
+/*
+ * What containers, devices and interfaces need, but the first answer to the host does not: lo, cgroup controllers, the lesser mounts
+ * and sysctls, watches. Done once: after the first Check, or before the first request that needs it, or when nobody asks.
+ */
+void ginit_settle(struct guest *g);
 /* Says why on the console, where the host finds it ("crivisor-agent: fatal: …"), and powers the machine off. */
 void ginit_fatal(const struct err *err) __attribute__((noreturn));
 /* Unmounts the share, syncs, powers off. Ends the process if even that fails, which panics the kernel. */

@@ -31,6 +31,7 @@ struct guest {
 	unsigned int ctrs_len;
 	struct gserver *server;
 	struct gevents *events;
+	bool settled;            /* ginit_settle was here */
 	bool shutting_down;
 };
 

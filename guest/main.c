@@ -2,14 +2,13 @@
  * crivisor-agent: PID 1 of a pod's VM.
  *
  * Order: /proc → configuration → tracing → early init (environment, mounts, cgroups, sysctls) → log → share → debug console →
- * late init (network, watches) → serving. Whatever fails is said on the console and ends the VM. The listening socket is made
+ * late init (DNS) → serving, and what can wait for it (ginit_settle). Whatever fails is said on the console and ends the VM. The listening socket is made
  * early, so that the host's first connection waits in the kernel; it is served after everything else.
  */
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "guest/gconsole.h"
-#include "guest/gcgroup.h"
 #include "guest/gevents.h"
 #include "guest/ginit.h"
 #include "guest/gserver.h"
@@ -18,9 +17,10 @@
 #include "guest/services.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 
-#define SETTLE_NS (500 * NS_PER_MS)
+#define SETTLE_NS (500 * NS_PER_MS) /* when nobody has asked by then */
 #define LOGS_MAX  (16u << 20) /* output of all processes that the host has not acknowledged */
 
 static void toggle_tracing(struct guest *g)
@@ -133,6 +133,7 @@ static const struct {
 static void run_steps(struct guest *g)
 {
 	char times[512] = "";
+	struct rusage usage;
 	int64_t begin = g->init_ns;
 
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
@@ -150,22 +151,18 @@ static void run_steps(struct guest *g)
 		begin = now;
 	}
 	log_info("crivisor-agent %s ready in %lld ms", CRV_VERSION, (long long)((begin - g->init_ns) / NS_PER_MS));
-	log_debug("%s", times);
+	getrusage(RUSAGE_SELF, &usage);
+	log_debug("%s; %ld page faults", times, usage.ru_minflt + usage.ru_majflt);
 }
 
-/* What need not be done before the host is answered. */
-static void on_settled(void *arg)
+static void on_settle(void *arg)
 {
-	struct guest *g = arg;
-	struct err err;
-
-	if (gcgroup_enter_leaf(g->cgroup2, &err) < 0)
-		log_warn("%s", err.msg);
+	ginit_settle(arg);
 }
 
 int main(int argc, char **argv)
 {
-	static struct eloop_timer settled;
+	static struct eloop_timer settle;
 	static struct guest g;
 	struct err err = ERR_INIT;
 
@@ -178,7 +175,7 @@ int main(int argc, char **argv)
 	}
 	g.init_ns = guest_boottime_ns();
 	run_steps(&g);
-	eloop_timer_set(g.loop, &settled, now_monotonic_ns() + SETTLE_NS, on_settled, &g);
+	eloop_timer_set(g.loop, &settle, now_monotonic_ns() + SETTLE_NS, on_settle, &g);
 	err_set_errno(&err, eloop_run(g.loop), "event loop");
 	ginit_fatal(&err);
 }
