@@ -9,8 +9,9 @@
 
 static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {
-	static const char *const features[] = {"readlog", "dial", "stats", "attach-device", "online-resources",
-					       "shared-pidns", "cgroup2"};
+	static const char *const features[] = {
+		"readlog", "dial", "stats", "attach-device", "online-resources", "shared-pidns", "cgroup2",
+	};
 	Crivisor__Agent__V1__InfoRequest *m RPC_MESSAGE =
 		rpc_unpack(req, &crivisor__agent__v1__info_request__descriptor, payload, len);
 	Crivisor__Agent__V1__InfoResponse resp = CRIVISOR__AGENT__V1__INFO_RESPONSE__INIT;

@@ -8,7 +8,7 @@
 #include <fcntl.h>
 #include <signal.h>
 
-#define LOG_MAX    65536
+#define LOG_MAX	   65536
 #define SUBCOMMAND 5 /* its place in argv, behind the global options */
 
 struct crun_run {
@@ -17,7 +17,7 @@ struct crun_run {
 	char **argv;
 	int stdio[3];
 	char log[64], pidfile[64]; /* pidfile empty: not wanted */
-	pid_t pid;                 /* 0: queued */
+	pid_t pid;		   /* 0: queued */
 	uint64_t since;
 	bool killed, late;
 	struct reap_watch watch;
@@ -92,9 +92,11 @@ static int run_error(struct crun_run *run, int status, struct err *err)
 	const char *what = run->argv[SUBCOMMAND];
 
 	if (run->killed)
-		return err_set_status(err, -ECANCELED, ERR_ABORTED, "crun %s: killed by a later request", what);
+		return err_set_status(err, -ECANCELED, ERR_ABORTED, "crun %s: killed by a later request",
+				      what);
 	if (run->late)
-		return err_set(err, -ETIMEDOUT, "crun %s: not done after %lld s", what, CRUN_DEADLINE_NS / NS_PER_SEC);
+		return err_set(err, -ETIMEDOUT, "crun %s: not done after %lld s", what,
+			       CRUN_DEADLINE_NS / NS_PER_SEC);
 	if (status == 0)
 		return 0;
 	if (read_file(run->log, LOG_MAX, &log, NULL) == 0)
@@ -103,7 +105,8 @@ static int run_error(struct crun_run *run, int status, struct err *err)
 		return err_set_status(err, -EIO, ERR_UNKNOWN, "crun %s: %s", what, msg);
 	if (status == 127)
 		return err_set_status(err, -EIO, ERR_INTERNAL, "crun %s: %s cannot be run", what, CRUN_PATH);
-	return err_set_status(err, -EIO, ERR_UNKNOWN, "crun %s: ended with status %d and said nothing", what, status);
+	return err_set_status(err, -EIO, ERR_UNKNOWN, "crun %s: ended with status %d and said nothing", what,
+			      status);
 }
 
 static int run_pid(const struct crun_run *run, pid_t *ret, struct err *err)
@@ -119,8 +122,8 @@ static int run_pid(const struct crun_run *run, pid_t *ret, struct err *err)
 	if (r == 0 && (pid <= 1 || pid > INT32_MAX))
 		r = -ERANGE;
 	if (r < 0)
-		return err_set_status(err, r, ERR_INTERNAL, "crun %s: no pid in its pid file: %s", run->argv[SUBCOMMAND],
-				      strerror(-r));
+		return err_set_status(err, r, ERR_INTERNAL, "crun %s: no pid in its pid file: %s",
+				      run->argv[SUBCOMMAND], strerror(-r));
 	*ret = (pid_t)pid;
 	return 0;
 }

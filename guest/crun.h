@@ -1,11 +1,14 @@
 /*
  * crun.h: runs the OCI runtime beside the loop, never in it: a hung crun stops nobody else.
  *
- * Purpose:   one object per run: its output file for errors, its pid file, its deadline. Runs beyond CRUN_PARALLEL wait their turn.
+ * Purpose:   one object per run: its output file for errors, its pid file, its deadline. Runs beyond
+ *            CRUN_PARALLEL wait their turn.
  * Threads:   the loop's.
- * Ownership: the run belongs to this module until its done function is called, which is exactly once; crun_kill only hurries it.
+ * Ownership: the run belongs to this module until its done function is called, which is exactly once;
+ *            crun_kill only hurries it.
  * Limits:    CRUN_DEADLINE_NS a run, then its whole process group is killed.
- * Errors:    carry crun's own words, taken from its --log file (json lines; crun 1.8: {"msg": …, "level": …, "time": …}).
+ * Errors:    carry crun's own words, taken from its --log file (json lines; crun 1.8: {"msg": …, "level": …,
+ *            "time": …}).
  */
 #ifndef GUEST_CRUN_H
 #define GUEST_CRUN_H
@@ -16,22 +19,25 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define CRUN_PATH        "/usr/bin/crun"
-#define CRUN_ROOT        "/run/crivisor/crun" /* its state: CRUN_ROOT/<id>/status, exec.fifo */
+#define CRUN_PATH	 "/usr/bin/crun"
+#define CRUN_ROOT	 "/run/crivisor/crun" /* its state: CRUN_ROOT/<id>/status, exec.fifo */
 #define CRUN_DEADLINE_NS (60 * 1000000000LL)
-#define CRUN_PARALLEL    16
+#define CRUN_PARALLEL	 16
 
 struct crun_run;
 struct guest;
 
-/* pid: from the pid file, 0 if none was asked for. since: reap_seq() before crun began, for reap_watch on that pid. */
+/*
+ * pid: from the pid file, 0 if none was asked for. since: reap_seq() before crun began, for reap_watch on
+ * that pid.
+ */
 typedef void crun_done_fn(void *arg, const struct err *err, pid_t pid, uint64_t since);
 
 struct crun_args {
 	char *const *args; /* after the global options: "create", "--bundle", …, NULL; copied */
-	const char *id;    /* last argument */
-	int stdio[3];      /* -1: /dev/null; duplicated, the caller may close them at once */
-	bool want_pid;     /* adds --pid-file */
+	const char *id;	   /* last argument */
+	int stdio[3];	   /* -1: /dev/null; duplicated, the caller may close them at once */
+	bool want_pid;	   /* adds --pid-file */
 };
 
 struct crun_run *crun_start(struct guest *g, const struct crun_args *args, crun_done_fn *done, void *arg,

@@ -20,7 +20,7 @@
 
 static int oom_inotify = -1;
 
-/* ---- table ------------------------------------------------------------------------------------------------------- */
+/* ---- table ------------------------------------------------------------------------------------------- */
 
 struct ctr *ctr_find(struct guest *g, const char *id, struct err *err)
 {
@@ -98,11 +98,13 @@ static bool busy(const struct ctr *c, struct err *err)
 	if (!c->deleting && !c->run && !c->init.run)
 		return false;
 	err_set_status(err, -EBUSY, ERR_FAILED_PRECONDITION, "container \"%s\" is being %s", c->id,
-		       c->deleting ? "deleted" : c->run ? "updated" : "created");
+		       c->deleting ? "deleted"
+		       : c->run	   ? "updated"
+				   : "created");
 	return true;
 }
 
-/* ---- OOM ----------------------------------------------------------------------------------------------------------- */
+/* ---- OOM --------------------------------------------------------------------------------------------- */
 
 static void oom_look(struct ctr *c)
 {
@@ -167,7 +169,7 @@ void ctr_ended(struct ctr *c)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id), "%s", err.msg);
 }
 
-/* ---- create -------------------------------------------------------------------------------------------------------- */
+/* ---- create ------------------------------------------------------------------------------------------ */
 
 static void on_clean(void *arg, const struct err *err, pid_t pid, uint64_t since)
 {
@@ -178,7 +180,8 @@ static void on_clean(void *arg, const struct err *err, pid_t pid, uint64_t since
 	(void)pid;
 	(void)since;
 	if (err)
-		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id), "clean up after a failed create: %s", err->msg);
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id), "clean up after a failed create: %s",
+			 err->msg);
 	c->run = NULL;
 	if (path)
 		gcgroup_remove(c->g->cgroup2, path);
@@ -230,7 +233,9 @@ static void on_created(void *arg, const struct err *err, pid_t pid, uint64_t sin
 	rpc_slot_reply(&c->init.slot, &resp.base);
 }
 
-/* The bundle's config.json must be there and readable; whether it has hooks decides who starts the container. */
+/*
+ * The bundle's config.json must be there and readable; whether it has hooks decides who starts the container.
+ */
 static int look_at_config(struct ctr *c, struct err *err)
 {
 	char *path CLEANUP_FREE = xasprintf("%s/config.json", c->bundle);
@@ -277,7 +282,8 @@ static int create_check(struct guest *g, const char *id, const char *bundle, str
 
 	if (guest_id_check("container id", id, err) < 0)
 		return -EINVAL;
-	if (!str_empty(bundle) && (strncmp(bundle, GUEST_SHARE_DIR "/", len) != 0 || !str_eq(bundle + len, id)))
+	if (!str_empty(bundle) &&
+	    (strncmp(bundle, GUEST_SHARE_DIR "/", len) != 0 || !str_eq(bundle + len, id)))
 		return err_set(err, -EINVAL, "bundle \"%.200s\": want " GUEST_SHARE_DIR "/%s", bundle, id);
 	if (ctr_find(g, id, NULL))
 		return err_set(err, -EEXIST, "container \"%s\" exists already", id);
@@ -320,7 +326,7 @@ void ctr_create(struct guest *g, const char *id, const char *bundle, const struc
 	rpc_slot_take(&c->init.slot, req, NULL, NULL);
 }
 
-/* ---- start --------------------------------------------------------------------------------------------------------- */
+/* ---- start ------------------------------------------------------------------------------------------- */
 
 static void started(struct proc *p)
 {
@@ -347,8 +353,8 @@ static void on_started(void *arg, const struct err *err, pid_t pid, uint64_t sin
 }
 
 /*
- * What `crun start` does where there are no hooks: the container's process waits for a byte on its FIFO (crun 1.8.1,
- * src/libcrun/status.c). Without the program's own start-up this takes no time.
+ * What `crun start` does where there are no hooks: the container's process waits for a byte on its FIFO (crun
+ * 1.8.1, src/libcrun/status.c). Without the program's own start-up this takes no time.
  */
 static int start_directly(struct ctr *c)
 {
@@ -373,8 +379,9 @@ void ctr_start(struct ctr *c, struct ttrpc_request *req)
 		return;
 	}
 	if (c->init.state != PROC_CREATED) {
-		err_set_status(&err, -EINVAL, ERR_FAILED_PRECONDITION, "container \"%s\" cannot be started: it is %s",
-			       c->id, c->init.state == PROC_STOPPED ? "stopped" : "running already");
+		err_set_status(&err, -EINVAL, ERR_FAILED_PRECONDITION,
+			       "container \"%s\" cannot be started: it is %s", c->id,
+			       c->init.state == PROC_STOPPED ? "stopped" : "running already");
 		fail(req, &err);
 		return;
 	}
@@ -389,7 +396,7 @@ void ctr_start(struct ctr *c, struct ttrpc_request *req)
 		rpc_slot_fail(&c->init.slot, &err);
 }
 
-/* ---- delete -------------------------------------------------------------------------------------------------------- */
+/* ---- delete ------------------------------------------------------------------------------------------ */
 
 static void answer_delete(struct rpc_slot *slot, const struct proc *p)
 {
@@ -449,7 +456,8 @@ void ctr_delete(struct ctr *c, struct ttrpc_request *req)
 		return;
 	}
 	if (c->init.state != PROC_STOPPED || execs_busy(c)) {
-		err_set_status(&err, -EBUSY, ERR_FAILED_PRECONDITION, "container \"%s\" is not stopped", c->id);
+		err_set_status(&err, -EBUSY, ERR_FAILED_PRECONDITION, "container \"%s\" is not stopped",
+			       c->id);
 		fail(req, &err);
 		return;
 	}
@@ -462,7 +470,7 @@ void ctr_delete(struct ctr *c, struct ttrpc_request *req)
 	rpc_slot_take(&c->slot, req, NULL, NULL);
 }
 
-/* ---- update -------------------------------------------------------------------------------------------------------- */
+/* ---- update ------------------------------------------------------------------------------------------ */
 
 static void on_updated(void *arg, const struct err *err, pid_t pid, uint64_t since)
 {
@@ -492,7 +500,8 @@ void ctr_update(struct ctr *c, const void *json, size_t len, struct ttrpc_reques
 		return;
 	}
 	if (c->init.state != PROC_CREATED && c->init.state != PROC_RUNNING) {
-		err_set_status(&err, -ESRCH, ERR_FAILED_PRECONDITION, "container \"%s\" is not running", c->id);
+		err_set_status(&err, -ESRCH, ERR_FAILED_PRECONDITION, "container \"%s\" is not running",
+			       c->id);
 		fail(req, &err);
 		return;
 	}
@@ -514,7 +523,7 @@ void ctr_update(struct ctr *c, const void *json, size_t len, struct ttrpc_reques
 	c->run_file = NULL;
 }
 
-/* ---- exec ---------------------------------------------------------------------------------------------------------- */
+/* ---- exec -------------------------------------------------------------------------------------------- */
 
 int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, const void *spec, size_t len,
 		 struct err *err)
@@ -525,14 +534,17 @@ int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, c
 	if (r < 0)
 		return r;
 	if (len == 0 || len > SPEC_MAX)
-		return err_set(err, -EINVAL, "exec \"%s\": process of %zu bytes: want 1 to %u", exec_id, len, SPEC_MAX);
+		return err_set(err, -EINVAL, "exec \"%s\": process of %zu bytes: want 1 to %u", exec_id, len,
+			       SPEC_MAX);
 	if (c->deleting || c->init.state != PROC_RUNNING)
-		return err_set_status(err, -ESRCH, ERR_FAILED_PRECONDITION, "container \"%s\" is not running", c->id);
+		return err_set_status(err, -ESRCH, ERR_FAILED_PRECONDITION, "container \"%s\" is not running",
+				      c->id);
 	if (ctr_proc(c->g, c->id, exec_id, NULL))
-		return err_set(err, -EEXIST, "exec \"%s\" of container \"%s\" exists already", exec_id, c->id);
+		return err_set(err, -EEXIST, "exec \"%s\" of container \"%s\" exists already", exec_id,
+			       c->id);
 	if (c->execs_len >= CTR_EXECS_MAX)
-		return err_set_status(err, -ENOSPC, ERR_RESOURCE_EXHAUSTED, "container \"%s\" has %u execs already",
-				      c->id, c->execs_len);
+		return err_set_status(err, -ENOSPC, ERR_RESOURCE_EXHAUSTED,
+				      "container \"%s\" has %u execs already", c->id, c->execs_len);
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -557,8 +569,8 @@ int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, c
 int ctr_exec_remove(struct proc *p, struct err *err)
 {
 	if (p->run || (p->state != PROC_STOPPED && p->state != PROC_NEW))
-		return err_set_status(err, -EBUSY, ERR_FAILED_PRECONDITION, "exec \"%s\" of container \"%s\" is running",
-				      p->exec_id, p->ctr->id);
+		return err_set_status(err, -EBUSY, ERR_FAILED_PRECONDITION,
+				      "exec \"%s\" of container \"%s\" is running", p->exec_id, p->ctr->id);
 	exec_free(p);
 	return 0;
 }
@@ -582,7 +594,8 @@ static void on_exec_started(void *arg, const struct err *err, pid_t pid, uint64_
 
 void ctr_exec_start(struct proc *p, struct ttrpc_request *req)
 {
-	char *args[] = {(char *)"exec", (char *)"--detach", (char *)"--process", p->spec_path, NULL, NULL, NULL};
+	char *args[] = {
+		(char *)"exec", (char *)"--detach", (char *)"--process", p->spec_path, NULL, NULL, NULL};
 	struct crun_args run = {.args = args, .id = p->ctr->id, .want_pid = true};
 	struct err err = ERR_INIT;
 	char name[2 * GUEST_ID_MAX + 64];
@@ -590,7 +603,8 @@ void ctr_exec_start(struct proc *p, struct ttrpc_request *req)
 	if (p->state != PROC_NEW || p->ctr->init.state != PROC_RUNNING || p->ctr->deleting) {
 		err_set_status(&err, -EINVAL, ERR_FAILED_PRECONDITION, "%s cannot be started: %s",
 			       proc_name(p, name, sizeof(name)),
-			       p->state != PROC_NEW ? "it was started already" : "the container is not running");
+			       p->state != PROC_NEW ? "it was started already"
+						    : "the container is not running");
 		fail(req, &err);
 		return;
 	}
@@ -609,7 +623,7 @@ void ctr_exec_start(struct proc *p, struct ttrpc_request *req)
 	rpc_slot_take(&p->slot, req, NULL, NULL);
 }
 
-/* ---- the rest ------------------------------------------------------------------------------------------------------ */
+/* ---- the rest ---------------------------------------------------------------------------------------- */
 
 int ctr_kill_all(struct ctr *c, int sig, struct err *err)
 {
@@ -633,7 +647,8 @@ int ctr_pause(struct ctr *c, bool pause, struct err *err)
 	int r;
 
 	if (c->init.state != PROC_RUNNING || !c->cgroup)
-		return err_set_status(err, -ESRCH, ERR_FAILED_PRECONDITION, "container \"%s\" is not running", c->id);
+		return err_set_status(err, -ESRCH, ERR_FAILED_PRECONDITION, "container \"%s\" is not running",
+				      c->id);
 	r = gcgroup_freeze(c->g->cgroup2, c->cgroup, pause, err);
 	if (r == 0)
 		c->paused = pause;

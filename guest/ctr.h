@@ -1,19 +1,22 @@
 /*
  * ctr.h: a container of the guest: made, started and deleted by the OCI runtime, watched by the agent.
  *
- * Purpose:   the table of containers, and their life cycle. The Task service (task.c) turns requests into these calls.
+ * Purpose:   the table of containers, and their life cycle. The Task service (task.c) turns requests into
+ *            these calls.
  * Threads:   the loop's. Whatever needs the runtime answers later, by the request it was given.
- * Ownership: the table owns containers, they own their processes. Pointers are good until the loop's next round.
- * Limits:    CTR_MAX containers, CTR_EXECS_MAX execs in one that are not deleted, CTR_CONFIG_MAX bytes of config.json.
- * Trust:     ids are checked (guest_id_check) before they become paths; the bundle is always GUEST_SHARE_DIR/<id>, whatever the
- *            request says.
+ * Ownership: the table owns containers, they own their processes. Pointers are good until the loop's next
+ *            round.
+ * Limits:    CTR_MAX containers, CTR_EXECS_MAX execs in one that are not deleted, CTR_CONFIG_MAX bytes of
+ *            config.json.
+ * Trust:     ids are checked (guest_id_check) before they become paths; the bundle is always
+ *            GUEST_SHARE_DIR/<id>, whatever the request says.
  */
 #ifndef GUEST_CTR_H
 #define GUEST_CTR_H
 
 #include "guest/proc.h"
 
-#define CTR_MAX        256
+#define CTR_MAX	       256
 #define CTR_EXECS_MAX  4096
 #define CTR_CONFIG_MAX (4u << 20)
 
@@ -28,15 +31,15 @@ struct ctr {
 	struct proc init;
 	struct proc *execs;
 	unsigned int execs_len;
-	bool hooks;    /* config.json has hooks: only the runtime itself can start it */
+	bool hooks; /* config.json has hooks: only the runtime itself can start it */
 	bool paused;
 	bool deleting;
 	struct crun_run *run; /* delete or update */
 	struct rpc_slot slot; /* who waits for it */
-	char *run_file;       /* its input, removed afterwards */
-	int oom_watch;        /* -1, or inotify's number for memory.events */
+	char *run_file;	      /* its input, removed afterwards */
+	int oom_watch;	      /* -1, or inotify's number for memory.events */
 	uint64_t oom_kills;
-	struct err failed;    /* why its creation failed, while it is cleaned up */
+	struct err failed; /* why its creation failed, while it is cleaned up */
 };
 
 /* NULL and err (NotFound) if there is none. exec_id NULL or empty: the container's own process. */

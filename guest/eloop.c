@@ -21,7 +21,8 @@ struct eloop {
 	bool stop;
 	struct eloop_timer *timers; /* unsorted: there are a few dozen at most */
 	struct eloop_task *tasks, **tasks_tail;
-	struct eloop_source *dead; /* freed at the end of the round: events of this round may still name them */
+	struct eloop_source
+		*dead; /* freed at the end of the round: events of this round may still name them */
 };
 
 struct eloop *eloop_new(void)
@@ -123,7 +124,8 @@ void eloop_timer_clear(struct eloop_timer *timer)
 void eloop_timer_set(struct eloop *loop, struct eloop_timer *timer, int64_t at_ns, eloop_fn *fn, void *arg)
 {
 	eloop_timer_clear(timer);
-	*timer = (struct eloop_timer){.next = loop->timers, .loop = loop, .at_ns = at_ns, .fn = fn, .arg = arg};
+	*timer = (struct eloop_timer){
+		.next = loop->timers, .loop = loop, .at_ns = at_ns, .fn = fn, .arg = arg};
 	if (loop->timers)
 		loop->timers->prev = timer;
 	loop->timers = timer;
@@ -181,7 +183,10 @@ static void run_timers(struct eloop *loop)
 {
 	int64_t now = now_monotonic_ns();
 
-	/* A callback may clear or arm any timer, so the list is walked anew after each. One armed in the past waits a round. */
+	/*
+	 * A callback may clear or arm any timer, so the list is walked anew after each. One armed in the past
+	 * waits a round.
+	 */
 	for (;;) {
 		struct eloop_timer *due = NULL;
 

@@ -3,8 +3,9 @@
  *
  * Purpose:   the one place where the agent waits. Everything else is a callback of it.
  * Threads:   one; every function and callback runs there.
- * Ownership: a source belongs to the loop until eloop_source_free; the fd stays the caller's, who closes it after freeing the
- *            source. Timers and tasks are embedded in their owner, who clears them before it goes away.
+ * Ownership: a source belongs to the loop until eloop_source_free; the fd stays the caller's, who closes it
+ *            after freeing the source. Timers and tasks are embedded in their owner, who clears them before
+ *            it goes away.
  * Units:     deadlines are CLOCK_MONOTONIC nanoseconds.
  * Errors:    0 or negative errno.
  */
@@ -42,11 +43,17 @@ struct eloop *eloop_new(void);
 struct eloop *eloop_free(struct eloop *loop);
 /* Runs until eloop_stop. 0 or negative errno (epoll itself failed). */
 int eloop_run(struct eloop *loop);
-/* One round that waits for at most max_wait_ns (0: not at all, negative: for ever). For tests and for the way down. */
+/*
+ * One round that waits for at most max_wait_ns (0: not at all, negative: for ever). For tests and for the way
+ * down.
+ */
 int eloop_round(struct eloop *loop, int64_t max_wait_ns);
 void eloop_stop(struct eloop *loop);
 
-/* events may be 0: then the fd is not watched at all, not even for hang-up. NULL on ENOMEM or an fd epoll refuses. */
+/*
+ * events may be 0: then the fd is not watched at all, not even for hang-up. NULL on ENOMEM or an fd epoll
+ * refuses.
+ */
 struct eloop_source *eloop_add(struct eloop *loop, int fd, uint32_t events, eloop_fd_fn *fn, void *arg);
 void eloop_set_events(struct eloop_source *src, uint32_t events);
 /* No callback comes after this. NULL-safe; returns NULL. Safe inside callbacks, its own included. */

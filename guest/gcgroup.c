@@ -13,16 +13,17 @@
 #define MOUNT_BITS (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 static const char *const v2_wanted[] = {"cpuset", "cpu", "io", "memory", "hugetlb", "pids"};
-static const char *const v1_wanted[] = {"cpuset", "cpu", "cpuacct", "blkio", "memory", "devices", "freezer",
-					"net_cls", "perf_event", "net_prio", "hugetlb", "pids", "rdma"};
+static const char *const v1_wanted[] = {"cpuset",  "cpu",     "cpuacct", "blkio",      "memory",
+					"devices", "freezer", "net_cls", "perf_event", "net_prio",
+					"hugetlb", "pids",    "rdma"};
 
-/* ---- paths ------------------------------------------------------------------------------------------------------ */
+/* ---- paths ------------------------------------------------------------------------------------------- */
 
 /* "/sys/fs/cgroup[/controller]<path>[/file]" */
 static char *path_of(bool v2, const char *controller, const char *path, const char *file)
 {
-	return xasprintf("%s%s%s%s%s%s", GCGROUP_ROOT, v2 ? "" : "/", v2 ? "" : controller, path, file ? "/" : "",
-			 file ? file : "");
+	return xasprintf("%s%s%s%s%s%s", GCGROUP_ROOT, v2 ? "" : "/", v2 ? "" : controller, path,
+			 file ? "/" : "", file ? file : "");
 }
 
 static int write_at(bool v2, const char *controller, const char *path, const char *file, const char *value)
@@ -67,7 +68,10 @@ uint64_t gcgroup_keyed(const char *text, const char *key)
 	return 0;
 }
 
-/* ---- set-up ----------------------------------------------------------------------------------------------------- */
+/*
+ * ---- set-up
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 static bool has_word(const char *text, const char *word)
 {
@@ -80,7 +84,10 @@ static bool has_word(const char *text, const char *word)
 	return false;
 }
 
-/* Enables every controller we want that is there for the children of `path`; in one write, since each costs grace periods. */
+/*
+ * Enables every controller we want that is there for the children of `path`; in one write, since each costs
+ * grace periods.
+ */
 static int enable_controllers(const char *path, struct err *err)
 {
 	char *have CLEANUP_FREE = read_at(true, "", path, "cgroup.controllers");
@@ -94,7 +101,9 @@ static int enable_controllers(const char *path, struct err *err)
 			snprintf(value + len, sizeof(value) - len, "+%s ", v2_wanted[i]);
 	}
 	r = write_at(true, "", path, "cgroup.subtree_control", value);
-	return r < 0 ? err_set_errno(err, r, "enable cgroup controllers %sbelow %s%s", value, GCGROUP_ROOT, path) : 0;
+	return r < 0 ? err_set_errno(err, r, "enable cgroup controllers %sbelow %s%s", value, GCGROUP_ROOT,
+				     path)
+		     : 0;
 }
 
 static int make_leaf(const char *path, struct err *err)
@@ -162,7 +171,7 @@ int gcgroup_setup(bool *ret_v2, struct err *err)
 	return setup_v1(err);
 }
 
-/* ---- containers --------------------------------------------------------------------------------------------------- */
+/* ---- containers -------------------------------------------------------------------------------------- */
 
 int gcgroup_parse(bool v2, const char *text, char **ret_path)
 {
@@ -258,8 +267,8 @@ int gcgroup_kill(bool v2, const char *path, struct err *err)
 
 int gcgroup_freeze(bool v2, const char *path, bool freeze, struct err *err)
 {
-	int r = v2 ? write_at(true, "", path, "cgroup.freeze", freeze ? "1" : "0") :
-		     write_at(false, "freezer", path, "freezer.state", freeze ? "FROZEN" : "THAWED");
+	int r = v2 ? write_at(true, "", path, "cgroup.freeze", freeze ? "1" : "0")
+		   : write_at(false, "freezer", path, "freezer.state", freeze ? "FROZEN" : "THAWED");
 
 	return r < 0 ? err_set_errno(err, r, "%s cgroup %s", freeze ? "freeze" : "thaw", path) : 0;
 }
@@ -294,12 +303,12 @@ void gcgroup_remove(bool v2, const char *path)
 	}
 }
 
-/* ---- figures ------------------------------------------------------------------------------------------------------ */
+/* ---- figures ----------------------------------------------------------------------------------------- */
 
 uint64_t gcgroup_oom_kills(bool v2, const char *path)
 {
-	char *text CLEANUP_FREE = v2 ? read_at(true, "", path, "memory.events") :
-				       read_at(false, "memory", path, "memory.oom_control");
+	char *text CLEANUP_FREE = v2 ? read_at(true, "", path, "memory.events")
+				     : read_at(false, "memory", path, "memory.oom_control");
 
 	return gcgroup_keyed(text, "oom_kill");
 }

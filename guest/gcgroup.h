@@ -15,15 +15,18 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define GCGROUP_ROOT     "/sys/fs/cgroup"
-#define GCGROUP_AGENT    "/init" /* the agent's own leaf */
+#define GCGROUP_ROOT	 "/sys/fs/cgroup"
+#define GCGROUP_AGENT	 "/init" /* the agent's own leaf */
 #define GCGROUP_PIDS_MAX 4096
 
 /* Mounts the hierarchy (v1: one for each controller). */
 int gcgroup_setup(bool *ret_v2, struct err *err);
 /* v2: enables the controllers down to GUEST_CGROUP_PARENT. */
 int gcgroup_enable(bool v2, struct err *err);
-/* Puts the agent into its leaf. Not urgent: only the root may hold processes beside children, and it is there that it begins. */
+/*
+ * Puts the agent into its leaf. Not urgent: only the root may hold processes beside children, and it is there
+ * that it begins.
+ */
 int gcgroup_enter_leaf(bool v2, struct err *err);
 
 /* The cgroup of pid, of the memory controller on v1; *ret_path is the caller's to free. */

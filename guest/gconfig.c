@@ -35,7 +35,8 @@ static int parse_shell(const char *value, struct gconfig *c, struct err *err)
 	if (!value || str_eq(value, "true"))
 		return 0;
 	if (*value != '/' || strlen(value) >= sizeof(c->debug_shell))
-		return err_set(err, -EINVAL, "kernel command line: task.debug_shell=%s: want an absolute path", value);
+		return err_set(err, -EINVAL,
+			       "kernel command line: task.debug_shell=%s: want an absolute path", value);
 	memcpy(c->debug_shell, value, strlen(value) + 1);
 	return 0;
 }
@@ -50,14 +51,17 @@ static int parse_key(struct parse *p, const char *key, const char *value, struct
 		else if (str_eq(value, "9p"))
 			c->share = GCONFIG_SHARE_9P;
 		else
-			return err_set(err, -EINVAL, "kernel command line: task.sharefs_type=%s: want virtiofs or 9p",
+			return err_set(err, -EINVAL,
+				       "kernel command line: task.sharefs_type=%s: want virtiofs or 9p",
 				       value ? value : "");
 		return 0;
 	}
 	if (str_eq(key, "task.log_level")) {
 		if (log_level_parse(value, &c->log_level) < 0)
-			return err_set(err, -EINVAL, "kernel command line: task.log_level=%s: want trace, debug, info, "
-				       "warn or error", value ? value : "");
+			return err_set(err, -EINVAL,
+				       "kernel command line: task.log_level=%s: want trace, debug, info, "
+				       "warn or error",
+				       value ? value : "");
 		p->level_given = true;
 		return 0;
 	}
@@ -70,7 +74,10 @@ static int parse_key(struct parse *p, const char *key, const char *value, struct
 	return err_set(err, -EINVAL, "kernel command line: unknown key %s", key);
 }
 
-/* The next word of *p into word (quotes taken off); false at the end. A word too long for us is the kernel's affair. */
+/*
+ * The next word of *p into word (quotes taken off); false at the end. A word too long for us is the kernel's
+ * affair.
+ */
 static bool next_word(const char **p, char *word)
 {
 	const char *s = *p;
@@ -110,9 +117,9 @@ int gconfig_parse(const char *cmdline, struct gconfig *ret_config, struct err *e
 			return r;
 	}
 	if (!p.level_given)
-		p.config.log_level = p.config.tracing ? LOG_LEVEL_TRACE :
-				     p.config.debug   ? LOG_LEVEL_DEBUG :
-							LOG_LEVEL_INFO;
+		p.config.log_level = p.config.tracing ? LOG_LEVEL_TRACE
+				     : p.config.debug ? LOG_LEVEL_DEBUG
+						      : LOG_LEVEL_INFO;
 	*ret_config = p.config;
 	return 0;
 }

@@ -1,12 +1,13 @@
 /*
  * gconfig.h: the agent's configuration, read from the kernel command line and from nowhere else.
  *
- * Purpose:   task.sharefs_type=virtiofs|9p, task.debug, task.log_level=LEVEL, task.enable_tracing, task.debug_shell.
- *            The booleans work bare, as =true and as =false (also 1/0, yes/no, on/off). The last one of a key wins.
+ * Purpose:   task.sharefs_type=virtiofs|9p, task.debug, task.log_level=LEVEL, task.enable_tracing,
+ *            task.debug_shell. The booleans work bare, as =true and as =false (also 1/0, yes/no, on/off). The
+ *            last one of a key wins.
  * Threads:   none of its own.
  * Ownership: fixed storage.
- * Errors:    an unknown task.* key or a bad value is -EINVAL and names it: a typing error must not be silent. Keys
- *            without the prefix are the kernel's.
+ * Errors:    an unknown task.* key or a bad value is -EINVAL and names it: a typing error must not be silent.
+ *            Keys without the prefix are the kernel's.
  */
 #ifndef GUEST_GCONFIG_H
 #define GUEST_GCONFIG_H

@@ -1,6 +1,6 @@
 /*
- * gconsole.h: the debug console: a shell in the guest, on a terminal, for each connection of the host's to its vsock port. Only
- * with task.debug.
+ * gconsole.h: the debug console: a shell in the guest, on a terminal, for each connection of the host's to
+ * its vsock port. Only with task.debug.
  *
  * Threads: the loop's.
  * Limits:  GCONSOLE_MAX shells at once, GCONSOLE_BUFFER bytes on the way in each direction.
@@ -11,7 +11,7 @@
 #include "base/err.h"
 #include "guest/guest.h"
 
-#define GCONSOLE_MAX    4
+#define GCONSOLE_MAX	4
 #define GCONSOLE_BUFFER 65536
 
 int gconsole_setup(struct guest *g, unsigned int port, struct err *err);

@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#define PCI_LEN     16
+#define PCI_LEN	    16
 #define DEPTH_MAX   8
 #define OPTIONS_MAX 4096
 
@@ -45,15 +45,16 @@ struct attach {
 
 static struct attach *attaches;
 
-/* ---- pure --------------------------------------------------------------------------------------------------------------- */
+/* ---- pure -------------------------------------------------------------------------------------------- */
 
 int gdevice_parse_pci(const char *text, char *ret, struct err *err)
 {
 	unsigned int domain = 0, bus, dev, fn;
 	int n = 0;
 
-	if (text && ((sscanf(text, "%4x:%2x:%2x.%1x%n", &domain, &bus, &dev, &fn, &n) == 4 && text[n] == 0) ||
-		     (domain = 0, n = 0, sscanf(text, "%2x:%2x.%1x%n", &bus, &dev, &fn, &n) == 3 && text[n] == 0)) &&
+	if (text &&
+	    ((sscanf(text, "%4x:%2x:%2x.%1x%n", &domain, &bus, &dev, &fn, &n) == 4 && text[n] == 0) ||
+	     (domain = 0, n = 0, sscanf(text, "%2x:%2x.%1x%n", &bus, &dev, &fn, &n) == 3 && text[n] == 0)) &&
 	    dev < 32 && fn < 8) {
 		snprintf(ret, PCI_LEN, "%04x:%02x:%02x.%x", domain & 0xffff, bus & 0xff, dev, fn);
 		return 0;
@@ -63,14 +64,15 @@ int gdevice_parse_pci(const char *text, char *ret, struct err *err)
 
 bool gdevice_mount_path_valid(const char *path)
 {
-	return str_starts(path, "/run/") && strlen(path) < 4096 && !strstr(path, "/..") && !strstr(path, "//");
+	return str_starts(path, "/run/") && strlen(path) < 4096 && !strstr(path, "/..") &&
+	       !strstr(path, "//");
 }
 
-/* ---- finding ------------------------------------------------------------------------------------------------------------- */
+/* ---- finding ----------------------------------------------------------------------------------------- */
 
 /*
- * Looks below a device's directory in sysfs for what the kernel made of it: a directory "block/<name>" or "net/<name>". Only
- * real directories: links lead elsewhere.
+ * Looks below a device's directory in sysfs for what the kernel made of it: a directory "block/<name>" or
+ * "net/<name>". Only real directories: links lead elsewhere.
  */
 static bool find_class(const char *dir, unsigned int depth, char *node, size_t len)
 {
@@ -96,7 +98,10 @@ static bool find_class(const char *dir, unsigned int depth, char *node, size_t l
 	return found;
 }
 
-/* A virtio-fs device has a tag instead of a node: /sys/fs/virtiofs/<n>/tag, with a link to its device (Linux 6.9). */
+/*
+ * A virtio-fs device has a tag instead of a node: /sys/fs/virtiofs/<n>/tag, with a link to its device (Linux
+ * 6.9).
+ */
 static bool find_tag(const char *device, char *node, size_t len)
 {
 	char *real CLEANUP_FREE = realpath(device, NULL);
@@ -136,7 +141,7 @@ static bool find_device(struct attach *a)
 	return a->node[0] != '/' || stat(a->node, &st) == 0;
 }
 
-/* ---- answering ------------------------------------------------------------------------------------------------------------ */
+/* ---- answering --------------------------------------------------------------------------------------- */
 
 static void attach_free(struct attach *a)
 {
@@ -189,7 +194,8 @@ static void on_mounted(void *arg, pid_t pid, int status, int64_t at_ns)
 	if (a->late)
 		err_set(&err, -ETIMEDOUT, "mount %s at %s: not done in time", a->node, a->path);
 	else
-		err_set_errno(&err, status < 128 ? -status : -EIO, "mount %s (%s) at %s", a->node, a->fs_type, a->path);
+		err_set_errno(&err, status < 128 ? -status : -EIO, "mount %s (%s) at %s", a->node, a->fs_type,
+			      a->path);
 	attach_fail(a, &err);
 }
 
@@ -219,7 +225,7 @@ static void attach_found(struct attach *a)
 	reap_watch(&a->watch, pid, UINT64_MAX, on_mounted, a);
 }
 
-/* ---- vCPUs and memory ------------------------------------------------------------------------------------------------------ */
+/* ---- vCPUs and memory -------------------------------------------------------------------------------- */
 
 /* Writes `value` to `file` of every entry of dir that begins with prefix, where it is not so yet. */
 static void online_all(const char *dir, const char *prefix, const char *file, const char *value)
@@ -266,7 +272,8 @@ static bool online_now(const struct attach *a)
 
 static void online_answer(struct attach *a)
 {
-	Crivisor__Agent__V1__OnlineResourcesResponse resp = CRIVISOR__AGENT__V1__ONLINE_RESOURCES_RESPONSE__INIT;
+	Crivisor__Agent__V1__OnlineResourcesResponse resp =
+		CRIVISOR__AGENT__V1__ONLINE_RESOURCES_RESPONSE__INIT;
 
 	resp.vcpus = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
 	resp.memory = memory_total();
@@ -274,7 +281,7 @@ static void online_answer(struct attach *a)
 	attach_free(a);
 }
 
-/* ---- waiting ---------------------------------------------------------------------------------------------------------------- */
+/* ---- waiting ----------------------------------------------------------------------------------------- */
 
 static void look(struct attach *a)
 {
@@ -300,7 +307,8 @@ static void on_late(void *arg)
 		online_answer(a); /* with what there is: the caller compares */
 		return;
 	}
-	err_set(&err, -ETIMEDOUT, "no usable device at PCI address %s after %lld s", a->pci, GDEVICE_WAIT_NS / NS_PER_SEC);
+	err_set(&err, -ETIMEDOUT, "no usable device at PCI address %s after %lld s", a->pci,
+		GDEVICE_WAIT_NS / NS_PER_SEC);
 	attach_fail(a, &err);
 }
 
@@ -356,7 +364,8 @@ static int mount_request(struct attach *a, const Crivisor__Agent__V1__AttachDevi
 	if (!gdevice_mount_path_valid(m->mount_path))
 		return err_set(err, -EINVAL, "mount path \"%.200s\" does not lie below /run", m->mount_path);
 	if (str_empty(m->fs_type))
-		return err_set(err, -EINVAL, "mount at \"%.200s\": the file system's type is missing", m->mount_path);
+		return err_set(err, -EINVAL, "mount at \"%.200s\": the file system's type is missing",
+			       m->mount_path);
 	for (size_t i = 0; i < m->n_options; i++)
 		len += strlen(m->options[i]) + 1;
 	if (len > OPTIONS_MAX)

@@ -2,7 +2,8 @@
  * gdevice.h: devices that were plugged in while the guest runs, found by their PCI address.
  *
  * Threads:   the loop's; what may block (mount) runs in a child.
- * Limits:    GDEVICE_WAIT_NS for a device to appear (its uevents wake the search; nothing is polled), as long again for a mount.
+ * Limits:    GDEVICE_WAIT_NS for a device to appear (its uevents wake the search; nothing is polled), as long
+ *            again for a mount.
  * Source:    sysfs: /sys/bus/pci/devices/<address>/…; kobject uevents over netlink (lib/kobject_uevent.c).
  */
 #ifndef GUEST_GDEVICE_H

@@ -1,8 +1,10 @@
 /*
- * Agent.Dial: a byte stream to a TCP port of the guest, whose network is the pod's: 127.0.0.1 first, then ::1.
+ * Agent.Dial: a byte stream to a TCP port of the guest, whose network is the pod's: 127.0.0.1 first, then
+ * ::1.
  *
- * The client's final close becomes a shutdown of the writing side, and the other direction goes on (half-close). When the server in
- * the guest has closed its side and everything has been sent, the stream ends.
+ * The client's final close becomes a shutdown of the writing side, and the other direction goes on
+ * (half-close). When the server in the guest has closed its side and everything has been sent, the stream
+ * ends.
  */
 #include "guest/services.h"
 
@@ -14,9 +16,9 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#define CHUNK           (32u * 1024)
-#define DIALS_MAX       1024
-#define PENDING_HIGH    (256u * 1024) /* the client is held back above this */
+#define CHUNK		(32u * 1024)
+#define DIALS_MAX	1024
+#define PENDING_HIGH	(256u * 1024) /* the client is held back above this */
 #define CONNECT_TIME_NS (10 * NS_PER_SEC)
 
 struct gdial {
@@ -194,9 +196,11 @@ static void on_socket(void *arg, int fd, uint32_t events)
 /* Begins to connect; 0, or a negative errno. */
 static int dial_connect(struct gdial *d)
 {
-	struct sockaddr_in6 a6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)d->port),
+	struct sockaddr_in6 a6 = {.sin6_family = AF_INET6,
+				  .sin6_port = htons((uint16_t)d->port),
 				  .sin6_addr = IN6ADDR_LOOPBACK_INIT};
-	struct sockaddr_in a4 = {.sin_family = AF_INET, .sin_port = htons((uint16_t)d->port),
+	struct sockaddr_in a4 = {.sin_family = AF_INET,
+				 .sin_port = htons((uint16_t)d->port),
 				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int r;
 
@@ -205,8 +209,8 @@ static int dial_connect(struct gdial *d)
 	d->fd = socket(d->v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (d->fd < 0)
 		return d->v6 && errno == EAFNOSUPPORT ? -ECONNREFUSED : -errno;
-	r = d->v6 ? connect(d->fd, (struct sockaddr *)&a6, sizeof(a6)) :
-		    connect(d->fd, (struct sockaddr *)&a4, sizeof(a4));
+	r = d->v6 ? connect(d->fd, (struct sockaddr *)&a6, sizeof(a6))
+		  : connect(d->fd, (struct sockaddr *)&a4, sizeof(a4));
 	/* Over loopback a refusal is known at once. */
 	if (r < 0 && errno == ECONNREFUSED && !d->v6) {
 		d->v6 = true;
@@ -288,11 +292,15 @@ void gdial_open(struct ttrpc_request *req, void *service_ctx, const void *payloa
 	struct err err;
 
 	if (!d) {
-		err_set_status(&err, -ENOMEM, ERR_RESOURCE_EXHAUSTED, "no room for another connection to a port");
+		err_set_status(&err, -ENOMEM, ERR_RESOURCE_EXHAUSTED,
+			       "no room for another connection to a port");
 		ttrpc_fail(req, &err);
 		return;
 	}
-	*d = (struct gdial){.g = service_ctx, .req = req, .conn = gserver_conn(req), .fd = -1,
+	*d = (struct gdial){.g = service_ctx,
+			    .req = req,
+			    .conn = gserver_conn(req),
+			    .fd = -1,
 			    .pending.max = TTRPC_MESSAGE_MAX * 2};
 	dials_len++;
 	ttrpc_request_on_cancel(req, on_cancel, d);

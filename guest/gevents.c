@@ -59,7 +59,8 @@ static void hand_over(struct gevents *ev, struct rpc_slot *slot)
 
 void gevents_push(struct gevents *ev, const char *topic, const ProtobufCMessage *event)
 {
-	struct event e = {.topic = strdup(topic), .type = event->descriptor->name, .at_ns = now_realtime_ns()};
+	struct event e = {
+		.topic = strdup(topic), .type = event->descriptor->name, .at_ns = now_realtime_ns()};
 
 	e.data = rpc_pack(event, &e.len);
 	if (!e.topic || !e.data) {
@@ -99,6 +100,7 @@ void gevents_get(struct gevents *ev, struct ttrpc_request *req)
 			hand_over(ev, slot);
 		return;
 	}
-	err_set_status(&err, -EBUSY, ERR_RESOURCE_EXHAUSTED, "%d calls wait for events already", GEVENTS_WAITERS);
+	err_set_status(&err, -EBUSY, ERR_RESOURCE_EXHAUSTED, "%d calls wait for events already",
+		       GEVENTS_WAITERS);
 	ttrpc_fail(req, &err);
 }

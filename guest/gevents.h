@@ -1,11 +1,11 @@
 /*
- * gevents.h: what happened in the guest, for SandboxService.GetEvents: exits and OOM kills. Hints only: the truth is in Task.Wait
- * and Agent.Stats, which can be asked again.
+ * gevents.h: what happened in the guest, for SandboxService.GetEvents: exits and OOM kills. Hints only: the
+ * truth is in Task.Wait and Agent.Stats, which can be asked again.
  *
  * Threads:   the loop's.
  * Ownership: one object for the agent's life.
- * Limits:    GEVENTS_MAX events are kept for a host that does not ask; then the oldest goes, and the log says so once.
- *            GEVENTS_WAITERS calls may wait at once.
+ * Limits:    GEVENTS_MAX events are kept for a host that does not ask; then the oldest goes, and the log says
+ *            so once. GEVENTS_WAITERS calls may wait at once.
  */
 #ifndef GUEST_GEVENTS_H
 #define GUEST_GEVENTS_H
@@ -15,7 +15,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 
-#define GEVENTS_MAX     256
+#define GEVENTS_MAX	256
 #define GEVENTS_WAITERS 16
 
 struct gevents *gevents_new(void);

@@ -15,9 +15,12 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
+
+#define FILES_MAX 1048576 /* fs.nr_open's default */
 
 struct early_mount {
 	const char *source, *target, *type, *options;
@@ -58,19 +61,21 @@ static const struct sysctl later_sysctls[] = {
 
 static int console_fd = -1;
 
-/* ---- log ------------------------------------------------------------------------------------------------------------------ */
+/* ---- log --------------------------------------------------------------------------------------------- */
 
 static void console_line(enum log_level level, const char *line, size_t len)
 {
 	struct timespec ts;
 	char stamp[48];
-	struct iovec iov[3] = {{.iov_base = stamp}, {.iov_base = (char *)line, .iov_len = len},
+	struct iovec iov[3] = {{.iov_base = stamp},
+			       {.iov_base = (char *)line, .iov_len = len},
 			       {.iov_base = (char *)"\n", .iov_len = 1}};
 
 	(void)level;
 	clock_gettime(CLOCK_BOOTTIME, &ts);
-	iov[0].iov_len = (size_t)snprintf(stamp, sizeof(stamp), "[%5lld.%06ld] crivisor-agent: ", (long long)ts.tv_sec,
-					  ts.tv_nsec / 1000);
+	iov[0].iov_len =
+		(size_t)snprintf(stamp, sizeof(stamp), "[%5lld.%06ld] crivisor-agent: ", (long long)ts.tv_sec,
+				 ts.tv_nsec / 1000);
 	if (console_fd >= 0)
 		(void)!writev(console_fd, iov, 3);
 }
@@ -85,7 +90,7 @@ void ginit_log(void)
 	log_set_sink(console_line);
 }
 
-/* ---- mounts ---------------------------------------------------------------------------------------------------------------- */
+/* ---- mounts ------------------------------------------------------------------------------------------ */
 
 static int mount_one(const struct early_mount *m, struct err *err)
 {
@@ -105,8 +110,8 @@ static int mount_one(const struct early_mount *m, struct err *err)
 }
 
 /*
- * RCU grace periods are what namespaces, mounts, cgroups and interfaces wait for when they are made and unmade; a guest of a few
- * vCPUs can have them at once. Not every kernel has the switch.
+ * RCU grace periods are what namespaces, mounts, cgroups and interfaces wait for when they are made and
+ * unmade; a guest of a few vCPUs can have them at once. Not every kernel has the switch.
  */
 static void hurry_rcu(void)
 {
@@ -115,15 +120,18 @@ static void hurry_rcu(void)
 
 int ginit_proc(struct err *err)
 {
-	static const struct early_mount proc = {"proc", "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, false};
+	static const struct early_mount proc = {
+		"proc", "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, false};
 
 	return mount_one(&proc, err);
 }
 
 static int make_links(struct err *err)
 {
-	static const char *const links[][2] = {{"/proc/self/fd", "/dev/fd"}, {"/proc/self/fd/0", "/dev/stdin"},
-					       {"/proc/self/fd/1", "/dev/stdout"}, {"/proc/self/fd/2", "/dev/stderr"}};
+	static const char *const links[][2] = {{"/proc/self/fd", "/dev/fd"},
+					       {"/proc/self/fd/0", "/dev/stdin"},
+					       {"/proc/self/fd/1", "/dev/stdout"},
+					       {"/proc/self/fd/2", "/dev/stderr"}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(links); i++) {
 		if (symlink(links[i][0], links[i][1]) < 0 && errno != EEXIST)
@@ -134,8 +142,8 @@ static int make_links(struct err *err)
 
 static int make_dirs(struct err *err)
 {
-	static const char *const dirs[] = {GUEST_RUN_DIR, GUEST_TMP_DIR, CRUN_ROOT, GUEST_SHARE_DIR, "/run/user",
-					   "/run/user/0"};
+	static const char *const dirs[] = {GUEST_RUN_DIR,   GUEST_TMP_DIR, CRUN_ROOT,
+					   GUEST_SHARE_DIR, "/run/user",   "/run/user/0"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
 		int r = mkdir_p(dirs[i], 0700);
@@ -159,12 +167,16 @@ static int set_sysctls(const struct sysctl *list, size_t n, struct err *err)
 
 int ginit_early(struct guest *g, struct err *err)
 {
+	static const struct rlimit files = {.rlim_cur = FILES_MAX, .rlim_max = FILES_MAX};
 	int r = 0;
 
 	if (setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1) < 0 ||
 	    setenv("XDG_RUNTIME_DIR", "/run/user/0", 1) < 0 || setenv("HOME", "/root", 1) < 0)
 		return err_set_errno(err, -errno, "set the environment");
 	umask(022);
+	/* Pipes of all processes are the agent's; containers inherit what their spec does not set. */
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+		return err_set_errno(err, -errno, "raise the limit of open files");
 	/* What is mounted later in the share shows up in the containers that asked for it. */
 	if (mount("none", "/", NULL, MS_REC | MS_SHARED, NULL) < 0)
 		return err_set_errno(err, -errno, "make mounts shared");
@@ -189,14 +201,16 @@ int ginit_share(const struct guest *g, struct err *err)
 	int r = 0;
 
 	if (g->config.share == GCONFIG_SHARE_9P) {
-		if (mount(GUEST_SHARE_TAG, GUEST_SHARE_DIR, "9p", flags, "trans=virtio,version=9p2000.L,msize=524288") < 0)
+		if (mount(GUEST_SHARE_TAG, GUEST_SHARE_DIR, "9p", flags,
+			  "trans=virtio,version=9p2000.L,msize=524288") < 0)
 			r = -errno;
 	} else if (mount(GUEST_SHARE_TAG, GUEST_SHARE_DIR, "virtiofs", flags, NULL) < 0) {
 		r = -errno;
 	}
 	if (r < 0)
 		return err_set_errno(err, r, "mount the share \"%s\" (%s) at %s", GUEST_SHARE_TAG,
-				     g->config.share == GCONFIG_SHARE_9P ? "9p" : "virtiofs", GUEST_SHARE_DIR);
+				     g->config.share == GCONFIG_SHARE_9P ? "9p" : "virtiofs",
+				     GUEST_SHARE_DIR);
 	return 0;
 }
 
@@ -236,7 +250,7 @@ void ginit_settle(struct guest *g)
 		ginit_fatal(&err);
 }
 
-/* ---- the end ----------------------------------------------------------------------------------------------------------------- */
+/* ---- the end ----------------------------------------------------------------------------------------- */
 
 void ginit_power_off(void)
 {

@@ -53,7 +53,8 @@ static bool name_valid(const char *name)
 {
 	size_t len = strlen(name);
 
-	return len > 0 && len < IF_NAMESIZE && !strpbrk(name, "/ \t\n:") && !str_eq(name, ".") && !str_eq(name, "..");
+	return len > 0 && len < IF_NAMESIZE && !strpbrk(name, "/ \t\n:") && !str_eq(name, ".") &&
+	       !str_eq(name, "..");
 }
 
 static int set_interface(struct rtnl *nl, const Grpc__Interface *want, struct err *err)
@@ -70,7 +71,8 @@ static int set_interface(struct rtnl *nl, const Grpc__Interface *want, struct er
 	if (want->mtu > 65536)
 		return err_set(err, -EINVAL, "MTU %llu is too large", (unsigned long long)want->mtu);
 	if (want->n_ipaddresses > GNET_ADDRS_MAX)
-		return err_set(err, -E2BIG, "%zu addresses: want at most %d", want->n_ipaddresses, GNET_ADDRS_MAX);
+		return err_set(err, -E2BIG, "%zu addresses: want at most %d", want->n_ipaddresses,
+			       GNET_ADDRS_MAX);
 	if (!str_empty(want->hwaddr)) {
 		r = rtnl_parse_mac(want->hwaddr, mac, err);
 		if (r < 0)
@@ -78,7 +80,8 @@ static int set_interface(struct rtnl *nl, const Grpc__Interface *want, struct er
 		change.mac = mac;
 	}
 	for (size_t i = 0; i < want->n_ipaddresses; i++) {
-		r = rtnl_parse_addr(want->ipaddresses[i]->address, want->ipaddresses[i]->mask, &addrs[i], err);
+		r = rtnl_parse_addr(want->ipaddresses[i]->address, want->ipaddresses[i]->mask, &addrs[i],
+				    err);
 		if (r < 0)
 			return r;
 	}
@@ -87,8 +90,8 @@ static int set_interface(struct rtnl *nl, const Grpc__Interface *want, struct er
 		return n;
 	link = find_link(links, n, want, change.mac);
 	if (!link)
-		return err_set(err, -ENOENT, "no network interface with MAC \"%s\" or name \"%s\"", want->hwaddr,
-			       str_empty(want->device) ? want->name : want->device);
+		return err_set(err, -ENOENT, "no network interface with MAC \"%s\" or name \"%s\"",
+			       want->hwaddr, str_empty(want->device) ? want->name : want->device);
 	change.name = str_empty(want->name) ? NULL : want->name;
 	change.mtu = (uint32_t)want->mtu;
 	quiet_ipv6(link->name);
@@ -104,7 +107,8 @@ int gnet_interfaces(Grpc__Interface *const *ifaces, size_t n, struct err *err)
 	for (size_t i = 0; r == 0 && i < n; i++) {
 		r = set_interface(&nl, ifaces[i], err);
 		if (r < 0)
-			err_wrap(err, "interface \"%.64s\"", str_empty(ifaces[i]->name) ? ifaces[i]->device : ifaces[i]->name);
+			err_wrap(err, "interface \"%.64s\"",
+				 str_empty(ifaces[i]->name) ? ifaces[i]->device : ifaces[i]->name);
 	}
 	rtnl_close(&nl);
 	return r;
@@ -147,14 +151,17 @@ int gnet_routes(Grpc__Route *const *routes, size_t n, struct err *err)
 	struct rtnl nl = {.fd = -1};
 	int r = n > 0 ? rtnl_open(&nl, err) : 0;
 
-	/* Routes that need no gateway first: the others are reached through them, whatever the order given. */
+	/*
+	 * Routes that need no gateway first: the others are reached through them, whatever the order given.
+	 */
 	for (int pass = 0; pass < 2; pass++) {
 		for (size_t i = 0; r == 0 && i < n; i++) {
 			if (str_empty(routes[i]->gateway) != (pass == 0))
 				continue;
 			r = set_route(&nl, routes[i], err);
 			if (r < 0)
-				err_wrap(err, "route to \"%.64s\"", str_empty(routes[i]->dest) ? "default" : routes[i]->dest);
+				err_wrap(err, "route to \"%.64s\"",
+					 str_empty(routes[i]->dest) ? "default" : routes[i]->dest);
 		}
 	}
 	rtnl_close(&nl);

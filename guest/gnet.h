@@ -3,8 +3,8 @@
  *
  * Threads:   none of its own; synchronous.
  * Limits:    GNET_ADDRS_MAX addresses an interface.
- * Semantics: an interface is found by its hwAddr; if no link has it, by `device` (its name in the guest now), then by `name`. It gets
- *            hwAddr, name, mtu and exactly the addresses given, and is brought up.
+ * Semantics: an interface is found by its hwAddr; if no link has it, by `device` (its name in the guest now),
+ *            then by `name`. It gets hwAddr, name, mtu and exactly the addresses given, and is brought up.
  */
 #ifndef GUEST_GNET_H
 #define GUEST_GNET_H

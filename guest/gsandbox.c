@@ -17,7 +17,7 @@
 
 #define SHM_DEFAULT (64ULL << 20)
 
-/* ---- sysctls ------------------------------------------------------------------------------------------------------- */
+/* ---- sysctls ----------------------------------------------------------------------------------------- */
 
 char *gsandbox_sysctl_path(const char *name)
 {
@@ -25,7 +25,8 @@ char *gsandbox_sysctl_path(const char *name)
 	bool slashes = strchr(name, '/') != NULL;
 	char *path;
 
-	if (len == 0 || len > 255 || name[0] == '.' || name[0] == '/' || strstr(name, "..") || strstr(name, "//"))
+	if (len == 0 || len > 255 || name[0] == '.' || name[0] == '/' || strstr(name, "..") ||
+	    strstr(name, "//"))
 		return NULL;
 	if (strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./") != len)
 		return NULL;
@@ -50,7 +51,7 @@ static int set_sysctl(const char *name, const char *value, struct err *err)
 	return r < 0 ? err_set_errno(err, r, "set sysctl \"%s\" to \"%.128s\"", name, value) : 0;
 }
 
-/* ---- /dev/shm ------------------------------------------------------------------------------------------------------- */
+/* ---- /dev/shm ---------------------------------------------------------------------------------------- */
 
 static uint64_t shm_size(uint64_t wanted)
 {
@@ -87,11 +88,11 @@ static int setup_shm(uint64_t wanted, struct err *err)
 	return 0;
 }
 
-/* ---- the pod's PID namespace ------------------------------------------------------------------------------------------ */
+/* ---- the pod's PID namespace ------------------------------------------------------------------------- */
 
 /*
- * The first process of the shared namespace: it only reaps. Containers see it as PID 1 and, being root, could look through
- * /proc/1/root: so its root is an empty file system, and it has no capabilities.
+ * The first process of the shared namespace: it only reaps. Containers see it as PID 1 and, being root, could
+ * look through /proc/1/root: so its root is an empty file system, and it has no capabilities.
  */
 static int pause_main(void *arg)
 {
@@ -104,9 +105,11 @@ static int pause_main(void *arg)
 	sigaction(SIGCHLD, &ignore, NULL);
 	syscall(SYS_close_range, 0, ~0U, 0);
 	if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-	    mount("pause", "/tmp", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555") < 0)
+	    mount("pause", "/tmp", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
+		  "size=4k,mode=555") < 0)
 		return 1;
-	if (chdir("/tmp") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
+	if (chdir("/tmp") < 0 || syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 ||
+	    chdir("/") < 0)
 		return 2;
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	for (unsigned long cap = 0; prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) == 0; cap++)
@@ -158,7 +161,7 @@ static int setup_pidns(struct err *err)
 	return 0;
 }
 
-/* ---- all of it ----------------------------------------------------------------------------------------------------------- */
+/* ---- all of it --------------------------------------------------------------------------------------- */
 
 int gsandbox_dns(struct err *err)
 {

@@ -14,8 +14,8 @@ int gsandbox_setup(struct guest *g, const Crivisor__Agent__V1__Sandbox *sb, stru
 /* Binds GUEST_RESOLV over /etc/resolv.conf if it exists; done once. */
 int gsandbox_dns(struct err *err);
 /*
- * The path below /proc/sys of a sysctl name, dots or slashes between its parts (a slash-separated part may hold dots, as
- * "net/ipv4/conf/eth0.1/…"); NULL if the name could leave it.
+ * The path below /proc/sys of a sysctl name, dots or slashes between its parts (a slash-separated part may
+ * hold dots, as "net/ipv4/conf/eth0.1/…"); NULL if the name could leave it.
  */
 char *gsandbox_sysctl_path(const char *name);
 

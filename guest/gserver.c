@@ -15,8 +15,8 @@ struct gconn {
 	int fd;
 	struct eloop_source *src;
 	struct ttrpc_conn *ttrpc;
-	struct eloop_timer timer;  /* ttrpc's next deadline */
-	struct eloop_task flush;   /* output was added */
+	struct eloop_timer timer; /* ttrpc's next deadline */
+	struct eloop_task flush;  /* output was added */
 	struct gserver_drain *drains;
 	unsigned int paused;
 	bool dead; /* closed at the end of the round, never inside a callback of ttrpc */
@@ -37,7 +37,8 @@ static struct gserver *the_server;
 
 ssize_t gserver_send(struct buf *b, int fd)
 {
-	ssize_t n = send(fd, buf_data(b), b->len < GSERVER_SEND_MAX ? b->len : GSERVER_SEND_MAX, MSG_NOSIGNAL);
+	ssize_t n =
+		send(fd, buf_data(b), b->len < GSERVER_SEND_MAX ? b->len : GSERVER_SEND_MAX, MSG_NOSIGNAL);
 
 	if (n < 0)
 		return -errno;
@@ -150,7 +151,9 @@ static void on_conn(void *arg, int fd, uint32_t events)
 	if (events & (EPOLLERR | EPOLLHUP))
 		c->dead = true;
 	if (c->paused) {
-		/* The peer closed, or output can go on: data stays where it is, but a closed peer is noticed. */
+		/*
+		 * The peer closed, or output can go on: data stays where it is, but a closed peer is noticed.
+		 */
 		if (events & EPOLLRDHUP)
 			c->dead = true;
 	} else if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP)) {
@@ -239,8 +242,8 @@ static void on_listen(void *arg, int fd, uint32_t events)
 	}
 }
 
-int gserver_new(struct guest *g, unsigned int port, const struct ttrpc_service *services, struct gserver **ret,
-		struct err *err)
+int gserver_new(struct guest *g, unsigned int port, const struct ttrpc_service *services,
+		struct gserver **ret, struct err *err)
 {
 	struct gserver *s = calloc(1, sizeof(*s));
 

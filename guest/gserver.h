@@ -2,10 +2,11 @@
  * gserver.h: the agent's vsock listener and its connections, which carry the four ttrpc services.
  *
  * Threads:   the loop's.
- * Ownership: gserver_new's object lives as long as the agent. A connection belongs to the server; streams find it by
- *            gserver_conn and must clear their drain hooks (gserver_drain_clear) before they go away.
- * Limits:    GSERVER_CONNS_MAX connections at once; only the host (CID 2) may connect, so nothing in a container can drive the
- *            agent.
+ * Ownership: gserver_new's object lives as long as the agent. A connection belongs to the server; streams
+ *            find it by gserver_conn and must clear their drain hooks (gserver_drain_clear) before they go
+ *            away.
+ * Limits:    GSERVER_CONNS_MAX connections at once; only the host (CID 2) may connect, so nothing in a
+ *            container can drive the agent.
  */
 #ifndef GUEST_GSERVER_H
 #define GUEST_GSERVER_H
@@ -13,23 +14,27 @@
 #include "api/ttrpc/ttrpc.h"
 #include "guest/guest.h"
 
-#define GSERVER_CONNS_MAX  1024
-#define GSERVER_OUT_HIGH   (256u * 1024) /* streams stop sending above this much unwritten output */
-#define GSERVER_OUT_LOW    (64u * 1024)  /* and go on below this */
+#define GSERVER_CONNS_MAX 1024
+#define GSERVER_OUT_HIGH  (256u * 1024) /* streams stop sending above this much unwritten output */
+#define GSERVER_OUT_LOW	  (64u * 1024)	/* and go on below this */
 
 struct gconn;
 
 /* Listens on port; services end with a NULL name and live on. */
-int gserver_new(struct guest *g, unsigned int port, const struct ttrpc_service *services, struct gserver **ret,
-		struct err *err);
+int gserver_new(struct guest *g, unsigned int port, const struct ttrpc_service *services,
+		struct gserver **ret, struct err *err);
 /* Writes out what waits, up to the deadline: before power-off. */
 void gserver_flush(struct gserver *server, int64_t deadline_ns);
-/* A listening vsock socket, and an accepted connection of the host's (others are closed and logged; -EAGAIN then). */
+/*
+ * A listening vsock socket, and an accepted connection of the host's (others are closed and logged; -EAGAIN
+ * then).
+ */
 int gserver_listen(unsigned int port, struct err *err);
 int gserver_accept(int fd);
 /*
- * buf_write_fd for a vsock connection, at most GSERVER_SEND_MAX bytes at once: Linux (6.12.y) puts a longer send into a packet of
- * several fragments, and vhost-device-vsock 0.3 takes one descriptor of data a packet: the rest would be lost without a word.
+ * buf_write_fd for a vsock connection, at most GSERVER_SEND_MAX bytes at once: Linux (6.12.y) puts a longer
+ * send into a packet of several fragments, and vhost-device-vsock 0.3 takes one descriptor of data a packet:
+ * the rest would be lost without a word.
  */
 #define GSERVER_SEND_MAX 16384
 ssize_t gserver_send(struct buf *b, int fd);

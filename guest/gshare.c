@@ -8,7 +8,9 @@
 
 #define MOUNTINFO_MAX (1 << 20)
 
-/* The mount points below `prefix` ("…/"), in the kernel's order: what is mounted on another comes after it. */
+/*
+ * The mount points below `prefix` ("…/"), in the kernel's order: what is mounted on another comes after it.
+ */
 static char **mounts_below(const char *prefix)
 {
 	char *text CLEANUP_FREE = NULL;
@@ -33,10 +35,14 @@ void gshare_release(const char *id)
 	int r;
 
 	for (size_t i = strv_len(list); i > 0; i--) {
-		if (umount2(list[i - 1], UMOUNT_NOFOLLOW) < 0 && umount2(list[i - 1], MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+		if (umount2(list[i - 1], UMOUNT_NOFOLLOW) < 0 &&
+		    umount2(list[i - 1], MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
 			log_warn("unmounting %s: %s", list[i - 1], strerror(errno));
 	}
-	/* FUSE has no call that forgets one directory's inodes; dropping the caches of names and inodes forgets all unused ones. */
+	/*
+	 * FUSE has no call that forgets one directory's inodes; dropping the caches of names and inodes
+	 * forgets all unused ones.
+	 */
 	r = write_file("/proc/sys/vm/drop_caches", "2", 1, 0);
 	if (r < 0)
 		log_warn("dropping cached inodes: %s", strerror(-r));

@@ -1,8 +1,9 @@
 /*
  * gshare.h: lets go of what the share holds for a container that is gone.
  *
- * Purpose:   the host cannot unmount a container's root or volume while the guest holds it: by the automounts that the kernel makes where
- *            the share crosses into another file system of the host, and by cached inodes, each of which keeps a handle open in virtiofsd.
+ * Purpose:   the host cannot unmount a container's root or volume while the guest holds it: by the automounts
+ *            that the kernel makes where the share crosses into another file system of the host, and by
+ *            cached inodes, each of which keeps a handle open in virtiofsd.
  * Threads:   the loop's; umount and drop_caches take a few milliseconds.
  * Errors:    logged; the host detaches lazily what stays held.
  */

@@ -39,11 +39,15 @@ uint64_t gstats_own_rss(void)
 	const char *p;
 	unsigned long long size, resident;
 
-	/* statm is counted in batches of a few dozen pages, which matters for a process of this size; smaps_rollup is exact. */
+	/*
+	 * statm is counted in batches of a few dozen pages, which matters for a process of this size;
+	 * smaps_rollup is exact.
+	 */
 	if (read_file("/proc/self/smaps_rollup", 16384, &text, NULL) == 0 && (p = strstr(text, "\nRss:")))
 		return strtoull(p + strlen("\nRss:"), NULL, 10) * 1024;
 	free(move_ptr(text));
-	if (read_file("/proc/self/statm", 4096, &text, NULL) < 0 || sscanf(text, "%llu %llu", &size, &resident) != 2)
+	if (read_file("/proc/self/statm", 4096, &text, NULL) < 0 ||
+	    sscanf(text, "%llu %llu", &size, &resident) != 2)
 		return 0;
 	return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
@@ -56,10 +60,12 @@ bool gstats_parse_netdev(const char *line, char *name, uint64_t counters[4])
 
 	if (!colon || colon < start || len == 0 || len >= IF_NAMESIZE)
 		return false;
-	/* Receive: bytes packets errs drop fifo frame compressed multicast; then transmit: bytes packets errs … */
-	if (sscanf(colon + 1,
-		   "%" SCNu64 " %*u %" SCNu64 " %*u %*u %*u %*u %*u %" SCNu64 " %*u %" SCNu64, &counters[0],
-		   &counters[1], &counters[2], &counters[3]) != 4)
+	/*
+	 * Receive: bytes packets errs drop fifo frame compressed multicast; then transmit: bytes packets errs
+	 * …
+	 */
+	if (sscanf(colon + 1, "%" SCNu64 " %*u %" SCNu64 " %*u %*u %*u %*u %*u %" SCNu64 " %*u %" SCNu64,
+		   &counters[0], &counters[1], &counters[2], &counters[3]) != 4)
 		return false;
 	memcpy(name, start, len);
 	name[len] = 0;

@@ -1,14 +1,16 @@
 /*
  * containerd.services.streaming.v1.Streaming: standard I/O as byte streams.
  *
- * The first message is Any(StreamInit) with id "<container>/<exec or empty>/stdin|stdout|stderr"; it is answered by
- * Any(google.protobuf.Empty) once the stream is ready, as containerd's client expects. Then Any(transfer.Data) flows. A stdin
- * stream also gets Any(transfer.WindowUpdate): a sender that keeps to it is never held back; one that does not, is, together with
- * everything else on its connection. stdin ends with the client's final close; a connection that breaks leaves it open.
+ * The first message is Any(StreamInit) with id "<container>/<exec or empty>/stdin|stdout|stderr"; it is
+ * answered by Any(google.protobuf.Empty) once the stream is ready, as containerd's client expects. Then
+ * Any(transfer.Data) flows. A stdin stream also gets Any(transfer.WindowUpdate): a sender that keeps to it is
+ * never held back; one that does not, is, together with everything else on its connection. stdin ends with
+ * the client's final close; a connection that breaks leaves it open.
  *
- * Output comes from the process's log. A process that is read by ReadLog keeps its data until Ack, and streams only listen in from
- * the present on, skipping what they are too slow for. Where nobody calls ReadLog and the creator named streams for the
- * output, the streams are its only way out: they begin at the start, and what all of them have sent is freed.
+ * Output comes from the process's log. A process that is read by ReadLog keeps its data until Ack, and
+ * streams only listen in from the present on, skipping what they are too slow for. Where nobody calls ReadLog
+ * and the creator named streams for the output, the streams are its only way out: they begin at the start,
+ * and what all of them have sent is freed.
  */
 #include "guest/services.h"
 
@@ -19,9 +21,9 @@
 #include "guest/gserver.h"
 #include "guest/rpc.h"
 
-#define CHUNK       (32u * 1024)
+#define CHUNK	    (32u * 1024)
 #define STREAMS_MAX 4096
-#define WINDOW      (64 * 1024)
+#define WINDOW	    (64 * 1024)
 
 struct gstream {
 	struct gstream *next, **prevp; /* all */
@@ -33,8 +35,8 @@ struct gstream {
 	struct pio_listener listener;
 	bool input, paused;
 	enum outlog_stream stream;
-	uint64_t offset;  /* output: of the next byte */
-	int64_t window;   /* input: what the client may still send */
+	uint64_t offset; /* output: of the next byte */
+	int64_t window;	 /* input: what the client may still send */
 };
 
 static struct gstream *streams;
@@ -94,7 +96,7 @@ static int send_any(struct gstream *s, const ProtobufCMessage *msg, const char *
 	return outer ? ttrpc_request_send(s->req, outer, len) : -ENOMEM;
 }
 
-/* ---- output ---------------------------------------------------------------------------------------------------------- */
+/* ---- output ------------------------------------------------------------------------------------------ */
 
 /* Frees what every stream of this process has sent, if streams are the only way out. */
 static void release(struct pio *pio)
@@ -165,9 +167,12 @@ static void on_output(void *arg)
 		stream_finish(s); /* deleted: what could not be sent by now is gone */
 }
 
-/* ---- input ----------------------------------------------------------------------------------------------------------- */
+/* ---- input ------------------------------------------------------------------------------------------- */
 
-/* Grants what the process has taken, and reads on from the client once there is room. False: the stream is gone. */
+/*
+ * Grants what the process has taken, and reads on from the client once there is room. False: the stream is
+ * gone.
+ */
 static bool in_pump(struct gstream *s)
 {
 	Containerd__Types__Transfer__WindowUpdate update = CONTAINERD__TYPES__TRANSFER__WINDOW_UPDATE__INIT;
@@ -234,7 +239,7 @@ static void on_input(struct gstream *s, const void *payload, size_t len, bool eo
 	(void)in_pump(s);
 }
 
-/* ---- beginning ------------------------------------------------------------------------------------------------------- */
+/* ---- beginning --------------------------------------------------------------------------------------- */
 
 /* "<container>/<exec>/<stream>" into its parts, in a copy of id. */
 static int split_id(char *id, char **ret_ctr, char **ret_exec, char **ret_name, struct err *err)
@@ -243,8 +248,10 @@ static int split_id(char *id, char **ret_ctr, char **ret_exec, char **ret_name, 
 	char *name = exec ? strchr(exec + 1, '/') : NULL;
 
 	if (!name || strchr(name + 1, '/'))
-		return err_set(err, -EINVAL, "stream id \"%.300s\": want <container>/<exec or nothing>/stdin, stdout or stderr",
-			       id);
+		return err_set(
+			err, -EINVAL,
+			"stream id \"%.300s\": want <container>/<exec or nothing>/stdin, stdout or stderr",
+			id);
 	*exec++ = 0;
 	*name++ = 0;
 	*ret_ctr = id;
@@ -256,7 +263,8 @@ static int split_id(char *id, char **ret_ctr, char **ret_exec, char **ret_name, 
 static int attach_in(struct gstream *s, struct err *err)
 {
 	if (!pio_has_in(s->pio))
-		return err_set_status(err, -EPIPE, ERR_FAILED_PRECONDITION, "the process has no stdin, or it is closed");
+		return err_set_status(err, -EPIPE, ERR_FAILED_PRECONDITION,
+				      "the process has no stdin, or it is closed");
 	s->input = true;
 	pio_listen(s->pio, &s->listener, on_input_change, s);
 	return 0;
@@ -281,7 +289,8 @@ static int begin(struct gstream *s, const void *payload, size_t len, struct err 
 	if (!any)
 		return -EINVAL;
 	if (!rpc_type_is(any->type_url, "containerd.services.streaming.v1.StreamInit"))
-		return err_set(err, -EINVAL, "the first message has type \"%.128s\": want StreamInit", any->type_url);
+		return err_set(err, -EINVAL, "the first message has type \"%.128s\": want StreamInit",
+			       any->type_url);
 	init = rpc_unpack_msg(&containerd__services__streaming__v1__stream_init__descriptor, any->value.data,
 			      any->value.len, err);
 	if (!init)
@@ -355,7 +364,8 @@ static void stream_open(struct ttrpc_request *req, void *ctx, const void *payloa
 		ttrpc_fail(req, &err);
 		return;
 	}
-	*s = (struct gstream){.g = ctx, .req = req, .conn = gserver_conn(req), .next = streams, .prevp = &streams};
+	*s = (struct gstream){
+		.g = ctx, .req = req, .conn = gserver_conn(req), .next = streams, .prevp = &streams};
 	if (s->next)
 		s->next->prevp = &s->next;
 	streams = s;

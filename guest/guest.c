@@ -25,8 +25,8 @@ int guest_id_check(const char *what, const char *id, struct err *err)
 {
 	if (guest_id_valid(id))
 		return 0;
-	return err_set(err, -EINVAL, "%s \"%.64s\" is not a valid name: want 1 to %d of A-Z a-z 0-9 _ . -", what,
-		       id ? id : "", GUEST_ID_MAX);
+	return err_set(err, -EINVAL, "%s \"%.64s\" is not a valid name: want 1 to %d of A-Z a-z 0-9 _ . -",
+		       what, id ? id : "", GUEST_ID_MAX);
 }
 
 unsigned int guest_serial(void)

@@ -22,16 +22,16 @@ struct pio;
 struct guest {
 	struct eloop *loop;
 	struct gconfig config;
-	bool cgroup2;            /* cgroup v2 at /sys/fs/cgroup, else v1 hierarchies below it */
-	int64_t init_ns;         /* CLOCK_BOOTTIME when main began */
-	int64_t first_check_ns;  /* CLOCK_BOOTTIME of the first answer to Check, 0 before */
+	bool cgroup2;		 /* cgroup v2 at /sys/fs/cgroup, else v1 hierarchies below it */
+	int64_t init_ns;	 /* CLOCK_BOOTTIME when main began */
+	int64_t first_check_ns;	 /* CLOCK_BOOTTIME of the first answer to Check, 0 before */
 	struct outlog_pool logs; /* of all processes */
-	struct pio *pios;        /* all, for when the pool has room again */
-	struct ctr *ctrs;        /* all containers */
+	struct pio *pios;	 /* all, for when the pool has room again */
+	struct ctr *ctrs;	 /* all containers */
 	unsigned int ctrs_len;
 	struct gserver *server;
 	struct gevents *events;
-	bool settled;            /* ginit_settle was here */
+	bool settled; /* ginit_settle was here */
 	bool shutting_down;
 };
 
@@ -45,6 +45,7 @@ int guest_id_check(const char *what, const char *id, struct err *err);
 /* A number never used before in this boot, for names of files. */
 unsigned int guest_serial(void);
 
-#define GUEST_TMP_DIR "/run/crivisor/tmp" /* short-lived files: pid files, logs of the runtime, console sockets */
+#define GUEST_TMP_DIR                                                                                        \
+	"/run/crivisor/tmp" /* short-lived files: pid files, logs of the runtime, console sockets */
 
 #endif

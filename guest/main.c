@@ -1,9 +1,11 @@
 /*
  * crivisor-agent: PID 1 of a pod's VM.
  *
- * Order: /proc → configuration → tracing → early init (environment, mounts, cgroups, sysctls) → log → share → debug console →
- * late init (DNS) → serving, and what can wait for it (ginit_settle). Whatever fails is said on the console and ends the VM. The listening socket is made
- * early, so that the host's first connection waits in the kernel; it is served after everything else.
+ * Order: /proc → configuration → tracing → early init (environment, mounts, cgroups, sysctls) → log → share →
+ *        debug console →
+ * late init (DNS) → serving, and what can wait for it (ginit_settle). Whatever fails is said on the console
+ * and ends the VM. The listening socket is made early, so that the host's first connection waits in the
+ * kernel; it is served after everything else.
  */
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
@@ -21,7 +23,7 @@
 #include <sys/signalfd.h>
 
 #define SETTLE_NS (500 * NS_PER_MS) /* when nobody has asked by then */
-#define LOGS_MAX  (16u << 20) /* output of all processes that the host has not acknowledged */
+#define LOGS_MAX  (16u << 20)	    /* output of all processes that the host has not acknowledged */
 
 static void toggle_tracing(struct guest *g)
 {
@@ -114,7 +116,10 @@ static int step_console(struct guest *g, struct err *err)
 	return g->config.debug ? gconsole_setup(g, GUEST_PORT_CONSOLE, err) : 0;
 }
 
-/* From here on the host's connection is taken by the kernel, and answered as soon as the agent serves: no dialling again. */
+/*
+ * From here on the host's connection is taken by the kernel, and answered as soon as the agent serves: no
+ * dialling again.
+ */
 static int step_listen(struct guest *g, struct err *err)
 {
 	return gserver_new(g, GUEST_PORT_AGENT, services_table(g), &g->server, err);
@@ -124,8 +129,8 @@ static const struct {
 	const char *name;
 	int (*run)(struct guest *g, struct err *err);
 } steps[] = {
-	{"configuration", step_config}, {"loop", setup_loop},   {"listen", step_listen},
-	{"early init", ginit_early},    {"log", step_log},      {"share", step_share},
+	{"configuration", step_config},	 {"loop", setup_loop},	    {"listen", step_listen},
+	{"early init", ginit_early},	 {"log", step_log},	    {"share", step_share},
 	{"debug console", step_console}, {"late init", ginit_late},
 };
 
@@ -150,7 +155,8 @@ static void run_steps(struct guest *g)
 			 (long long)(now - begin) / 1000);
 		begin = now;
 	}
-	log_info("crivisor-agent %s ready in %lld ms", CRV_VERSION, (long long)((begin - g->init_ns) / NS_PER_MS));
+	log_info("crivisor-agent %s ready in %lld ms", CRV_VERSION,
+		 (long long)((begin - g->init_ns) / NS_PER_MS));
 	getrusage(RUSAGE_SELF, &usage);
 	log_debug("%s; %ld page faults", times, usage.ru_minflt + usage.ru_majflt);
 }
@@ -170,7 +176,8 @@ int main(int argc, char **argv)
 		printf("crivisor-agent %s\n", CRV_VERSION);
 		if (argc == 2 && str_eq(argv[1], "--version"))
 			return 0;
-		fprintf(stderr, "crivisor-agent is the first process of a pod's virtual machine and of nothing else\n");
+		fprintf(stderr, "crivisor-agent is the first process of a pod's virtual machine and of "
+				"nothing else\n");
 		return 2;
 	}
 	g.init_ns = guest_boottime_ns();

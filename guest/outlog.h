@@ -1,13 +1,15 @@
 /*
- * outlog.h: the output of one process, both streams in the order read, kept until the host has acknowledged it.
+ * outlog.h: the output of one process, both streams in the order read, kept until the host has acknowledged
+ * it.
  *
- * Purpose:   offsets count bytes of both streams together, from 0 at the start of the process. Data leaves only by
- *            outlog_ack (or outlog_done); when nothing more fits, the owner stops reading the pipes, which is how
- *            backpressure reaches the process.
+ * Purpose:   offsets count bytes of both streams together, from 0 at the start of the process. Data leaves
+ *            only by outlog_ack (or outlog_done); when nothing more fits, the owner stops reading the pipes,
+ *            which is how backpressure reaches the process.
  * Threads:   none of its own.
  * Ownership: embedded; outlog_done frees. Data pointers live until the next append, ack or done.
- * Limits:    `max` bytes a log, OUTLOG_RUNS_MAX changes between the streams, and `pool->max` bytes for all logs of a pool:
- *            beyond that each log still gets OUTLOG_SHARE_MIN bytes, so that no process can starve another one.
+ * Limits:    `max` bytes a log, OUTLOG_RUNS_MAX changes between the streams, and `pool->max` bytes for all
+ *            logs of a pool: beyond that each log still gets OUTLOG_SHARE_MIN bytes, so that no process can
+ *            starve another one.
  */
 #ifndef GUEST_OUTLOG_H
 #define GUEST_OUTLOG_H
@@ -17,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define OUTLOG_RUNS_MAX  4096
+#define OUTLOG_RUNS_MAX	 4096
 #define OUTLOG_SHARE_MIN 4096
 
 /* Numbered as Stream in agent.proto. */
@@ -64,8 +66,8 @@ struct outlog_record {
 	size_t len;
 };
 /*
- * The record at *offset (moved up to the start if below it), at most max bytes of it; *offset is moved past it. False at
- * the end.
+ * The record at *offset (moved up to the start if below it), at most max bytes of it; *offset is moved past
+ * it. False at the end.
  */
 bool outlog_next(const struct outlog *log, uint64_t *offset, size_t max, struct outlog_record *ret);
 

@@ -14,7 +14,7 @@
 
 static void on_out(void *arg, int fd, uint32_t events);
 
-/* ---- listeners ------------------------------------------------------------------------------------------------ */
+/* ---- listeners --------------------------------------------------------------------------------------- */
 
 static void on_tell(void *arg)
 {
@@ -54,7 +54,7 @@ void pio_unlisten(struct pio *pio, struct pio_listener *l)
 	l->on = false;
 }
 
-/* ---- output --------------------------------------------------------------------------------------------------- */
+/* ---- output ------------------------------------------------------------------------------------------ */
 
 static void end_close(struct pio_end *end)
 {
@@ -100,8 +100,8 @@ static void on_out(void *arg, int fd, uint32_t events)
 		/* A terminal says EIO once nobody has it open any more. */
 		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
 			out_close(pio, &pio->out[second]);
-		} else if (n > 0 &&
-			   outlog_append(&pio->log, second ? OUTLOG_STDERR : OUTLOG_STDOUT, chunk, (size_t)n) == 0) {
+		} else if (n > 0 && outlog_append(&pio->log, second ? OUTLOG_STDERR : OUTLOG_STDOUT, chunk,
+						  (size_t)n) == 0) {
 			tell(pio);
 		}
 	}
@@ -109,8 +109,9 @@ static void on_out(void *arg, int fd, uint32_t events)
 }
 
 /*
- * The process has been gone for a while. What its pipe holds at this moment is still taken, then the pipe is closed,
- * whoever else has it open. Not while data waits for room in the log: that is the host's pace, not a forgotten writer.
+ * The process has been gone for a while. What its pipe holds at this moment is still taken, then the pipe is
+ * closed, whoever else has it open. Not while data waits for room in the log: that is the host's pace, not a
+ * forgotten writer.
  */
 static void on_grace(void *arg)
 {
@@ -121,10 +122,12 @@ static void on_grace(void *arg)
 
 		if (pio->out[i].fd >= 0 && ioctl(pio->out[i].fd, FIONREAD, &pending) < 0)
 			pending = 0;
-		for (; pio->out[i].fd >= 0 && pending > 0 && outlog_space(&pio->log) > 0; pending -= READ_CHUNK)
+		for (; pio->out[i].fd >= 0 && pending > 0 && outlog_space(&pio->log) > 0;
+		     pending -= READ_CHUNK)
 			on_out(pio, pio->out[i].fd, EPOLLIN);
 		if (pio->out[i].fd >= 0 && pending > 0) {
-			eloop_timer_set(pio->g->loop, &pio->grace, now_monotonic_ns() + PIO_GRACE_NS, on_grace, pio);
+			eloop_timer_set(pio->g->loop, &pio->grace, now_monotonic_ns() + PIO_GRACE_NS,
+					on_grace, pio);
 			return;
 		}
 		if (pio->out[i].fd >= 0)
@@ -164,7 +167,7 @@ int pio_ack(struct pio *pio, uint64_t offset, struct err *err)
 	return 0;
 }
 
-/* ---- input ---------------------------------------------------------------------------------------------------- */
+/* ---- input ------------------------------------------------------------------------------------------- */
 
 bool pio_has_in(const struct pio *pio)
 {
@@ -233,7 +236,7 @@ void pio_close_in(struct pio *pio)
 	in_pump(pio);
 }
 
-/* ---- terminal --------------------------------------------------------------------------------------------------- */
+/* ---- terminal ---------------------------------------------------------------------------------------- */
 
 int pio_resize(struct pio *pio, uint32_t cols, uint32_t rows, struct err *err)
 {
@@ -282,7 +285,9 @@ static int recv_fd(int sock)
 	} control;
 	char name[256];
 	struct iovec iov = {.iov_base = name, .iov_len = sizeof(name)};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.buf,
+	struct msghdr msg = {.msg_iov = &iov,
+			     .msg_iovlen = 1,
+			     .msg_control = control.buf,
 			     .msg_controllen = sizeof(control.buf)};
 	struct cmsghdr *c;
 	int fd;
@@ -290,7 +295,8 @@ static int recv_fd(int sock)
 	if (recvmsg(sock, &msg, MSG_CMSG_CLOEXEC) < 0)
 		return -errno;
 	c = CMSG_FIRSTHDR(&msg);
-	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len != CMSG_LEN(sizeof(int)))
+	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS ||
+	    c->cmsg_len != CMSG_LEN(sizeof(int)))
 		return -EPROTO;
 	memcpy(&fd, CMSG_DATA(c), sizeof(fd));
 	return fd;
@@ -333,7 +339,7 @@ static int console_open(struct pio *pio, struct err *err)
 	return pio->console_src ? 0 : err_set(err, -ENOMEM, "watch the console socket");
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------- */
+/* ---- life -------------------------------------------------------------------------------------------- */
 
 static int open_pipe(struct pio *pio, struct pio_end *ours, int our_side, int *ret_theirs, eloop_fd_fn *fn,
 		     struct err *err)

@@ -1,14 +1,17 @@
 /*
  * pio.h: the standard input and output of one process: pipes or a terminal, and the log of its output.
  *
- * Purpose:   reads output into the log while there is room and stops reading when there is none; writes input from a bounded
- *            queue; tells listeners (ReadLog calls, streams) when something changed.
+ * Purpose:   reads output into the log while there is room and stops reading when there is none; writes input
+ *            from a bounded queue; tells listeners (ReadLog calls, streams) when something changed.
  * Threads:   the loop's.
- * Ownership: pio_new's object belongs to its process; listeners are embedded in their owners, who remove them. Everything that
- *            listens is told of the end by pio_free (the function is called with the pio closed for good).
- * Limits:    GUEST_LOG_BUFFER_BYTES of output not acknowledged, PIO_IN_MAX bytes of input not yet taken by the process.
- * Ends:      a stream of output ends when every writer has closed it, or PIO_GRACE_NS after the process has exited and the pipe
- *            is empty: a background child that kept the pipe cannot hold it open for ever.
+ * Ownership: pio_new's object belongs to its process; listeners are embedded in their owners, who remove
+ *            them. Everything that listens is told of the end by pio_free (the function is called with the
+ *            pio closed for good).
+ * Limits:    GUEST_LOG_BUFFER_BYTES of output not acknowledged, PIO_IN_MAX bytes of input not yet taken by
+ *            the process.
+ * Ends:      a stream of output ends when every writer has closed it, or PIO_GRACE_NS after the process has
+ *            exited and the pipe is empty: a background child that kept the pipe cannot hold it open for
+ *            ever.
  */
 #ifndef GUEST_PIO_H
 #define GUEST_PIO_H
@@ -30,7 +33,8 @@ struct pio;
 
 struct pio_listener {
 	struct pio_listener *next;
-	void (*fn)(void *arg); /* something changed: output, room for input, an end. May remove itself, not others */
+	void (*fn)(void *arg); /* something changed: output, room for input, an end. May remove itself, not
+				  others */
 	void *arg;
 	bool on;
 };
@@ -47,15 +51,15 @@ struct pio {
 	struct pio_end out[2]; /* stdout, stderr; with a terminal only the first */
 	struct pio_end in;
 	struct buf in_buf;
-	bool in_eof;      /* close once the queue is empty */
-	bool in_gone;     /* the process reads no more */
-	bool log_read;    /* ReadLog or Ack was used: streams no longer free what they have sent */
-	bool named[2];    /* the creator named a stream for it: streams may free what they have sent */
+	bool in_eof;	  /* close once the queue is empty */
+	bool in_gone;	  /* the process reads no more */
+	bool log_read;	  /* ReadLog or Ack was used: streams no longer free what they have sent */
+	bool named[2];	  /* the creator named a stream for it: streams may free what they have sent */
 	bool streamed[2]; /* a stream was attached to it */
 	bool exited;
-	bool dead;        /* pio_free runs */
-	int tty;          /* -1, or the terminal's master (out[0].fd) */
-	int console;      /* listening socket on which the runtime hands over the terminal, -1 once it has */
+	bool dead;   /* pio_free runs */
+	int tty;     /* -1, or the terminal's master (out[0].fd) */
+	int console; /* listening socket on which the runtime hands over the terminal, -1 once it has */
 	struct eloop_source *console_src;
 	char console_path[64];
 	struct eloop_timer grace;
@@ -65,8 +69,8 @@ struct pio {
 };
 
 /*
- * child_stdio gets the three fds for the child (-1: /dev/null), which the caller closes after the spawn. With a terminal they
- * are all -1 and console_path names the socket for the runtime's --console-socket.
+ * child_stdio gets the three fds for the child (-1: /dev/null), which the caller closes after the spawn. With
+ * a terminal they are all -1 and console_path names the socket for the runtime's --console-socket.
  */
 struct pio *pio_new(struct guest *g, bool terminal, bool want_stdin, int child_stdio[3], struct err *err);
 struct pio *pio_free(struct pio *pio);

@@ -40,7 +40,7 @@ void proc_close_child_stdio(struct proc *p)
 		p->child_stdio[i] = close_fd(p->child_stdio[i]);
 }
 
-/* ---- waiting ---------------------------------------------------------------------------------------------------- */
+/* ---- waiting ----------------------------------------------------------------------------------------- */
 
 static void waiter_free(struct proc_waiter *w)
 {
@@ -104,7 +104,7 @@ static void answer_waiters(struct proc *p)
 	}
 }
 
-/* ---- life and death ------------------------------------------------------------------------------------------------ */
+/* ---- life and death ---------------------------------------------------------------------------------- */
 
 static void tell_exit(struct proc *p)
 {

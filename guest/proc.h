@@ -49,12 +49,12 @@ struct proc {
 	struct pio *pio;
 	int child_stdio[3]; /* for the child, until it is spawned */
 	char *spec_path;    /* exec: the process as JSON, until it is started */
-	pid_t pid;          /* 0: none yet */
+	pid_t pid;	    /* 0: none yet */
 	int exit_status;
 	int64_t exited_at_ns;
 	struct reap_watch watch;
-	struct crun_run *run;  /* under way */
-	struct rpc_slot slot;  /* who waits for that run */
+	struct crun_run *run; /* under way */
+	struct rpc_slot slot; /* who waits for that run */
 	struct proc_waiter *waiters;
 };
 

@@ -98,8 +98,8 @@ static void on_change(void *arg)
 	readlog_free(rl);
 }
 
-static int wait_for(struct guest *g, struct pio *pio, const Crivisor__Agent__V1__ReadLogRequest *m, size_t max,
-		    struct ttrpc_request *req, struct err *err)
+static int wait_for(struct guest *g, struct pio *pio, const Crivisor__Agent__V1__ReadLogRequest *m,
+		    size_t max, struct ttrpc_request *req, struct err *err)
 {
 	struct readlog *rl = calloc(1, sizeof(*rl));
 

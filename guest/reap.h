@@ -1,9 +1,9 @@
 /*
  * reap.h: the end of every process of the guest. PID 1 inherits all orphans, so it waits for everything.
  *
- * Purpose:   tells who watches a pid how it ended. A container's process becomes our child only when the runtime that made it
- *            exits, and may be dead before its pid is known here: so the ends of pids that nobody watches are kept for a while
- *            and handed to a watcher that comes late.
+ * Purpose:   tells who watches a pid how it ended. A container's process becomes our child only when the
+ *            runtime that made it exits, and may be dead before its pid is known here: so the ends of pids
+ *            that nobody watches are kept for a while and handed to a watcher that comes late.
  * Threads:   the loop's.
  * Ownership: a watch is embedded in its owner, who calls reap_unwatch before it goes away.
  * Limits:    the last REAP_ORPHANS unwatched ends are kept, and only while reap_keep_orphans is on.
@@ -29,11 +29,14 @@ struct reap_watch {
 
 /* Says whether unwatched ends are to be kept: calls nest. On while a runtime runs. */
 void reap_keep_orphans(bool on);
-/* A number that grows with every end; taken before a runtime starts, it tells its orphans from older ones with the same pid. */
+/*
+ * A number that grows with every end; taken before a runtime starts, it tells its orphans from older ones
+ * with the same pid.
+ */
 uint64_t reap_seq(void);
 /*
- * Watches pid. If it ended already, after `since`, fn runs before this returns. since UINT64_MAX: no looking back (the
- * pid is a child just forked).
+ * Watches pid. If it ended already, after `since`, fn runs before this returns. since UINT64_MAX: no looking
+ * back (the pid is a child just forked).
  */
 void reap_watch(struct reap_watch *watch, pid_t pid, uint64_t since, reap_fn *fn, void *arg);
 void reap_unwatch(struct reap_watch *watch);

@@ -10,7 +10,8 @@ void *rpc_unpack_msg(const ProtobufCMessageDescriptor *desc, const void *data, s
 	return pb_unpack(desc, data, len, &msg, err) < 0 ? NULL : msg;
 }
 
-void *rpc_unpack(struct ttrpc_request *req, const ProtobufCMessageDescriptor *desc, const void *payload, size_t len)
+void *rpc_unpack(struct ttrpc_request *req, const ProtobufCMessageDescriptor *desc, const void *payload,
+		 size_t len)
 {
 	struct err err = ERR_INIT;
 	void *msg = rpc_unpack_msg(desc, payload, len, &err);

@@ -2,10 +2,11 @@
  * rpc.h: what every handler of the agent does first and last: take the request apart, and answer.
  *
  * Threads:   the loop's.
- * Ownership: an unpacked message is the handler's, freed by protobuf_c_message_free_unpacked (RPC_MESSAGE does it). A slot is
- *            embedded in whatever waits for something before it answers; it forgets the request by itself when nobody waits for the
- *            answer any more.
- * Limits:    those of ttrpc.h for a message; every request is checked field by field before it is unpacked (pbcheck.h).
+ * Ownership: an unpacked message is the handler's, freed by protobuf_c_message_free_unpacked (RPC_MESSAGE
+ *            does it). A slot is embedded in whatever waits for something before it answers; it forgets the
+ *            request by itself when nobody waits for the answer any more.
+ * Limits:    those of ttrpc.h for a message; every request is checked field by field before it is unpacked
+ *            (pbcheck.h).
  */
 #ifndef GUEST_RPC_H
 #define GUEST_RPC_H
@@ -17,7 +18,8 @@
 #include <protobuf-c/protobuf-c.h>
 
 /* NULL: the request is answered (badly) already. */
-void *rpc_unpack(struct ttrpc_request *req, const ProtobufCMessageDescriptor *desc, const void *payload, size_t len);
+void *rpc_unpack(struct ttrpc_request *req, const ProtobufCMessageDescriptor *desc, const void *payload,
+		 size_t len);
 /* Checks and unpacks without a request, for what comes in streams or inside an Any. */
 void *rpc_unpack_msg(const ProtobufCMessageDescriptor *desc, const void *data, size_t len, struct err *err);
 

@@ -11,7 +11,7 @@
 #define RECV_BUF  32768
 #define ADDRS_MAX 256
 
-/* ---- messages ------------------------------------------------------------------------------------------------------ */
+/* ---- messages ---------------------------------------------------------------------------------------- */
 
 void rtnl_begin(struct rtnl_msg *m, uint16_t type, uint16_t flags, const void *body, size_t len)
 {
@@ -106,7 +106,8 @@ int rtnl_parse_mac(const char *text, unsigned char mac[6], struct err *err)
 	unsigned int b[6];
 	int n = 0;
 
-	if (text && sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &n) == 6 &&
+	if (text &&
+	    sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &n) == 6 &&
 	    n == 17 && text[n] == 0) {
 		for (int i = 0; i < 6; i++)
 			mac[i] = (unsigned char)b[i];
@@ -115,7 +116,7 @@ int rtnl_parse_mac(const char *text, unsigned char mac[6], struct err *err)
 	return err_set(err, -EINVAL, "\"%.64s\" is not a MAC address", text ? text : "");
 }
 
-/* ---- the socket ------------------------------------------------------------------------------------------------------ */
+/* ---- the socket -------------------------------------------------------------------------------------- */
 
 int rtnl_open(struct rtnl *nl, struct err *err)
 {
@@ -207,12 +208,13 @@ static void each_attr(const struct nlmsghdr *h, size_t fixed, attr_fn *fn, void 
 		memcpy(&rta, p + at, sizeof(rta));
 		if (rta.rta_len < sizeof(rta) || rta.rta_len > end - at)
 			return;
-		fn(rta.rta_type & (unsigned int)NLA_TYPE_MASK, p + at + RTA_LENGTH(0), rta.rta_len - RTA_LENGTH(0), arg);
+		fn(rta.rta_type & (unsigned int)NLA_TYPE_MASK, p + at + RTA_LENGTH(0),
+		   rta.rta_len - RTA_LENGTH(0), arg);
 		at += RTA_ALIGN(rta.rta_len);
 	}
 }
 
-/* ---- links ----------------------------------------------------------------------------------------------------------- */
+/* ---- links ------------------------------------------------------------------------------------------- */
 
 struct links {
 	struct rtnl_link *list;
@@ -240,7 +242,8 @@ static void on_link(const struct nlmsghdr *h, void *arg)
 	struct ifinfomsg info;
 	struct rtnl_link *l;
 
-	if (h->nlmsg_type != RTM_NEWLINK || h->nlmsg_len < NLMSG_LENGTH(sizeof(info)) || links->len == links->max)
+	if (h->nlmsg_type != RTM_NEWLINK || h->nlmsg_len < NLMSG_LENGTH(sizeof(info)) ||
+	    links->len == links->max)
 		return;
 	memcpy(&info, NLMSG_DATA(h), sizeof(info));
 	l = &links->list[links->len++];
@@ -269,7 +272,8 @@ static int link_flags(struct rtnl *nl, int index, bool up)
 	return talk(nl, &m, NULL, NULL);
 }
 
-int rtnl_link_set(struct rtnl *nl, const struct rtnl_link *link, const struct rtnl_change *change, struct err *err)
+int rtnl_link_set(struct rtnl *nl, const struct rtnl_link *link, const struct rtnl_change *change,
+		  struct err *err)
 {
 	struct ifinfomsg info = {.ifi_index = link->index};
 	bool rename = change->name && !str_eq(change->name, link->name);
@@ -293,7 +297,7 @@ int rtnl_link_set(struct rtnl *nl, const struct rtnl_link *link, const struct rt
 	return r < 0 ? err_set_errno(err, r, "set up interface %s", link->name) : 0;
 }
 
-/* ---- addresses --------------------------------------------------------------------------------------------------------- */
+/* ---- addresses --------------------------------------------------------------------------------------- */
 
 struct addrs {
 	struct rtnl_addr list[ADDRS_MAX];
@@ -328,10 +332,12 @@ static void on_addr(const struct nlmsghdr *h, void *arg)
 	struct ifaddrmsg info;
 	struct rtnl_addr *to;
 
-	if (h->nlmsg_type != RTM_NEWADDR || h->nlmsg_len < NLMSG_LENGTH(sizeof(info)) || addrs->len == ADDRS_MAX)
+	if (h->nlmsg_type != RTM_NEWADDR || h->nlmsg_len < NLMSG_LENGTH(sizeof(info)) ||
+	    addrs->len == ADDRS_MAX)
 		return;
 	memcpy(&info, NLMSG_DATA(h), sizeof(info));
-	if ((int)info.ifa_index != addrs->index || (info.ifa_family == AF_INET6 && info.ifa_scope == RT_SCOPE_LINK))
+	if ((int)info.ifa_index != addrs->index ||
+	    (info.ifa_family == AF_INET6 && info.ifa_scope == RT_SCOPE_LINK))
 		return;
 	each_attr(h, sizeof(info), addr_attr, &a);
 	to = &addrs->list[addrs->len++];
@@ -341,13 +347,15 @@ static void on_addr(const struct nlmsghdr *h, void *arg)
 
 static int addr_change(struct rtnl *nl, int index, const struct rtnl_addr *a, bool add)
 {
-	struct ifaddrmsg info = {.ifa_family = (unsigned char)a->family, .ifa_prefixlen = (unsigned char)a->prefix,
+	struct ifaddrmsg info = {.ifa_family = (unsigned char)a->family,
+				 .ifa_prefixlen = (unsigned char)a->prefix,
 				 .ifa_index = (unsigned int)index,
 				 .ifa_flags = a->family == AF_INET6 ? IFA_F_NODAD : 0};
 	struct rtnl_msg m;
 	int r;
 
-	rtnl_begin(&m, add ? RTM_NEWADDR : RTM_DELADDR, add ? NLM_F_CREATE | NLM_F_REPLACE : 0, &info, sizeof(info));
+	rtnl_begin(&m, add ? RTM_NEWADDR : RTM_DELADDR, add ? NLM_F_CREATE | NLM_F_REPLACE : 0, &info,
+		   sizeof(info));
 	r = rtnl_put(&m, IFA_LOCAL, a->bytes, addr_len(a->family));
 	if (r == 0)
 		r = rtnl_put(&m, IFA_ADDRESS, a->bytes, addr_len(a->family));
@@ -404,25 +412,28 @@ int rtnl_addrs_set(struct rtnl *nl, int index, const struct rtnl_addr *addrs, si
 			continue;
 		r = addr_change(nl, index, &have->list[i], false);
 		if (r < 0 && r != -EADDRNOTAVAIL)
-			return err_set_errno(err, r, "remove address %s", addr_text(&have->list[i], text, sizeof(text)));
+			return err_set_errno(err, r, "remove address %s",
+					     addr_text(&have->list[i], text, sizeof(text)));
 	}
 	for (size_t i = 0; i < n; i++) {
 		r = addr_change(nl, index, &addrs[i], true);
 		if (r < 0)
-			return err_set_errno(err, r, "add address %s/%u", addr_text(&addrs[i], text, sizeof(text)),
-					     addrs[i].prefix);
+			return err_set_errno(err, r, "add address %s/%u",
+					     addr_text(&addrs[i], text, sizeof(text)), addrs[i].prefix);
 	}
 	return 0;
 }
 
-/* ---- routes ------------------------------------------------------------------------------------------------------------ */
+/* ---- routes ------------------------------------------------------------------------------------------ */
 
 int rtnl_route_set(struct rtnl *nl, const struct rtnl_route *route, struct err *err)
 {
 	struct rtmsg info = {.rtm_family = (unsigned char)route->dest.family,
 			     .rtm_dst_len = (unsigned char)route->dest.prefix,
-			     .rtm_table = RT_TABLE_MAIN, .rtm_protocol = RTPROT_STATIC,
-			     .rtm_scope = (unsigned char)route->scope, .rtm_type = RTN_UNICAST,
+			     .rtm_table = RT_TABLE_MAIN,
+			     .rtm_protocol = RTPROT_STATIC,
+			     .rtm_scope = (unsigned char)route->scope,
+			     .rtm_type = RTN_UNICAST,
 			     .rtm_flags = route->flags};
 	size_t len = addr_len(route->dest.family);
 	char text[INET6_ADDRSTRLEN];
@@ -441,6 +452,7 @@ int rtnl_route_set(struct rtnl *nl, const struct rtnl_route *route, struct err *
 		r = rtnl_put(&m, RTA_OIF, &oif, sizeof(oif));
 	if (r == 0)
 		r = talk(nl, &m, NULL, NULL);
-	return r < 0 ? err_set_errno(err, r, "add route to %s/%u", addr_text(&route->dest, text, sizeof(text)),
-				     route->dest.prefix) : 0;
+	return r < 0 ? err_set_errno(err, r, "add route to %s/%u",
+				     addr_text(&route->dest, text, sizeof(text)), route->dest.prefix)
+		     : 0;
 }

@@ -2,9 +2,11 @@
  * rtnl.h: the agent's own small rtnetlink: links, addresses and routes of the guest.
  *
  * Purpose:   what the pod's network needs and no more; libnl would double the agent's size.
- * Threads:   none of its own. Calls are synchronous: the kernel answers a netlink request before send returns.
+ * Threads:   none of its own. Calls are synchronous: the kernel answers a netlink request before send
+ *            returns.
  * Ownership: an rtnl is one socket; rtnl_close.
- * Limits:    RTNL_MESSAGE_MAX bytes a request; RTNL_LINKS_MAX links; an answer that does not come within 2 s is -EAGAIN.
+ * Limits:    RTNL_MESSAGE_MAX bytes a request; RTNL_LINKS_MAX links; an answer that does not come within 2 s
+ *            is -EAGAIN.
  * Errors:    the kernel's errno, with what was attempted.
  * Source:    rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h.
  */
@@ -20,7 +22,7 @@
 #include <stdint.h>
 
 #define RTNL_MESSAGE_MAX 1024
-#define RTNL_LINKS_MAX   256
+#define RTNL_LINKS_MAX	 256
 
 /* ---- messages (pure; for tests too) ---- */
 
@@ -70,18 +72,19 @@ int rtnl_links(struct rtnl *nl, struct rtnl_link *links, size_t max, struct err 
 
 struct rtnl_change {
 	const unsigned char *mac; /* NULL: keep */
-	const char *name;         /* NULL: keep */
-	uint32_t mtu;             /* 0: keep */
+	const char *name;	  /* NULL: keep */
+	uint32_t mtu;		  /* 0: keep */
 };
 /* Takes the link down if name or MAC must change, changes it, brings it up. */
-int rtnl_link_set(struct rtnl *nl, const struct rtnl_link *link, const struct rtnl_change *change, struct err *err);
+int rtnl_link_set(struct rtnl *nl, const struct rtnl_link *link, const struct rtnl_change *change,
+		  struct err *err);
 /* Makes `addrs` the link's addresses (its IPv6 link-local one stays). They are usable at once: no DAD. */
 int rtnl_addrs_set(struct rtnl *nl, int index, const struct rtnl_addr *addrs, size_t n, struct err *err);
 
 struct rtnl_route {
-	struct rtnl_addr dest; /* prefix 0: default */
+	struct rtnl_addr dest;		  /* prefix 0: default */
 	struct rtnl_addr gateway, source; /* family 0: none */
-	int oif;               /* 0: none */
+	int oif;			  /* 0: none */
 	unsigned int scope, flags;
 };
 /* Adds or replaces. */

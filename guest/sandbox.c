@@ -68,10 +68,11 @@ static void sandbox_setup(struct ttrpc_request *req, void *ctx, const void *payl
 		return;
 	ginit_settle(ctx);
 	if (m->config && !rpc_type_is(m->config->type_url, "crivisor.agent.v1.Sandbox"))
-		r = err_set(&err, -EINVAL, "config has type \"%.128s\": want " GUEST_SANDBOX_TYPE_URL, m->config->type_url);
+		r = err_set(&err, -EINVAL, "config has type \"%.128s\": want " GUEST_SANDBOX_TYPE_URL,
+			    m->config->type_url);
 	if (r == 0 && m->config) {
-		sb = rpc_unpack_msg(&crivisor__agent__v1__sandbox__descriptor, m->config->value.data, m->config->value.len,
-				    &err);
+		sb = rpc_unpack_msg(&crivisor__agent__v1__sandbox__descriptor, m->config->value.data,
+				    m->config->value.len, &err);
 		r = sb ? gsandbox_setup(ctx, sb, &err) : -EINVAL;
 	}
 	if (r == 0)
@@ -104,12 +105,13 @@ static void sandbox_routes(struct ttrpc_request *req, void *ctx, const void *pay
 }
 
 /*
- * Two steps: with Delta 0 the guest's clock goes back, from which the host reckons the difference; with a Delta the clock is
- * moved by it.
+ * Two steps: with Delta 0 the guest's clock goes back, from which the host reckons the difference; with a
+ * Delta the clock is moved by it.
  */
 static void sandbox_clock(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {
-	Grpc__SyncClockPacket *m RPC_MESSAGE = rpc_unpack(req, &grpc__sync_clock_packet__descriptor, payload, len);
+	Grpc__SyncClockPacket *m RPC_MESSAGE =
+		rpc_unpack(req, &grpc__sync_clock_packet__descriptor, payload, len);
 	struct err err = ERR_INIT;
 	struct timespec ts;
 	int64_t to;

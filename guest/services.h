@@ -10,10 +10,11 @@
 #include "api/ttrpc/ttrpc.h"
 #include "guest/guest.h"
 
-extern const struct ttrpc_method task_methods[];      /* task.c: containerd.task.v2.Task */
-extern const struct ttrpc_method sandbox_methods[];   /* sandbox.c: grpc.SandboxService */
-extern const struct ttrpc_method streaming_methods[]; /* gstream.c: containerd.services.streaming.v1.Streaming */
-extern const struct ttrpc_method agent_methods[];     /* agent_service.c: crivisor.agent.v1.Agent */
+/* In task.c, sandbox.c, gstream.c and agent_service.c. */
+extern const struct ttrpc_method task_methods[];      /* containerd.task.v2.Task */
+extern const struct ttrpc_method sandbox_methods[];   /* grpc.SandboxService */
+extern const struct ttrpc_method streaming_methods[]; /* containerd.services.streaming.v1.Streaming */
+extern const struct ttrpc_method agent_methods[];     /* crivisor.agent.v1.Agent */
 
 /* The table for gserver_new, with g as context. */
 const struct ttrpc_service *services_table(struct guest *g);
@@ -27,7 +28,10 @@ void readlog_get(struct ttrpc_request *req, void *service_ctx, const void *paylo
 void readlog_ack(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len);
 void vmexec_run(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len);
 
-/* Ends containers, unmounts the share, syncs and powers off: at SIGTERM and Task.Shutdown. Does its work in the loop. */
+/*
+ * Ends containers, unmounts the share, syncs and powers off: at SIGTERM and Task.Shutdown. Does its work in
+ * the loop.
+ */
 void gshutdown_begin(struct guest *g, const char *why);
 /* Something ended: powers off if it was the last thing waited for. */
 void gshutdown_poll(struct guest *g);

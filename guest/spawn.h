@@ -1,9 +1,10 @@
 /*
- * spawn.h: starts a child of the agent that has nothing of the agent's: no fds but the three it is given, no blocked signals,
- * no protection from the OOM killer.
+ * spawn.h: starts a child of the agent that has nothing of the agent's: no fds but the three it is given, no
+ * blocked signals, no protection from the OOM killer.
  *
  * Threads:   the agent has one, so plain fork is safe here.
- * Ownership: the three fds stay the caller's. The child is a session and group leader: kill(-pid) reaches its helpers.
+ * Ownership: the three fds stay the caller's. The child is a session and group leader: kill(-pid) reaches its
+ *            helpers.
  * Errors:    a program that cannot be executed ends with status 127, as in a shell.
  */
 #ifndef GUEST_SPAWN_H
@@ -16,16 +17,16 @@
 
 struct spawn {
 	char *const *argv; /* argv[0] is an absolute path */
-	int stdio[3];      /* -1: /dev/null */
-	bool tty;          /* stdio[0] becomes the controlling terminal */
+	int stdio[3];	   /* -1: /dev/null */
+	bool tty;	   /* stdio[0] becomes the controlling terminal */
 	const char *cwd;   /* NULL: / */
 };
 
 /* The pid, or a negative errno. */
 pid_t spawn_run(const struct spawn *s, struct err *err);
 /*
- * Forks, and runs fn(arg) in the child instead of a program; its result (0 to 255) is the child's exit status. For what may
- * block, such as a mount.
+ * Forks, and runs fn(arg) in the child instead of a program; its result (0 to 255) is the child's exit
+ * status. For what may block, such as a mount.
  */
 pid_t spawn_fn(int (*fn)(void *arg), void *arg, struct err *err);
 

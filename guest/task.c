@@ -65,8 +65,8 @@ static void task_create(struct ttrpc_request *req, void *ctx, const void *payloa
 		return;
 	if (m->n_rootfs > 0 || !str_empty(m->checkpoint)) {
 		err_set(&err, -EOPNOTSUPP, "container \"%.128s\": %s", m->id,
-			m->n_rootfs > 0 ? "mounts for the rootfs are not supported: prepare it in the bundle" :
-					  "checkpoints are not supported");
+			m->n_rootfs > 0 ? "mounts for the rootfs are not supported: prepare it in the bundle"
+					: "checkpoints are not supported");
 		ttrpc_fail(req, &err);
 		return;
 	}
@@ -210,8 +210,8 @@ static void task_kill(struct ttrpc_request *req, void *ctx, const void *payload,
 	if (p && m->signal >= NSIG)
 		err_set(&err, -EINVAL, "signal %u does not exist", m->signal);
 	else if (p)
-		r = m->all && !p->exec_id[0] ? ctr_kill_all(p->ctr, (int)m->signal, &err) :
-					       proc_kill(p, (int)m->signal, &err);
+		r = m->all && !p->exec_id[0] ? ctr_kill_all(p->ctr, (int)m->signal, &err)
+					     : proc_kill(p, (int)m->signal, &err);
 	if (r < 0)
 		ttrpc_fail(req, &err);
 	else
@@ -230,8 +230,8 @@ static void task_exec(struct ttrpc_request *req, void *ctx, const void *payload,
 		return;
 	io = (struct proc_io){.terminal = m->terminal, .in = m->stdin, .out = m->stdout, .err = m->stderr};
 	c = ctr_find(ctx, m->id, &err);
-	if (!c || ctr_exec_add(c, m->exec_id, &io, m->spec ? m->spec->value.data : NULL, m->spec ? m->spec->value.len : 0,
-			       &err) < 0)
+	if (!c || ctr_exec_add(c, m->exec_id, &io, m->spec ? m->spec->value.data : NULL,
+			       m->spec ? m->spec->value.len : 0, &err) < 0)
 		ttrpc_fail(req, &err);
 	else
 		rpc_reply_empty(req);
@@ -371,22 +371,13 @@ static void task_shutdown(struct ttrpc_request *req, void *ctx, const void *payl
 }
 
 const struct ttrpc_method task_methods[] = {
-	{.name = "State", .unary = task_state},
-	{.name = "Create", .unary = task_create},
-	{.name = "Start", .unary = task_start},
-	{.name = "Delete", .unary = task_delete},
-	{.name = "Pids", .unary = task_pids},
-	{.name = "Pause", .unary = task_pause},
-	{.name = "Resume", .unary = task_resume},
-	{.name = "Checkpoint", .unary = task_checkpoint},
-	{.name = "Kill", .unary = task_kill},
-	{.name = "Exec", .unary = task_exec},
-	{.name = "ResizePty", .unary = task_resize},
-	{.name = "CloseIO", .unary = task_close_io},
-	{.name = "Update", .unary = task_update},
-	{.name = "Wait", .unary = task_wait},
-	{.name = "Stats", .unary = task_stats},
-	{.name = "Connect", .unary = task_connect},
-	{.name = "Shutdown", .unary = task_shutdown},
-	{.name = NULL},
+	{.name = "State", .unary = task_state},	      {.name = "Create", .unary = task_create},
+	{.name = "Start", .unary = task_start},	      {.name = "Delete", .unary = task_delete},
+	{.name = "Pids", .unary = task_pids},	      {.name = "Pause", .unary = task_pause},
+	{.name = "Resume", .unary = task_resume},     {.name = "Checkpoint", .unary = task_checkpoint},
+	{.name = "Kill", .unary = task_kill},	      {.name = "Exec", .unary = task_exec},
+	{.name = "ResizePty", .unary = task_resize},  {.name = "CloseIO", .unary = task_close_io},
+	{.name = "Update", .unary = task_update},     {.name = "Wait", .unary = task_wait},
+	{.name = "Stats", .unary = task_stats},	      {.name = "Connect", .unary = task_connect},
+	{.name = "Shutdown", .unary = task_shutdown}, {.name = NULL},
 };

@@ -1,6 +1,6 @@
 /*
- * SandboxService.ExecVMProcess: a shell command in the guest itself, for looking into a VM. Only with task.debug: it is root next to
- * every container. Output is bounded, and so is its time.
+ * SandboxService.ExecVMProcess: a shell command in the guest itself, for looking into a VM. Only with
+ * task.debug: it is root next to every container. Output is bounded, and so is its time.
  */
 #include "guest/services.h"
 
@@ -14,8 +14,8 @@
 #include <signal.h>
 #include <sys/mman.h>
 
-#define OUT_MAX     (1u << 20)
-#define IN_MAX      (1u << 20)
+#define OUT_MAX	    (1u << 20)
+#define IN_MAX	    (1u << 20)
 #define DEADLINE_NS (30 * NS_PER_SEC)
 
 struct vmexec {
@@ -41,7 +41,8 @@ static void finish(struct vmexec *v)
 	if (v->late)
 		err_set(&err, -ETIMEDOUT, "the command was not done after %lld s", DEADLINE_NS / NS_PER_SEC);
 	else if (v->cut)
-		err_set_status(&err, -EFBIG, ERR_RESOURCE_EXHAUSTED, "the command wrote more than %u bytes", OUT_MAX);
+		err_set_status(&err, -EFBIG, ERR_RESOURCE_EXHAUSTED, "the command wrote more than %u bytes",
+			       OUT_MAX);
 	else if (v->status != 0)
 		err_set_status(&err, -EIO, ERR_UNKNOWN, "status %d: %s", v->status, resp.out);
 	else if (!utf8_valid(resp.out, strlen(resp.out)))
@@ -157,7 +158,8 @@ void vmexec_run(struct ttrpc_request *req, void *service_ctx, const void *payloa
 	if (!g->config.debug)
 		err_set(&err, -EPERM, "commands in the guest need task.debug on its kernel command line");
 	else if (str_empty(m->command) || m->stdin.len > IN_MAX)
-		err_set(&err, -EINVAL, str_empty(m->command) ? "the command is empty" : "more than 1 MiB of input");
+		err_set(&err, -EINVAL,
+			str_empty(m->command) ? "the command is empty" : "more than 1 MiB of input");
 	else if (!(v = calloc(1, sizeof(*v))))
 		err_set(&err, -ENOMEM, "out of memory");
 	if (v) {

@@ -34,7 +34,8 @@ static void gconfig_parse_empty_gives_defaults(void **state)
 
 static void gconfig_parse_A17_bare_keys_and_values_work(void **state)
 {
-	struct gconfig c = parse("console=hvc0 root=/dev/pmem0p1 ro task.sharefs_type=9p task.debug task.enable_tracing=true\n");
+	struct gconfig c = parse("console=hvc0 root=/dev/pmem0p1 ro task.sharefs_type=9p task.debug "
+				 "task.enable_tracing=true\n");
 
 	(void)state;
 	assert_int_equal(c.share, GCONFIG_SHARE_9P);
@@ -65,8 +66,9 @@ static void gconfig_parse_quotes_keep_blanks_together(void **state)
 
 static void gconfig_parse_bad_values_are_named(void **state)
 {
-	static const char *const bad[] = {"task.debug=maybe", "task.sharefs_type=nfs", "task.sharefs_type",
-					  "task.log_level=loud", "task.no_such=1", "task.debug_shell=sh"};
+	static const char *const bad[] = {"task.debug=maybe",  "task.sharefs_type=nfs",
+					  "task.sharefs_type", "task.log_level=loud",
+					  "task.no_such=1",    "task.debug_shell=sh"};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {

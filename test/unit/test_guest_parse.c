@@ -48,7 +48,8 @@ static void crun_log_message_takes_the_last_msg(void **state)
 	char out[256];
 
 	(void)state;
-	crun_log_message("{\"msg\":\"first\",\"level\":\"warn\"}\n{ \"msg\" : \"executable file `x` not found: \\\"y\\\"\\n\", "
+	crun_log_message("{\"msg\":\"first\",\"level\":\"warn\"}\n{ \"msg\" : \"executable file `x` not "
+			 "found: \\\"y\\\"\\n\", "
 			 "\"level\": \"error\"}\n",
 			 out, sizeof(out));
 	assert_string_equal(out, "executable file `x` not found: \"y\" ");
@@ -120,8 +121,11 @@ static void gstats_parse_netdev_takes_lines_and_no_headings(void **state)
 	char name[16];
 
 	(void)state;
-	assert_false(gstats_parse_netdev("Inter-|   Receive                                                |  Transmit", name, n));
-	assert_false(gstats_parse_netdev(" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs", name, n));
+	assert_false(gstats_parse_netdev(
+		"Inter-|   Receive                                                |  Transmit", name, n));
+	assert_false(gstats_parse_netdev(
+		" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs",
+		name, n));
 	assert_true(gstats_parse_netdev("  eth0: 1000 10 2 0 0 0 0 0 2000 20 4 0 0 0 0 0", name, n));
 	assert_string_equal(name, "eth0");
 	assert_int_equal(n[0], 1000);

@@ -109,7 +109,9 @@ static void pio_hang_up_while_full_does_not_spin(void **state)
 	(void)!write(child[1], "x", 1);
 	rounds(1);
 	child[1] = close_fd(child[1]);
-	/* With nothing watched the round runs into its timeout instead of returning at once again and again. */
+	/*
+	 * With nothing watched the round runs into its timeout instead of returning at once again and again.
+	 */
 	for (int i = 0; i < 3; i++) {
 		int64_t begin = now_monotonic_ns();
 

@@ -1,4 +1,6 @@
-/* PID 1's children: watched ones, orphans, and ends that come before anybody knows the pid. Mission row A16. */
+/*
+ * PID 1's children: watched ones, orphans, and ends that come before anybody knows the pid. Mission row A16.
+ */
 #include "guest/reap.h"
 
 #include "base/util.h"

@@ -1,4 +1,7 @@
-/* rtnetlink: messages byte by byte, addresses, and the kernel itself in a network namespace of the test's own. */
+/*
+ * rtnetlink: messages byte by byte, addresses, and the kernel itself in a network namespace of the test's
+ * own.
+ */
 #include "guest/rtnl.h"
 
 #include "base/util.h"
@@ -16,10 +19,12 @@
 static void rtnl_put_aligns_and_counts(void **state)
 {
 	static const unsigned char want[] = {
-		52, 0, 0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, /* nlmsghdr: 52 bytes, RTM_NEWLINK, NLM_F_REQUEST */
-		0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,   /* ifinfomsg: index 3 */
-		9, 0, 3, 0, 'e', 't', 'h', '0', 0, 0, 0, 0,       /* IFLA_IFNAME, padded */
-		8, 0, 4, 0, 0xdc, 5, 0, 0,                        /* IFLA_MTU 1500 */
+		52, 0, 0, 0, 16,   0,	1,   0,	  0, 0, 0, 0,
+		0,  0, 0, 0, /* nlmsghdr: 52 bytes, RTM_NEWLINK, NLM_F_REQUEST */
+		0,  0, 0, 0, 3,	   0,	0,   0,	  0, 0, 0, 0,
+		0,  0, 0, 0,				      /* ifinfomsg: index 3 */
+		9,  0, 3, 0, 'e',  't', 'h', '0', 0, 0, 0, 0, /* IFLA_IFNAME, padded */
+		8,  0, 4, 0, 0xdc, 5,	0,   0,		      /* IFLA_MTU 1500 */
 	};
 	struct ifinfomsg info = {.ifi_index = 3};
 	struct rtnl_msg m;
