@@ -223,6 +223,7 @@ int images_collect(struct image_store *images, struct err *err)
 		/* A pull or mount runs: the last one in this process makes up for it, else the next removal or start. */
 		images->collect_wanted = true;
 		close_fd(fd);
+		layers_remove_buried(images);
 		return 0;
 	}
 	r = collect_locked(images, err);

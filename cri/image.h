@@ -22,7 +22,7 @@ struct image_store;
 
 struct image_store_options {
 	struct store *store;
-	struct pool *pool;               /* POOL_IMAGE for layers in parallel; may be NULL: in sequence */
+	struct pool *pool;               /* POOL_IMAGE for removing files; may be NULL: the caller waits for it */
 	const char *state_dir;
 	const char *registry_config_dir; /* hosts.toml layout */
 };

@@ -163,10 +163,20 @@ struct burial {
 	void *arg;
 };
 
+static int bury_name(char out[40])
+{
+	char suffix[17];
+	int r = random_hex(8, suffix);
+
+	if (r == 0)
+		snprintf(out, 40, BURIED "%s", suffix);
+	return r;
+}
+
 static int bury(struct image_store *images, int dirfd, const char *name, void *arg, struct err *err)
 {
 	const struct burial *b = arg;
-	char chain[IMAGE_DIGEST_LEN + 1], suffix[17], to[40];
+	char chain[IMAGE_DIGEST_LEN + 1], to[40];
 	int r;
 
 	(void)images;
@@ -179,10 +189,9 @@ static int bury(struct image_store *images, int dirfd, const char *name, void *a
 	} else if (!str_starts(name, MAKING)) {
 		return 0; /* not ours */
 	}
-	r = random_hex(8, suffix);
+	r = bury_name(to);
 	if (r < 0)
 		return err_set_errno(err, r, "random bytes");
-	snprintf(to, sizeof(to), BURIED "%s", suffix);
 	if (renameat(dirfd, name, dirfd, to) < 0 && errno != ENOENT)
 		return err_set_errno(err, -errno, "removing layer %s", name);
 	return 0;
@@ -195,21 +204,45 @@ int layers_bury(struct image_store *images, bool (*keep)(void *arg, const char *
 	return each_layer(images, bury, &b, err);
 }
 
-static int remove_buried(struct image_store *images, int dirfd, const char *name, void *arg, struct err *err)
+int layers_bury_tree(struct image_store *images, int dirfd, const char *name)
 {
-	int r;
+	char *layers CLEANUP_FREE = xasprintf("%s/layers", images->dir);
+	int fd CLEANUP_CLOSE = layers ? open(layers, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	char to[40];
 
-	(void)arg;
-	(void)err;
-	if (!str_starts(name, BURIED))
+	if (fd >= 0 && bury_name(to) == 0 && (renameat(dirfd, name, fd, to) == 0 || errno == ENOENT))
 		return 0;
-	r = path_remove_tree(dirfd, name);
-	if (r < 0)
-		log_warn("image: %s/layers/%s stays behind: %s", images->dir, name, strerror(-r));
-	return 0;
+	return path_remove_tree(dirfd, name); /* another file system, say */
+}
+
+static void remove_buried(const char *layers)
+{
+	DIR *dir = opendir(layers);
+	const struct dirent *de;
+
+	while (dir && (de = readdir(dir))) {
+		int r = str_starts(de->d_name, BURIED) ? path_remove_tree(dirfd(dir), de->d_name) : 0;
+
+		if (r < 0)
+			log_warn("image: %s/%s stays behind: %s", layers, de->d_name, strerror(-r));
+	}
+	if (dir)
+		closedir(dir);
+}
+
+static void remove_buried_job(void *arg)
+{
+	remove_buried(arg);
+	free(arg);
 }
 
 void layers_remove_buried(struct image_store *images)
 {
-	each_layer(images, remove_buried, NULL, NULL);
+	char *layers = xasprintf("%s/layers", images->dir);
+
+	if (!layers)
+		return;
+	/* A job of its own, which needs nothing but the path: an RPC should not wait for thousands of files to go. */
+	if (!images->pool || pool_submit(images->pool, POOL_IMAGE, remove_buried_job, layers) < 0)
+		remove_buried_job(layers);
 }

@@ -59,6 +59,9 @@ struct image_usage {
 int layer_usage_note(const char *layer_dir, struct err *err);
 /* Renames unwanted layers out of the way (under the exclusive lock), then removes them (without it). */
 int layers_bury(struct image_store *images, bool (*keep)(void *arg, const char *chain), void *arg, struct err *err);
+/* Likewise for any other tree on the same file system; one on another is removed at once. 0 or a negative errno. */
+int layers_bury_tree(struct image_store *images, int dirfd, const char *name);
+/* In the pool, where there is one; else at once. */
 void layers_remove_buried(struct image_store *images);
 
 /* An image whose blobs are all there: unpack every layer and write its row. `tag` and `digest` may be NULL. */

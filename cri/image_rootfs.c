@@ -349,7 +349,7 @@ int image_rootfs_remove(struct image_store *images, const char *container_id, st
 		return no_memory(err);
 	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(parts); i++) {
-		r = path_remove_tree(fd, parts[i]);
+		r = layers_bury_tree(images, fd, parts[i]);
 		if (r < 0)
 			return err_set_errno(err, r, "removing %s/%s", dir, parts[i]);
 	}

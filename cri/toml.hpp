@@ -39,7 +39,7 @@ struct toml_fault {
 
 /*
  * Walks the text as far as strings and comments go, and finds what toml++ must not see: characters beyond ASCII and quotes in the midst
- * of words outside them, and table headers that begin with no key. True: none of these.
+ * of words outside them, table headers that begin with no key, and control characters. True: none of these.
  */
 class toml_scan
 {
@@ -106,6 +106,8 @@ private:
 		char c = text[i];
 		bool first = line_begins;
 
+		if ((static_cast<unsigned char>(c) < 0x20 && !std::isspace(static_cast<unsigned char>(c))) || c == 0x7f)
+			return "a control character";
 		line_begins = line_begins && (c == ' ' || c == '\t');
 		if (!quote && !comment && std::strchr("\n=,{", c))
 			value = c == '=';
