@@ -43,13 +43,13 @@ class Lines:
 
 
 class Vm:
-    def __init__(self, verb="boot", work=None, memory_mb=512, **options):
+    def __init__(self, verb="boot", work=None, memory_mb=512, params="task.debug", **options):
         self.own = work is None
         self.dir = pathlib.Path(work or tempfile.mkdtemp(prefix="nv-", dir="/tmp"))
         for name in ("r", "s"):
             (self.dir / name).mkdir(exist_ok=True)
         argv = [BUILD / "vmmctl", verb, "--commands", "--driver", DRIVER, "--kernel", KERNEL, "--image", GUEST_IMAGE,
-                "--run-dir", self.dir / "r", "--shared", self.dir / "s", "--memory-mb", str(memory_mb), "--params", "task.debug"]
+                "--run-dir", self.dir / "r", "--shared", self.dir / "s", "--memory-mb", str(memory_mb), "--params", params]
         for key, value in options.items():
             argv += ["--" + key.replace("_", "-"), str(value)]
         self.process = subprocess.Popen([str(a) for a in argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -100,34 +100,11 @@ class Vm:
                 answer += byte
             return sock
         self.command("save", self.dir / "dial.json")
-        cid = json.loads((self.dir / "dial.json").read_text())["cid"]
-        sock = socket.socket(socket.AF_VSOCK)
-        sock.settimeout(secs(10))
-        sock.connect((cid, port))
-        return sock
+        return dial_vsock(json.loads((self.dir / "dial.json").read_text())["cid"], port)
 
     def sh(self, script, seconds=20):
         """Output of a script in the guest's own namespace, by the debug console; AssertionError unless it ends with 0."""
-        sock = self.dial(CONSOLE_PORT)
-        try:
-            sock.sendall(f"stty -echo; echo BEG''IN; ( {script}\n ) 2>&1; echo EN''D-$?\n".encode())
-            text, deadline = "", time.monotonic() + secs(seconds)
-            while True:
-                match = re.search(r"BEGIN\r?\n(.*?)END-(\d+)", text, re.S)
-                if match:
-                    break
-                if time.monotonic() > deadline:
-                    raise AssertionError(f"no answer from the guest's shell to {script!r}: {text!r}")
-                data = sock.recv(65536)
-                if not data:
-                    raise AssertionError(f"the guest's shell ended: {text!r}")
-                text += data.decode(errors="replace")
-        finally:
-            sock.close()
-        out = re.sub(r"(?m)^.*# ", "", match.group(1).replace("\r", ""))
-        if match.group(2) != "0":
-            raise AssertionError(f"{script!r} in the guest: {match.group(2)}: {out}")
-        return out.strip()
+        return run_script(self.dial(CONSOLE_PORT), script, seconds)
 
     def leave(self):
         self.process.stdin.write(b"leave\n")
@@ -155,3 +132,33 @@ def alive(pid):
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def dial_vsock(cid, port):
+    sock = socket.socket(socket.AF_VSOCK)
+    sock.settimeout(secs(10))
+    try:
+        sock.connect((cid, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def run_script(sock, script, seconds):
+    """Lets the shell at the other end of `sock` run it, and closes the socket."""
+    with sock:
+        # The marks are written so that the terminal's echo does not hold them.
+        sock.sendall(f"stty -echo; echo BEG''IN; ( {script}\n ) 2>&1; echo EN''D-$?\n".encode())
+        text, deadline = "", time.monotonic() + secs(seconds)
+        while not (match := re.search(r"BEGIN\r?\n(.*?)END-(\d+)", text, re.S)):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no answer from the guest's shell to {script!r}: {text!r}")
+            data = sock.recv(65536)
+            if not data:
+                raise AssertionError(f"the guest's shell ended: {text!r}")
+            text += data.decode(errors="replace")
+    out = re.sub(r"(?m)^.*# ", "", match.group(1).replace("\r", "")).strip()
+    if match.group(2) != "0":
+        raise AssertionError(f"{script!r} in the guest: {match.group(2)}: {out}")
+    return out
