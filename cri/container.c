@@ -143,7 +143,7 @@ Crivisor__State__V1__Container *container_state(struct container *container)
 	return copy;
 }
 
-int container_store(struct container *container, struct err *err)
+static int store_row(struct container *container, struct err *err)
 {
 	void *data CLEANUP_FREE = NULL;
 	char *name CLEANUP_FREE = NULL;
@@ -163,6 +163,34 @@ int container_store(struct container *container, struct err *err)
 	if (r < 0 || !name)
 		return err_set(err, -ENOMEM, "out of memory");
 	return store_put(container->server->store, "container", container->id, name, data, len, err);
+}
+
+int container_store(struct container *container, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&container->pod->rows);
+	r = store_row(container, err);
+	pthread_mutex_unlock(&container->pod->rows);
+	return r;
+}
+
+int container_forget(struct container *container, struct err *err)
+{
+	struct pod *pod = container->pod;
+	int r;
+
+	pthread_mutex_lock(&pod->rows);
+	r = store_delete(container->server->store, "container", container->id, err);
+	if (r == 0) {
+		pthread_mutex_lock(&pod->lock);
+		pb_free(container->state);
+		container->state = NULL;
+		pthread_cond_broadcast(&pod->changed);
+		pthread_mutex_unlock(&pod->lock);
+	}
+	pthread_mutex_unlock(&pod->rows);
+	return r;
 }
 
 int container_turn_take(struct container *container, enum container_op op)

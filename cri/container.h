@@ -32,6 +32,7 @@ struct container {
 	Crivisor__State__V1__Container *state; /* NULL once removed */
 	struct log_pump *pump;                 /* set at start, freed with the container */
 	bool wait_pending;                     /* a Task.Wait is in flight */
+	bool ending;                           /* the guest told its exit; it shows once the log is complete */
 };
 
 struct container *container_ref(struct container *container);
@@ -72,7 +73,10 @@ int container_exec_sync(struct server *server, const char *id, char *const *args
 struct container *container_new(struct pod *pod, const char *id);
 void container_table_add(struct container *container);
 void container_table_remove(struct container *container);
+/* Writes the state as it is now; -ENOENT once it was forgotten. */
 int container_store(struct container *container, struct err *err);
+/* Deletes the row and the state, for good. */
+int container_forget(struct container *container, struct err *err);
 /* Waits for the turn; -ENOENT if the container went away meanwhile. */
 int container_turn_take(struct container *container, enum container_op op);
 void container_turn_give(struct container *container);
@@ -84,6 +88,13 @@ int container_watch(struct container *container, struct err *err);
 void container_exited(struct container *container, int32_t code, int64_t at_ns, const char *reason, const char *message);
 /* The pod's VM is dead: every container of it that had not exited has now, with 137. */
 void container_vm_died(struct pod *pod, const char *why);
+/*
+ * Makes the guest let go of a container, whatever became of it there: its processes are killed (at once with `kill_first`), what it
+ * mounted is unmounted. 0 also if the guest does not know it.
+ */
+int container_end_in_guest(struct agent *agent, const char *id, bool kill_first, struct err *err);
+/* Waits until no container of the pod is being created any more. */
+int container_wait_creations(struct pod *pod, int64_t deadline_ns, struct err *err);
 /* Kills all containers of a pod and waits (at most until the deadline) for their exits and the rest of their logs. */
 void container_kill_all(struct pod *pod, int64_t deadline_ns);
 /* Reads rows; adopts containers of adopted pods. */

@@ -34,7 +34,21 @@ struct creation {
 	struct oci_mount *mounts;
 	size_t n_mounts;
 	char *target_pid_path;
+	bool task_tried; /* the guest may have it */
 };
+
+/* Whether a part of the path is "..". */
+static bool leaves(const char *path)
+{
+	for (const char *p = path; *p; p += strspn(p, "/")) {
+		size_t n = strcspn(p, "/");
+
+		if (n == 2 && strncmp(p, "..", 2) == 0)
+			return true;
+		p += n;
+	}
+	return false;
+}
 
 static int check_config(const Runtime__V1__ContainerConfig *config, struct err *err)
 {
@@ -50,7 +64,7 @@ static int check_config(const Runtime__V1__ContainerConfig *config, struct err *
 		return err_set_status(err, -EINVAL, ERR_INVALID_ARGUMENT, "config.CDI_devices are not supported by this version");
 	if (config->n_mounts > MOUNTS_MAX)
 		return err_set(err, -E2BIG, "config.mounts has %zu entries, at most %d are allowed", config->n_mounts, MOUNTS_MAX);
-	if (strchr(config->log_path, '\n') || str_starts(config->log_path, "../") || strstr(config->log_path, "/../"))
+	if (strchr(config->log_path, '\n') || leaves(config->log_path))
 		return err_set(err, -EINVAL, "config.log_path \"%s\" leaves the pod's log directory", config->log_path);
 	return 0;
 }
@@ -320,6 +334,7 @@ static int create_task(struct creation *c, struct err *err)
 	req.terminal = c->config->tty;
 	if (c->config->stdin)
 		req.stdin = (char *)"stream";
+	c->task_tried = true;
 	r = agent_call(c->agent, &AGENT_TASK_CREATE, &req.base, CREATE_NS, &resp, err);
 	pb_free(resp);
 	return r < 0 ? err_wrap(err, "creating the container in the guest") : 0;
@@ -328,10 +343,16 @@ static int create_task(struct creation *c, struct err *err)
 static int finish(struct creation *c, struct err *err)
 {
 	Crivisor__State__V1__Container *state = c->container->state;
+	struct agent *agent;
+	bool dead;
 
 	pthread_mutex_lock(&c->pod->lock);
-	state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_READY;
+	dead = c->pod->dead; /* then nobody would end this container any more */
+	if (!dead)
+		state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_READY;
 	pthread_mutex_unlock(&c->pod->lock);
+	if (dead)
+		return pod_agent(c->pod, &agent, err) < 0 ? err->code : -ECONNRESET;
 	return container_store(c->container, err);
 }
 
@@ -356,24 +377,18 @@ static int create_steps(struct creation *c, struct err *err)
 
 static void roll_back(struct creation *c)
 {
-	Containerd__Task__V2__DeleteRequest req = CONTAINERD__TASK__V2__DELETE_REQUEST__INIT;
-	ProtobufCMessage *resp = NULL;
+	struct container *container = c->container;
 	struct err err = ERR_INIT;
+	bool let_go;
 
-	container_table_remove(c->container);
-	req.id = c->container->id;
 	/* The guest lets go of what it mounted, even of a container that it failed to create. */
-	(void)agent_call(c->agent, &AGENT_TASK_DELETE, &req.base, DELETE_NS, &resp, NULL);
-	pb_free(resp);
-	if (share_container_destroy(c->dir, false, &err) < 0 ||
-	    journal_undo_owner(c->server->store, c->container->id, pod_undo, c->server, &err) < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->container->id), "undoing a container that failed: %s", err.msg);
-	if (store_delete(c->server->store, "container", c->container->id, &err) < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->container->id), "forgetting a container that failed: %s", err.msg);
-	pthread_mutex_lock(&c->pod->lock);
-	pb_free(c->container->state);
-	c->container->state = NULL;
-	pthread_mutex_unlock(&c->pod->lock);
+	let_go = container_end_in_guest(c->agent, container->id, c->task_tried, &err) == 0;
+	if (share_container_destroy(c->dir, !let_go, &err) < 0 ||
+	    journal_undo_owner(c->server->store, container->id, pod_undo, c->server, &err) < 0)
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", container->id), "undoing a container that failed: %s", err.msg);
+	if (container_forget(container, &err) < 0)
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", container->id), "forgetting a container that failed: %s", err.msg);
+	container_table_remove(container);
 }
 
 /* What a VM cannot mean is refused before anything is begun. */
@@ -414,7 +429,10 @@ static int create_in_pod(struct creation *c, struct err *err)
 	if (r < 0)
 		return r;
 	container_table_add(c->container);
-	r = create_steps(c, err);
+	/* Looked at once more: a stop either sees this container now, or is seen here. */
+	r = pod_agent(c->pod, &c->agent, err);
+	if (r == 0)
+		r = create_steps(c, err);
 	if (r < 0)
 		roll_back(c);
 	container_turn_give(c->container);

@@ -37,7 +37,7 @@ void container_exited(struct container *container, int32_t code, int64_t at_ns, 
 		container->state->exit_code = code;
 		container->state->finished_at = at_ns;
 		(void)pb_set_str(&container->state->reason, reason ? reason : code == 0 ? "Completed" : "Error");
-		(void)pb_set_str(&container->state->message, message);
+		(void)pb_set_text(&container->state->message, message);
 	}
 	pthread_cond_broadcast(&container->pod->changed);
 	pthread_mutex_unlock(&container->pod->lock);
@@ -70,6 +70,7 @@ struct exit_note {
 	struct container *container;
 	int32_t code;
 	int64_t at_ns;
+	bool unknown; /* the guest does not know the container */
 };
 
 static bool was_oom_killed(struct container *container)
@@ -93,7 +94,7 @@ static void exit_job(void *arg)
 {
 	struct exit_note *note = arg;
 	struct container *c = note->container;
-	bool oom = note->code != 0 && was_oom_killed(c);
+	bool oom = note->code != 0 && !note->unknown && was_oom_killed(c);
 	struct log_pump *pump;
 
 	pthread_mutex_lock(&c->pod->lock);
@@ -101,7 +102,10 @@ static void exit_job(void *arg)
 	pthread_mutex_unlock(&c->pod->lock);
 	if (pump)
 		log_pump_wait_eof(pump, now_monotonic_ns() + DRAIN_NS);
-	container_exited(c, note->code, note->at_ns, oom ? "OOMKilled" : NULL, NULL);
+	if (note->unknown)
+		container_exited(c, note->code, note->at_ns, "ContainerStatusUnknown", "the guest does not know this container");
+	else
+		container_exited(c, note->code, note->at_ns, oom ? "OOMKilled" : NULL, NULL);
 	container_unref(c);
 	free(note);
 }
@@ -111,15 +115,16 @@ static void on_wait_reply(void *arg, const struct err *err, const ProtobufCMessa
 {
 	struct container *c = arg;
 	const Containerd__Task__V2__WaitResponse *resp = (const void *)msg;
+	bool unknown = err && err->status == ERR_NOT_FOUND;
+	int32_t code = unknown || err ? 255 : (int32_t)resp->exit_status;
 	struct exit_note *note;
 	char why[256];
 
 	pthread_mutex_lock(&c->pod->lock);
 	c->wait_pending = false;
+	c->ending = unknown || !err;
 	pthread_mutex_unlock(&c->pod->lock);
-	if (err && err->status == ERR_NOT_FOUND) {
-		container_exited(c, 255, now_realtime_ns(), "ContainerStatusUnknown", "the guest does not know this container");
-	} else if (err) {
+	if (err && !unknown) {
 		/* Either the pod is dead already, and its death ends the container, or the guest broke the connection. */
 		snprintf(why, sizeof(why), "waiting for a container: %.200s", err->msg);
 		pod_condemn(c->pod, why);
@@ -127,12 +132,13 @@ static void on_wait_reply(void *arg, const struct err *err, const ProtobufCMessa
 		note = calloc(1, sizeof(*note));
 		if (note) {
 			note->container = container_ref(c);
-			note->code = (int32_t)resp->exit_status;
+			note->unknown = unknown;
+			note->code = code;
 			/* The guest's clock is its own affair; the host's says when the exit was learned. */
 			note->at_ns = now_realtime_ns();
 		}
 		if (!note || pool_submit(c->server->pool, POOL_NET, exit_job, note) < 0) {
-			container_exited(c, (int32_t)resp->exit_status, now_realtime_ns(), NULL, NULL);
+			container_exited(c, code, now_realtime_ns(), NULL, NULL);
 			if (note)
 				container_unref(c);
 			free(note);
@@ -187,9 +193,15 @@ static int start_steps(struct container *c, struct err *err)
 	}
 	/* Stored first: a server that dies between here and the start finds out from the guest what became of it. */
 	pthread_mutex_lock(&c->pod->lock);
-	c->state->phase = RUNNING;
-	c->state->started_at = now_realtime_ns();
+	if (c->state->phase == CREATED) {
+		c->state->phase = RUNNING;
+		c->state->started_at = now_realtime_ns();
+	} else {
+		r = -ECONNRESET; /* its VM died meanwhile */
+	}
 	pthread_mutex_unlock(&c->pod->lock);
+	if (r < 0)
+		return pod_agent(c->pod, &agent, err) < 0 ? r : err_set(err, r, "container \"%s\" has ended", c->id);
 	r = container_store(c, err);
 	if (r == 0) {
 		req.id = c->id;
@@ -256,7 +268,7 @@ static bool wait_exit(struct container *c, int64_t deadline_ns)
 	return ended;
 }
 
-static int send_signal(struct container *c, uint32_t signo, bool all, struct err *err)
+static int send_signal(struct container *c, uint32_t signo, bool all, int64_t timeout_ns, struct err *err)
 {
 	Containerd__Task__V2__KillRequest req = CONTAINERD__TASK__V2__KILL_REQUEST__INIT;
 	ProtobufCMessage *resp = NULL;
@@ -268,18 +280,31 @@ static int send_signal(struct container *c, uint32_t signo, bool all, struct err
 	req.id = c->id;
 	req.signal = signo;
 	req.all = all;
-	r = agent_call(agent, &AGENT_TASK_KILL, &req.base, KILL_NS, &resp, err);
+	r = agent_call(agent, &AGENT_TASK_KILL, &req.base, timeout_ns, &resp, err);
 	pb_free(resp);
 	return r;
+}
+
+static bool is_ending(struct container *c)
+{
+	bool ending;
+
+	pthread_mutex_lock(&c->pod->lock);
+	ending = c->ending;
+	pthread_mutex_unlock(&c->pod->lock);
+	return ending;
 }
 
 static int kill_now(struct container *c, struct err *err)
 {
 	char why[256];
-	int r = send_signal(c, SIGKILL, true, err);
+	int r = send_signal(c, SIGKILL, true, KILL_NS, err);
 
 	/* "Not found" and "already exited" mean that its exit is on the way. */
 	if (wait_exit(c, now_monotonic_ns() + KILL_NS))
+		return 0;
+	/* It has ended, and only its log is not complete yet: no reason to condemn the pod. */
+	if (is_ending(c) && wait_exit(c, now_monotonic_ns() + CALL_NS + DRAIN_NS))
 		return 0;
 	snprintf(why, sizeof(why), "the guest did not end container %.13s within 10 s of SIGKILL", c->id);
 	pod_condemn(c->pod, why);
@@ -317,7 +342,7 @@ int container_stop(struct server *server, const char *id, int64_t timeout_s, str
 	if (timeout_s > 0) {
 		if (timeout_s > INT32_MAX)
 			timeout_s = INT32_MAX;
-		r = send_signal(c, signo, false, err);
+		r = send_signal(c, signo, false, KILL_NS, err);
 		if (wait_exit(c, now_monotonic_ns() + (r < 0 ? 0 : timeout_s * NS_PER_SEC)))
 			return 0;
 	}
@@ -331,8 +356,10 @@ void container_kill_all(struct pod *pod, int64_t deadline_ns)
 	if (container_list(pod->server, pod, &list, NULL) < 0)
 		return;
 	for (size_t i = 0; list[i]; i++) {
-		if (is_running(list[i]))
-			(void)send_signal(list[i], SIGKILL, true, NULL);
+		int64_t left = deadline_ns - now_monotonic_ns();
+
+		if (is_running(list[i]) && left > 0)
+			(void)send_signal(list[i], SIGKILL, true, left, NULL);
 	}
 	for (size_t i = 0; list[i]; i++)
 		(void)wait_exit(list[i], deadline_ns);
@@ -341,56 +368,99 @@ void container_kill_all(struct pod *pod, int64_t deadline_ns)
 
 /* ---- removal ---------------------------------------------------------------------------------------------------- */
 
-/* A container that was created and never started has a process all the same, which waits to be started. */
-static void end_created(struct container *c, struct agent *agent)
+static int delete_task(struct agent *agent, const char *id, struct err *err)
 {
-	Containerd__Task__V2__WaitRequest req = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
+	Containerd__Task__V2__DeleteRequest req = CONTAINERD__TASK__V2__DELETE_REQUEST__INIT;
 	ProtobufCMessage *resp = NULL;
-	bool created;
+	int r;
 
-	pthread_mutex_lock(&c->pod->lock);
-	created = c->state->phase == CREATED;
-	pthread_mutex_unlock(&c->pod->lock);
-	if (!created || send_signal(c, SIGKILL, true, NULL) < 0)
-		return;
-	req.id = c->id;
-	(void)agent_call(agent, &AGENT_TASK_WAIT, &req.base, KILL_NS, &resp, NULL);
+	req.id = (char *)(uintptr_t)id;
+	r = agent_call(agent, &AGENT_TASK_DELETE, &req.base, CALL_NS, &resp, err);
 	pb_free(resp);
+	return r < 0 && err->status == ERR_NOT_FOUND ? 0 : r;
+}
+
+/* Also one that was created and never started has a process, which waits to be started. */
+static void kill_task(struct agent *agent, const char *id)
+{
+	Containerd__Task__V2__KillRequest req = CONTAINERD__TASK__V2__KILL_REQUEST__INIT;
+	Containerd__Task__V2__WaitRequest wait = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
+	ProtobufCMessage *resp = NULL;
+
+	req.id = wait.id = (char *)(uintptr_t)id;
+	req.signal = SIGKILL;
+	req.all = true;
+	if (agent_call(agent, &AGENT_TASK_KILL, &req.base, KILL_NS, &resp, NULL) == 0) {
+		pb_free(resp);
+		resp = NULL;
+		(void)agent_call(agent, &AGENT_TASK_WAIT, &wait.base, KILL_NS, &resp, NULL);
+	}
+	pb_free(resp);
+}
+
+int container_end_in_guest(struct agent *agent, const char *id, bool kill_first, struct err *err)
+{
+	struct err why = ERR_INIT;
+	int r;
+
+	if (kill_first)
+		kill_task(agent, id);
+	r = delete_task(agent, id, &why);
+	if (r < 0 && why.status == ERR_FAILED_PRECONDITION) { /* it is not stopped */
+		kill_task(agent, id);
+		r = delete_task(agent, id, &why);
+	}
+	return r < 0 ? err_copy(err, &why) : 0;
+}
+
+int container_wait_creations(struct pod *pod, int64_t deadline_ns, struct err *err)
+{
+	struct timespec ts = {.tv_sec = deadline_ns / NS_PER_SEC, .tv_nsec = deadline_ns % NS_PER_SEC};
+	struct container **list;
+	int r = container_list(pod->server, pod, &list, err);
+
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&pod->lock);
+	for (size_t i = 0; list[i] && r == 0; i++) {
+		while (list[i]->op == CONTAINER_OP_CREATE && r == 0)
+			r = pthread_cond_timedwait(&pod->changed, &pod->lock, &ts) == ETIMEDOUT ? -ETIMEDOUT : 0;
+	}
+	pthread_mutex_unlock(&pod->lock);
+	container_list_free(list);
+	return r < 0 ? err_set(err, r, "a container that is being created does not come to its end") : 0;
 }
 
 static int remove_steps(struct container *c, struct err *err)
 {
-	Containerd__Task__V2__DeleteRequest req = CONTAINERD__TASK__V2__DELETE_REQUEST__INIT;
 	char *pos CLEANUP_FREE = container_pos_path(c->server, c->id);
 	char *dir CLEANUP_FREE = xasprintf("%s/mounts/%s", c->pod->dir, c->id);
-	ProtobufCMessage *resp = NULL;
 	struct agent *agent;
-	bool alive = pod_agent(c->pod, &agent, NULL) == 0;
+	bool alive = pod_agent(c->pod, &agent, NULL) == 0, created;
 	int r = 0;
 
 	if (!pos || !dir)
 		return err_set(err, -ENOMEM, "out of memory");
+	pthread_mutex_lock(&c->pod->lock);
+	created = c->state->phase == CREATED;
+	pthread_mutex_unlock(&c->pod->lock);
 	if (alive) {
-		end_created(c, agent);
-		/* The guest unmounts before the host does. */
-		req.id = c->id;
-		r = agent_call(agent, &AGENT_TASK_DELETE, &req.base, CALL_NS, &resp, err);
-		pb_free(resp);
-		alive = r == 0 || (err && err->status == ERR_NOT_FOUND);
+		/* The guest unmounts before the host does. What still runs there is not removed. */
+		r = container_end_in_guest(agent, c->id, created, err);
+		alive = pod_agent(c->pod, &agent, NULL) == 0;
+		if (r < 0 && alive)
+			return err_wrap(err, "removing container \"%s\"", c->id);
 	}
 	r = share_container_destroy(dir, !alive, err);
 	if (r == 0)
 		r = journal_undo_owner(c->server->store, c->id, pod_undo, c->server, err);
+	if (r == 0 && unlink(pos) < 0 && errno != ENOENT)
+		r = err_set_errno(err, -errno, "removing %s", pos);
 	if (r == 0)
-		r = store_delete(c->server->store, "container", c->id, err);
+		r = container_forget(c, err);
 	if (r < 0)
 		return err_wrap(err, "removing container \"%s\"", c->id);
-	unlink(pos);
 	container_table_remove(c);
-	pthread_mutex_lock(&c->pod->lock);
-	pb_free(c->state);
-	c->state = NULL;
-	pthread_mutex_unlock(&c->pod->lock);
 	return 0;
 }
 
@@ -403,14 +473,19 @@ int container_remove(struct server *server, const char *id, struct err *err)
 		return 0;
 	if (r < 0)
 		return r;
-	wait_for_start(c);
-	if (is_running(c)) {
-		r = kill_now(c, err);
-		if (r < 0)
-			return r;
+	for (;;) {
+		wait_for_start(c);
+		if (is_running(c)) {
+			r = kill_now(c, err);
+			if (r < 0)
+				return r;
+		}
+		if (container_turn_take(c, CONTAINER_OP_REMOVE) < 0)
+			return 0;
+		if (!is_running(c))
+			break;
+		container_turn_give(c); /* started while the turn was another's */
 	}
-	if (container_turn_take(c, CONTAINER_OP_REMOVE) < 0)
-		return 0;
 	r = remove_steps(c, err);
 	container_turn_give(c);
 	if (r == 0)

@@ -87,6 +87,15 @@ static void to_pool(struct log_pump *pump)
 		pump_end(pump, false);
 }
 
+static bool has_output(const Crivisor__Agent__V1__ReadLogResponse *batch)
+{
+	for (size_t i = 0; i < batch->n_records; i++) {
+		if (batch->records[i]->data.len > 0)
+			return true;
+	}
+	return false;
+}
+
 /* Checks that the guest's answer continues where we are: a hostile one must not shift the log. */
 static bool batch_fits(const struct log_pump *pump, const Crivisor__Agent__V1__ReadLogResponse *batch)
 {
@@ -132,7 +141,7 @@ static void on_read_reply(void *arg, const struct err *err, const ProtobufCMessa
 		pump_end(pump, false);
 		return;
 	}
-	if (resp->n_records == 0 && !resp->eof) {
+	if (!has_output(resp) && !resp->eof) {
 		read_later(pump);
 		return;
 	}

@@ -30,6 +30,24 @@ int pb_set_str(char **field, const char *value)
 	return 0;
 }
 
+int pb_set_text(char **field, const char *value)
+{
+	int r = pb_set_str(field, value);
+
+	for (char *p = *field; r == 0 && *p;) {
+		size_t left = strnlen(p, 4), n = 1;
+
+		while (n <= left && !utf8_valid(p, n))
+			n++;
+		if (n > left) {
+			*p = '?';
+			n = 1;
+		}
+		p += n;
+	}
+	return r;
+}
+
 int pb_set_strv(char ***field, size_t *n_field, char *const *values, size_t n)
 {
 	char **copy = calloc(n ? n : 1, sizeof(char *));

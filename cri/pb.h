@@ -19,6 +19,11 @@ ProtobufCMessage *pb_clone(const ProtobufCMessage *msg);
 void pb_free(void *msg);
 /* Sets a string field: frees the old value unless it is the shared empty string. NULL sets "". */
 int pb_set_str(char **field, const char *value);
+/*
+ * As pb_set_str, for words of a guest, a VMM or a plugin: what is not UTF-8 becomes '?'. A client refuses a whole message for
+ * one bad byte in a string.
+ */
+int pb_set_text(char **field, const char *value);
 /* Replaces a repeated string field by copies. */
 int pb_set_strv(char ***field, size_t *n_field, char *const *values, size_t n);
 /* malloc'ed and initialised message of a descriptor. */

@@ -20,6 +20,7 @@ struct pod *pod_new(struct server *server, const char *id)
 	pod->refs = 1;
 	snprintf(pod->id, sizeof(pod->id), "%s", id);
 	snprintf(pod->dir, sizeof(pod->dir), "%s/pods/%.20s", server->config->server.run_dir, id);
+	pthread_mutex_init(&pod->rows, NULL);
 	pthread_mutex_init(&pod->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -35,6 +36,7 @@ static void pod_free(struct pod *pod)
 	pb_free(pod->state);
 	pthread_cond_destroy(&pod->changed);
 	pthread_mutex_destroy(&pod->lock);
+	pthread_mutex_destroy(&pod->rows);
 	free(pod);
 }
 
@@ -158,24 +160,53 @@ Crivisor__State__V1__Pod *pod_state(struct pod *pod)
 	return copy;
 }
 
-int pod_store(struct pod *pod, struct err *err)
+static int store_row(struct pod *pod, struct err *err)
 {
 	void *data CLEANUP_FREE = NULL;
 	char *name CLEANUP_FREE = NULL;
-	size_t len;
+	size_t len = 0;
 	int r;
 
 	pthread_mutex_lock(&pod->lock);
-	r = pb_pack(&pod->state->base, &data, &len);
+	r = pod->state ? pb_pack(&pod->state->base, &data, &len) : -ENOENT;
 	if (r == 0 && pod->state->config && pod->state->config->metadata) {
 		const Runtime__V1__PodSandboxMetadata *m = pod->state->config->metadata;
 
 		name = xasprintf("%s_%s_%s_%u", m->name, m->namespace_, m->uid, m->attempt);
 	}
 	pthread_mutex_unlock(&pod->lock);
+	if (r == -ENOENT)
+		return err_set(err, r, "pod sandbox \"%s\" not found", pod->id);
 	if (r < 0 || !name)
 		return err_set(err, -ENOMEM, "out of memory");
 	return store_put(pod->server->store, "pod", pod->id, name, data, len, err);
+}
+
+int pod_store(struct pod *pod, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&pod->rows);
+	r = store_row(pod, err);
+	pthread_mutex_unlock(&pod->rows);
+	return r;
+}
+
+int pod_forget(struct pod *pod, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&pod->rows);
+	r = store_delete(pod->server->store, "pod", pod->id, err);
+	if (r == 0) {
+		pthread_mutex_lock(&pod->lock);
+		pb_free(pod->state);
+		pod->state = NULL;
+		pthread_cond_broadcast(&pod->changed);
+		pthread_mutex_unlock(&pod->lock);
+	}
+	pthread_mutex_unlock(&pod->rows);
+	return r;
 }
 
 void pod_cancel(struct pod *pod)

@@ -32,6 +32,7 @@ struct pod {
 	char id[65];           /* immutable */
 	char dir[256];         /* immutable: the pod's directory below run_dir */
 
+	pthread_mutex_t rows; /* see server.h */
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* CLOCK_MONOTONIC; of op, phase, and of its containers */
 	enum pod_op op;
@@ -81,7 +82,10 @@ void pod_condemn(struct pod *pod, const char *why);
 struct pod *pod_new(struct server *server, const char *id);
 void pod_table_add(struct pod *pod);
 void pod_table_remove(struct pod *pod);
+/* Writes the state as it is now; -ENOENT once it was forgotten. */
 int pod_store(struct pod *pod, struct err *err);
+/* Deletes the row and the state, for good. */
+int pod_forget(struct pod *pod, struct err *err);
 /* Waits for the turn (op NONE) and takes it; a creation in progress is cancelled first. 0, or -ENOENT if the pod went away. */
 int pod_turn_take(struct pod *pod, enum pod_op op);
 /* Makes a creation in progress fail soon. */

@@ -12,6 +12,7 @@
 
 #define STOP_NS        (10 * NS_PER_SEC)
 #define DRAIN_NS       (5 * NS_PER_SEC)
+#define CREATION_NS    (60 * NS_PER_SEC) /* for the host's part of a CreateContainer whose VM is dead */
 #define HEALTH_EVERY_NS (10 * NS_PER_SEC)
 #define HEALTH_NS      (30 * NS_PER_SEC) /* an agent silent for longer counts as dead */
 
@@ -184,7 +185,7 @@ static void condemned_job(void *arg)
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id), "killing a dead pod's VM: %s", err.msg);
 	pod_unwatch(pod);
 	container_vm_died(pod, why);
-	if (pod->state && pod_store(pod, &err) < 0)
+	if (pod_store(pod, &err) < 0 && err.code != -ENOENT)
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id), "storing a dead pod: %s", err.msg);
 	pod_unref(pod);
 }
@@ -200,7 +201,7 @@ void pod_condemn(struct pod *pod, const char *why)
 		pod->dead = true;
 		snprintf(pod->reason, sizeof(pod->reason), "%s", why);
 		pod->state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_EXITED;
-		(void)pb_set_str(&pod->state->reason, why);
+		(void)pb_set_text(&pod->state->reason, why);
 		pthread_cond_broadcast(&pod->changed);
 	}
 	pthread_mutex_unlock(&pod->lock);
@@ -210,7 +211,8 @@ void pod_condemn(struct pod *pod, const char *why)
 	err_set_status(&err, -ECONNRESET, ERR_UNAVAILABLE, "pod sandbox \"%s\" has died: %s", pod->id, why);
 	agent_abort(pod->agent, &err);
 	pod_ref(pod);
-	if (pool_submit(pod->server->pool, POOL_STOP, condemned_job, pod) < 0) {
+	/* Not the lane of the stops: they wait for what this job brings about. */
+	if (pool_submit(pod->server->pool, POOL_NET, condemned_job, pod) < 0) {
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id), "no thread to clean up a dead pod; StopPodSandbox will");
 		pod_unref(pod);
 	}
@@ -246,7 +248,10 @@ static int stop_steps(struct pod *pod, struct err *err)
 			return err_wrap(err, "stopping the VM of pod sandbox \"%s\"", pod->id);
 	}
 	container_vm_died(pod, "the pod was stopped");
-	r = pod_store(pod, err);
+	/* What they mount must be there to be unmounted; new ones find the pod dead. */
+	r = container_wait_creations(pod, now_monotonic_ns() + CREATION_NS, err);
+	if (r == 0)
+		r = pod_store(pod, err);
 	if (r == 0)
 		r = journal_undo_owner(pod->server->store, pod->id, pod_undo, pod->server, err);
 	return r < 0 ? err_wrap(err, "stopping pod sandbox \"%s\"", pod->id) : 0;
@@ -283,14 +288,10 @@ static int remove_steps(struct pod *pod, struct err *err)
 		r = container_remove(pod->server, list[i]->id, err);
 	container_list_free(list);
 	if (r == 0)
-		r = store_delete(pod->server->store, "pod", pod->id, err);
+		r = pod_forget(pod, err);
 	if (r < 0)
 		return err_wrap(err, "removing pod sandbox \"%s\"", pod->id);
 	pod_table_remove(pod);
-	pthread_mutex_lock(&pod->lock);
-	pb_free(pod->state);
-	pod->state = NULL;
-	pthread_mutex_unlock(&pod->lock);
 	return 0;
 }
 

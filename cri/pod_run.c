@@ -1,4 +1,5 @@
 /* RunPodSandbox: from a request to a booted, networked VM. Each function is one step; failure undoes what was journalled. */
+#include "cri/container.h"
 #include "cri/pod.h"
 
 #include "api/agent/agent.pb-c.h"
@@ -25,6 +26,8 @@
 #define VMM_OWN_KVM   (160 * MIB) /* VMM, virtiofsd and vsock daemon beside guest memory */
 #define VMM_OWN_TCG   (768 * MIB) /* and the translation cache */
 #define RESOLV_MAX    (64 * 1024)
+#define BOOT_ID_MAX   64 /* a UUID has 36 */
+#define CREATION_NS   (60 * NS_PER_SEC)
 
 /* What one run carries from step to step. */
 struct run {
@@ -45,6 +48,45 @@ struct run {
 	struct err cni_err;
 	struct cni_result cni;
 };
+
+/* A word of a line of resolv.conf, hostname or the like: no white space, no control characters. */
+static int check_word(const char *what, const char *word, struct err *err)
+{
+	for (const char *p = word; *p; p++) {
+		if ((unsigned char)*p <= ' ' || *p == 0x7f)
+			return err_set(err, -EINVAL, "%s has white space or a control character in it", what);
+	}
+	return 0;
+}
+
+static int check_words(const char *what, char *const *words, size_t n, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = str_empty(words[i]) ? err_set(err, -EINVAL, "%s has an empty entry", what) : check_word(what, words[i], err);
+	return r;
+}
+
+/* What ends up as a line of a file or as a path must not become two of them. */
+static int check_lines(const Runtime__V1__PodSandboxConfig *config, struct err *err)
+{
+	const Runtime__V1__DNSConfig *dns = config->dns_config;
+	int r = check_word("config.hostname", config->hostname, err);
+
+	if (r == 0 && config->linux)
+		r = check_word("config.linux.cgroup_parent", config->linux->cgroup_parent, err);
+	if (r == 0 && strchr(config->metadata->name, '\n'))
+		r = err_set(err, -EINVAL, "config.metadata.name has a line end in it");
+	if (r == 0 && strchr(config->log_directory, '\n'))
+		r = err_set(err, -EINVAL, "config.log_directory has a line end in it");
+	if (r < 0 || !dns)
+		return r;
+	r = check_words("config.dns_config.servers", dns->servers, dns->n_servers, err);
+	if (r == 0)
+		r = check_words("config.dns_config.searches", dns->searches, dns->n_searches, err);
+	return r < 0 ? r : check_words("config.dns_config.options", dns->options, dns->n_options, err);
+}
 
 static int check_config(const Runtime__V1__PodSandboxConfig *config, const char *handler, struct err *err)
 {
@@ -73,7 +115,7 @@ static int check_config(const Runtime__V1__PodSandboxConfig *config, const char 
 		return err_set(err, -EINVAL, "config.hostname is longer than 64 bytes");
 	if (!str_empty(config->log_directory) && config->log_directory[0] != '/')
 		return err_set(err, -EINVAL, "config.log_directory \"%s\" is not absolute", config->log_directory);
-	return 0;
+	return check_lines(config, err);
 }
 
 /* What CNI would refuse is refused before anything is begun. */
@@ -91,17 +133,17 @@ static void size_vm(struct run *run)
 {
 	const Runtime__V1__LinuxContainerResources *res = run->config->linux ? run->config->linux->resources : NULL;
 	const struct vmm_config *hv = &run->server->config->hypervisor;
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	int64_t wanted = hv->vcpus;
 
 	run->memory_bytes = hv->memory_bytes;
-	run->vcpus = hv->vcpus;
 	if (res && res->memory_limit_in_bytes > 0)
 		run->memory_bytes = ((uint64_t)res->memory_limit_in_bytes + GUEST_OWN + 2 * MIB - 1) / (2 * MIB) * (2 * MIB);
 	if (res && res->cpu_quota > 0 && res->cpu_period > 0)
-		run->vcpus = (uint32_t)((res->cpu_quota + res->cpu_period - 1) / res->cpu_period);
-	if (run->vcpus < 1)
-		run->vcpus = 1;
-	if (run->vcpus > (uint32_t)sysconf(_SC_NPROCESSORS_ONLN))
-		run->vcpus = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+		wanted = res->cpu_quota / res->cpu_period + (res->cpu_quota % res->cpu_period != 0);
+	if (wanted > cpus)
+		wanted = cpus;
+	run->vcpus = wanted < 1 ? 1 : (uint32_t)wanted;
 }
 
 static int reserve(struct run *run, const char *handler, struct err *err)
@@ -109,6 +151,7 @@ static int reserve(struct run *run, const char *handler, struct err *err)
 	Crivisor__State__V1__Pod *state = pb_new(&crivisor__state__v1__pod__descriptor);
 	struct pod *pod = run->pod;
 	const char *parent = run->server->config->sandbox.cgroup_parent;
+	int len;
 
 	if (!state)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -117,7 +160,10 @@ static int reserve(struct run *run, const char *handler, struct err *err)
 		parent = run->config->linux->cgroup_parent;
 	if (parent[0] != '/' || strstr(parent, "/../") || str_ends(parent, "/.."))
 		return err_set(err, -EINVAL, "cgroup_parent \"%s\" is not an absolute path of the cgroupfs driver", parent);
-	snprintf(run->cgroup, sizeof(run->cgroup), "%s%scrivisor-%s", parent, str_ends(parent, "/") ? "" : "/", pod->id);
+	len = snprintf(run->cgroup, sizeof(run->cgroup), "%s%scrivisor-%s", parent, str_ends(parent, "/") ? "" : "/", pod->id);
+	/* Cut short it would name another's cgroup, whose processes the removal would kill. */
+	if (len >= (int)sizeof(run->cgroup))
+		return err_set(err, -EINVAL, "cgroup_parent is longer than %zu bytes", sizeof(run->cgroup) - 75);
 	snprintf(run->netns, sizeof(run->netns), "%s/netns/%.20s", run->server->config->server.run_dir, pod->id);
 	state->config = PB_CLONE(run->config);
 	state->created_at = now_realtime_ns();
@@ -344,6 +390,10 @@ static int reach_agent(struct run *run, struct err *err)
 	r = agent_call(agent, &AGENT_INFO, &req.base, SETUP_NS, (ProtobufCMessage **)&info, err);
 	if (r < 0)
 		return err_wrap(err, "asking the guest's agent who it is");
+	if (strlen(info->boot_id) > BOOT_ID_MAX) {
+		pb_free(info);
+		return err_set_status(err, -EBADMSG, ERR_INTERNAL, "the guest's agent gives a boot id of more than %d bytes", BOOT_ID_MAX);
+	}
 	pthread_mutex_lock(&pod->lock);
 	r = pb_set_str(&pod->state->boot_id, info->boot_id);
 	pthread_mutex_unlock(&pod->lock);
@@ -437,8 +487,6 @@ static int fill_sandbox(struct run *run, Grpc__SetupSandboxRequest *req, struct 
 			e->value = lx->sysctls[i]->value;
 		}
 	}
-	/* Options that are not there have the default mode, which is POD; so have those of the containers. */
-	sandbox.shared_pid_namespace = true;
 	/* Any container may ask for it later (POD is CRI's default), whatever the pod's own options say. */
 	sandbox.shared_pid_namespace = true;
 	req->config = pb_new(&google__protobuf__any__descriptor);
@@ -550,12 +598,32 @@ static int run_steps(struct run *run, struct err *err)
 	return r;
 }
 
+/* A pod that nobody was told of was listed all the same: a quick client may have made containers in it. */
+static int remove_containers(struct pod *pod, struct err *err)
+{
+	struct container **list;
+	int r = container_wait_creations(pod, now_monotonic_ns() + CREATION_NS, err);
+
+	if (r == 0)
+		r = container_list(pod->server, pod, &list, err);
+	if (r < 0)
+		return r;
+	container_vm_died(pod, "the pod is being removed");
+	for (size_t i = 0; list[i] && r == 0; i++)
+		r = container_remove(pod->server, list[i]->id, err);
+	container_list_free(list);
+	return r;
+}
+
 static void roll_back(struct run *run)
 {
 	struct pod *pod = run->pod;
 	struct err err = ERR_INIT;
 
-	pod_table_remove(pod);
+	pthread_mutex_lock(&pod->lock);
+	pod->dead = true;
+	pod->state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_CREATING; /* nobody is to see it any more */
+	pthread_mutex_unlock(&pod->lock);
 	pod_unwatch(pod);
 	if (pod->agent) {
 		err_set(&err, -ECANCELED, "the pod is being removed");
@@ -563,10 +631,12 @@ static void roll_back(struct run *run)
 	}
 	if (pod->vm && vmm_stop(pod->vm, now_monotonic_ns() + 10 * NS_PER_SEC, &err) < 0)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", pod->id), "stopping the VM of a pod that failed: %s", err.msg);
-	if (journal_undo_owner(run->server->store, pod->id, pod_undo, run->server, &err) < 0)
+	if (remove_containers(pod, &err) < 0 ||
+	    journal_undo_owner(run->server->store, pod->id, pod_undo, run->server, &err) < 0)
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id), "undoing a pod that failed: %s", err.msg);
-	if (store_delete(run->server->store, "pod", pod->id, &err) < 0)
+	if (pod_forget(pod, &err) < 0)
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id), "forgetting a pod that failed: %s", err.msg);
+	pod_table_remove(pod);
 	pthread_mutex_lock(&pod->lock);
 	pb_free(pod->state);
 	pod->state = NULL;

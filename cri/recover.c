@@ -3,11 +3,13 @@
 #include "cri/pod.h"
 
 #include "api/agent/agent.pb-c.h"
+#include "api/agent/task.pb-c.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "cri/agent.h"
 #include "cri/log_pump.h"
 #include "cri/pb.h"
+#include "cri/share.h"
 
 #define CONNECT_NS (15 * NS_PER_SEC)
 #define CALL_NS    (15 * NS_PER_SEC)
@@ -49,15 +51,20 @@ static void rows_done(struct rows *rows)
 
 /* ---- pods ------------------------------------------------------------------------------------------------------- */
 
-static void undo_half_done(struct server *server, const char *kind, const char *id)
+static int undo_half_done(struct server *server, const char *kind, const char *id)
 {
 	struct err err = ERR_INIT;
 
 	log_line(LOG_LEVEL_WARN, LOG_FIELDS(kind, id), "undoing a %s that the previous server did not finish", kind);
-	if (journal_undo_owner(server->store, id, pod_undo, server, &err) < 0)
+	if (journal_undo_owner(server->store, id, pod_undo, server, &err) < 0) {
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS(kind, id), "undoing it: %s; the next start tries again", err.msg);
-	else if (store_delete(server->store, kind, id, &err) < 0)
+		return err.code;
+	}
+	if (store_delete(server->store, kind, id, &err) < 0) {
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS(kind, id), "forgetting it: %s", err.msg);
+		return err.code;
+	}
+	return 0;
 }
 
 struct adoption {
@@ -111,7 +118,7 @@ static void adopt_job(void *arg)
 		pod->dead = true;
 		pod->state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_EXITED;
 		snprintf(pod->reason, sizeof(pod->reason), "%.255s", err.msg);
-		(void)pb_set_str(&pod->state->reason, pod->reason);
+		(void)pb_set_text(&pod->state->reason, pod->reason);
 		pthread_mutex_unlock(&pod->lock);
 		(void)pod_store(pod, NULL);
 	} else {
@@ -148,11 +155,19 @@ static void recover_pod(struct server *server, const struct row *row, struct rec
 	Crivisor__State__V1__Pod *state = crivisor__state__v1__pod__unpack(NULL, row->len, row->data);
 	struct pod *pod;
 
-	if (!state || !state->config || !state->config->metadata || strlen(row->id) > 64 ||
-	    state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_CREATING) {
+	if (!state || !state->config || !state->config->metadata || strlen(row->id) > 64) {
 		undo_half_done(server, "pod", row->id);
 		pb_free(state);
 		return;
+	}
+	if (state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_CREATING) {
+		if (undo_half_done(server, "pod", row->id) == 0) {
+			pb_free(state);
+			return;
+		}
+		/* It still holds its name, so it must be seen: StopPodSandbox tries again. */
+		state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_EXITED;
+		(void)pb_set_str(&state->reason, "its creation was cut short by a restart of the server");
 	}
 	pod = pod_new(server, row->id);
 	if (!pod) {
@@ -188,6 +203,29 @@ int pod_recover_all(struct server *server, struct err *err)
 
 /* ---- containers --------------------------------------------------------------------------------------------------- */
 
+/* The row says "running" before the start is sent: whether it ever was, the guest knows. */
+static bool never_started(struct container *c, struct agent *agent)
+{
+	Containerd__Task__V2__StateRequest req = CONTAINERD__TASK__V2__STATE_REQUEST__INIT;
+	Containerd__Task__V2__StateResponse *resp = NULL;
+	bool created;
+
+	req.id = c->id;
+	if (agent_call(agent, &AGENT_TASK_STATE, &req.base, CALL_NS, (ProtobufCMessage **)&resp, NULL) < 0)
+		return false;
+	created = resp->status == CONTAINERD__V1__TYPES__STATUS__CREATED;
+	pb_free(resp);
+	if (!created)
+		return false;
+	log_line(LOG_LEVEL_INFO, LOG_FIELDS("container", c->id), "the previous server did not get to start it: it is created");
+	pthread_mutex_lock(&c->pod->lock);
+	c->state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_READY;
+	c->state->started_at = 0;
+	pthread_mutex_unlock(&c->pod->lock);
+	(void)container_store(c, NULL);
+	return true;
+}
+
 static void adopt_running(struct container *c)
 {
 	char *pos CLEANUP_FREE = container_pos_path(c->server, c->id);
@@ -196,6 +234,8 @@ static void adopt_running(struct container *c)
 	struct err err = ERR_INIT;
 	int r = pos ? pod_agent(c->pod, &agent, &err) : -ENOMEM;
 
+	if (r == 0 && never_started(c, agent))
+		return;
 	if (r == 0) {
 		r = log_pump_start(c->server, agent, c->id, c->state->log_path, pos, true, &pump, &err);
 		pthread_mutex_lock(&c->pod->lock);
@@ -209,6 +249,29 @@ static void adopt_running(struct container *c)
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->id), "its exit cannot be learned: %s", err.msg);
 }
 
+static bool pod_dead(struct pod *pod)
+{
+	bool dead;
+
+	pthread_mutex_lock(&pod->lock);
+	dead = pod->dead;
+	pthread_mutex_unlock(&pod->lock);
+	return dead;
+}
+
+/* The guest of an adopted pod may have it, and its mounts, while the host does not count it as created. */
+static void end_half_created(struct pod *pod, const char *id)
+{
+	char *dir CLEANUP_FREE = xasprintf("%s/mounts/%s", pod->dir, id);
+	struct agent *agent;
+	struct err err = ERR_INIT;
+
+	if (!dir || pod_agent(pod, &agent, NULL) < 0)
+		return;
+	if (container_end_in_guest(agent, id, true, &err) < 0 || share_container_destroy(dir, false, &err) < 0)
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", id), "ending it in its guest: %s", err.msg);
+}
+
 static void recover_container(struct server *server, const struct row *row)
 {
 	Crivisor__State__V1__Container *state = crivisor__state__v1__container__unpack(NULL, row->len, row->data);
@@ -218,6 +281,8 @@ static void recover_container(struct server *server, const struct row *row)
 	if (!state || !state->config || !state->config->metadata || strlen(row->id) > 64 ||
 	    state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_CREATING ||
 	    pod_find(server, state->pod_id, &pod, NULL) < 0) {
+		if (pod)
+			end_half_created(pod, row->id);
 		undo_half_done(server, "container", row->id);
 		pb_free(state);
 		return;
@@ -229,10 +294,11 @@ static void recover_container(struct server *server, const struct row *row)
 	}
 	c->state = state;
 	container_table_add(c);
-	if (pod->dead)
-		container_vm_died(pod, pod->reason[0] ? pod->reason : "the pod was stopped");
-	else if (state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_RUNNING)
+	if (!pod_dead(pod) && state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_RUNNING)
 		adopt_running(c);
+	/* Last: one that dies while this goes on has not seen the container in the table. */
+	if (pod_dead(pod))
+		container_vm_died(pod, pod->reason[0] ? pod->reason : "the pod was stopped");
 	container_unref(c);
 }
 

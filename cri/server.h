@@ -6,6 +6,8 @@
  *                   I/O.
  *   pod.lock        one pod's fields and those of its containers; held for an access, never across a call to a
  *                   VMM, a guest, a CNI plugin, a registry or the store.
+ *   pod.rows        before pod.lock: the rows of one pod and of its containers in the store; held while a state is read and
+ *                   written, so that an older state never overwrites a newer one and no row comes back after its removal.
  * Long work is marked, not locked: pod.op and container.op say who is changing the object ("the turn"); others wait on
  * pod.changed, or overtake by setting pod.cancel and killing the VM. Reads take pod.lock alone, so they never wait for work.
  */

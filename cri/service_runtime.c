@@ -31,7 +31,7 @@ static int add_condition(Runtime__V1__RuntimeStatus *status, const char *type, b
 		pb_append(&status->conditions, &status->n_conditions, &runtime__v1__runtime_condition__descriptor);
 
 	if (!c || pb_set_str(&c->type, type) < 0 || pb_set_str(&c->reason, ok ? "" : reason) < 0 ||
-	    pb_set_str(&c->message, ok ? "" : message) < 0)
+	    pb_set_text(&c->message, ok ? "" : message) < 0)
 		return -ENOMEM;
 	c->status = ok;
 	return 0;
@@ -228,6 +228,8 @@ static int add_container_statuses(struct server *server, const struct pod *pod,
 	struct container **list;
 	int r = container_list(server, pod, &list, err);
 
+	if (r < 0)
+		return r;
 	for (size_t i = 0; r == 0 && list[i]; i++) {
 		Crivisor__State__V1__Container *state = container_state(list[i]);
 		Runtime__V1__ContainerStatus *s;
@@ -241,8 +243,7 @@ static int add_container_statuses(struct server *server, const struct pod *pod,
 		if (r < 0)
 			err_set(err, r, "out of memory");
 	}
-	if (r == 0)
-		container_list_free(list);
+	container_list_free(list);
 	return r;
 }
 
