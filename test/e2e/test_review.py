@@ -1,0 +1,140 @@
+"""Moments between two steps: kill -9 of the server at random, calls that cross each other, words that are no words."""
+
+import os
+import random
+import signal
+import sqlite3
+import threading
+import time
+
+from harness import BUSYBOX, Background, Case, CliError, eventually, secs
+
+
+def rows(server):
+    """What the database still holds of pods and containers, the journal included."""
+    with sqlite3.connect(f"file:{server.state_dir}/crivisor.db?mode=ro", uri=True) as db:
+        names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        found = []
+        for name in names:
+            columns = [c[1] for c in db.execute(f"PRAGMA table_info({name})")]
+            where = " WHERE kind IN ('pod', 'container')" if "value" in columns and "kind" in columns else ""
+            if where or "owner" in columns:
+                found += [(name, *row) for row in db.execute(f"SELECT {'id' if where else 'owner'}, kind FROM {name}{where}")]
+        return found
+
+
+def quietly(function, *args):
+    """The result, or None if it was refused."""
+    try:
+        return function(*args)
+    except (CliError, AssertionError):
+        return None
+
+
+class Moments(Case):
+    images = (BUSYBOX,)
+
+    def assert_no_rows(self):
+        eventually(lambda: not rows(self.server), 3, lambda: f"rows were left behind: {rows(self.server)}")
+
+    def kill_and_start(self):
+        self.server.stop(signal.SIGKILL)
+        self.server.start()
+
+    def cycle(self, stop):
+        while not stop.is_set():
+            pod = quietly(self.server.runp)
+            if not pod:
+                continue
+            container = quietly(pod.create, ["sleep", "1000"])
+            if container:
+                quietly(container.start)
+                quietly(container.remove, True)
+            quietly(pod.remove) is None and quietly(self.server.crictl, "rmp", "-f", pod.id)
+
+    def test_kill_9_at_random_moments(self):
+        seed = int(os.environ.get("CRV_SEED", time.time()))
+        print(f"    CRV_SEED={seed}", flush=True)
+        dice, stop = random.Random(seed), threading.Event()
+        workers = [Background(self.cycle, stop) for _ in range(2)]
+        until = time.monotonic() + secs(75)
+        rounds = 0
+        try:
+            while rounds < 15 or (rounds < 20 and time.monotonic() < until):
+                time.sleep(dice.uniform(0.0, 4.0))
+                self.kill_and_start()
+                rounds += 1
+        finally:
+            stop.set()
+        for worker in workers:
+            worker.result()
+        for container in self.server.json("ps", "-a", "-o", "json")["containers"]:
+            self.assertIn(container["state"], ("CONTAINER_CREATED", "CONTAINER_RUNNING", "CONTAINER_EXITED"))
+        self.server.remove_all()
+        self.server.assert_nothing_left(self.baseline, 10)
+        self.assert_no_rows()
+
+    def test_removed_while_its_vm_dies(self):
+        """The death is written down by one thread, the removal by another: what is removed does not come back."""
+        config = self.server.pod_config("dying")
+        for _ in range(4):
+            pod = self.server.runp(config)
+            pod.run(["sleep", "1000"])
+            for pid in self.server.processes():
+                os.kill(pid, signal.SIGKILL)
+            self.server.crictl("rmp", "-f", pod.id)
+            self.assert_no_rows()
+
+    def test_stop_crosses_create(self):
+        """Whatever a create has mounted when its pod is stopped is unmounted."""
+        volume = self.server.dir / "volume"
+        volume.mkdir()
+        (volume / "precious").write_text("data")
+        mounts = [{"host_path": str(volume), "container_path": f"/v{i}"} for i in range(60)]
+        for wait in (0.02, 0.06, 0.1, 0.2):
+            with self.subTest(wait=wait):
+                pod = self.server.runp()
+                create = Background(quietly, lambda: pod.create(["sleep", "1000"], mounts=mounts))
+                time.sleep(wait)
+                self.server.crictl("stopp", pod.id)
+                create.result()
+                self.server.crictl("rmp", pod.id)
+                self.server.assert_nothing_left(self.baseline)
+                self.assert_no_rows()
+        self.assertEqual((volume / "precious").read_text(), "data")
+
+    def test_remove_crosses_start(self):
+        pod = self.server.runp()
+        for _ in range(6):
+            container = pod.create(["sleep", "1000"])
+            start = Background(quietly, container.start)
+            container.remove(True)
+            start.result()
+            self.assertNotIn(container.id, self.server.crictl("ps", "-aq"))
+        # Nothing of them lives on in the guest.
+        text = pod.output(["sh", "-c", "ps -o pid,args | grep -c '[s]leep 1000' || true"])
+        self.assertEqual(text.strip(), "0")
+
+    def test_words_that_are_no_words(self):
+        def config(**fields):
+            return self.server.pod_config(**fields)
+        bad = {
+            "dns_config.servers": config(dns_config={"servers": ["10.0.0.1\nnameserver 6.6.6.6"]}),
+            "dns_config.searches": config(dns_config={"servers": ["10.0.0.1"], "searches": ["a b"]}),
+            "dns_config.options": config(dns_config={"servers": ["10.0.0.1"], "options": ["ndots:5\nnameserver 6.6.6.6"]}),
+            "hostname": config(hostname="a\nb"),
+            "cgroup_parent": config(linux={"cgroup_parent": "/" + "x" * 600}),
+            "log_directory": config(log_directory="/tmp/a\nb"),
+        }
+        for word, value in bad.items():
+            with self.subTest(word), self.refused("InvalidArgument", word):
+                self.server.runp(value)
+        with self.subTest("cgroup_parent"), self.refused("InvalidArgument", "cgroup_parent"):
+            self.server.runp(config(linux={"cgroup_parent": "/a/../../b"}))
+        self.assert_no_rows()
+
+    def test_a_path_that_leaves_the_log_directory(self):
+        pod = self.server.runp()
+        for path in ("../x.log", "a/../../x.log", "a/..", "..", "a\nb"):
+            with self.subTest(path), self.refused("InvalidArgument", "log_path"):
+                pod.create(["true"], log_path=path)
