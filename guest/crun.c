@@ -249,9 +249,9 @@ struct crun_run *crun_start(struct guest *g, const struct crun_args *args, crun_
 		return NULL;
 	}
 	*run = (struct crun_run){.g = g, .stdio = {-1, -1, -1}, .done = done, .arg = arg};
-	snprintf(run->log, sizeof(run->log), GUEST_TMP_DIR "/%u.log", serial);
+	snprintf(run->log, sizeof(run->log), "%s/%u.log", guest_tmp_dir, serial);
 	if (args->want_pid)
-		snprintf(run->pidfile, sizeof(run->pidfile), GUEST_TMP_DIR "/%u.pid", serial);
+		snprintf(run->pidfile, sizeof(run->pidfile), "%s/%u.pid", guest_tmp_dir, serial);
 	r = build_argv(run, args);
 	if (r == 0)
 		r = dup_stdio(run, args);

@@ -505,7 +505,7 @@ void ctr_update(struct ctr *c, const void *json, size_t len, struct ttrpc_reques
 		fail(req, &err);
 		return;
 	}
-	c->run_file = xasprintf(GUEST_TMP_DIR "/%u.json", guest_serial());
+	c->run_file = xasprintf("%s/%u.json", guest_tmp_dir, guest_serial());
 	r = c->run_file ? write_file(c->run_file, json, len, 0600) : -ENOMEM;
 	args[2] = c->run_file;
 	if (r == 0) {
@@ -550,7 +550,7 @@ int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, c
 		return err_set(err, -ENOMEM, "out of memory");
 	r = proc_init(p, c->g, c, exec_id, io, err);
 	if (r == 0) {
-		p->spec_path = xasprintf(GUEST_TMP_DIR "/%u.json", guest_serial());
+		p->spec_path = xasprintf("%s/%u.json", guest_tmp_dir, guest_serial());
 		r = p->spec_path ? write_file(p->spec_path, spec, len, 0600) : -ENOMEM;
 		if (r < 0)
 			err_set_errno(err, r, "write the process of exec \"%s\"", exec_id);

@@ -35,6 +35,14 @@ static void drop_first(struct gevents *ev)
 	ev->len--;
 }
 
+struct gevents *gevents_free(struct gevents *ev)
+{
+	while (ev && ev->len > 0)
+		drop_first(ev);
+	free(ev);
+	return NULL;
+}
+
 /* Hands the first event to the slot. */
 static void hand_over(struct gevents *ev, struct rpc_slot *slot)
 {

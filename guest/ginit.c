@@ -142,8 +142,8 @@ static int make_links(struct err *err)
 
 static int make_dirs(struct err *err)
 {
-	static const char *const dirs[] = {GUEST_RUN_DIR,   GUEST_TMP_DIR, CRUN_ROOT,
-					   GUEST_SHARE_DIR, "/run/user",   "/run/user/0"};
+	const char *const dirs[] = {GUEST_RUN_DIR,   guest_tmp_dir, CRUN_ROOT,
+				    GUEST_SHARE_DIR, "/run/user",   "/run/user/0"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
 		int r = mkdir_p(dirs[i], 0700);

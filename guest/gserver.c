@@ -201,7 +201,7 @@ int gserver_accept(int fd)
 	return conn;
 }
 
-static int conn_new(struct gserver *s, int fd)
+int gserver_take(struct gserver *s, int fd)
 {
 	struct gconn *c = calloc(1, sizeof(*c));
 
@@ -236,37 +236,45 @@ static void on_listen(void *arg, int fd, uint32_t events)
 		close_fd(conn);
 		return;
 	}
-	if (conn_new(s, conn) < 0) {
+	if (gserver_take(s, conn) < 0) {
 		log_error("connection refused: out of memory");
 		close_fd(conn);
 	}
 }
 
-int gserver_new(struct guest *g, unsigned int port, const struct ttrpc_service *services,
-		struct gserver **ret, struct err *err)
+struct gserver *gserver_new(struct guest *g, const struct ttrpc_service *services)
 {
 	struct gserver *s = calloc(1, sizeof(*s));
 
 	if (!s)
-		return err_set(err, -ENOMEM, "out of memory");
+		return NULL;
 	s->g = g;
 	s->services = services;
-	s->fd = gserver_listen(port, err);
-	if (s->fd < 0) {
-		int r = s->fd;
-
-		free(s);
-		return r;
-	}
-	s->src = eloop_add(g->loop, s->fd, EPOLLIN, on_listen, s);
-	if (!s->src) {
-		close_fd(s->fd);
-		free(s);
-		return err_set(err, -ENOMEM, "watch vsock port %u", port);
-	}
+	s->fd = -1;
 	the_server = s;
-	*ret = s;
-	return 0;
+	return s;
+}
+
+int gserver_serve(struct gserver *s, unsigned int port, struct err *err)
+{
+	s->fd = gserver_listen(port, err);
+	if (s->fd < 0)
+		return s->fd;
+	s->src = eloop_add(s->g->loop, s->fd, EPOLLIN, on_listen, s);
+	return s->src ? 0 : err_set(err, -ENOMEM, "watch vsock port %u", port);
+}
+
+struct gserver *gserver_free(struct gserver *s)
+{
+	if (!s)
+		return NULL;
+	while (s->conns)
+		conn_close(s->conns);
+	eloop_source_free(s->src);
+	close_fd(s->fd);
+	free(s);
+	the_server = NULL;
+	return NULL;
 }
 
 void gserver_flush(struct gserver *server, int64_t deadline_ns)

@@ -2,7 +2,7 @@
  * gserver.h: the agent's vsock listener and its connections, which carry the four ttrpc services.
  *
  * Threads:   the loop's.
- * Ownership: gserver_new's object lives as long as the agent. A connection belongs to the server; streams
+ * Ownership: gserver_new's object is its caller's. A connection belongs to the server; streams
  *            find it by gserver_conn and must clear their drain hooks (gserver_drain_clear) before they go
  *            away.
  * Limits:    GSERVER_CONNS_MAX connections at once; only the host (CID 2) may connect, so nothing in a
@@ -20,9 +20,15 @@
 
 struct gconn;
 
-/* Listens on port; services end with a NULL name and live on. */
-int gserver_new(struct guest *g, unsigned int port, const struct ttrpc_service *services,
-		struct gserver **ret, struct err *err);
+/* One server in a process. services end with a NULL name and live on. NULL on ENOMEM. */
+struct gserver *gserver_new(struct guest *g, const struct ttrpc_service *services);
+/* Listens on a vsock port. */
+int gserver_serve(struct gserver *server, unsigned int port, struct err *err);
+/* Serves a connected, non-blocking socket, which is the server's from now on: 0 or -ENOMEM (then it is not).
+ */
+int gserver_take(struct gserver *server, int fd);
+/* Ends all connections. NULL-safe; returns NULL. */
+struct gserver *gserver_free(struct gserver *server);
 /* Writes out what waits, up to the deadline: before power-off. */
 void gserver_flush(struct gserver *server, int64_t deadline_ns);
 /*

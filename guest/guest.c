@@ -1,8 +1,11 @@
 #include "guest/guest.h"
 
+#include "api/agent/guest_abi.h"
 #include "base/util.h"
 
 #include <time.h>
+
+const char *guest_tmp_dir = GUEST_RUN_DIR "/tmp";
 
 int64_t guest_boottime_ns(void)
 {

@@ -42,10 +42,9 @@ int64_t guest_boottime_ns(void);
 bool guest_id_valid(const char *id);
 /* 0, or -EINVAL with `what` named. */
 int guest_id_check(const char *what, const char *id, struct err *err);
+/* Where short-lived files are: pid files, logs of the runtime, console sockets. Tests have it elsewhere. */
+extern const char *guest_tmp_dir;
 /* A number never used before in this boot, for names of files. */
 unsigned int guest_serial(void);
-
-#define GUEST_TMP_DIR                                                                                        \
-	"/run/crivisor/tmp" /* short-lived files: pid files, logs of the runtime, console sockets */
 
 #endif

@@ -122,7 +122,9 @@ static int step_console(struct guest *g, struct err *err)
  */
 static int step_listen(struct guest *g, struct err *err)
 {
-	return gserver_new(g, GUEST_PORT_AGENT, services_table(g), &g->server, err);
+	g->server = gserver_new(g, services_table(g));
+	return g->server ? gserver_serve(g->server, GUEST_PORT_AGENT, err)
+			 : err_set(err, -ENOMEM, "out of memory");
 }
 
 static const struct {

@@ -328,7 +328,7 @@ static int console_open(struct pio *pio, struct err *err)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 
-	snprintf(pio->console_path, sizeof(pio->console_path), GUEST_TMP_DIR "/%u.tty", guest_serial());
+	snprintf(pio->console_path, sizeof(pio->console_path), "%s/%u.tty", guest_tmp_dir, guest_serial());
 	memcpy(addr.sun_path, pio->console_path, sizeof(pio->console_path));
 	pio->console = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (pio->console < 0)
