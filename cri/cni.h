@@ -107,4 +107,11 @@ int cni_check(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, s
  */
 int cni_gc(struct cni *cni, const char *const *ids, size_t n_ids, int64_t deadline_ns, struct err *err);
 
+/*
+ * Kills the plugins that a server which was killed left running on namespaces below netns_dir, and waits for their ends: one
+ * that is in the middle of ADD would go on after the DEL that undoes it. Known by their environment (CNI spec, section 2:
+ * CNI_NETNS). At the start only, when no plugin of this server runs. How many there were, or a negative errno. Blocks.
+ */
+int cni_end_orphans(const char *netns_dir, struct err *err);
+
 #endif

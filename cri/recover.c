@@ -185,12 +185,25 @@ static void recover_pod(struct server *server, const struct row *row, struct rec
 	pod_unref(pod);
 }
 
+static void end_plugins(struct server *server)
+{
+	char *dir CLEANUP_FREE = xasprintf("%s/netns", server->config->server.run_dir);
+	struct err err = ERR_INIT;
+	int n = dir ? cni_end_orphans(dir, &err) : err_set(&err, -ENOMEM, "out of memory");
+
+	if (n < 0)
+		log_warn("CNI plugins that the previous server left: %s", err.msg);
+	else if (n > 0)
+		log_warn("%d processes of CNI plugins that the previous server left were killed", n);
+}
+
 int pod_recover_all(struct server *server, struct err *err)
 {
 	struct recovery all = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 	struct rows rows = {0};
 	int r = store_each(server->store, "pod", collect, &rows, err);
 
+	end_plugins(server);
 	for (size_t i = 0; r == 0 && i < rows.n; i++)
 		recover_pod(server, &rows.row[i], &all);
 	pthread_mutex_lock(&all.lock);

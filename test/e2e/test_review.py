@@ -1,5 +1,6 @@
 """Moments between two steps: kill -9 of the server at random, calls that cross each other, words that are no words."""
 
+import json
 import os
 import random
 import signal
@@ -7,7 +8,7 @@ import sqlite3
 import threading
 import time
 
-from harness import BUSYBOX, Background, Case, CliError, eventually, secs
+from harness import BUSYBOX, Background, Case, CliError, conflist, eventually, secs
 
 
 def rows(server):
@@ -138,3 +139,38 @@ class Moments(Case):
         for path in ("../x.log", "a/../../x.log", "a/..", "..", "a\nb"):
             with self.subTest(path), self.refused("InvalidArgument", "log_path"):
                 pod.create(["true"], log_path=path)
+
+
+class SlowPlugin(Case):
+    """Plugins outlive a server that is killed: what one of them sets up late must go with the rest."""
+
+    images = ()
+
+    @classmethod
+    def prepare(cls):
+        server = cls.server
+        bin_dir = server.dir / "cnibin"
+        bin_dir.mkdir()
+        slow = bin_dir / "slow-portmap"
+        slow.write_text("#!/bin/sh\n[ $CNI_COMMAND != ADD ] || sleep 3\nexec /usr/lib/cni/portmap\n")
+        slow.chmod(0o755)
+        network = json.loads(conflist(server.dir, server.subnet))
+        network["plugins"][1]["type"] = "slow-portmap"
+        (server.cni_dir / "10-test.conflist").write_text(json.dumps(network))
+        server.config.write_text(server.config.read_text().replace('["/usr/lib/cni"]', f'["{bin_dir}", "/usr/lib/cni"]'))
+        server.stop()
+        server.start()
+
+    def test_killed_in_the_middle_of_add(self):
+        ports = [{"container_port": 80, "host_port": 18080, "protocol": 0}]
+        attempt = Background(lambda: self.server.runp(port_mappings=ports))
+        eventually(lambda: any("slow-portmap" in what for what in self.server.processes().values()), 10, "ADD does not run")
+        self.server.stop(signal.SIGKILL)
+        self.server.start()
+        try:
+            attempt.result()
+        except CliError:
+            pass
+        time.sleep(4)  # what would have come, would have come by now
+        self.assertEqual(self.server.pod_ids(), [])
+        self.server.assert_nothing_left(self.baseline)
