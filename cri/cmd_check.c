@@ -89,12 +89,12 @@ static void check_vmm(const struct config *config, bool *ret_qemu)
 		     "a host with vmx or svm, and /dev/kvm");
 }
 
-/* Beside the binary, or in the directory above it, or in PATH: where vmm/ looks. */
+/* Beside the binary, in the directory above it, in libexec/crivisor there, or in PATH: where vmm/ looks. */
 static void check_spawn_helper(void)
 {
-	char self[512], beside[600], above[600], buf[512];
+	char self[512], beside[600], above[600], libexec[600], buf[512];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	const char *const candidates[] = {beside, above, "crivisor-spawn", NULL};
+	const char *const candidates[] = {beside, above, libexec, "crivisor-spawn", NULL};
 	char *slash;
 	const char *found;
 
@@ -104,11 +104,12 @@ static void check_spawn_helper(void)
 		*slash = 0;
 	snprintf(beside, sizeof(beside), "%s/crivisor-spawn", self);
 	snprintf(above, sizeof(above), "%s/../crivisor-spawn", self);
+	snprintf(libexec, sizeof(libexec), "%s/../libexec/crivisor/crivisor-spawn", self);
 	found = find_program(candidates, buf, sizeof(buf));
 	if (found)
 		good("spawn helper", "%s", found);
 	else
-		lacks("spawn helper", "crivisor-spawn is neither beside this program nor in PATH",
+		lacks("spawn helper", "crivisor-spawn is neither beside this program nor in libexec/crivisor nor in PATH",
 		      "install it beside crivisor");
 }
 

@@ -57,10 +57,14 @@ int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, s
 			if ((size_t)snprintf(out, size, "%s/crivisor-spawn", self) < size && is_program(out))
 				return 0;
 		}
+		/* As installed: PREFIX/bin/crivisor and PREFIX/libexec/crivisor/crivisor-spawn. */
+		if ((size_t)snprintf(out, size, "%s/libexec/crivisor/crivisor-spawn", self) < size &&
+		    is_program(out))
+			return 0;
 	}
 	if (find_program("crivisor-spawn", out, size) == 0)
 		return 0;
-	return err_set(err, -ENOENT, "crivisor-spawn is neither beside this program nor in PATH");
+	return err_set(err, -ENOENT, "crivisor-spawn is neither beside this program nor in libexec/crivisor nor in PATH");
 }
 
 /* ---- what this host can run ---------------------------------------------------------------------------- */

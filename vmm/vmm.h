@@ -41,7 +41,7 @@ struct vmm_config {
 	uint32_t virtiofsd_thread_pool_size;
 	bool task_debug; /* task.debug on the kernel command line */
 	bool task_enable_tracing;
-	char *spawn_helper;	 /* NULL: crivisor-spawn beside the running binary, then in PATH */
+	char *spawn_helper;	 /* NULL: beside the running binary, in its ../libexec/crivisor, in PATH */
 	char *vsock_daemon_path; /* NULL: /dev/vhost-vsock if there, else vhost-device-vsock from PATH */
 };
 
