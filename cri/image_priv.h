@@ -41,6 +41,8 @@ int images_lock(struct image_store *images, struct err *err);
 void images_unlock(struct image_store *images, int fd);
 /* Removes what nothing refers to, now or (if a pull runs) later. */
 int images_collect(struct image_store *images, struct err *err);
+/* Gives back the memory that the code of pulls takes, once none runs. */
+void images_trim(void);
 /* Waits for images->changed, at most 200 ms; the lock is held before and after. */
 void images_wait(struct image_store *images);
 

@@ -457,14 +457,18 @@ static struct image_pull_job *job_find_or_add(struct image_store *images, struct
 static void job_over(struct image_store *images, struct image_pull_job *job)
 {
 	struct image_pull_job **p = &images->pulls;
+	bool last;
 
 	pthread_mutex_lock(&images->lock);
 	while (*p != job)
 		p = &(*p)->next;
 	*p = job->next;
+	last = !images->pulls;
 	job->over = true;
 	pthread_cond_broadcast(&images->changed);
 	pthread_mutex_unlock(&images->lock);
+	if (last)
+		images_trim();
 }
 
 /* -EAGAIN: the one that was joined was cancelled, and that is not our affair. */
