@@ -91,6 +91,14 @@ private:
 		       std::strchr("_-\"']", text[at]);
 	}
 
+	/* A backslash, then blanks and line ends, then what toml++ asks whether it is a blank, too. */
+	bool continued_beyond_ascii() const
+	{
+		size_t at = text.find_first_not_of(" \t\r\n", i + 1);
+
+		return at != std::string::npos && static_cast<unsigned char>(text[at]) >= 0x80;
+	}
+
 	void end_string(char c)
 	{
 		if (many && !three(c))
@@ -109,6 +117,8 @@ private:
 		if ((static_cast<unsigned char>(c) < 0x20 && !std::isspace(static_cast<unsigned char>(c))) || c == 0x7f)
 			return "a control character";
 		line_begins = line_begins && (c == ' ' || c == '\t');
+		if (!quote && !comment && c == '=' && value)
+			return "a value is followed by \"=\"";
 		if (!quote && !comment && std::strchr("\n=,{", c))
 			value = c == '=';
 		if (c == '\n') {
@@ -119,6 +129,8 @@ private:
 		} else if (comment) {
 			return nullptr;
 		} else if (quote) {
+			if (c == '\\' && quote == '"' && continued_beyond_ascii())
+				return "a character beyond ASCII follows a line that ends in a backslash";
 			if (c == '\\' && quote == '"' && i + 1 < text.size() && text[i + 1] != '\n')
 				i++;
 			else if (c == quote)
