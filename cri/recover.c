@@ -291,9 +291,10 @@ static void recover_container(struct server *server, const struct row *row)
 	struct pod *pod CLEANUP_POD = NULL;
 	struct container *c;
 
-	if (!state || !state->config || !state->config->metadata || strlen(row->id) > 64 ||
-	    state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_CREATING ||
-	    pod_find(server, state->pod_id, &pod, NULL) < 0) {
+	if (state)
+		(void)pod_find(server, state->pod_id, &pod, NULL);
+	if (!pod || !state->config || !state->config->metadata || strlen(row->id) > 64 ||
+	    state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_CREATING) {
 		if (pod)
 			end_half_created(pod, row->id);
 		undo_half_done(server, "container", row->id);

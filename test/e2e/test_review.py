@@ -174,3 +174,42 @@ class SlowPlugin(Case):
         time.sleep(4)  # what would have come, would have come by now
         self.assertEqual(self.server.pod_ids(), [])
         self.server.assert_nothing_left(self.baseline)
+
+
+class BetweenTwoSteps(Case):
+    """The database as a server leaves it that is killed between a step in the guest and the row that tells of it."""
+
+    images = (BUSYBOX,)
+    CREATING, RUNNING = 0, 2
+
+    def restart_with_phase(self, container, phase):
+        self.server.stop(signal.SIGKILL)
+        with sqlite3.connect(self.server.state_dir / "crivisor.db") as db:
+            # Of a field that comes twice the last counts; phase is field 12 of the container's state.
+            db.execute("UPDATE object SET value = CAST(value || ? AS BLOB) WHERE kind = 'container' AND id = ?",
+                       (bytes([12 << 3, phase]), container.id))
+        self.server.start()
+
+    def sleepers(self, pod):
+        return pod.output(["sh", "-c", "ps -o pid,args | grep -c '[s]leep 1234' || true"]).strip()
+
+    def test_stored_as_running_but_never_started(self):
+        pod = self.server.runp()
+        container = pod.create(["sh", "-c", "echo started; exit 4"])
+        self.restart_with_phase(container, self.RUNNING)
+        self.assertEqual(container.status()["state"], "CONTAINER_CREATED")
+        container.start()
+        self.assertEqual(int(container.wait()["exitCode"]), 4)
+        self.assertEqual(container.logs(), "started\n")
+
+    def test_half_created_is_ended_in_its_guest(self):
+        pod = self.server.runp()
+        mounts = self.server.mounts()
+        container = pod.run(["sleep", "1234"])
+        self.restart_with_phase(container, self.CREATING)
+        self.assertEqual(self.server.crictl("ps", "-aq"), "")
+        self.assertEqual(self.server.mounts(), mounts)
+        self.assertEqual(self.sleepers(pod), "0")
+        again = container.config["metadata"]["name"]
+        pod.run(["sleep", "1234"], name=again)
+        self.assertEqual(self.sleepers(pod), "1")
