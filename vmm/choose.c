@@ -64,7 +64,8 @@ int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, s
 	}
 	if (find_program("crivisor-spawn", out, size) == 0)
 		return 0;
-	return err_set(err, -ENOENT, "crivisor-spawn is neither beside this program nor in libexec/crivisor nor in PATH");
+	return err_set(err, -ENOENT,
+		       "crivisor-spawn is neither beside this program nor in libexec/crivisor nor in PATH");
 }
 
 /* ---- what this host can run ---------------------------------------------------------------------------- */

@@ -178,15 +178,16 @@ static int spawn_vmm(struct vmm *vm, struct vmm_launch *l, const char *helper, s
 /* A helper that dies at once would show as a VMM that cannot connect: its own words are better. */
 static int check_helpers(struct vmm *vm, struct err *err)
 {
-	struct child *v = &vm->procs[VMM_ROLE_VMM];
+	const struct child *v = &vm->procs[VMM_ROLE_VMM];
+	bool dying = v->pid && child_is_dying(v);
 
-	/* But when the VMM has died first, its helpers follow it. */
-	if (v->pid && child_is_dying(v))
-		return 0;
 	for (int i = VMM_ROLE_FS; i < VMM_ROLE_COUNT; i++) {
 		char log[256], words[256] = "", status[96];
 
 		if (!vm->procs[i].pid || !child_poll(&vm->procs[i]))
+			continue;
+		/* When the VMM has died first, its helpers follow it, in order. */
+		if (dying && vm->procs[i].status == 0)
 			continue;
 		child_status_words(vm->procs[i].status, status, sizeof(status));
 		if (vm_path(vm, i == VMM_ROLE_FS ? VMM_FILE_FS_LOG : VMM_FILE_VS_LOG, log, sizeof(log),
