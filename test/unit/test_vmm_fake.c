@@ -235,6 +235,27 @@ static void start_missing_things_are_named(void **state)
 	}
 }
 
+static void start_past_its_deadline_leaves_nothing(void **state)
+{
+	static const int ms[] = {0, 1, 3, 8, 20, 40};
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		for (size_t k = 0; k < ARRAY_SIZE(ms); k++) {
+			struct vmm *vm = NULL;
+
+			/* At whichever step the time runs out. */
+			fresh(drivers[i], "{\"hang\": [\"vmm.ping\", \"qmp_capabilities\"]}");
+			assert_int_equal(vmm_start(&config, &choice, &spec,
+						   now_monotonic_ns() + ms[k] * NS_PER_MS, &vm, &err),
+					 -ETIMEDOUT);
+			assert_null(vm);
+			assert_int_equal(left_over(), 0);
+		}
+	}
+}
+
 static void connect_retries_and_keeps_the_stream_whole(void **state)
 {
 	struct err err = ERR_INIT;
@@ -651,6 +672,7 @@ int main(void)
 		cmocka_unit_test(start_binary_that_dies_tells_its_words),
 		cmocka_unit_test(start_helper_that_dies_tells_its_words),
 		cmocka_unit_test(start_missing_things_are_named),
+		cmocka_unit_test(start_past_its_deadline_leaves_nothing),
 		cmocka_unit_test(connect_retries_and_keeps_the_stream_whole),
 		cmocka_unit_test(attach_all_kinds_and_detach),
 		cmocka_unit_test(detach_without_the_guest_times_out),
