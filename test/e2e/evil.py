@@ -54,7 +54,11 @@ class EvilRegistry:
             do_HEAD = do_GET
 
         self.host = f"127.0.0.1:{port}"
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        class Listener(http.server.ThreadingHTTPServer):
+            def handle_error(self, request, client_address):
+                """A client that hangs up on what it is told does right."""
+
+        self.server = Listener(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()
