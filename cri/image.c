@@ -17,7 +17,10 @@ static int no_memory(struct err *err)
 	return err_set(err, -ENOMEM, "out of memory");
 }
 
-/* ---- open and close ----------------------------------------------------------------------------------------- */
+/*
+ * ---- open and close
+ * -----------------------------------------------------------------------------------------
+ */
 
 static int make_dirs(struct image_store *images, struct err *err)
 {
@@ -32,7 +35,8 @@ static int make_dirs(struct image_store *images, struct err *err)
 			return err_set_errno(err, r, "%s/%s", images->state_dir, names[i]);
 	}
 	if (statfs(images->dir, &fs) == 0 && fs.f_type == OVERLAYFS_SUPER_MAGIC)
-		log_warn("image: %s lies on overlayfs, on which no container's writable layer can be; put state_dir on another file system",
+		log_warn("image: %s lies on overlayfs, on which no container's writable layer can be; put "
+			 "state_dir on another file system",
 			 images->state_dir);
 	return 0;
 }
@@ -56,7 +60,8 @@ static int init(struct image_store *images, const struct image_store_options *op
 	return r < 0 ? r : images_collect(images, err);
 }
 
-int image_store_open(const struct image_store_options *options, struct image_store **ret_images, struct err *err)
+int image_store_open(const struct image_store_options *options, struct image_store **ret_images,
+		     struct err *err)
 {
 	struct image_store *images = calloc(1, sizeof(*images));
 	pthread_condattr_t attr;
@@ -105,7 +110,10 @@ void images_wait(struct image_store *images)
 	pthread_cond_timedwait(&images->changed, &images->lock, &until);
 }
 
-/* ---- the lock between processes, and collection ------------------------------------------------------------- */
+/*
+ * ---- the lock between processes, and collection
+ * -------------------------------------------------------------
+ */
 
 static int open_lock(const struct image_store *images, struct err *err)
 {
@@ -188,7 +196,8 @@ static void remove_imports(const struct image_store *images)
 	const struct dirent *de;
 
 	while (dir && (de = readdir(dir))) {
-		if (str_starts(de->d_name, IMAGES_IMPORT_PREFIX) && path_remove_tree(dirfd(dir), de->d_name) < 0)
+		if (str_starts(de->d_name, IMAGES_IMPORT_PREFIX) &&
+		    path_remove_tree(dirfd(dir), de->d_name) < 0)
 			log_warn("image: %s/%s stays behind", images->dir, de->d_name);
 	}
 	if (dir)
@@ -220,7 +229,10 @@ int images_collect(struct image_store *images, struct err *err)
 	if (fd < 0)
 		return fd;
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		/* A pull or mount runs: the last one in this process makes up for it, else the next removal or start. */
+		/*
+		 * A pull or mount runs: the last one in this process makes up for it, else the next removal
+		 * or start.
+		 */
 		images->collect_wanted = true;
 		close_fd(fd);
 		layers_remove_buried(images);
@@ -232,7 +244,10 @@ int images_collect(struct image_store *images, struct err *err)
 	return r;
 }
 
-/* ---- what there is ------------------------------------------------------------------------------------------ */
+/*
+ * ---- what there is
+ * ------------------------------------------------------------------------------------------
+ */
 
 struct image *image_free(struct image *image)
 {
@@ -277,7 +292,8 @@ static int fill(struct image_store *images, const struct image_row *row, struct 
 	return r < 0 ? err_wrap(err, "image %s", row->id) : 0;
 }
 
-static int make_image(struct image_store *images, const struct image_row *row, struct image **ret, struct err *err)
+static int make_image(struct image_store *images, const struct image_row *row, struct image **ret,
+		      struct err *err)
 {
 	struct image *image = calloc(1, sizeof(*image));
 	int r;

@@ -6,8 +6,8 @@
 #include <openssl/evp.h>
 
 #define HEADER_MAX_BYTES 8192
-#define PARAM_MAX_BYTES  2048
-#define TOKEN_MAX_BYTES  65536
+#define PARAM_MAX_BYTES	 2048
+#define TOKEN_MAX_BYTES	 65536
 
 char *image_secret_free(char *secret)
 {
@@ -83,7 +83,9 @@ static int set_param(struct auth_challenge *c, const char *name, const char *val
 	return 0;
 }
 
-/* Parameters up to the next scheme: "name=value" joined by commas. Returns where it stopped; NULL at a fault. */
+/*
+ * Parameters up to the next scheme: "name=value" joined by commas. Returns where it stopped; NULL at a fault.
+ */
 static const char *read_params(const char *p, struct auth_challenge *c, int *r)
 {
 	char name[64], value[PARAM_MAX_BYTES];
@@ -99,7 +101,8 @@ static const char *read_params(const char *p, struct auth_challenge *c, int *r)
 		if (p == start || *after != '=')
 			return *start ? start : NULL;
 		after = skip_blank(after + 1);
-		if (*after == '=' || *after == ',' || !*after) { /* another scheme's token68 and its padding */
+		if (*after == '=' || *after == ',' ||
+		    !*after) { /* another scheme's token68 and its padding */
 			p = after + strspn(after, "=");
 			continue;
 		}
@@ -198,7 +201,8 @@ int auth_token_parse(const char *json, size_t len, char **ret_header, struct err
 	if (json_object_is_type(root, json_type_object) &&
 	    ((json_object_object_get_ex(root, "token", &v) && json_object_is_type(v, json_type_string) &&
 	      json_object_get_string_len(v) > 0) ||
-	     (json_object_object_get_ex(root, "access_token", &v) && json_object_is_type(v, json_type_string)))) {
+	     (json_object_object_get_ex(root, "access_token", &v) &&
+	      json_object_is_type(v, json_type_string)))) {
 		char *header = auth_bearer_header(json_object_get_string(v));
 
 		if (header)
@@ -223,7 +227,8 @@ char *auth_url_encode(const char *text)
 	for (const char *p = text; *p; p++) {
 		unsigned char c = (unsigned char)*p;
 
-		if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || strchr("-._~", c)) {
+		if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+		    strchr("-._~", c)) {
 			out[n++] = *p;
 		} else {
 			out[n++] = '%';

@@ -28,8 +28,8 @@ struct auth_challenge {
 };
 
 /*
- * Takes the best challenge of one header's value (bearer before basic) if it beats what *challenge holds already. Unknown schemes
- * and broken parameters are skipped, never an error. -ENOMEM only.
+ * Takes the best challenge of one header's value (bearer before basic) if it beats what *challenge holds
+ * already. Unknown schemes and broken parameters are skipped, never an error. -ENOMEM only.
  */
 int auth_challenge_parse(const char *header, struct auth_challenge *challenge);
 void auth_challenge_done(struct auth_challenge *challenge);

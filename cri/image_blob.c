@@ -144,7 +144,10 @@ int blob_put(struct blob_store *s, const void *data, size_t len, char ret_digest
 	return 0;
 }
 
-/* ---- from a file -------------------------------------------------------------------------------------------- */
+/*
+ * ---- from a file
+ * --------------------------------------------------------------------------------------------
+ */
 
 static int copy_hashed(int from, int to, struct image_digest *hash, uint64_t *ret_size, struct err *err)
 {
@@ -184,11 +187,13 @@ int blob_put_fd(struct blob_store *s, int fd, const char *digest, char ret_diges
 	}
 	snprintf(name, sizeof(name), "copy.%s.part", suffix);
 	out = openat(s->dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	r = out < 0 ? err_set_errno(err, -errno, "%s/%s", s->dir, name) : copy_hashed(fd, out, hash, &size, err);
+	r = out < 0 ? err_set_errno(err, -errno, "%s/%s", s->dir, name)
+		    : copy_hashed(fd, out, hash, &size, err);
 	image_digest_final(hash, found);
 	image_digest_free(hash);
 	if (r == 0 && digest && !str_eq(found, digest))
-		r = err_set_status(err, -EBADMSG, ERR_DATA_LOSS, "blob %s: its content has the digest %s", digest, found);
+		r = err_set_status(err, -EBADMSG, ERR_DATA_LOSS, "blob %s: its content has the digest %s",
+				   digest, found);
 	if (r == 0 && fdatasync(out) < 0)
 		r = err_set_errno(err, -errno, "writing blob %s", found);
 	if (r == 0 && renameat(s->dirfd, name, s->dirfd, name_of(found)) < 0)
@@ -202,7 +207,10 @@ int blob_put_fd(struct blob_store *s, int fd, const char *digest, char ret_diges
 	return 0;
 }
 
-/* ---- from a registry ---------------------------------------------------------------------------------------- */
+/*
+ * ---- from a registry
+ * ----------------------------------------------------------------------------------------
+ */
 
 struct part {
 	struct blob_store *store;
@@ -266,10 +274,11 @@ static int part_finish(void *arg, struct err *err)
 		struct err ignored = ERR_INIT;
 
 		(void)part_restart(p, &ignored);
-		return err_set_status(err, -EBADMSG, ERR_DATA_LOSS, "digest mismatch: blob %s came with the digest %s",
-				      p->digest, found);
+		return err_set_status(err, -EBADMSG, ERR_DATA_LOSS,
+				      "digest mismatch: blob %s came with the digest %s", p->digest, found);
 	}
-	if (fdatasync(p->fd) < 0 || renameat(p->store->dirfd, p->name, p->store->dirfd, name_of(p->digest)) < 0)
+	if (fdatasync(p->fd) < 0 ||
+	    renameat(p->store->dirfd, p->name, p->store->dirfd, name_of(p->digest)) < 0)
 		return err_set_errno(err, -errno, "writing blob %s", p->digest);
 	return 0;
 }
@@ -386,7 +395,8 @@ static struct flight **find_flight(struct blob_store *s, const char *digest)
 }
 
 /* Waits until nobody in this process fetches the blob, then claims it. */
-static int claim(struct blob_store *s, struct flight *mine, bool (*stop)(void *arg), void *arg, struct err *err)
+static int claim(struct blob_store *s, struct flight *mine, bool (*stop)(void *arg), void *arg,
+		 struct err *err)
 {
 	pthread_mutex_lock(&s->lock);
 	while (*find_flight(s, mine->digest)) {
@@ -437,7 +447,8 @@ int blob_fetch(struct blob_store *s, struct registry_client *client, const char 
 	if (!blob_have(s, digest, &size))
 		r = fetch(s, client, digest, size_bytes, progress, err);
 	else if (size != size_bytes)
-		r = err_set_status(err, -EBADMSG, ERR_DATA_LOSS, "blob %s has %llu bytes, the manifest says %llu", digest,
+		r = err_set_status(err, -EBADMSG, ERR_DATA_LOSS,
+				   "blob %s has %llu bytes, the manifest says %llu", digest,
 				   (unsigned long long)size, (unsigned long long)size_bytes);
 	else if (progress)
 		atomic_fetch_add(progress, size);
@@ -445,7 +456,10 @@ int blob_fetch(struct blob_store *s, struct registry_client *client, const char 
 	return r;
 }
 
-/* ---- collection --------------------------------------------------------------------------------------------- */
+/*
+ * ---- collection
+ * ---------------------------------------------------------------------------------------------
+ */
 
 void blob_release(struct blob_store *s, const char *digest)
 {
@@ -464,7 +478,8 @@ static bool being_written(struct blob_store *s, const char *name)
 	return busy;
 }
 
-static bool removable(struct blob_store *s, const char *name, bool (*keep)(void *arg, const char *digest), void *arg)
+static bool removable(struct blob_store *s, const char *name, bool (*keep)(void *arg, const char *digest),
+		      void *arg)
 {
 	char digest[IMAGE_DIGEST_LEN + 1];
 	struct stat st;
@@ -481,7 +496,8 @@ static bool removable(struct blob_store *s, const char *name, bool (*keep)(void 
 	return !str_ends(name, ".part") || !being_written(s, name);
 }
 
-int blob_collect(struct blob_store *s, bool (*keep)(void *arg, const char *digest), void *arg, struct err *err)
+int blob_collect(struct blob_store *s, bool (*keep)(void *arg, const char *digest), void *arg,
+		 struct err *err)
 {
 	DIR *dir = opendir(s->dir);
 	const struct dirent *de;

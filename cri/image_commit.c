@@ -87,7 +87,8 @@ static int put_row(struct store *store, void *arg, struct err *err)
 		else if (drop((*p)->tags, c->tag)) /* the tag has moved here */
 			r = image_row_put(store, *p, err);
 	}
-	if (r == 0 && ((c->tag && add_once(&row->tags, c->tag) < 0) || (c->digest && add_once(&row->digests, c->digest) < 0)))
+	if (r == 0 && ((c->tag && add_once(&row->tags, c->tag) < 0) ||
+		       (c->digest && add_once(&row->digests, c->digest) < 0)))
 		r = no_memory(err);
 	if (r == 0)
 		r = image_row_put(store, row, err);

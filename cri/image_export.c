@@ -12,7 +12,8 @@
 #define BLOCK_BYTES (128u << 10)
 
 /* Where an export goes: a directory (fd) or a tar archive. Either holds an OCI layout. */
-struct export {
+struct export
+{
 	struct image_store *images;
 	const struct image_row *row;
 	const char *only_tag; /* the name it was asked for by; NULL: all it has */
@@ -26,7 +27,10 @@ static int no_memory(struct err *err)
 	return err_set(err, -ENOMEM, "out of memory");
 }
 
-/* ---- members ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- members
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static int tar_error(struct export *ex, const char *name, struct err *err)
 {
@@ -63,7 +67,8 @@ static int member_begin(struct export *ex, const char *name, uint64_t size, int 
 	return *ret_fd < 0 ? err_set_errno(err, -errno, "%s", name) : 0;
 }
 
-static int member_write(struct export *ex, int fd, const char *name, const void *data, size_t len, struct err *err)
+static int member_write(struct export *ex, int fd, const char *name, const void *data, size_t len,
+			struct err *err)
 {
 	int r;
 
@@ -75,7 +80,8 @@ static int member_write(struct export *ex, int fd, const char *name, const void 
 
 static int put_text(struct export *ex, const char *name, json_object *o, struct err *err)
 {
-	const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+	const char *text =
+		json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
 	int fd = -1;
 	int r = text ? member_begin(ex, name, strlen(text), &fd, err) : no_memory(err);
 
@@ -86,7 +92,8 @@ static int put_text(struct export *ex, const char *name, json_object *o, struct 
 	return r;
 }
 
-static int copy_blob(struct export *ex, int from, int to, const char *name, const char *digest, struct err *err)
+static int copy_blob(struct export *ex, int from, int to, const char *name, const char *digest,
+		     struct err *err)
 {
 	struct image_digest *hash = image_digest_new();
 	char found[IMAGE_DIGEST_LEN + 1];
@@ -107,7 +114,8 @@ static int copy_blob(struct export *ex, int from, int to, const char *name, cons
 	if (r == 0) {
 		image_digest_final(hash, found);
 		if (!str_eq(found, digest))
-			r = err_set_status(err, -EBADMSG, ERR_DATA_LOSS, "blob %s is damaged on disk", digest);
+			r = err_set_status(err, -EBADMSG, ERR_DATA_LOSS, "blob %s is damaged on disk",
+					   digest);
 	}
 	image_digest_free(hash);
 	return r;
@@ -149,14 +157,18 @@ static int put_blobs(struct export *ex, struct err *err)
 	return r;
 }
 
-/* ---- indexes ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- indexes
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static void add_names(json_object *descriptor, const char *tag)
 {
 	json_object *a = json_object_new_object();
 
 	json_object_object_add(a, "io.containerd.image.name", json_object_new_string(tag));
-	json_object_object_add(a, "org.opencontainers.image.ref.name", json_object_new_string(strrchr(tag, ':') + 1));
+	json_object_object_add(a, "org.opencontainers.image.ref.name",
+			       json_object_new_string(strrchr(tag, ':') + 1));
 	json_object_object_add(descriptor, "annotations", a);
 }
 
@@ -247,7 +259,10 @@ static int put_all(struct export *ex, struct err *err)
 	return r == 0 ? put_index(ex, err) : r;
 }
 
-/* ---- targets ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- targets
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static int to_directory(struct export *ex, const char *path, struct err *err)
 {
@@ -282,7 +297,8 @@ static int write_tar(struct export *ex, const char *path, const char *tmp, struc
 
 	if (fd < 0)
 		return err_set_errno(err, -errno, "%s", tmp);
-	if (add_filter(ex->tar, path) != ARCHIVE_OK || archive_write_set_format_pax_restricted(ex->tar) != ARCHIVE_OK ||
+	if (add_filter(ex->tar, path) != ARCHIVE_OK ||
+	    archive_write_set_format_pax_restricted(ex->tar) != ARCHIVE_OK ||
 	    archive_write_open_fd(ex->tar, fd) != ARCHIVE_OK)
 		return tar_error(ex, path, err);
 	r = put_all(ex, err);

@@ -19,7 +19,8 @@ extern "C" {
 #include <unistd.h>
 #include <vector>
 
-namespace {
+namespace
+{
 
 constexpr size_t file_max = 64 * 1024;
 constexpr size_t headers_max = 32;
@@ -106,9 +107,8 @@ bool set_capabilities(parser &p, const toml::node &node, host &h)
 	for (const toml::node &item : *list) {
 		std::string name = item.value_or(std::string());
 
-		std::transform(name.begin(), name.end(), name.begin(), [](char c) {
-			return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
-		});
+		std::transform(name.begin(), name.end(), name.begin(),
+			       [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
 		if (name == "pull")
 			h.pull = true;
 		else if (name == "resolve")
@@ -163,7 +163,8 @@ bool set_client(parser &p, const toml::node &node, host &h)
 bool add_header(parser &p, const std::string &name, const toml::node &value, host &h)
 {
 	std::string text = value.value_or(std::string());
-	static const char token[] = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+	static const char token[] =
+		"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 	if (!value.is_string())
 		return p.fail(value, "header \"" + name + "\" is not text");
@@ -297,7 +298,8 @@ bool read_file_hosts(parser &p, const toml::table &root, std::vector<host> &host
 			return p.fail(*n, "too many hosts");
 		for (auto &&[key, value] : *map) {
 			if (!value.is_table())
-				return p.fail(value, "host.\"" + std::string(key.str()) + "\" is not a table");
+				return p.fail(value,
+					      "host.\"" + std::string(key.str()) + "\" is not a table");
 			order.emplace_back(key.source().begin.line, std::string(key.str()));
 		}
 		std::stable_sort(order.begin(), order.end(),
@@ -326,7 +328,10 @@ bool read_file_hosts(parser &p, const toml::table &root, std::vector<host> &host
 	return true;
 }
 
-/* ---- to C --------------------------------------------------------------------------------------------------- */
+/*
+ * ---- to C
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 char *copy(const std::string &s)
 {
@@ -350,7 +355,8 @@ char **copy(const std::vector<std::string> &v)
 
 void to_c(const std::vector<host> &hosts, struct registry_hosts &out)
 {
-	out.items = static_cast<struct registry_host *>(calloc(hosts.size() ? hosts.size() : 1, sizeof(*out.items)));
+	out.items = static_cast<struct registry_host *>(
+		calloc(hosts.size() ? hosts.size() : 1, sizeof(*out.items)));
 	if (!out.items)
 		throw std::bad_alloc();
 	for (const host &h : hosts) {
@@ -477,9 +483,11 @@ int load(const char *dir, const char *domain, std::vector<host> &hosts, struct e
 	if (!found.empty()) {
 		r = read_text(file, text);
 		if (r < 0 && r != -ENOENT)
-			return err_set_status(err, r, ERR_FAILED_PRECONDITION, "%s: %s", file.c_str(), strerror(-r));
+			return err_set_status(err, r, ERR_FAILED_PRECONDITION, "%s: %s", file.c_str(),
+					      strerror(-r));
 		if (!text.empty())
-			return parse(text.data(), text.size(), file.c_str(), found.c_str(), domain, hosts, err);
+			return parse(text.data(), text.size(), file.c_str(), found.c_str(), domain, hosts,
+				     err);
 	}
 	set_default(domain, only);
 	if (!found.empty())
@@ -510,16 +518,21 @@ template <typename F> int guarded(F fn, struct registry_hosts *ret_hosts, struct
 
 } // namespace
 
-extern "C" int registry_hosts_load(const char *dir, const char *domain, struct registry_hosts *ret_hosts, struct err *err)
+extern "C" int registry_hosts_load(const char *dir, const char *domain, struct registry_hosts *ret_hosts,
+				   struct err *err)
 {
-	return guarded([&](std::vector<host> &hosts) { return load(dir, domain, hosts, err); }, ret_hosts, err);
+	return guarded([&](std::vector<host> &hosts) { return load(dir, domain, hosts, err); }, ret_hosts,
+		       err);
 }
 
 extern "C" int registry_hosts_parse(const char *text, size_t len, const char *file, const char *base_dir,
 				    const char *domain, struct registry_hosts *ret_hosts, struct err *err)
 {
-	return guarded([&](std::vector<host> &hosts) { return parse(text, len, file, base_dir, domain, hosts, err); },
-		       ret_hosts, err);
+	return guarded(
+		[&](std::vector<host> &hosts) {
+			return parse(text, len, file, base_dir, domain, hosts, err);
+		},
+		ret_hosts, err);
 }
 
 extern "C" void registry_hosts_done(struct registry_hosts *hosts)

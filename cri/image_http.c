@@ -5,7 +5,7 @@
 #include <curl/curl.h>
 #include <pthread.h>
 
-#define STALL_S       300L
+#define STALL_S	      300L
 #define SMALL_TIME_S  120L
 #define ERROR_BODY    65536u
 #define CA_FILE_MAX   (4u << 20)
@@ -91,8 +91,9 @@ static int origin_of(const char *url, char *out, size_t room)
 	char scheme[16], host[256], port[16];
 	int r = -EINVAL;
 
-	if (u && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK && get_part(u, CURLUPART_SCHEME, scheme, 16) == 0 &&
-	    get_part(u, CURLUPART_HOST, host, 256) == 0 && get_part(u, CURLUPART_PORT, port, 16) == 0) {
+	if (u && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK &&
+	    get_part(u, CURLUPART_SCHEME, scheme, 16) == 0 && get_part(u, CURLUPART_HOST, host, 256) == 0 &&
+	    get_part(u, CURLUPART_PORT, port, 16) == 0) {
 		snprintf(out, room, "%s://%s:%s", scheme, host, port);
 		r = 0;
 	}
@@ -104,7 +105,8 @@ bool http_same_origin(const char *a, const char *b)
 {
 	char oa[320], ob[320];
 
-	return origin_of(a, oa, sizeof(oa)) == 0 && origin_of(b, ob, sizeof(ob)) == 0 && strcasecmp(oa, ob) == 0;
+	return origin_of(a, oa, sizeof(oa)) == 0 && origin_of(b, ob, sizeof(ob)) == 0 &&
+	       strcasecmp(oa, ob) == 0;
 }
 
 static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
@@ -196,7 +198,8 @@ static int keep_body(struct exchange *x, long status, const char *data, size_t l
 		if (!good) /* an error page: its beginning is enough */
 			return 0;
 		x->resp->fault = HTTP_FAULT_ANSWER;
-		return err_set_status(x->err, -EFBIG, ERR_DATA_LOSS, "the registry sends more than %zu bytes", max);
+		return err_set_status(x->err, -EFBIG, ERR_DATA_LOSS, "the registry sends more than %zu bytes",
+				      max);
 	}
 	if (buf_put(&x->resp->body, data, len) < 0) {
 		x->resp->fault = HTTP_FAULT_SINK;
@@ -220,9 +223,15 @@ static size_t on_body(char *data, size_t size, size_t n, void *arg)
 	return x->failed < 0 ? 0 : len;
 }
 
-/* ---- set-up ------------------------------------------------------------------------------------------------- */
+/*
+ * ---- set-up
+ * -------------------------------------------------------------------------------------------------
+ */
 
-/* curl takes one set of authorities: the configured files together; the system's stay through its CA directory. */
+/*
+ * curl takes one set of authorities: the configured files together; the system's stay through its CA
+ * directory.
+ */
 static int set_authorities(CURL *easy, const struct registry_host *host, struct err *err)
 {
 	struct buf all = {.max = CA_FILE_MAX};
@@ -237,7 +246,8 @@ static int set_authorities(CURL *easy, const struct registry_host *host, struct 
 
 		r = read_file(*p, CA_FILE_MAX, &text, &len);
 		if (r < 0)
-			r = err_set_status(err, r, ERR_FAILED_PRECONDITION, "certificate file %s: %s", *p, strerror(-r));
+			r = err_set_status(err, r, ERR_FAILED_PRECONDITION, "certificate file %s: %s", *p,
+					   strerror(-r));
 		else if (buf_put(&all, text, len) < 0 || buf_put(&all, "\n", 1) < 0)
 			r = err_set(err, -ENOMEM, "certificate files: out of memory");
 	}
@@ -382,7 +392,8 @@ static int say_failure(struct http *h, CURLcode code, struct http_response *resp
 	return err_set_status(err, -EHOSTUNREACH, ERR_UNAVAILABLE, "%s", words);
 }
 
-int http_do(struct http *h, const struct http_request *req, struct http_response *ret_response, struct err *err)
+int http_do(struct http *h, const struct http_request *req, struct http_response *ret_response,
+	    struct err *err)
 {
 	struct exchange x = {.http = h, .req = req, .resp = ret_response, .err = err};
 	struct err own = ERR_INIT;

@@ -24,13 +24,13 @@ struct http *http_free(struct http *http);
 struct http_request {
 	const char *url;
 	const struct registry_host *tls; /* authorities, skip_verify, client certificate, connect timeout */
-	bool same_origin;                /* the client certificate and the host's headers may go along */
-	const char *authorization;       /* NULL: none */
-	const char *accept;              /* NULL: anything */
-	const char *form;                /* NULL: GET; else POST of this form */
-	uint64_t range_from;             /* > 0: a Range request */
-	bool bulk;                       /* no time limit as long as bytes come */
-	size_t max_bytes;                /* of a body kept in memory */
+	bool same_origin;		 /* the client certificate and the host's headers may go along */
+	const char *authorization;	 /* NULL: none */
+	const char *accept;		 /* NULL: anything */
+	const char *form;		 /* NULL: GET; else POST of this form */
+	uint64_t range_from;		 /* > 0: a Range request */
+	bool bulk;			 /* no time limit as long as bytes come */
+	size_t max_bytes;		 /* of a body kept in memory */
 	/* Receives the body of a 200 or 206; NULL: kept in memory. *_begin says at which offset it starts. */
 	int (*begin)(void *arg, uint64_t offset, struct err *err);
 	int (*data)(void *arg, const void *data, size_t len, struct err *err);
@@ -39,12 +39,12 @@ struct http_request {
 
 enum http_fault {
 	HTTP_FAULT_NONE,
-	HTTP_FAULT_SINK,        /* begin or data failed: err is theirs */
-	HTTP_FAULT_STOPPED,     /* cancelled */
+	HTTP_FAULT_SINK,	/* begin or data failed: err is theirs */
+	HTTP_FAULT_STOPPED,	/* cancelled */
 	HTTP_FAULT_UNREACHABLE, /* no connection */
-	HTTP_FAULT_TLS,         /* no TLS spoken there, or a certificate that does not verify */
-	HTTP_FAULT_BROKEN,      /* connection lost or stalled under way */
-	HTTP_FAULT_ANSWER,      /* what came makes no sense */
+	HTTP_FAULT_TLS,		/* no TLS spoken there, or a certificate that does not verify */
+	HTTP_FAULT_BROKEN,	/* connection lost or stalled under way */
+	HTTP_FAULT_ANSWER,	/* what came makes no sense */
 };
 
 struct http_response {
@@ -62,7 +62,8 @@ struct http_response {
 };
 
 /* 0 once a whole answer came, whatever its status. http_response_done either way. */
-int http_do(struct http *http, const struct http_request *request, struct http_response *ret_response, struct err *err);
+int http_do(struct http *http, const struct http_request *request, struct http_response *ret_response,
+	    struct err *err);
 void http_response_done(struct http_response *response);
 /* True if both URLs have the same scheme, host and port. */
 bool http_same_origin(const char *a, const char *b);

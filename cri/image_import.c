@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 
 #define INDEX_DEPTH_MAX 3
-#define IMAGES_MAX      256
+#define IMAGES_MAX	256
 
 /* One import: a tree that holds an OCI layout or what `docker save` wrote. Nothing in it is trusted. */
 struct import {
@@ -51,7 +51,8 @@ static int open_file(const struct import *im, const char *name, struct err *err)
 	return fd;
 }
 
-static int read_small(const struct import *im, const char *name, size_t max, char **ret, size_t *ret_len, struct err *err)
+static int read_small(const struct import *im, const char *name, size_t max, char **ret, size_t *ret_len,
+		      struct err *err)
 {
 	int fd CLEANUP_CLOSE = open_file(im, name, err);
 	char at[40];
@@ -70,7 +71,8 @@ static void blob_name(const char *digest, char out[IMAGE_DIGEST_LEN + 16])
 }
 
 /* A manifest or config out of the tree, verified. */
-static int read_blob(const struct import *im, const char *digest, size_t max, char **ret, size_t *ret_len, struct err *err)
+static int read_blob(const struct import *im, const char *digest, size_t max, char **ret, size_t *ret_len,
+		     struct err *err)
 {
 	char name[IMAGE_DIGEST_LEN + 16], found[IMAGE_DIGEST_LEN + 1];
 	int r;
@@ -80,10 +82,15 @@ static int read_blob(const struct import *im, const char *digest, size_t max, ch
 	if (r < 0)
 		return r;
 	image_digest_of(*ret, *ret_len, found);
-	return str_eq(found, digest) ? 0 : bad(err, "digest mismatch: blob %s has the content of %s", digest, found);
+	return str_eq(found, digest)
+		       ? 0
+		       : bad(err, "digest mismatch: blob %s has the content of %s", digest, found);
 }
 
-/* ---- an image whose manifest is known ----------------------------------------------------------------------- */
+/*
+ * ---- an image whose manifest is known
+ * -----------------------------------------------------------------------
+ */
 
 struct found_image {
 	struct oci_manifest manifest;
@@ -110,14 +117,14 @@ static int take_layers(struct import *im, const struct oci_manifest *m, struct e
 		if (r < 0)
 			return r;
 		if (size != d->size_bytes)
-			return bad(err, "blob %s has %llu bytes, the manifest says %llu", d->digest, (unsigned long long)size,
-				   (unsigned long long)d->size_bytes);
+			return bad(err, "blob %s has %llu bytes, the manifest says %llu", d->digest,
+				   (unsigned long long)size, (unsigned long long)d->size_bytes);
 	}
 	return 0;
 }
 
-static int commit_as(struct import *im, const struct found_image *f, char *const *diff_ids, char *const *chains,
-		     const char *name, struct err *err)
+static int commit_as(struct import *im, const struct found_image *f, char *const *diff_ids,
+		     char *const *chains, const char *name, struct err *err)
 {
 	struct image_ref ref = {0};
 	char *tag = NULL, *digest = NULL;
@@ -167,7 +174,8 @@ static int finish_image(struct import *im, const struct found_image *f, char *co
 	if (!chains)
 		return no_memory(err);
 	for (size_t i = 0; r == 0 && i < n; i++)
-		r = layer_unpack(im->images, f->manifest.items[i].digest, diff_ids[i], chains, i + 1, NULL, NULL, err);
+		r = layer_unpack(im->images, f->manifest.items[i].digest, diff_ids[i], chains, i + 1, NULL,
+				 NULL, err);
 	if (r == 0 && strv_len(names) == 0)
 		r = commit_as(im, f, diff_ids, chains, NULL, err);
 	for (; r == 0 && names && *names; names++)
@@ -177,7 +185,10 @@ static int finish_image(struct import *im, const struct found_image *f, char *co
 	return r;
 }
 
-/* ---- OCI layout --------------------------------------------------------------------------------------------- */
+/*
+ * ---- OCI layout
+ * ---------------------------------------------------------------------------------------------
+ */
 
 /* From an entry of index.json through nested indexes to this platform's manifest. */
 static int find_manifest(struct import *im, const char *digest, struct found_image *f, struct err *err)
@@ -210,8 +221,8 @@ static int find_manifest(struct import *im, const char *digest, struct found_ima
 }
 
 /*
- * A layout's name of an image may be a whole reference or (skopeo, buildah) a tag alone, which needs a name from the user. An image may
- * stay without a name.
+ * A layout's name of an image may be a whole reference or (skopeo, buildah) a tag alone, which needs a name
+ * from the user. An image may stay without a name.
  */
 static int layout_names(const struct import *im, const char *said, char ***ret, struct err *err)
 {
@@ -263,7 +274,8 @@ static int import_entry(struct import *im, const struct oci_descriptor *entry, s
 /* Entries for other platforms are passed over where one for ours stands beside them. */
 static bool foreign(const struct oci_descriptor *d)
 {
-	const struct oci_manifest one = {.kind = OCI_KIND_INDEX, .items = (struct oci_descriptor *)d, .n_items = 1};
+	const struct oci_manifest one = {
+		.kind = OCI_KIND_INDEX, .items = (struct oci_descriptor *)d, .n_items = 1};
 	const struct oci_descriptor *entry;
 
 	return oci_index_select(&one, &entry, NULL) < 0;
@@ -303,12 +315,16 @@ static int import_layout(struct import *im, struct err *err)
 		r = oci_manifest_parse(data, len, OCI_TYPE_INDEX, &index, err);
 	if (r < 0)
 		return err_wrap(err, "index.json");
-	r = index.kind == OCI_KIND_INDEX ? import_index(im, &index, err) : bad(err, "index.json is no image index");
+	r = index.kind == OCI_KIND_INDEX ? import_index(im, &index, err)
+					 : bad(err, "index.json is no image index");
 	oci_manifest_done(&index);
 	return r;
 }
 
-/* ---- docker save -------------------------------------------------------------------------------------------- */
+/*
+ * ---- docker save
+ * --------------------------------------------------------------------------------------------
+ */
 
 static const char *layer_type(int fd)
 {
@@ -343,7 +359,8 @@ static int add_docker_layer(struct import *im, const char *name, json_object *la
 {
 	char digest[IMAGE_DIGEST_LEN + 1];
 	uint64_t size;
-	int fd CLEANUP_CLOSE = name ? open_file(im, name, err) : bad(err, "manifest.json: a layer is no text");
+	int fd CLEANUP_CLOSE =
+		name ? open_file(im, name, err) : bad(err, "manifest.json: a layer is no text");
 	int r;
 
 	if (fd < 0)
@@ -363,9 +380,10 @@ static int make_manifest(struct import *im, json_object *entry, json_object *roo
 	size_t len;
 	int r;
 
-	if (!json_object_object_get_ex(entry, "Config", &config) || !json_object_is_type(config, json_type_string) ||
-	    !json_object_object_get_ex(entry, "Layers", &list) || !json_object_is_type(list, json_type_array) ||
-	    json_object_array_length(list) > OCI_LAYERS_MAX)
+	if (!json_object_object_get_ex(entry, "Config", &config) ||
+	    !json_object_is_type(config, json_type_string) ||
+	    !json_object_object_get_ex(entry, "Layers", &list) ||
+	    !json_object_is_type(list, json_type_array) || json_object_array_length(list) > OCI_LAYERS_MAX)
 		return bad(err, "manifest.json has an image without Config and Layers");
 	r = read_small(im, json_object_get_string(config), OCI_CONFIG_MAX, &data, &len, err);
 	if (r == 0)
@@ -388,7 +406,8 @@ static int docker_names(const struct import *im, json_object *entry, char ***ret
 
 	if (im->name)
 		return strv_add(ret, im->name) < 0 ? no_memory(err) : 0;
-	if (!json_object_object_get_ex(entry, "RepoTags", &tags) || !json_object_is_type(tags, json_type_array))
+	if (!json_object_object_get_ex(entry, "RepoTags", &tags) ||
+	    !json_object_is_type(tags, json_type_array))
 		return 0;
 	for (size_t i = 0; i < json_object_array_length(tags) && i < IMAGES_MAX; i++) {
 		if (string_at(tags, i) && strv_add(ret, string_at(tags, i)) < 0)
@@ -412,7 +431,8 @@ static int import_docker_entry(struct import *im, json_object *entry, struct err
 	if (r == 0)
 		r = make_manifest(im, entry, root, err);
 	if (r == 0) {
-		text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+		text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PLAIN |
+								    JSON_C_TO_STRING_NOSLASHESCAPE);
 		r = oci_manifest_parse(text, strlen(text), NULL, &f.manifest, err);
 		if (r == 0)
 			r = blob_put(im->images->blobs, text, strlen(text), f.manifest_digest, err);
@@ -433,7 +453,9 @@ static int import_docker(struct import *im, struct err *err)
 	int r = read_small(im, "manifest.json", OCI_MANIFEST_MAX, &data, &len, err);
 
 	if (r < 0)
-		return r == -ENOENT ? bad(err, "neither an OCI layout (index.json) nor a Docker archive (manifest.json)") : r;
+		return r == -ENOENT ? bad(err, "neither an OCI layout (index.json) nor a Docker archive "
+					       "(manifest.json)")
+				    : r;
 	tok = json_tokener_new_ex(8);
 	if (!tok)
 		return no_memory(err);
@@ -451,7 +473,10 @@ static int import_docker(struct import *im, struct err *err)
 	return r;
 }
 
-/* ---- the whole ---------------------------------------------------------------------------------------------- */
+/*
+ * ---- the whole
+ * ----------------------------------------------------------------------------------------------
+ */
 
 static int import_tree(struct import *im, const char *dir, struct err *err)
 {
@@ -521,9 +546,11 @@ static int import_path(struct import *im, struct err *err)
 	return import_archive(im, fd, err);
 }
 
-int image_import(struct image_store *images, const char *path, const char *name, char ***ret_ids, struct err *err)
+int image_import(struct image_store *images, const char *path, const char *name, char ***ret_ids,
+		 struct err *err)
 {
-	struct import im = {.images = images, .path = path, .name = str_empty(name) ? NULL : name, .tree = -1};
+	struct import im = {
+		.images = images, .path = path, .name = str_empty(name) ? NULL : name, .tree = -1};
 	int lock = images_lock(images, err);
 	int r;
 

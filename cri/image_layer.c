@@ -74,8 +74,8 @@ static int unpack_to(struct image_store *images, const char *tmp, const char *bl
 	return 0;
 }
 
-static int unpack_new(struct image_store *images, const char *blob, const char *diff_id, char *const *chains, size_t n,
-		      bool (*stop)(void *arg), void *arg, struct err *err)
+static int unpack_new(struct image_store *images, const char *blob, const char *diff_id, char *const *chains,
+		      size_t n, bool (*stop)(void *arg), void *arg, struct err *err)
 {
 	char *tmp CLEANUP_FREE = NULL;
 	char suffix[17];
@@ -114,8 +114,8 @@ static void forget_unpacking(struct image_store *images, const struct image_unpa
 	pthread_mutex_unlock(&images->lock);
 }
 
-int layer_unpack(struct image_store *images, const char *blob, const char *diff_id, char *const *chains, size_t n,
-		 bool (*stop)(void *arg), void *arg, struct err *err)
+int layer_unpack(struct image_store *images, const char *blob, const char *diff_id, char *const *chains,
+		 size_t n, bool (*stop)(void *arg), void *arg, struct err *err)
 {
 	struct image_unpacking mine = {.chain = chains[n - 1]};
 	int r = 0;
@@ -137,7 +137,10 @@ int layer_unpack(struct image_store *images, const char *blob, const char *diff_
 	return r;
 }
 
-/* ---- removal ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- removal
+ * ------------------------------------------------------------------------------------------------
+ */
 
 typedef int each_fn(struct image_store *images, int dirfd, const char *name, void *arg, struct err *err);
 
@@ -197,7 +200,8 @@ static int bury(struct image_store *images, int dirfd, const char *name, void *a
 	return 0;
 }
 
-int layers_bury(struct image_store *images, bool (*keep)(void *arg, const char *chain), void *arg, struct err *err)
+int layers_bury(struct image_store *images, bool (*keep)(void *arg, const char *chain), void *arg,
+		struct err *err)
 {
 	struct burial b = {.keep = keep, .arg = arg};
 
@@ -242,7 +246,10 @@ void layers_remove_buried(struct image_store *images)
 
 	if (!layers)
 		return;
-	/* A job of its own, which needs nothing but the path: an RPC should not wait for thousands of files to go. */
+	/*
+	 * A job of its own, which needs nothing but the path: an RPC should not wait for thousands of files
+	 * to go.
+	 */
 	if (!images->pool || pool_submit(images->pool, POOL_IMAGE, remove_buried_job, layers) < 0)
 		remove_buried_job(layers);
 }

@@ -7,9 +7,9 @@
 #include <json-c/json.h>
 #include <limits.h>
 
-#define JSON_DEPTH    32
-#define STRINGS_MAX   8192
-#define INDEX_MAX     1024
+#define JSON_DEPTH  32
+#define STRINGS_MAX 8192
+#define INDEX_MAX   1024
 
 #if defined(__x86_64__)
 #define OUR_ARCH    "amd64"
@@ -37,7 +37,8 @@ static int no_memory(struct err *err)
 	return err_set(err, -ENOMEM, "out of memory");
 }
 
-static int parse_json(const char *what, const char *data, size_t len, size_t max, json_object **ret, struct err *err)
+static int parse_json(const char *what, const char *data, size_t len, size_t max, json_object **ret,
+		      struct err *err)
 {
 	json_tokener *tok;
 	json_object *o;
@@ -45,7 +46,8 @@ static int parse_json(const char *what, const char *data, size_t len, size_t max
 	size_t end;
 
 	if (len > max || len > INT_MAX)
-		return err_set_status(err, -EFBIG, ERR_DATA_LOSS, "%s has %zu bytes; the limit is %zu", what, len, max);
+		return err_set_status(err, -EFBIG, ERR_DATA_LOSS, "%s has %zu bytes; the limit is %zu", what,
+				      len, max);
 	tok = json_tokener_new_ex(JSON_DEPTH);
 	if (!tok)
 		return no_memory(err);
@@ -58,7 +60,9 @@ static int parse_json(const char *what, const char *data, size_t len, size_t max
 		end++;
 	if (e != json_tokener_success || end != len || !json_object_is_type(o, json_type_object)) {
 		json_object_put(o);
-		return damaged(err, what, e != json_tokener_success ? json_tokener_error_desc(e) : "not one JSON object");
+		return damaged(err, what,
+			       e != json_tokener_success ? json_tokener_error_desc(e)
+							 : "not one JSON object");
 	}
 	*ret = o;
 	return 0;
@@ -92,7 +96,8 @@ static int parse_platform(json_object *o, struct oci_descriptor *d)
 
 	if (!json_object_object_get_ex(o, "platform", &p) || !json_object_is_type(p, json_type_object))
 		return 0;
-	if (str_set(&d->os, get_string(p, "os")) < 0 || str_set(&d->architecture, get_string(p, "architecture")) < 0 ||
+	if (str_set(&d->os, get_string(p, "os")) < 0 ||
+	    str_set(&d->architecture, get_string(p, "architecture")) < 0 ||
 	    str_set(&d->variant, get_string(p, "variant")) < 0)
 		return -ENOMEM;
 	return 0;
@@ -137,7 +142,8 @@ static int parse_descriptor(json_object *o, const char *what, struct oci_descrip
 	return 0;
 }
 
-static int parse_items(json_object *root, const char *key, size_t max, struct oci_manifest *m, struct err *err)
+static int parse_items(json_object *root, const char *key, size_t max, struct oci_manifest *m,
+		       struct err *err)
 {
 	json_object *list;
 	size_t n;
@@ -146,7 +152,8 @@ static int parse_items(json_object *root, const char *key, size_t max, struct oc
 		return damaged(err, "image manifest", "it has neither layers nor manifests");
 	n = json_object_array_length(list);
 	if (n > max)
-		return err_set_status(err, -E2BIG, ERR_DATA_LOSS, "image manifest: %zu %s; the limit is %zu", n, key, max);
+		return err_set_status(err, -E2BIG, ERR_DATA_LOSS, "image manifest: %zu %s; the limit is %zu",
+				      n, key, max);
 	m->items = calloc(n ? n : 1, sizeof(*m->items));
 	if (!m->items)
 		return no_memory(err);
@@ -174,14 +181,16 @@ static bool type_is_manifest(const char *type)
 static int refuse_schema1(struct err *err)
 {
 	return err_set_status(err, -EOPNOTSUPP, ERR_UNIMPLEMENTED,
-			      "the image is in Docker's schema 1 format, which was withdrawn; push it again with a current client");
+			      "the image is in Docker's schema 1 format, which was withdrawn; push it again "
+			      "with a current client");
 }
 
 /* Decides between index and manifest by the document's own type, then the registry's, then its shape. */
 static int find_kind(json_object *root, const char *content_type, struct oci_manifest *m, struct err *err)
 {
 	bool manifests = json_object_object_get_ex(root, "manifests", NULL);
-	bool layers = json_object_object_get_ex(root, "layers", NULL) || json_object_object_get_ex(root, "config", NULL);
+	bool layers = json_object_object_get_ex(root, "layers", NULL) ||
+		      json_object_object_get_ex(root, "config", NULL);
 	const char *own = get_string(root, "mediaType");
 	char said[256] = "";
 	const char *type;
@@ -197,10 +206,14 @@ static int find_kind(json_object *root, const char *content_type, struct oci_man
 		return damaged(err, "image manifest", "it is both an index and a manifest");
 	if (json_object_object_get_ex(root, "fsLayers", NULL))
 		return refuse_schema1(err);
-	type = own ? own : type_is_index(said) || type_is_manifest(said) ? said : manifests ? OCI_TYPE_INDEX : OCI_TYPE_MANIFEST;
+	type = own					       ? own
+	       : type_is_index(said) || type_is_manifest(said) ? said
+	       : manifests				       ? OCI_TYPE_INDEX
+							       : OCI_TYPE_MANIFEST;
 	if (!type_is_index(type) && !type_is_manifest(type))
 		return err_set(err, -EOPNOTSUPP, "manifest of media type \"%.200s\" is not an image", type);
-	if (own && (type_is_index(said) || type_is_manifest(said)) && type_is_index(own) != type_is_index(said))
+	if (own && (type_is_index(said) || type_is_manifest(said)) &&
+	    type_is_index(own) != type_is_index(said))
 		return damaged(err, "image manifest", "its media type contradicts the registry's");
 	if (type_is_index(type) != manifests)
 		return damaged(err, "image manifest", "its content contradicts its media type");
@@ -218,7 +231,8 @@ void oci_manifest_done(struct oci_manifest *m)
 	memset(m, 0, sizeof(*m));
 }
 
-static int parse_manifest(json_object *root, const char *content_type, struct oci_manifest *m, struct err *err)
+static int parse_manifest(json_object *root, const char *content_type, struct oci_manifest *m,
+			  struct err *err)
 {
 	json_object *config;
 	int r = find_kind(root, content_type, m, err);
@@ -233,8 +247,8 @@ static int parse_manifest(json_object *root, const char *content_type, struct oc
 	return r < 0 ? r : parse_items(root, "layers", OCI_LAYERS_MAX, m, err);
 }
 
-int oci_manifest_parse(const char *data, size_t len, const char *content_type, struct oci_manifest *ret_manifest,
-		       struct err *err)
+int oci_manifest_parse(const char *data, size_t len, const char *content_type,
+		       struct oci_manifest *ret_manifest, struct err *err)
 {
 	json_object *root CLEANUP_JSON = NULL;
 	struct oci_manifest m = {0};
@@ -277,12 +291,14 @@ static void list_platforms(const struct oci_manifest *index, char *out, size_t r
 
 		if (!d->os || !d->architecture || str_eq(d->os, "unknown"))
 			continue;
-		at += (size_t)snprintf(out + at, room - at, "%s%.15s/%.15s%s%.7s", at ? ", " : "", d->os, d->architecture,
-				       str_empty(d->variant) ? "" : "/", d->variant ? d->variant : "");
+		at += (size_t)snprintf(out + at, room - at, "%s%.15s/%.15s%s%.7s", at ? ", " : "", d->os,
+				       d->architecture, str_empty(d->variant) ? "" : "/",
+				       d->variant ? d->variant : "");
 	}
 }
 
-int oci_index_select(const struct oci_manifest *index, const struct oci_descriptor **ret_entry, struct err *err)
+int oci_index_select(const struct oci_manifest *index, const struct oci_descriptor **ret_entry,
+		     struct err *err)
 {
 	const struct oci_descriptor *best = NULL;
 	int best_rank = 0;
@@ -333,19 +349,24 @@ int oci_manifest_check_types(const struct oci_manifest *m, struct err *err)
 
 	if (!str_eq(type, OCI_TYPE_CONFIG) && !str_eq(type, DOCKER_TYPE_CONFIG) &&
 	    !str_eq(type, "application/octet-stream"))
-		return err_set(err, -EOPNOTSUPP, "not a container image: its config has the media type \"%.200s\"", type);
+		return err_set(err, -EOPNOTSUPP,
+			       "not a container image: its config has the media type \"%.200s\"", type);
 	for (size_t i = 0; i < m->n_items; i++) {
 		if (!layer_type_known(m->items[i].media_type))
 			return err_set(err, -EOPNOTSUPP, "layer %s has the unknown media type \"%.200s\"",
 				       m->items[i].digest, m->items[i].media_type);
 	}
 	if (m->config.size_bytes > OCI_CONFIG_MAX)
-		return err_set_status(err, -EFBIG, ERR_DATA_LOSS, "image config has %llu bytes; the limit is %u",
+		return err_set_status(err, -EFBIG, ERR_DATA_LOSS,
+				      "image config has %llu bytes; the limit is %u",
 				      (unsigned long long)m->config.size_bytes, OCI_CONFIG_MAX);
 	return 0;
 }
 
-/* ---- config ------------------------------------------------------------------------------------------------- */
+/*
+ * ---- config
+ * -------------------------------------------------------------------------------------------------
+ */
 
 void image_config_done(struct image_config *c)
 {
@@ -380,8 +401,8 @@ static int get_strings(json_object *o, const char *key, char ***ret, struct err 
 
 		if (!json_object_is_type(v, json_type_string) ||
 		    strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v))
-			return err_set_status(err, -EBADMSG, ERR_DATA_LOSS, "image config: %s holds something else than text",
-					      key);
+			return err_set_status(err, -EBADMSG, ERR_DATA_LOSS,
+					      "image config: %s holds something else than text", key);
 		if (strv_add(ret, json_object_get_string(v)) < 0)
 			return no_memory(err);
 	}
@@ -395,14 +416,17 @@ static int get_keys(json_object *o, const char *key, bool values, char ***ret, s
 
 	if (!json_object_object_get_ex(o, key, &map) || !json_object_is_type(map, json_type_object))
 		return 0;
-	json_object_object_foreach (map, name, value) {
+	json_object_object_foreach(map, name, value)
+	{
 		if (++n > STRINGS_MAX)
-			return err_set_status(err, -E2BIG, ERR_DATA_LOSS, "image config: %s has too many entries", key);
+			return err_set_status(err, -E2BIG, ERR_DATA_LOSS,
+					      "image config: %s has too many entries", key);
 		if (strv_add(ret, name) < 0)
 			return no_memory(err);
 		if (!values)
 			continue;
-		if (strv_add(ret, json_object_is_type(value, json_type_string) ? json_object_get_string(value) : "") < 0)
+		if (strv_add(ret, json_object_is_type(value, json_type_string) ? json_object_get_string(value)
+									       : "") < 0)
 			return no_memory(err);
 	}
 	return 0;
@@ -422,7 +446,8 @@ static int parse_run_part(json_object *o, struct image_config *c, struct err *er
 		r = get_keys(o, "Labels", true, &c->labels, err);
 	if (r < 0)
 		return r;
-	if (str_set(&c->user, get_string(o, "User")) < 0 || str_set(&c->working_dir, get_string(o, "WorkingDir")) < 0 ||
+	if (str_set(&c->user, get_string(o, "User")) < 0 ||
+	    str_set(&c->working_dir, get_string(o, "WorkingDir")) < 0 ||
 	    str_set(&c->stop_signal, get_string(o, "StopSignal")) < 0)
 		return no_memory(err);
 	return 0;
@@ -433,7 +458,8 @@ static int parse_diff_ids(json_object *root, char ***ret, struct err *err)
 	json_object *rootfs;
 	int r;
 
-	if (!json_object_object_get_ex(root, "rootfs", &rootfs) || !json_object_is_type(rootfs, json_type_object))
+	if (!json_object_object_get_ex(root, "rootfs", &rootfs) ||
+	    !json_object_is_type(rootfs, json_type_object))
 		return damaged(err, "image config", "it has no rootfs");
 	r = get_strings(rootfs, "diff_ids", ret, err);
 	if (r < 0)
@@ -456,7 +482,8 @@ static int parse_config(json_object *root, struct image_config *c, char ***diff_
 	    str_set(&c->architecture, get_string(root, "architecture")) < 0)
 		return no_memory(err);
 	if (!str_empty(c->os) && !str_eq(c->os, "linux"))
-		return err_set(err, -EOPNOTSUPP, "the image is for the operating system \"%.64s\", not linux", c->os);
+		return err_set(err, -EOPNOTSUPP, "the image is for the operating system \"%.64s\", not linux",
+			       c->os);
 	if (json_object_object_get_ex(root, "config", &run) && json_object_is_type(run, json_type_object))
 		return parse_run_part(run, c, err);
 	return 0;

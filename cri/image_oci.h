@@ -1,13 +1,15 @@
 /*
  * image_oci.h: the JSON documents of an image: index, manifest, config.
  *
- * Purpose:   turns untrusted bytes into checked structs. OCI image index and manifest, Docker manifest list and schema 2; schema 1 is
- *            refused. A document that is both an index and a manifest is refused (GHSA-77vh-xpmg-72qh).
- * Source:    OCI image-spec 1.1 image-index.md, manifest.md, config.md, media-types.md; Docker distribution spec "manifest v2, schema 2".
+ * Purpose:   turns untrusted bytes into checked structs. OCI image index and manifest, Docker manifest list
+ *            and schema 2; schema 1 is refused. A document that is both an index and a manifest is refused
+ *            (GHSA-77vh-xpmg-72qh).
+ * Source:    OCI image-spec 1.1 image-index.md, manifest.md, config.md, media-types.md; Docker distribution
+ *            spec "manifest v2, schema 2".
  * Limits:    OCI_MANIFEST_MAX and OCI_CONFIG_MAX bytes, OCI_LAYERS_MAX layers, JSON nested 32 deep.
  * Threads:   no shared state. Ownership: the structs own what they point to; *_done frees.
- * Errors:    -EBADMSG with status DataLoss for what is no such document, -EOPNOTSUPP (Unimplemented) for what is a valid one of a kind
- *            that cannot be run, -ENOENT for an index without this platform.
+ * Errors:    -EBADMSG with status DataLoss for what is no such document, -EOPNOTSUPP (Unimplemented) for what
+ *            is a valid one of a kind that cannot be run, -ENOENT for an index without this platform.
  */
 #ifndef CRI_IMAGE_OCI_H
 #define CRI_IMAGE_OCI_H
@@ -20,14 +22,14 @@
 #include <stdint.h>
 
 #define OCI_MANIFEST_MAX (4u << 20)
-#define OCI_CONFIG_MAX   (8u << 20)
-#define OCI_LAYERS_MAX   200
-#define OCI_BLOB_MAX     (1ull << 40) /* one layer, compressed */
+#define OCI_CONFIG_MAX	 (8u << 20)
+#define OCI_LAYERS_MAX	 200
+#define OCI_BLOB_MAX	 (1ull << 40) /* one layer, compressed */
 
-#define OCI_TYPE_INDEX       "application/vnd.oci.image.index.v1+json"
+#define OCI_TYPE_INDEX	     "application/vnd.oci.image.index.v1+json"
 #define OCI_TYPE_MANIFEST    "application/vnd.oci.image.manifest.v1+json"
-#define OCI_TYPE_CONFIG      "application/vnd.oci.image.config.v1+json"
-#define OCI_TYPE_LAYER       "application/vnd.oci.image.layer.v1.tar"
+#define OCI_TYPE_CONFIG	     "application/vnd.oci.image.config.v1+json"
+#define OCI_TYPE_LAYER	     "application/vnd.oci.image.layer.v1.tar"
 #define OCI_TYPE_LAYER_GZIP  OCI_TYPE_LAYER "+gzip"
 #define OCI_TYPE_LAYER_ZSTD  OCI_TYPE_LAYER "+zstd"
 #define DOCKER_TYPE_LIST     "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -39,7 +41,7 @@ struct oci_descriptor {
 	char digest[IMAGE_DIGEST_LEN + 1];
 	uint64_t size_bytes;
 	char *os, *architecture, *variant; /* of an index entry; NULL if not given */
-	char *ref_name;                    /* annotation org.opencontainers.image.ref.name or io.containerd.image.name */
+	char *ref_name; /* annotation org.opencontainers.image.ref.name or io.containerd.image.name */
 };
 
 enum oci_kind {
@@ -49,18 +51,22 @@ enum oci_kind {
 
 struct oci_manifest {
 	enum oci_kind kind;
-	char *media_type; /* never NULL */
+	char *media_type;	      /* never NULL */
 	struct oci_descriptor config; /* manifest */
 	struct oci_descriptor *items; /* layers, base first, or the index's entries */
 	size_t n_items;
 };
 
-/* content_type is what the registry said (may be NULL); the document's own mediaType must agree with it where both exist. */
-int oci_manifest_parse(const char *data, size_t len, const char *content_type, struct oci_manifest *ret_manifest,
-		       struct err *err);
+/*
+ * content_type is what the registry said (may be NULL); the document's own mediaType must agree with it where
+ * both exist.
+ */
+int oci_manifest_parse(const char *data, size_t len, const char *content_type,
+		       struct oci_manifest *ret_manifest, struct err *err);
 void oci_manifest_done(struct oci_manifest *manifest);
 /* The index's entry for this machine: the pointer lives as long as the index. -ENOENT lists what there is. */
-int oci_index_select(const struct oci_manifest *index, const struct oci_descriptor **ret_entry, struct err *err);
+int oci_index_select(const struct oci_manifest *index, const struct oci_descriptor **ret_entry,
+		     struct err *err);
 /* Refuses layer and config media types that cannot be unpacked, naming them. */
 int oci_manifest_check_types(const struct oci_manifest *manifest, struct err *err);
 

@@ -73,7 +73,10 @@ void path_split(char *path, const char **ret_parent, const char **ret_base)
 	}
 }
 
-/* ---- removal ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- removal
+ * ------------------------------------------------------------------------------------------------
+ */
 
 struct removal {
 	int top; /* where what lies too deep is moved to */

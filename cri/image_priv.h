@@ -1,9 +1,10 @@
 /*
  * image_priv.h: what the image store's own files share.
  *
- * Locks:     images->lock guards pulls and unpacking; it is held for list work only. The file <images>/lock, by flock(2), is shared by
- *            every pull, import and mount in any process for its whole time, and exclusive for a collection, which is skipped
- *            when it cannot be had at once and made up for by whoever ends last.
+ * Locks:     images->lock guards pulls and unpacking; it is held for list work only. The file <images>/lock,
+ *            by flock(2), is shared by every pull, import and mount in any process for its whole time, and
+ *            exclusive for a collection, which is skipped when it cannot be had at once and made up for by
+ *            whoever ends last.
  */
 #ifndef CRI_IMAGE_PRIV_H
 #define CRI_IMAGE_PRIV_H
@@ -50,23 +51,30 @@ void images_wait(struct image_store *images);
 char *layer_path(const struct image_store *images, const char *chain);
 bool layer_have(const struct image_store *images, const char *chain);
 /*
- * Unpacks a layer unless it is there. chains: of all layers up to and including this one, base first; n of them.
+ * Unpacks a layer unless it is there. chains: of all layers up to and including this one, base first; n of
+ * them.
  */
-int layer_unpack(struct image_store *images, const char *blob, const char *diff_id, char *const *chains, size_t n,
-		 bool (*stop)(void *arg), void *arg, struct err *err);
+int layer_unpack(struct image_store *images, const char *blob, const char *diff_id, char *const *chains,
+		 size_t n, bool (*stop)(void *arg), void *arg, struct err *err);
 struct image_usage {
 	uint64_t bytes, inodes;
 };
 /* Counts <layer_dir>/fs and notes it in <layer_dir>/usage, for image_fs_info is asked every few seconds. */
 int layer_usage_note(const char *layer_dir, struct err *err);
 /* Renames unwanted layers out of the way (under the exclusive lock), then removes them (without it). */
-int layers_bury(struct image_store *images, bool (*keep)(void *arg, const char *chain), void *arg, struct err *err);
-/* Likewise for any other tree on the same file system; one on another is removed at once. 0 or a negative errno. */
+int layers_bury(struct image_store *images, bool (*keep)(void *arg, const char *chain), void *arg,
+		struct err *err);
+/*
+ * Likewise for any other tree on the same file system; one on another is removed at once. 0 or a negative
+ * errno.
+ */
 int layers_bury_tree(struct image_store *images, int dirfd, const char *name);
 /* In the pool, where there is one; else at once. */
 void layers_remove_buried(struct image_store *images);
 
-/* An image whose blobs are all there: unpack every layer and write its row. `tag` and `digest` may be NULL. */
+/*
+ * An image whose blobs are all there: unpack every layer and write its row. `tag` and `digest` may be NULL.
+ */
 struct image_commit {
 	const char *manifest_digest;
 	const struct oci_manifest *manifest;

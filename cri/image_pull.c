@@ -9,10 +9,10 @@
 #include <fcntl.h>
 #include <signal.h>
 
-#define FETCHERS_MAX      3
-#define FETCHER_STACK     (512u << 10)
+#define FETCHERS_MAX	  3
+#define FETCHER_STACK	  (512u << 10)
 #define PROGRESS_EVERY_NS (5 * NS_PER_SEC)
-#define INDEX_DEPTH_MAX   3
+#define INDEX_DEPTH_MAX	  3
 
 /* One pull. Others that want the same join it: they wait for `over` and take its result. */
 struct image_pull_job {
@@ -33,8 +33,8 @@ struct pull {
 	struct registry_client *client;
 	bool (*cancelled)(void *arg);
 	void *arg;
-	atomic_bool stop; /* for the fetchers */
-	char top[IMAGE_DIGEST_LEN + 1];      /* what the reference leads to: index or manifest */
+	atomic_bool stop;		/* for the fetchers */
+	char top[IMAGE_DIGEST_LEN + 1]; /* what the reference leads to: index or manifest */
 	char manifest_digest[IMAGE_DIGEST_LEN + 1];
 	struct oci_manifest manifest;
 	char **diff_ids, **chains;
@@ -93,11 +93,14 @@ static bool main_stopped(void *arg)
 	return p->stop;
 }
 
-/* ---- manifest and config ------------------------------------------------------------------------------------ */
+/*
+ * ---- manifest and config
+ * ------------------------------------------------------------------------------------
+ */
 
 /* By digest, a manifest may be here already. */
-static int get_manifest(struct pull *p, const char *what, bool local, char **ret_data, size_t *ret_len, char **ret_type,
-			struct err *err)
+static int get_manifest(struct pull *p, const char *what, bool local, char **ret_data, size_t *ret_len,
+			char **ret_type, struct err *err)
 {
 	if (local && blob_have(p->images->blobs, what, NULL) &&
 	    blob_read(p->images->blobs, what, OCI_MANIFEST_MAX, ret_data, ret_len, NULL) == 0)
@@ -140,7 +143,8 @@ static int resolve(struct pull *p, struct err *err)
 		snprintf(what, sizeof(what), "%s", entry->digest);
 		oci_manifest_done(&p->manifest);
 	}
-	return err_set_status(err, -ELOOP, ERR_DATA_LOSS, "image indexes nested more than %d deep", INDEX_DEPTH_MAX);
+	return err_set_status(err, -ELOOP, ERR_DATA_LOSS, "image indexes nested more than %d deep",
+			      INDEX_DEPTH_MAX);
 }
 
 static int get_config(struct pull *p, struct err *err)
@@ -159,13 +163,17 @@ static int get_config(struct pull *p, struct err *err)
 		return r;
 	image_config_done(&config);
 	if (strv_len(p->diff_ids) != p->manifest.n_items)
-		return err_set_status(err, -EBADMSG, ERR_DATA_LOSS, "the manifest has %zu layers, the config %zu",
-				      p->manifest.n_items, strv_len(p->diff_ids));
+		return err_set_status(err, -EBADMSG, ERR_DATA_LOSS,
+				      "the manifest has %zu layers, the config %zu", p->manifest.n_items,
+				      strv_len(p->diff_ids));
 	p->chains = oci_chain_ids(p->diff_ids);
 	return p->chains ? 0 : no_memory(err);
 }
 
-/* ---- layers ------------------------------------------------------------------------------------------------- */
+/*
+ * ---- layers
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static void fetch_ended(struct pull *p, size_t i, int r, const struct err *err)
 {
@@ -203,15 +211,18 @@ static void *fetcher(void *arg)
 			break;
 		d = &p->manifest.items[i];
 		if (r == 0)
-			r = blob_fetch(p->images->blobs, client, d->digest, d->size_bytes, &p->have_bytes, pull_stopped, p,
-				       &err);
+			r = blob_fetch(p->images->blobs, client, d->digest, d->size_bytes, &p->have_bytes,
+				       pull_stopped, p, &err);
 		fetch_ended(p, i, r, &err);
 	}
 	registry_client_free(client);
 	return NULL;
 }
 
-/* Threads of the pull's own, not the pool's: a full lane of pulls must not wait for jobs queued behind itself. */
+/*
+ * Threads of the pull's own, not the pool's: a full lane of pulls must not wait for jobs queued behind
+ * itself.
+ */
 static size_t start_fetchers(struct pull *p, pthread_t *threads)
 {
 	size_t want = p->manifest.n_items < FETCHERS_MAX ? p->manifest.n_items : FETCHERS_MAX, n = 0;
@@ -263,8 +274,8 @@ static int unpack_as_they_come(struct pull *p, struct err *err)
 		int r = await_blob(p, i, err);
 
 		if (r == 0)
-			r = layer_unpack(p->images, p->manifest.items[i].digest, p->diff_ids[i], p->chains, i + 1,
-					 main_stopped, p, err);
+			r = layer_unpack(p->images, p->manifest.items[i].digest, p->diff_ids[i], p->chains,
+					 i + 1, main_stopped, p, err);
 		if (r < 0)
 			return r;
 	}
@@ -297,7 +308,10 @@ static int get_layers(struct pull *p, struct err *err)
 	return r;
 }
 
-/* ---- the whole ---------------------------------------------------------------------------------------------- */
+/*
+ * ---- the whole
+ * ----------------------------------------------------------------------------------------------
+ */
 
 /* Already here: nothing to fetch or unpack. */
 static bool complete(const struct pull *p)
@@ -315,7 +329,8 @@ static bool complete(const struct pull *p)
 
 static int commit(struct pull *p, struct err *err)
 {
-	char *tag CLEANUP_FREE = p->ref.tag && !p->ref.digest ? xasprintf("%s:%s", p->ref.name, p->ref.tag) : NULL;
+	char *tag CLEANUP_FREE =
+		p->ref.tag && !p->ref.digest ? xasprintf("%s:%s", p->ref.name, p->ref.tag) : NULL;
 	char *digest CLEANUP_FREE = xasprintf("%s@%s", p->ref.name, p->top);
 	struct image_commit c = {.manifest_digest = p->manifest_digest,
 				 .manifest = &p->manifest,
@@ -369,7 +384,8 @@ static void say_failure(const struct pull *p, struct err *err)
 }
 
 static int pull_once(struct image_store *images, const char *text, const struct image_auth *auth,
-		     bool (*cancelled)(void *arg), void *arg, char ret_id[IMAGE_DIGEST_LEN + 1], struct err *err)
+		     bool (*cancelled)(void *arg), void *arg, char ret_id[IMAGE_DIGEST_LEN + 1],
+		     struct err *err)
 {
 	struct pull p = {.images = images, .text = text, .cancelled = cancelled, .arg = arg};
 	int64_t began = now_monotonic_ns();
@@ -402,15 +418,20 @@ static int pull_once(struct image_store *images, const char *text, const struct 
 	return r;
 }
 
-/* ---- joining ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- joining
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* What must be the same for two pulls to be one: the image and the credentials. */
 static char *make_key(const struct image_ref *ref, const struct image_auth *auth)
 {
 	static const struct image_auth none;
 	const struct image_auth *a = auth ? auth : &none;
-	const char *parts[] = {a->username, a->password, a->identity_token, a->registry_token, a->server_address};
-	char *key = xasprintf("%s:%s@%s", ref->name, ref->tag ? ref->tag : "", ref->digest ? ref->digest : "");
+	const char *parts[] = {a->username, a->password, a->identity_token, a->registry_token,
+			       a->server_address};
+	char *key =
+		xasprintf("%s:%s@%s", ref->name, ref->tag ? ref->tag : "", ref->digest ? ref->digest : "");
 
 	for (size_t i = 0; key && i < ARRAY_SIZE(parts); i++) {
 		size_t len = parts[i] ? strlen(parts[i]) : 0;
@@ -472,8 +493,8 @@ static void job_over(struct image_store *images, struct image_pull_job *job)
 }
 
 /* -EAGAIN: the one that was joined was cancelled, and that is not our affair. */
-static int job_await(struct image_store *images, struct image_pull_job *job, bool (*cancelled)(void *arg), void *arg,
-		     char ret_id[IMAGE_DIGEST_LEN + 1], struct err *err)
+static int job_await(struct image_store *images, struct image_pull_job *job, bool (*cancelled)(void *arg),
+		     void *arg, char ret_id[IMAGE_DIGEST_LEN + 1], struct err *err)
 {
 	pthread_mutex_lock(&images->lock);
 	while (!job->over) {
@@ -520,8 +541,8 @@ static int pull_or_join(struct image_store *images, const char *text, const stru
 	return r;
 }
 
-int image_pull(struct image_store *images, const char *ref, const struct image_auth *auth, bool (*cancelled)(void *arg),
-	       void *arg, char **ret_id, struct err *err)
+int image_pull(struct image_store *images, const char *ref, const struct image_auth *auth,
+	       bool (*cancelled)(void *arg), void *arg, char **ret_id, struct err *err)
 {
 	char id[IMAGE_DIGEST_LEN + 1] = "";
 	struct image_ref parsed = {0};

@@ -165,8 +165,9 @@ static int split_suffixes(const char *text, char *work, struct image_ref *ref, s
 		*at++ = 0;
 		if (!image_digest_valid(at))
 			return err_set(err, -EINVAL,
-				       "image reference \"%s\": digest \"%s\" is not sha256: and 64 lower-case hex digits", text,
-				       at);
+				       "image reference \"%s\": digest \"%s\" is not sha256: and 64 "
+				       "lower-case hex digits",
+				       text, at);
 		if (str_set(&ref->digest, at) < 0)
 			return err_set(err, -ENOMEM, "out of memory");
 	}
@@ -176,8 +177,10 @@ static int split_suffixes(const char *text, char *work, struct image_ref *ref, s
 	if (colon && (!slash || colon > slash)) {
 		*colon++ = 0;
 		if (!tag_valid(colon))
-			return err_set(err, -EINVAL, "image reference \"%s\": tag \"%s\" is not [A-Za-z0-9_][A-Za-z0-9_.-]{0,127}",
-				       text, colon);
+			return err_set(
+				err, -EINVAL,
+				"image reference \"%s\": tag \"%s\" is not [A-Za-z0-9_][A-Za-z0-9_.-]{0,127}",
+				text, colon);
 		if (str_set(&ref->tag, colon) < 0)
 			return err_set(err, -ENOMEM, "out of memory");
 	}
@@ -209,7 +212,8 @@ static int split_name(const char *text, const char *work, struct image_ref *ref,
 	if (!ref->domain)
 		return err_set(err, -ENOMEM, "out of memory");
 	if (!domain_valid(ref->domain))
-		return err_set(err, -EINVAL, "image reference \"%s\": \"%s\" is not a registry host", text, ref->domain);
+		return err_set(err, -EINVAL, "image reference \"%s\": \"%s\" is not a registry host", text,
+			       ref->domain);
 	if (str_eq(ref->domain, "index.docker.io") && str_set(&ref->domain, "docker.io") < 0)
 		return err_set(err, -ENOMEM, "out of memory");
 	if (!*rest)
@@ -223,19 +227,21 @@ static int split_name(const char *text, const char *work, struct image_ref *ref,
 	if (!path_valid(ref->path)) {
 		for (const char *p = rest; *p; p++) {
 			if (isupper((unsigned char)*p))
-				return err_set(err, -EINVAL, "image reference \"%s\": the name \"%s\" must be lower case", text,
-					       rest);
+				return err_set(err, -EINVAL,
+					       "image reference \"%s\": the name \"%s\" must be lower case",
+					       text, rest);
 		}
 		return err_set(err, -EINVAL,
-			       "image reference \"%s\": the name \"%s\" is not made of [a-z0-9] parts joined by . _ __ - and /", text,
-			       rest);
+			       "image reference \"%s\": the name \"%s\" is not made of [a-z0-9] parts joined "
+			       "by . _ __ - and /",
+			       text, rest);
 	}
 	ref->name = xasprintf("%s/%s", ref->domain, ref->path);
 	if (!ref->name)
 		return err_set(err, -ENOMEM, "out of memory");
 	if (strlen(ref->name) > NAME_MAX_BYTES)
-		return err_set(err, -EINVAL, "image reference \"%.64s…\": the name is longer than %d bytes", text,
-			       NAME_MAX_BYTES);
+		return err_set(err, -EINVAL, "image reference \"%.64s…\": the name is longer than %d bytes",
+			       text, NAME_MAX_BYTES);
 	return 0;
 }
 

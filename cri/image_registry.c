@@ -13,14 +13,14 @@
 #include <stdatomic.h>
 #include <time.h>
 
-#define REDIRECTS_MAX   5
+#define REDIRECTS_MAX	5
 #define STALE_TRIES_MAX 3  /* attempts at one host without a byte of progress */
-#define TRIES_MAX       40 /* attempts at one host in all */
-#define TOKEN_BODY_MAX  (256u << 10)
+#define TRIES_MAX	40 /* attempts at one host in all */
+#define TOKEN_BODY_MAX	(256u << 10)
 #define ACCEPT_MANIFEST OCI_TYPE_INDEX ", " OCI_TYPE_MANIFEST ", " DOCKER_TYPE_LIST ", " DOCKER_TYPE_MANIFEST
 
 struct host_state {
-	char *auth;       /* the Authorization header that works, NULL: none yet; under lock */
+	char *auth;	  /* the Authorization header that works, NULL: none yet; under lock */
 	atomic_bool dead; /* did not answer in this pull */
 	atomic_bool http; /* fell back from TLS */
 };
@@ -46,7 +46,10 @@ enum next {
 	NEXT_HOST,
 };
 
-/* ---- the object --------------------------------------------------------------------------------------------- */
+/*
+ * ---- the object
+ * ---------------------------------------------------------------------------------------------
+ */
 
 /* The base64 of "username:password", as Docker's configuration has it. */
 static int copy_basic(struct registry *reg, const char *basic)
@@ -152,7 +155,10 @@ struct registry_client *registry_client_free(struct registry_client *c)
 	return NULL;
 }
 
-/* ---- credentials -------------------------------------------------------------------------------------------- */
+/*
+ * ---- credentials
+ * --------------------------------------------------------------------------------------------
+ */
 
 static const char *canonical(const char *host)
 {
@@ -220,8 +226,9 @@ static char *make_query(const struct registry *reg, const struct auth_challenge 
 static char *make_form(const struct registry *reg, const char *query)
 {
 	char *token = auth_url_encode(reg->identity_token);
-	char *form = token ? xasprintf("grant_type=refresh_token&client_id=crivisor&refresh_token=%s&%s", token, query) :
-			     NULL;
+	char *form = token ? xasprintf("grant_type=refresh_token&client_id=crivisor&refresh_token=%s&%s",
+				       token, query)
+			   : NULL;
 
 	image_secret_free(token);
 	return form;
@@ -232,25 +239,26 @@ static int check_realm(const char *realm, bool registry_tls, struct err *err)
 	bool tls = strncasecmp(realm, "https://", 8) == 0;
 
 	if ((!tls && strncasecmp(realm, "http://", 7) != 0) || strpbrk(realm, " \t#@"))
-		return err_set_status(err, -EBADMSG, ERR_UNAUTHENTICATED, "the registry's token server is no URL: \"%.200s\"",
-				      realm);
+		return err_set_status(err, -EBADMSG, ERR_UNAUTHENTICATED,
+				      "the registry's token server is no URL: \"%.200s\"", realm);
 	if (!tls && registry_tls)
 		return err_set_status(err, -EBADMSG, ERR_UNAUTHENTICATED,
 				      "the registry sends to a token server without TLS: \"%.200s\"", realm);
 	return 0;
 }
 
-static int ask_token_server(struct registry_client *c, const struct registry_host *host, const struct auth_challenge *ch,
-			    bool credentials, const char *query, char **ret_header, struct err *err)
+static int ask_token_server(struct registry_client *c, const struct registry_host *host,
+			    const struct auth_challenge *ch, bool credentials, const char *query,
+			    char **ret_header, struct err *err)
 {
 	const struct registry *reg = c->reg;
 	bool refresh = credentials && !str_empty(reg->identity_token);
 	char *form = refresh ? make_form(reg, query) : NULL;
-	char *url = refresh ? strdup(ch->realm) :
-			      xasprintf("%s%c%s", ch->realm, strchr(ch->realm, '?') ? '&' : '?', query);
-	char *basic = credentials && !refresh && !str_empty(reg->username) ?
-			      auth_basic_header(reg->username, reg->password) :
-			      NULL;
+	char *url = refresh ? strdup(ch->realm)
+			    : xasprintf("%s%c%s", ch->realm, strchr(ch->realm, '?') ? '&' : '?', query);
+	char *basic = credentials && !refresh && !str_empty(reg->username)
+			      ? auth_basic_header(reg->username, reg->password)
+			      : NULL;
 	struct http_request req = {.url = url,
 				   .tls = host,
 				   .same_origin = false,
@@ -269,7 +277,8 @@ static int ask_token_server(struct registry_client *c, const struct registry_hos
 		r = err_set_status(err, -EACCES, ERR_UNAUTHENTICATED, "the token server refuses %s",
 				   basic || refresh ? "the credentials" : "anonymous access");
 	else if (r == 0 && resp.status != 200)
-		r = err_set_status(err, -EIO, ERR_UNAVAILABLE, "the token server answered HTTP %ld", resp.status);
+		r = err_set_status(err, -EIO, ERR_UNAVAILABLE, "the token server answered HTTP %ld",
+				   resp.status);
 	else if (r == 0)
 		r = auth_token_parse((const char *)buf_data(&resp.body), resp.body.len, ret_header, err);
 	if (resp.body.len > 0)
@@ -281,8 +290,8 @@ static int ask_token_server(struct registry_client *c, const struct registry_hos
 	return r;
 }
 
-static int fetch_token(struct registry_client *c, size_t i, const struct auth_challenge *ch, char **ret_header,
-		       struct err *err)
+static int fetch_token(struct registry_client *c, size_t i, const struct auth_challenge *ch,
+		       char **ret_header, struct err *err)
 {
 	const struct registry *reg = c->reg;
 	const struct registry_host *host = &reg->hosts.items[i];
@@ -304,10 +313,11 @@ static int fetch_token(struct registry_client *c, size_t i, const struct auth_ch
 }
 
 /*
- * Answers a 401. `used` is the header that was refused (NULL: none was sent). 0: the host has a header worth trying.
+ * Answers a 401. `used` is the header that was refused (NULL: none was sent). 0: the host has a header worth
+ * trying.
  */
-static int answer_challenge(struct registry_client *c, size_t i, const struct auth_challenge *ch, const char *used,
-			    bool fresh, struct err *err)
+static int answer_challenge(struct registry_client *c, size_t i, const struct auth_challenge *ch,
+			    const char *used, bool fresh, struct err *err)
 {
 	const struct registry *reg = c->reg;
 	const struct registry_host *host = &reg->hosts.items[i];
@@ -320,16 +330,16 @@ static int answer_challenge(struct registry_client *c, size_t i, const struct au
 	}
 	header = image_secret_free(header);
 	if (used && (fresh || str_starts(used, "Basic ")))
-		return err_set_status(err, -EACCES, ERR_UNAUTHENTICATED, "authorization failed: %s refuses the credentials",
-				      host->host);
+		return err_set_status(err, -EACCES, ERR_UNAUTHENTICATED,
+				      "authorization failed: %s refuses the credentials", host->host);
 	if (ch->scheme == AUTH_BEARER) {
 		r = fetch_token(c, i, ch, &header, err);
 	} else if (ch->scheme == AUTH_BASIC && credentials_apply(reg, host) && !str_empty(reg->username)) {
 		header = auth_basic_header(reg->username, reg->password);
 		r = header ? 0 : err_set(err, -ENOMEM, "out of memory");
 	} else {
-		r = err_set_status(err, -EACCES, ERR_UNAUTHENTICATED, "authorization failed: %s asks for credentials",
-				   host->host);
+		r = err_set_status(err, -EACCES, ERR_UNAUTHENTICATED,
+				   "authorization failed: %s asks for credentials", host->host);
 	}
 	if (r == 0)
 		auth_set(c->reg, i, header);
@@ -337,7 +347,10 @@ static int answer_challenge(struct registry_client *c, size_t i, const struct au
 	return r;
 }
 
-/* ---- one request with redirects ----------------------------------------------------------------------------- */
+/*
+ * ---- one request with redirects
+ * -----------------------------------------------------------------------------
+ */
 
 /* A blob is verified by its digest, so a redirect of it may leave TLS; anything else may not. */
 static int check_redirect(const struct http_request *req, const char *to, struct err *err)
@@ -366,7 +379,8 @@ static int follow(struct registry_client *c, const struct http_request *first, s
 		if (r < 0 || !is_redirect(resp->status) || !resp->redirect)
 			return r;
 		if (n == REDIRECTS_MAX)
-			return err_set_status(err, -ELOOP, ERR_UNAVAILABLE, "more than %d redirects", REDIRECTS_MAX);
+			return err_set_status(err, -ELOOP, ERR_UNAVAILABLE, "more than %d redirects",
+					      REDIRECTS_MAX);
 		r = check_redirect(&req, resp->redirect, err);
 		if (r < 0) {
 			resp->fault = HTTP_FAULT_ANSWER;
@@ -386,7 +400,10 @@ static int follow(struct registry_client *c, const struct http_request *first, s
 	}
 }
 
-/* ---- what an answer means ----------------------------------------------------------------------------------- */
+/*
+ * ---- what an answer means
+ * -----------------------------------------------------------------------------------
+ */
 
 /* The first error of {"errors":[{"code","message"}]} if the body holds one. */
 static void registry_words(const struct http_response *resp, char *out, size_t room)
@@ -402,9 +419,11 @@ static void registry_words(const struct http_response *resp, char *out, size_t r
 	if (json_object_is_type(root, json_type_object) && json_object_object_get_ex(root, "errors", &list) &&
 	    json_object_is_type(list, json_type_array) && json_object_array_length(list) > 0) {
 		first = json_object_array_get_idx(list, 0);
-		if (json_object_is_type(first, json_type_object) && json_object_object_get_ex(first, "code", &code) &&
+		if (json_object_is_type(first, json_type_object) &&
+		    json_object_object_get_ex(first, "code", &code) &&
 		    json_object_object_get_ex(first, "message", &text))
-			snprintf(out, room, ": %.60s: %.200s", json_object_get_string(code), json_object_get_string(text));
+			snprintf(out, room, ": %.60s: %.200s", json_object_get_string(code),
+				 json_object_get_string(text));
 	}
 	json_object_put(root);
 	/* The registry's words reach a message: nothing but printable ASCII. */
@@ -414,18 +433,20 @@ static void registry_words(const struct http_response *resp, char *out, size_t r
 	}
 }
 
-static enum next judge_status(const char *what, const struct registry_host *host, const struct http_response *resp,
-			      struct err *err)
+static enum next judge_status(const char *what, const struct registry_host *host,
+			      const struct http_response *resp, struct err *err)
 {
 	char words[300];
 
 	registry_words(resp, words, sizeof(words));
 	switch (resp->status) {
 	case 401:
-		err_set_status(err, -EACCES, ERR_UNAUTHENTICATED, "%s: %s: authorization failed%s", host->host, what, words);
+		err_set_status(err, -EACCES, ERR_UNAUTHENTICATED, "%s: %s: authorization failed%s",
+			       host->host, what, words);
 		return NEXT_HOST;
 	case 403:
-		err_set_status(err, -EACCES, ERR_PERMISSION_DENIED, "%s: %s: access denied%s", host->host, what, words);
+		err_set_status(err, -EACCES, ERR_PERMISSION_DENIED, "%s: %s: access denied%s", host->host,
+			       what, words);
 		return NEXT_HOST;
 	case 404:
 		err_set(err, -ENOENT, "%s: %s: not found%s", host->host, what, words);
@@ -436,19 +457,23 @@ static enum next judge_status(const char *what, const struct registry_host *host
 	case 502:
 	case 503:
 	case 504:
-		err_set_status(err, -EHOSTUNREACH, ERR_UNAVAILABLE, "%s: %s: HTTP %ld%s", host->host, what, resp->status,
-			       words);
+		err_set_status(err, -EHOSTUNREACH, ERR_UNAVAILABLE, "%s: %s: HTTP %ld%s", host->host, what,
+			       resp->status, words);
 		return NEXT_RETRY;
 	default:
-		err_set_status(err, -EIO, ERR_UNAVAILABLE, "%s: %s: HTTP %ld%s", host->host, what, resp->status, words);
+		err_set_status(err, -EIO, ERR_UNAVAILABLE, "%s: %s: HTTP %ld%s", host->host, what,
+			       resp->status, words);
 		return NEXT_HOST;
 	}
 }
 
-static enum next judge_fault(struct registry *reg, size_t i, const struct http_response *resp, struct err *err)
+static enum next judge_fault(struct registry *reg, size_t i, const struct http_response *resp,
+			     struct err *err)
 {
 	const struct registry_host *host = &reg->hosts.items[i];
-	bool others = i + 1 < reg->hosts.n_items; /* the last one is asked each time: its words are what the user reads */
+	bool others =
+		i + 1 <
+		reg->hosts.n_items; /* the last one is asked each time: its words are what the user reads */
 
 	switch (resp->fault) {
 	case HTTP_FAULT_SINK:
@@ -492,8 +517,8 @@ static char *make_url(const struct registry *reg, size_t i, const char *kind, co
 }
 
 /* One exchange with host i, authorization included. Success: a 200 or 206 in *resp. */
-static int exchange(struct registry_client *c, size_t i, struct http_request *req, const char *kind, const char *what,
-		    struct http_response *resp, enum next *next, struct err *err)
+static int exchange(struct registry_client *c, size_t i, struct http_request *req, const char *kind,
+		    const char *what, struct http_response *resp, enum next *next, struct err *err)
 {
 	struct registry *reg = c->reg;
 	const struct registry_host *host = &reg->hosts.items[i];
@@ -536,14 +561,20 @@ static int exchange(struct registry_client *c, size_t i, struct http_request *re
 	}
 }
 
-/* ---- waiting ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- waiting
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static bool stopped(const struct registry *reg)
 {
 	return reg->opt.stop && reg->opt.stop(reg->opt.arg);
 }
 
-/* 0.5 s, 1 s, 2 s …, or what the registry asks for; `stop` is a question, not an event, so it is asked in slices. */
+/*
+ * 0.5 s, 1 s, 2 s …, or what the registry asks for; `stop` is a question, not an event, so it is asked in
+ * slices.
+ */
 static int back_off(const struct registry *reg, int tries, long retry_after_s, struct err *err)
 {
 	int64_t wait_ns = (NS_PER_SEC / 2) << (tries > 4 ? 4 : tries - 1);
@@ -562,7 +593,10 @@ static int back_off(const struct registry *reg, int tries, long retry_after_s, s
 	return 0;
 }
 
-/* ---- manifests ---------------------------------------------------------------------------------------------- */
+/*
+ * ---- manifests
+ * ----------------------------------------------------------------------------------------------
+ */
 
 static bool usable(const struct registry *reg, size_t i, bool resolve)
 {
@@ -577,12 +611,13 @@ static int no_host(const struct registry *reg, struct err *err)
 {
 	if (err->code < 0)
 		return err->code;
-	return err_set_status(err, -EHOSTUNREACH, ERR_UNAVAILABLE, "no host serves the registry %s", reg->opt.ref->domain);
+	return err_set_status(err, -EHOSTUNREACH, ERR_UNAVAILABLE, "no host serves the registry %s",
+			      reg->opt.ref->domain);
 }
 
 /* What was asked for by digest must have it; a host that answers something else is passed over. */
-static int check_manifest_digest(const struct registry_client *c, size_t i, const char *what, char **data, size_t len,
-				 char **type, enum next *next, struct err *err)
+static int check_manifest_digest(const struct registry_client *c, size_t i, const char *what, char **data,
+				 size_t len, char **type, enum next *next, struct err *err)
 {
 	char found[IMAGE_DIGEST_LEN + 1];
 
@@ -609,13 +644,15 @@ static int manifest_from(struct registry_client *c, size_t i, const char *what, 
 		int r = exchange(c, i, &req, "manifests", what, &resp, next, err);
 
 		if (r == 0) {
-			*ret_data = strndup((const char *)(resp.body.len ? buf_data(&resp.body) : (void *)""), resp.body.len);
+			*ret_data = strndup((const char *)(resp.body.len ? buf_data(&resp.body) : (void *)""),
+					    resp.body.len);
 			*ret_type = strdup(resp.content_type);
 			/* A NUL inside would end the copy early: then it is no JSON either. */
 			*ret_len = *ret_data ? strlen(*ret_data) : 0;
 			http_response_done(&resp);
 			if (*ret_data && *ret_type)
-				return check_manifest_digest(c, i, what, ret_data, *ret_len, ret_type, next, err);
+				return check_manifest_digest(c, i, what, ret_data, *ret_len, ret_type, next,
+							     err);
 			free(*ret_data);
 			free(*ret_type);
 			*ret_data = *ret_type = NULL;
@@ -636,8 +673,8 @@ static int manifest_from(struct registry_client *c, size_t i, const char *what, 
 	}
 }
 
-int registry_manifest(struct registry_client *c, const char *what, size_t max_bytes, char **ret_data, size_t *ret_len,
-		      char **ret_type, struct err *err)
+int registry_manifest(struct registry_client *c, const char *what, size_t max_bytes, char **ret_data,
+		      size_t *ret_len, char **ret_type, struct err *err)
 {
 	bool resolve = !image_digest_valid(what);
 	struct err last = ERR_INIT;
@@ -658,7 +695,10 @@ int registry_manifest(struct registry_client *c, const char *what, size_t max_by
 	return err_copy(err, &last);
 }
 
-/* ---- blobs -------------------------------------------------------------------------------------------------- */
+/*
+ * ---- blobs
+ * --------------------------------------------------------------------------------------------------
+ */
 
 struct blob_fetch {
 	const struct registry_sink *sink;
@@ -680,14 +720,15 @@ static int blob_data(void *arg, const void *data, size_t len, struct err *err)
 
 	if (len > f->sink->size_bytes - f->sink->have(f->sink->arg)) {
 		f->too_much = true;
-		return err_set_status(err, -EFBIG, ERR_DATA_LOSS, "the registry sends more than the %llu bytes that the manifest tells",
+		return err_set_status(err, -EFBIG, ERR_DATA_LOSS,
+				      "the registry sends more than the %llu bytes that the manifest tells",
 				      (unsigned long long)f->sink->size_bytes);
 	}
 	return f->sink->data(f->sink->arg, data, len, err);
 }
 
-static int blob_once(struct registry_client *c, size_t i, const char *digest, const struct registry_sink *sink,
-		     long *ret_wait_s, enum next *next, struct err *err)
+static int blob_once(struct registry_client *c, size_t i, const char *digest,
+		     const struct registry_sink *sink, long *ret_wait_s, enum next *next, struct err *err)
 {
 	struct blob_fetch f = {.sink = sink};
 	struct http_request req = {.bulk = true,
@@ -709,16 +750,17 @@ static int blob_once(struct registry_client *c, size_t i, const char *digest, co
 		*next = sink->restart(sink->arg, err) < 0 ? NEXT_STOP : NEXT_RETRY;
 	} else if (r == 0 && sink->have(sink->arg) < sink->size_bytes) {
 		*next = NEXT_RETRY;
-		r = err_set_status(err, -EBADMSG, ERR_DATA_LOSS, "%s: blob %s is truncated: %llu of %llu bytes came",
-				   c->reg->hosts.items[i].host, digest, (unsigned long long)sink->have(sink->arg),
-				   (unsigned long long)sink->size_bytes);
+		r = err_set_status(
+			err, -EBADMSG, ERR_DATA_LOSS, "%s: blob %s is truncated: %llu of %llu bytes came",
+			c->reg->hosts.items[i].host, digest, (unsigned long long)sink->have(sink->arg),
+			(unsigned long long)sink->size_bytes);
 	}
 	http_response_done(&resp);
 	return r;
 }
 
-static int blob_from(struct registry_client *c, size_t i, const char *digest, const struct registry_sink *sink,
-		     enum next *next, struct err *err)
+static int blob_from(struct registry_client *c, size_t i, const char *digest,
+		     const struct registry_sink *sink, enum next *next, struct err *err)
 {
 	int stale = 0;
 
@@ -747,7 +789,8 @@ static int blob_from(struct registry_client *c, size_t i, const char *digest, co
 	}
 }
 
-int registry_blob(struct registry_client *c, const char *digest, const struct registry_sink *sink, struct err *err)
+int registry_blob(struct registry_client *c, const char *digest, const struct registry_sink *sink,
+		  struct err *err)
 {
 	struct err last = ERR_INIT;
 

@@ -11,8 +11,8 @@
 #include <sys/xattr.h>
 
 /*
- * The mount is nosuid and nodev: nothing runs from it on the host, and the guest that it is shared with goes by the bits and
- * device numbers that it reads, not by the host's mount flags.
+ * The mount is nosuid and nodev: nothing runs from it on the host, and the guest that it is shared with goes
+ * by the bits and device numbers that it reads, not by the host's mount flags.
  */
 #define ROOTFS_FLAGS ((unsigned long)MS_NOSUID | MS_NODEV)
 #define ROOTFS_ATTRS (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
@@ -31,7 +31,8 @@ static bool id_valid(const char *id)
 {
 	size_t len = id ? strlen(id) : 0;
 
-	return len > 0 && len <= 128 && id[0] != '.' && strspn(id, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-") == len;
+	return len > 0 && len <= 128 && id[0] != '.' &&
+	       strspn(id, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-") == len;
 }
 
 static bool is_mounted(const char *target)
@@ -42,7 +43,10 @@ static bool is_mounted(const char *target)
 	       (stx.stx_attributes & STATX_ATTR_MOUNT_ROOT);
 }
 
-/* ---- which layers ------------------------------------------------------------------------------------------- */
+/*
+ * ---- which layers
+ * -------------------------------------------------------------------------------------------
+ */
 
 static int image_chains(struct image_store *images, const char *image_id, char ***ret_chains, struct err *err)
 {
@@ -61,8 +65,8 @@ static int image_chains(struct image_store *images, const char *image_id, char *
 }
 
 /* What the container has used so far, else what the image has now; noted before anything is mounted. */
-static int take_chains(struct image_store *images, const char *image_id, const char *container_id, char ***ret_chains,
-		       struct err *err)
+static int take_chains(struct image_store *images, const char *image_id, const char *container_id,
+		       char ***ret_chains, struct err *err)
 {
 	int r;
 
@@ -105,7 +109,8 @@ static int open_one(struct lowers *l, const char *path, struct err *err)
 	return 0;
 }
 
-static int open_lowers(const struct image_store *images, char *const *chains, struct lowers *l, struct err *err)
+static int open_lowers(const struct image_store *images, char *const *chains, struct lowers *l,
+		       struct err *err)
 {
 	char *empty CLEANUP_FREE = xasprintf("%s/empty", images->dir);
 
@@ -123,11 +128,15 @@ static int open_lowers(const struct image_store *images, char *const *chains, st
 	return l->n > 0 ? 0 : open_one(l, empty, err);
 }
 
-/* ---- mounting ----------------------------------------------------------------------------------------------- */
+/*
+ * ---- mounting
+ * -----------------------------------------------------------------------------------------------
+ */
 
 /*
- * The kernel's own words, where fsopen has any: "e overlay: …". Before 6.5 overlayfs takes any parameter, and refuses them
- * all together, without words, when it is made: a wordless -EINVAL becomes -EOPNOTSUPP, and err stays as it is.
+ * The kernel's own words, where fsopen has any: "e overlay: …". Before 6.5 overlayfs takes any parameter, and
+ * refuses them all together, without words, when it is made: a wordless -EINVAL becomes -EOPNOTSUPP, and err
+ * stays as it is.
  */
 static int fs_error(int fs, int code, const char *target, struct err *err)
 {
@@ -137,7 +146,8 @@ static int fs_error(int fs, int code, const char *target, struct err *err)
 	if (n > 2) {
 		words[n] = 0;
 		words[strcspn(words, "\n")] = 0;
-		return err_set(err, code, "mounting the root file system at %s: %s (%s)", target, strerror(-code), words + 2);
+		return err_set(err, code, "mounting the root file system at %s: %s (%s)", target,
+			       strerror(-code), words + 2);
 	}
 	if (code == -EINVAL)
 		return -EOPNOTSUPP;
@@ -180,8 +190,10 @@ static int mount_new_api(const struct lowers *l, int upper, int work, const char
 	int r;
 
 	if (fs < 0)
-		return errno == ENOSYS ? -EOPNOTSUPP :
-					 err_set_errno(err, -errno, "mounting the root file system at %s: overlay", target);
+		return errno == ENOSYS
+			       ? -EOPNOTSUPP
+			       : err_set_errno(err, -errno, "mounting the root file system at %s: overlay",
+					       target);
 	r = configure(fs, l, upper, work);
 	if (r == -EOPNOTSUPP)
 		return r;
@@ -202,16 +214,19 @@ static int mount_old_api(const struct lowers *l, int upper, int work, const char
 	size_t at = 0;
 
 	for (size_t i = 0; i < l->n && at < OPTIONS_MAX; i++)
-		at += (size_t)snprintf(text + at, sizeof(text) - at, "%s/proc/self/fd/%d", i ? ":" : "lowerdir=", l->fds[i]);
+		at += (size_t)snprintf(text + at, sizeof(text) - at, "%s/proc/self/fd/%d",
+				       i ? ":" : "lowerdir=", l->fds[i]);
 	if (upper >= 0 && at < OPTIONS_MAX)
-		at += (size_t)snprintf(text + at, sizeof(text) - at, ",upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d",
-				       upper, work);
+		at += (size_t)snprintf(text + at, sizeof(text) - at,
+				       ",upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d", upper, work);
 	for (const char *const *o = options; *o && at < OPTIONS_MAX; o += 2)
 		at += (size_t)snprintf(text + at, sizeof(text) - at, ",%s=%s", o[0], o[1]);
 	if (at >= OPTIONS_MAX)
-		return err_set(err, -E2BIG, "mounting the root file system at %s: %zu layers are too many for this kernel",
+		return err_set(err, -E2BIG,
+			       "mounting the root file system at %s: %zu layers are too many for this kernel",
 			       target, l->n);
-	if (mount("overlay", target, "overlay", upper < 0 ? ROOTFS_FLAGS | MS_RDONLY : ROOTFS_FLAGS, text) < 0)
+	if (mount("overlay", target, "overlay", upper < 0 ? ROOTFS_FLAGS | MS_RDONLY : ROOTFS_FLAGS, text) <
+	    0)
 		return err_set_errno(err, -errno, "mounting the root file system at %s", target);
 	return 0;
 }
@@ -246,7 +261,8 @@ static int check_upper_fs(int fd, const char *dir, struct err *err)
 
 	if (fstatfs(fd, &fs) == 0 && fs.f_type == OVERLAYFS_SUPER_MAGIC)
 		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION,
-				      "%s lies on overlayfs, on which no container's writable layer can be; put state_dir on another file system",
+				      "%s lies on overlayfs, on which no container's writable layer can be; "
+				      "put state_dir on another file system",
 				      dir);
 	return 0;
 }
@@ -267,7 +283,8 @@ static int dress_upper(int upper, const struct lowers *l, struct err *err)
 {
 	struct stat st;
 
-	if (fstat(l->fds[0], &st) < 0 || fchown(upper, st.st_uid, st.st_gid) < 0 || fchmod(upper, st.st_mode & 07777) < 0)
+	if (fstat(l->fds[0], &st) < 0 || fchown(upper, st.st_uid, st.st_gid) < 0 ||
+	    fchmod(upper, st.st_mode & 07777) < 0)
 		return err_set_errno(err, -errno, "the container's writable layer");
 	return 0;
 }
@@ -294,8 +311,8 @@ static int mount_writable(const struct image_store *images, const struct lowers 
 	return r < 0 ? r : mount_overlay(l, upper, work, target, err);
 }
 
-static int mount_locked(struct image_store *images, const char *image_id, const char *container_id, const char *target,
-			struct err *err)
+static int mount_locked(struct image_store *images, const char *image_id, const char *container_id,
+			const char *target, struct err *err)
 {
 	char **chains CLEANUP_STRV = NULL;
 	struct lowers l = {.n = 0};
@@ -311,8 +328,8 @@ static int mount_locked(struct image_store *images, const char *image_id, const 
 	return r;
 }
 
-int image_rootfs_mount(struct image_store *images, const char *image_id, const char *container_id, const char *target,
-		       struct err *err)
+int image_rootfs_mount(struct image_store *images, const char *image_id, const char *container_id,
+		       const char *target, struct err *err)
 {
 	int lock, r;
 
@@ -330,7 +347,8 @@ int image_rootfs_mount(struct image_store *images, const char *image_id, const c
 
 int image_rootfs_umount(const char *target, bool lazy, struct err *err)
 {
-	if (umount2(target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0 || errno == EINVAL || errno == ENOENT)
+	if (umount2(target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0 || errno == EINVAL ||
+	    errno == ENOENT)
 		return 0;
 	return err_set_errno(err, -errno, "unmounting %s", target);
 }
@@ -343,7 +361,8 @@ int image_rootfs_remove(struct image_store *images, const char *container_id, st
 	int r;
 
 	if (!id_valid(container_id))
-		return err_set(err, -EINVAL, "\"%.200s\" is no container id", container_id ? container_id : "");
+		return err_set(err, -EINVAL, "\"%.200s\" is no container id",
+			       container_id ? container_id : "");
 	dir = xasprintf("%s/containers/%s", images->state_dir, container_id);
 	if (!dir)
 		return no_memory(err);

@@ -30,7 +30,10 @@ struct image_row **image_rows_free(struct image_row **rows)
 	return NULL;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- writing
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static json_object *strings_json(char *const *v)
 {
@@ -65,7 +68,8 @@ static json_object *row_json(const struct image_row *row)
 static int put_json(struct store *store, const char *kind, const char *id, json_object *o, struct err *err)
 {
 	size_t len = 0;
-	const char *text = json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len);
+	const char *text = json_object_to_json_string_length(
+		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len);
 	int r = text ? store_put(store, kind, id, NULL, text, len, err) : no_memory(err);
 
 	json_object_put(o);
@@ -77,7 +81,10 @@ int image_row_put(struct store *store, const struct image_row *row, struct err *
 	return put_json(store, IMAGE_KIND, row->id, row_json(row), err);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- reading
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static json_object *parse(const void *value, size_t len)
 {
@@ -148,8 +155,10 @@ static int read_layers(json_object *o, struct image_row *row)
 	for (size_t i = 0; i < n; i++) {
 		json_object *l = json_object_array_get_idx(list, i);
 
-		if (!json_object_is_type(l, json_type_object) || read_digest(l, "blob", row->layers[i].blob) < 0 ||
-		    read_digest(l, "chain", row->layers[i].chain) < 0 || read_size(l, &row->layers[i].size_bytes) < 0)
+		if (!json_object_is_type(l, json_type_object) ||
+		    read_digest(l, "blob", row->layers[i].blob) < 0 ||
+		    read_digest(l, "chain", row->layers[i].chain) < 0 ||
+		    read_size(l, &row->layers[i].size_bytes) < 0)
 			return -EBADMSG;
 	}
 	row->n_layers = n;
@@ -164,10 +173,12 @@ static struct image_row *decode(const char *id, const void *value, size_t len)
 
 	if (good) {
 		memcpy(row->id, id, sizeof(row->id));
-		good = read_digest(o, "manifest", row->manifest) == 0 && read_strings(o, "tags", &row->tags) == 0 &&
-		       read_strings(o, "digests", &row->digests) == 0 && read_size(o, &row->size_bytes) == 0 &&
-		       read_layers(o, row) == 0;
-		row->pinned = json_object_object_get_ex(o, "pinned", &pinned) && json_object_get_boolean(pinned);
+		good = read_digest(o, "manifest", row->manifest) == 0 &&
+		       read_strings(o, "tags", &row->tags) == 0 &&
+		       read_strings(o, "digests", &row->digests) == 0 &&
+		       read_size(o, &row->size_bytes) == 0 && read_layers(o, row) == 0;
+		row->pinned =
+			json_object_object_get_ex(o, "pinned", &pinned) && json_object_get_boolean(pinned);
 	}
 	json_object_put(o);
 	return good ? row : image_row_free(row);
@@ -216,7 +227,10 @@ int image_rows_load(struct store *store, struct image_row ***ret_rows, struct er
 	return 0;
 }
 
-/* ---- finding ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- finding
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static bool strv_has(char *const *v, const char *s)
 {
@@ -229,13 +243,14 @@ static bool strv_has(char *const *v, const char *s)
 
 bool image_row_named(const struct image_row *row, const struct image_ref *ref)
 {
-	char *full CLEANUP_FREE = ref->digest ? xasprintf("%s@%s", ref->name, ref->digest) :
-						xasprintf("%s:%s", ref->name, ref->tag);
+	char *full CLEANUP_FREE = ref->digest ? xasprintf("%s@%s", ref->name, ref->digest)
+					      : xasprintf("%s:%s", ref->name, ref->tag);
 
 	return full && strv_has(ref->digest ? row->digests : row->tags, full);
 }
 
-static int find_prefix(struct image_row *const *rows, const char *text, struct image_row **ret_row, struct err *err)
+static int find_prefix(struct image_row *const *rows, const char *text, struct image_row **ret_row,
+		       struct err *err)
 {
 	const char *hex = str_starts(text, "sha256:") ? text + 7 : text;
 	size_t len = strlen(hex);
@@ -256,7 +271,8 @@ static int find_prefix(struct image_row *const *rows, const char *text, struct i
 	return 0;
 }
 
-int image_rows_find(struct image_row *const *rows, const char *text, struct image_row **ret_row, struct err *err)
+int image_rows_find(struct image_row *const *rows, const char *text, struct image_row **ret_row,
+		    struct err *err)
 {
 	struct image_ref ref = {0};
 
@@ -275,7 +291,10 @@ int image_rows_find(struct image_row *const *rows, const char *text, struct imag
 	return find_prefix(rows, text, ret_row, err);
 }
 
-/* ---- uses --------------------------------------------------------------------------------------------------- */
+/*
+ * ---- uses
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 int rootfs_row_put(struct store *store, const char *container_id, const char *image_id, char *const *chains,
 		   struct err *err)
@@ -306,12 +325,13 @@ int rootfs_row_get(struct store *store, const char *container_id, char ***ret_ch
 	if (r < 0)
 		return r;
 	if (read_chains(value, len, &chains) < 0)
-		return err_set_status(err, -EBADMSG, ERR_DATA_LOSS, "container %s: its root file system's row is damaged",
-				      container_id);
+		return err_set_status(err, -EBADMSG, ERR_DATA_LOSS,
+				      "container %s: its root file system's row is damaged", container_id);
 	for (char **p = chains; p && *p; p++) {
 		if (!image_digest_valid(*p))
 			return err_set_status(err, -EBADMSG, ERR_DATA_LOSS,
-					      "container %s: its root file system's row is damaged", container_id);
+					      "container %s: its root file system's row is damaged",
+					      container_id);
 	}
 	*ret_chains = chains ? move_ptr(chains) : calloc(1, sizeof(*chains));
 	return *ret_chains ? 0 : no_memory(err);

@@ -1,7 +1,8 @@
 /*
  * image_row.h: what the store keeps of an image and of a container's use of one.
  *
- * Purpose:   rows of the kinds "image" (id: the image's id) and "rootfs" (id: the container's), as JSON that is checked when read.
+ * Purpose:   rows of the kinds "image" (id: the image's id) and "rootfs" (id: the container's), as JSON that
+ *            is checked when read.
  * Threads:   no shared state. Ownership: rows own what they point to; image_row_free frees.
  */
 #ifndef CRI_IMAGE_ROW_H
@@ -27,7 +28,7 @@ struct image_layer {
 struct image_row {
 	char id[IMAGE_DIGEST_LEN + 1]; /* also the config's digest */
 	char manifest[IMAGE_DIGEST_LEN + 1];
-	char **tags;    /* "docker.io/library/busybox:1" */
+	char **tags;	/* "docker.io/library/busybox:1" */
 	char **digests; /* "docker.io/library/busybox@sha256:…" */
 	uint64_t size_bytes;
 	bool pinned;
@@ -42,10 +43,11 @@ int image_row_put(struct store *store, const struct image_row *row, struct err *
 int image_rows_load(struct store *store, struct image_row ***ret_rows, struct err *err);
 struct image_row **image_rows_free(struct image_row **rows);
 /*
- * The row that `text` names: an id, a reference (its digest decides before its tag) or a unique prefix of an id. -ENOENT names
- * it; -EINVAL if a prefix is not unique. The pointer lives in rows.
+ * The row that `text` names: an id, a reference (its digest decides before its tag) or a unique prefix of an
+ * id. -ENOENT names it; -EINVAL if a prefix is not unique. The pointer lives in rows.
  */
-int image_rows_find(struct image_row *const *rows, const char *text, struct image_row **ret_row, struct err *err);
+int image_rows_find(struct image_row *const *rows, const char *text, struct image_row **ret_row,
+		    struct err *err);
 /* True if a reference names this row. */
 bool image_row_named(const struct image_row *row, const struct image_ref *ref);
 

@@ -6,10 +6,11 @@
 #include <sys/mman.h>
 
 /*
- * What a pull alone runs. Their code stays mapped and in the page cache; it only stops counting as this process's memory until it is needed
- * again: 4 to 5 MB of an idle server's 20.
+ * What a pull alone runs. Their code stays mapped and in the page cache; it only stops counting as this
+ * process's memory until it is needed again: 4 to 5 MB of an idle server's 20.
  */
-static const char *const libraries[] = {"/libcrypto.so", "/libssl.so", "/libcurl.so", "/libarchive.so", "/libzstd.so"};
+static const char *const libraries[] = {"/libcrypto.so", "/libssl.so", "/libcurl.so", "/libarchive.so",
+					"/libzstd.so"};
 
 static bool is_ours(const char *name)
 {
@@ -20,7 +21,10 @@ static bool is_ours(const char *name)
 	return false;
 }
 
-/* Pages that were never written can go: they come back from the file. Writable segments, relocations included, stay. */
+/*
+ * Pages that were never written can go: they come back from the file. Writable segments, relocations
+ * included, stay.
+ */
 static int release(struct dl_phdr_info *info, size_t size, void *arg)
 {
 	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -35,7 +39,8 @@ static int release(struct dl_phdr_info *info, size_t size, void *arg)
 		uintptr_t end = (info->dlpi_addr + p->p_vaddr + p->p_memsz + page - 1) & ~(page - 1);
 
 		if (p->p_type == PT_LOAD && !(p->p_flags & PF_W))
-			(void)madvise((void *)begin, end - begin, MADV_DONTNEED); /* NOLINT(performance-no-int-to-ptr) */
+			(void)madvise((void *)begin, end - begin,
+				      MADV_DONTNEED); /* NOLINT(performance-no-int-to-ptr) */
 	}
 	return 0;
 }

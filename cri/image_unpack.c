@@ -7,10 +7,10 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
-#define BLOCK_BYTES      (128u << 10)
+#define BLOCK_BYTES	 (128u << 10)
 #define ROOM_CHECK_BYTES (32ull << 20)
-#define ROOM_MIN_BYTES   (64ull << 20)
-#define ROOM_MIN_INODES  256
+#define ROOM_MIN_BYTES	 (64ull << 20)
+#define ROOM_MIN_INODES	 256
 
 int unpack_bad(struct err *err, const char *fmt, ...)
 {
@@ -43,17 +43,22 @@ int unpack_check_room(struct unpack *u, struct err *err)
 	return 0;
 }
 
-/* ---- the decompressed stream -------------------------------------------------------------------------------- */
+/*
+ * ---- the decompressed stream
+ * --------------------------------------------------------------------------------
+ */
 
 static int check_stream(struct unpack *u, struct err *err)
 {
 	const struct unpack_limits *lim = &u->opt->limits;
 
 	if (u->total > lim->bytes)
-		return unpack_bad(err, "the layer unpacks to more than %llu bytes", (unsigned long long)lim->bytes);
+		return unpack_bad(err, "the layer unpacks to more than %llu bytes",
+				  (unsigned long long)lim->bytes);
 	if (u->total > lim->ratio_bytes && u->total / lim->ratio > u->compressed)
 		return unpack_bad(err,
-				  "the layer is a decompression bomb: %llu bytes unpacked to more than %llu (limit: %llu times)",
+				  "the layer is a decompression bomb: %llu bytes unpacked to more than %llu "
+				  "(limit: %llu times)",
 				  (unsigned long long)u->compressed, (unsigned long long)u->total,
 				  (unsigned long long)lim->ratio);
 	if (u->opt->stop && u->opt->stop(u->opt->arg))
@@ -70,7 +75,8 @@ static ssize_t next_block(struct unpack *u, struct err *err)
 	if (n < 0) {
 		const char *words = archive_error_string(u->outer);
 
-		return unpack_bad(err, "the layer cannot be decompressed: %s", words ? words : "damaged data");
+		return unpack_bad(err, "the layer cannot be decompressed: %s",
+				  words ? words : "damaged data");
 	}
 	u->total += (uint64_t)n;
 	image_digest_update(u->hash, u->block, (size_t)n);
@@ -117,7 +123,8 @@ static int open_outer(struct unpack *u, struct err *err)
 	if (r == ARCHIVE_EOF)
 		return 0;
 	if (r != ARCHIVE_OK)
-		return unpack_bad(err, "the layer cannot be decompressed: %s", archive_error_string(u->outer));
+		return unpack_bad(err, "the layer cannot be decompressed: %s",
+				  archive_error_string(u->outer));
 	return 1;
 }
 
@@ -127,8 +134,8 @@ static int open_inner(struct unpack *u, struct err *err)
 	if (!u->inner || archive_read_support_format_tar(u->inner) != ARCHIVE_OK)
 		return err_set(err, -ENOMEM, "out of memory");
 	if (archive_read_open(u->inner, u, NULL, on_read, NULL) != ARCHIVE_OK)
-		return u->stream_err->code < 0 ? err_copy(err, u->stream_err) :
-						 unpack_bad(err, "the layer is no tar archive: %s",
+		return u->stream_err->code < 0 ? err_copy(err, u->stream_err)
+					       : unpack_bad(err, "the layer is no tar archive: %s",
 							    archive_error_string(u->inner));
 	return 0;
 }
@@ -146,7 +153,8 @@ static int read_entries(struct unpack *u, struct err *err)
 		if (r != ARCHIVE_OK && r != ARCHIVE_WARN) {
 			if (u->stream_err->code < 0)
 				return err_copy(err, u->stream_err);
-			return unpack_bad(err, "the layer's tar archive is damaged: %s", archive_error_string(u->inner));
+			return unpack_bad(err, "the layer's tar archive is damaged: %s",
+					  archive_error_string(u->inner));
 		}
 		if (u->opt->stop && u->opt->stop(u->opt->arg))
 			return err_set(err, -ECANCELED, "cancelled");
@@ -173,8 +181,8 @@ static int check_diff_id(struct unpack *u, struct err *err)
 
 	image_digest_final(u->hash, found);
 	if (u->opt->diff_id && !str_eq(found, u->opt->diff_id))
-		return unpack_bad(err, "the layer's content has the digest %s, the image's config says %s", found,
-				  u->opt->diff_id);
+		return unpack_bad(err, "the layer's content has the digest %s, the image's config says %s",
+				  found, u->opt->diff_id);
 	return 0;
 }
 
@@ -235,8 +243,8 @@ static void done(struct unpack *u)
 int image_unpack(const struct unpack_options *options, struct err *err)
 {
 	/*
-	 * In the C locale libarchive leaves names alone, byte for byte; in a UTF-8 one it would normalise them to NFC. The locale is
-	 * this thread's alone.
+	 * In the C locale libarchive leaves names alone, byte for byte; in a UTF-8 one it would normalise
+	 * them to NFC. The locale is this thread's alone.
 	 */
 	locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0);
 	struct unpack *u = calloc(1, sizeof(*u));

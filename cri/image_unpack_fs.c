@@ -8,13 +8,13 @@
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
-#define WHITEOUT        ".wh."
-#define WHITEOUT_META   ".wh..wh."
+#define WHITEOUT	".wh."
+#define WHITEOUT_META	".wh..wh."
 #define WHITEOUT_OPAQUE ".wh..wh..opq"
-#define XATTR_OPAQUE    "trusted.overlay.opaque"
-#define FILE_SIZE_MAX   (1ll << 44)
-#define COPY_BYTES      (64u << 10)
-#define LINKS_MAX       8 /* that lead to nothing, in one path */
+#define XATTR_OPAQUE	"trusted.overlay.opaque"
+#define FILE_SIZE_MAX	(1ll << 44)
+#define COPY_BYTES	(64u << 10)
+#define LINKS_MAX	8 /* that lead to nothing, in one path */
 
 static void forget_parent(struct unpack *u)
 {
@@ -32,7 +32,8 @@ void unpack_fs_done(struct unpack *u)
 static int count_made(struct unpack *u, struct err *err)
 {
 	if (++u->made > u->opt->limits.entries)
-		return unpack_bad(err, "the layer has more than %llu entries", (unsigned long long)u->opt->limits.entries);
+		return unpack_bad(err, "the layer has more than %llu entries",
+				  (unsigned long long)u->opt->limits.entries);
 	u->unchecked_bytes += 4096;
 	return unpack_check_room(u, err);
 }
@@ -48,7 +49,10 @@ static bool is_whiteout(const struct stat *st)
 	return S_ISCHR(st->st_mode) && st->st_rdev == makedev(0, 0);
 }
 
-/* ---- what lies in the layers beneath ------------------------------------------------------------------------ */
+/*
+ * ---- what lies in the layers beneath
+ * ------------------------------------------------------------------------
+ */
 
 static bool is_opaque(int fd)
 {
@@ -105,7 +109,10 @@ static int lower_find(const struct unpack *u, const char *path)
 	return -ENOENT;
 }
 
-/* ---- attributes --------------------------------------------------------------------------------------------- */
+/*
+ * ---- attributes
+ * ---------------------------------------------------------------------------------------------
+ */
 
 static bool xattr_wanted(const char *name)
 {
@@ -113,7 +120,8 @@ static bool xattr_wanted(const char *name)
 	       str_eq(name, "system.posix_acl_access") || str_eq(name, "system.posix_acl_default");
 }
 
-static int set_xattrs(int dirfd, const char *base, struct archive_entry *entry, const char *path, struct err *err)
+static int set_xattrs(int dirfd, const char *base, struct archive_entry *entry, const char *path,
+		      struct err *err)
 {
 	char at[NAME_MAX + 64];
 	const char *name;
@@ -130,7 +138,8 @@ static int set_xattrs(int dirfd, const char *base, struct archive_entry *entry, 
 			continue;
 		/* user.* goes on files and directories only; a file system may know none at all. */
 		if (lsetxattr(at, name, value, size, 0) < 0 && errno != ENOTSUP && errno != EPERM)
-			return err_set_errno(err, -errno, "unpacking \"%.200s\": attribute %.100s", path, name);
+			return err_set_errno(err, -errno, "unpacking \"%.200s\": attribute %.100s", path,
+					     name);
 	}
 	return 0;
 }
@@ -144,7 +153,8 @@ static void mtime_of(struct archive_entry *entry, struct timespec *ret)
 }
 
 /* Owner first: chown clears set-id bits and capabilities. */
-static int set_attributes(int dirfd, const char *base, struct archive_entry *entry, const char *path, struct err *err)
+static int set_attributes(int dirfd, const char *base, struct archive_entry *entry, const char *path,
+			  struct err *err)
 {
 	int64_t uid = archive_entry_uid(entry), gid = archive_entry_gid(entry);
 	bool link = archive_entry_filetype(entry) == AE_IFLNK;
@@ -152,7 +162,8 @@ static int set_attributes(int dirfd, const char *base, struct archive_entry *ent
 	int r;
 
 	if (uid < 0 || gid < 0 || uid >= UINT32_MAX || gid >= UINT32_MAX)
-		return unpack_bad(err, "entry \"%.200s\" has the owner %lld:%lld", path, (long long)uid, (long long)gid);
+		return unpack_bad(err, "entry \"%.200s\" has the owner %lld:%lld", path, (long long)uid,
+				  (long long)gid);
 	if (fchownat(dirfd, base, (uid_t)uid, (gid_t)gid, AT_SYMLINK_NOFOLLOW) < 0)
 		return io_error(err, path);
 	r = set_xattrs(dirfd, base, entry, path, err);
@@ -209,7 +220,9 @@ int unpack_finish_dirs(struct unpack *u, struct err *err)
 		int fd = path_open_in(u->root, d->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
 		struct timespec times[2] = {d->mtime, d->mtime};
 
-		/* Replaced since, or reached through a link that has changed: then its time does not matter. */
+		/*
+		 * Replaced since, or reached through a link that has changed: then its time does not matter.
+		 */
 		if (fd >= 0 && futimens(fd, times) < 0) {
 			close_fd(fd);
 			return io_error(err, d->path);
@@ -230,7 +243,10 @@ static int set_opaque(int dirfd, const char *base, const char *path, struct err 
 	return 0;
 }
 
-/* ---- parents ------------------------------------------------------------------------------------------------ */
+/*
+ * ---- parents
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static int make_implied(struct unpack *u, int dirfd, const char *base, const char *path, struct err *err)
 {
@@ -276,10 +292,11 @@ static int append_parts(char *out, const char *path)
 }
 
 /*
- * A symlink in a parent's path is followed inside the root. Where it leads to nothing, that is made, as containerd does: it may well be there
- * in the layers beneath.
+ * A symlink in a parent's path is followed inside the root. Where it leads to nothing, that is made, as
+ * containerd does: it may well be there in the layers beneath.
  */
-static int through_link(struct unpack *u, int dirfd, const char *base, const char *path, int links, struct err *err)
+static int through_link(struct unpack *u, int dirfd, const char *base, const char *path, int links,
+			struct err *err)
 {
 	int fd = path_open_in(u->root, path, O_PATH | O_DIRECTORY);
 	char *buffers CLEANUP_FREE = NULL;
@@ -287,7 +304,11 @@ static int through_link(struct unpack *u, int dirfd, const char *base, const cha
 	ssize_t n;
 
 	if (fd != -ENOENT || links >= LINKS_MAX)
-		return fd >= 0 ? fd : unpack_bad(err, "an entry's path leads through the link \"%.200s\", which leads to no directory", path);
+		return fd >= 0 ? fd
+			       : unpack_bad(err,
+					    "an entry's path leads through the link \"%.200s\", which leads "
+					    "to no directory",
+					    path);
 	buffers = calloc(2, PATH_MAX);
 	if (!buffers)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -299,7 +320,9 @@ static int through_link(struct unpack *u, int dirfd, const char *base, const cha
 	if (target[0] != '/')
 		snprintf(to, PATH_MAX, "%.*s", (int)(strlen(path) - strlen(base)), path);
 	if (append_parts(to, target) < 0 || strlen(to) > IMAGE_PATH_MAX)
-		return unpack_bad(err, "an entry's path leads through the link \"%.200s\", which leads to no directory", path);
+		return unpack_bad(
+			err, "an entry's path leads through the link \"%.200s\", which leads to no directory",
+			path);
 	return walk_parent(u, to, links + 1, err);
 }
 
@@ -325,7 +348,8 @@ static int step(struct unpack *u, int dirfd, const char *base, const char *path,
 	} else if (S_ISLNK(st.st_mode)) {
 		return through_link(u, dirfd, base, path, links, err);
 	} else if (!S_ISDIR(st.st_mode)) {
-		return unpack_bad(err, "an entry's path leads through \"%.200s\", which is no directory", path);
+		return unpack_bad(err, "an entry's path leads through \"%.200s\", which is no directory",
+				  path);
 	}
 	fd = openat(dirfd, base, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	return fd < 0 ? io_error(err, path) : fd;
@@ -377,13 +401,17 @@ static int open_parent(struct unpack *u, const char *parent, struct err *err)
 	return fd;
 }
 
-/* ---- files -------------------------------------------------------------------------------------------------- */
+/*
+ * ---- files
+ * --------------------------------------------------------------------------------------------------
+ */
 
 /*
- * Clears the way for an entry. 0: nothing is there; 1: a directory stays, to be merged with; 2: a whiteout was there. A directory gives way
- * to anything else with all its content, as containerd has it.
+ * Clears the way for an entry. 0: nothing is there; 1: a directory stays, to be merged with; 2: a whiteout
+ * was there. A directory gives way to anything else with all its content, as containerd has it.
  */
-static int clear_way(struct unpack *u, int dirfd, const char *base, bool want_dir, const char *path, struct err *err)
+static int clear_way(struct unpack *u, int dirfd, const char *base, bool want_dir, const char *path,
+		     struct err *err)
 {
 	struct stat st;
 	int r;
@@ -441,8 +469,8 @@ static int write_data(struct unpack *u, int fd, const char *path, int64_t size, 
 	return 0;
 }
 
-static int make_file(struct unpack *u, int dirfd, const char *base, struct archive_entry *entry, const char *path,
-		     struct err *err)
+static int make_file(struct unpack *u, int dirfd, const char *base, struct archive_entry *entry,
+		     const char *path, struct err *err)
 {
 	int64_t size = archive_entry_size_is_set(entry) ? archive_entry_size(entry) : 0;
 	int fd CLEANUP_CLOSE = -1;
@@ -484,7 +512,8 @@ static int copy_up(struct unpack *u, int dirfd, const char *base, const char *pa
 	int r;
 
 	if (lower < 0 || fstat(lower, &st) < 0 || !S_ISREG(st.st_mode))
-		return unpack_bad(err, "a hard link leads to \"%.200s\", which is no file of the image", path);
+		return unpack_bad(err, "a hard link leads to \"%.200s\", which is no file of the image",
+				  path);
 	snprintf(at, sizeof(at), "/proc/self/fd/%d", lower);
 	in = open(at, O_RDONLY | O_CLOEXEC);
 	out = openat(dirfd, base, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -497,8 +526,8 @@ static int copy_up(struct unpack *u, int dirfd, const char *base, const char *pa
 }
 
 /* Opens the directory of a hard link's target and sees to it that the target is there. */
-static int open_target(struct unpack *u, const char *to_parent, const char *to_base, const char *full, const char *path,
-		       struct err *err)
+static int open_target(struct unpack *u, const char *to_parent, const char *to_base, const char *full,
+		       const char *path, struct err *err)
 {
 	int fd = open_parent(u, to_parent, err);
 	struct stat st;
@@ -512,7 +541,8 @@ static int open_target(struct unpack *u, const char *to_parent, const char *to_b
 	if (fstatat(fd, to_base, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		r = copy_up(u, fd, to_base, full, err);
 	else if (S_ISDIR(st.st_mode) || is_whiteout(&st))
-		r = unpack_bad(err, "entry \"%.200s\" is a hard link to \"%.200s\", which is no file", path, full);
+		r = unpack_bad(err, "entry \"%.200s\" is a hard link to \"%.200s\", which is no file", path,
+			       full);
 	if (r < 0) {
 		close_fd(fd);
 		return r;
@@ -520,8 +550,8 @@ static int open_target(struct unpack *u, const char *to_parent, const char *to_b
 	return fd;
 }
 
-static int make_hardlink(struct unpack *u, const char *parent, const char *base, const char *to, const char *path,
-			 struct err *err)
+static int make_hardlink(struct unpack *u, const char *parent, const char *base, const char *to,
+			 const char *path, struct err *err)
 {
 	char *target CLEANUP_FREE = strdup(to);
 	char *full CLEANUP_FREE = NULL;
@@ -533,7 +563,8 @@ static int make_hardlink(struct unpack *u, const char *parent, const char *base,
 		return err_set(err, -ENOMEM, "out of memory");
 	r = path_clean(target);
 	if (r < 0 || !*target)
-		return unpack_bad(err, "entry \"%.200s\" is a hard link to \"%.200s\", which leaves the root", path, to);
+		return unpack_bad(err, "entry \"%.200s\" is a hard link to \"%.200s\", which leaves the root",
+				  path, to);
 	if (str_eq(target, path))
 		return 0; /* a link to itself changes nothing */
 	full = strdup(target);
@@ -554,13 +585,15 @@ static int make_hardlink(struct unpack *u, const char *parent, const char *base,
 		return dirfd;
 	if (linkat(from, to_base, dirfd, base, 0) == 0)
 		return 0;
-	return errno == ENOENT ? unpack_bad(err, "entry \"%.200s\" is a hard link to what it replaces", path) :
-				 io_error(err, path);
+	return errno == ENOENT ? unpack_bad(err, "entry \"%.200s\" is a hard link to what it replaces", path)
+			       : io_error(err, path);
 }
 
-static int make_node(int dirfd, const char *base, struct archive_entry *entry, const char *path, struct err *err)
+static int make_node(int dirfd, const char *base, struct archive_entry *entry, const char *path,
+		     struct err *err)
 {
-	dev_t dev = makedev((unsigned)archive_entry_rdevmajor(entry), (unsigned)archive_entry_rdevminor(entry));
+	dev_t dev =
+		makedev((unsigned)archive_entry_rdevmajor(entry), (unsigned)archive_entry_rdevminor(entry));
 	mode_t type;
 
 	switch (archive_entry_filetype(entry)) {
@@ -582,7 +615,8 @@ static int make_node(int dirfd, const char *base, struct archive_entry *entry, c
 	return mknodat(dirfd, base, type | 0600, dev) < 0 ? io_error(err, path) : 0;
 }
 
-static int make_symlink(int dirfd, const char *base, struct archive_entry *entry, const char *path, struct err *err)
+static int make_symlink(int dirfd, const char *base, struct archive_entry *entry, const char *path,
+			struct err *err)
 {
 	const char *to = archive_entry_symlink(entry);
 
@@ -602,10 +636,14 @@ static int make_dir(int dirfd, const char *base, int way, const char *path, stru
 	return way == 2 ? set_opaque(dirfd, base, path, err) : 0;
 }
 
-/* ---- whiteouts ---------------------------------------------------------------------------------------------- */
+/*
+ * ---- whiteouts
+ * ----------------------------------------------------------------------------------------------
+ */
 
 /* Hides what lies beneath; what this layer itself has stays (layer.md). */
-static int make_whiteout(struct unpack *u, const char *parent, const char *hidden, const char *path, struct err *err)
+static int make_whiteout(struct unpack *u, const char *parent, const char *hidden, const char *path,
+			 struct err *err)
 {
 	struct stat st;
 	int dirfd;
@@ -643,7 +681,10 @@ static int make_opaque(struct unpack *u, const char *parent, const char *path, s
 	return 0;
 }
 
-/* ---- an entry ----------------------------------------------------------------------------------------------- */
+/*
+ * ---- an entry
+ * -----------------------------------------------------------------------------------------------
+ */
 
 static int make_thing(struct unpack *u, const char *parent, const char *base, struct archive_entry *entry,
 		      const char *path, struct err *err)
@@ -688,7 +729,10 @@ static int make_thing(struct unpack *u, const char *parent, const char *base, st
 	return remember_dir(u, parent, base, &mtime, err);
 }
 
-/* AUFS's own files ("/.wh..wh.plnk/…") are in some old images; other parents named like whiteouts make no sense. */
+/*
+ * AUFS's own files ("/.wh..wh.plnk/…") are in some old images; other parents named like whiteouts make no
+ * sense.
+ */
 static int parent_is_meta(const char *parent)
 {
 	for (const char *p = parent; *p;) {
@@ -705,7 +749,8 @@ static int parent_is_meta(const char *parent)
 	return 0;
 }
 
-static int place_entry(struct unpack *u, char *name, struct archive_entry *entry, const char *path, struct err *err)
+static int place_entry(struct unpack *u, char *name, struct archive_entry *entry, const char *path,
+		       struct err *err)
 {
 	const char *parent, *base;
 	int meta, r;

@@ -1,5 +1,6 @@
 /*
- * image_unpack_priv.h: what image_unpack.c (the streams) and image_unpack_fs.c (the files) share. One unpacking, one thread.
+ * image_unpack_priv.h: what image_unpack.c (the streams) and image_unpack_fs.c (the files) share. One
+ * unpacking, one thread.
  */
 #ifndef CRI_IMAGE_UNPACK_PRIV_H
 #define CRI_IMAGE_UNPACK_PRIV_H

@@ -12,7 +12,8 @@ static void add_file(const struct stat *st, struct image_usage *u)
 {
 	u->inodes++;
 	/* A file of several names counts once, as well as can be told without remembering all of them. */
-	u->bytes += (uint64_t)st->st_blocks * 512 / (S_ISDIR(st->st_mode) || st->st_nlink == 0 ? 1 : st->st_nlink);
+	u->bytes += (uint64_t)st->st_blocks * 512 /
+		    (S_ISDIR(st->st_mode) || st->st_nlink == 0 ? 1 : st->st_nlink);
 }
 
 static void add_tree(int dirfd, const char *name, struct image_usage *u, int depth)
@@ -38,7 +39,10 @@ static void add_tree(int dirfd, const char *name, struct image_usage *u, int dep
 	closedir(dir);
 }
 
-/* ---- layers: counted once, when they are unpacked ----------------------------------------------------------- */
+/*
+ * ---- layers: counted once, when they are unpacked
+ * -----------------------------------------------------------
+ */
 
 int layer_usage_note(const char *layer_dir, struct err *err)
 {
@@ -51,7 +55,8 @@ int layer_usage_note(const char *layer_dir, struct err *err)
 	if (!fs || !note)
 		return err_set(err, -ENOMEM, "out of memory");
 	add_tree(AT_FDCWD, fs, &u, 0);
-	n = snprintf(text, sizeof(text), "%llu %llu\n", (unsigned long long)u.bytes, (unsigned long long)u.inodes);
+	n = snprintf(text, sizeof(text), "%llu %llu\n", (unsigned long long)u.bytes,
+		     (unsigned long long)u.inodes);
 	r = write_file(note, text, (size_t)n, 0600);
 	return r < 0 ? err_set_errno(err, r, "%s", note) : 0;
 }
@@ -62,7 +67,8 @@ static bool read_note(int dirfd, const char *layer, struct image_usage *u)
 	char *text CLEANUP_FREE = NULL;
 	unsigned long long bytes, inodes;
 
-	if (!path || read_file_at(dirfd, path, 64, &text, NULL) < 0 || sscanf(text, "%20llu %20llu", &bytes, &inodes) != 2)
+	if (!path || read_file_at(dirfd, path, 64, &text, NULL) < 0 ||
+	    sscanf(text, "%20llu %20llu", &bytes, &inodes) != 2)
 		return false;
 	u->bytes += bytes;
 	u->inodes += inodes;

@@ -132,7 +132,8 @@ static int add_group(struct image_user *user, uint32_t gid)
 }
 
 /* The gid of `group` (NULL: not asked for) and the groups that list `name` (NULL: none do). */
-static int read_groups(char *db, const char *group, const char *name, struct image_user *user, bool *ret_found)
+static int read_groups(char *db, const char *group, const char *name, struct image_user *user,
+		       bool *ret_found)
 {
 	char *line;
 
@@ -168,13 +169,15 @@ static int lookup(char *passwd, char *group_db, const char *name, const char *gr
 		user->uid = e.uid;
 		user->gid = e.gid;
 	} else if (!parse_id(name, &user->uid)) {
-		return err_set(err, -EINVAL, "unable to find user %.200s: no matching entries in passwd file", name);
+		return err_set(err, -EINVAL, "unable to find user %.200s: no matching entries in passwd file",
+			       name);
 	}
 	r = read_groups(group_db, group, e.name, user, &group_found);
 	if (r < 0)
 		return err_set_errno(err, r, "the image's /etc/group");
 	if (group && !group_found && !parse_id(group, &user->gid))
-		return err_set(err, -EINVAL, "unable to find group %.200s: no matching entries in group file", group);
+		return err_set(err, -EINVAL, "unable to find group %.200s: no matching entries in group file",
+			       group);
 	return 0;
 }
 

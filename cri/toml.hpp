@@ -1,9 +1,9 @@
 /*
  * toml.hpp: toml++ as this project's C++ files include it, made safe for text that nobody has checked.
  *
- * Why:     toml++ 3.3 (Debian 12) asserts on its input ("[(") and runs into __builtin_unreachable at characters beyond ASCII that stand
- *          outside strings and comments. Here an assertion throws, which toml_read answers like any other fault, and such
- *          characters are refused before.
+ * Why:     toml++ 3.3 (Debian 12) asserts on its input ("[(") and runs into __builtin_unreachable at
+ *          characters beyond ASCII that stand outside strings and comments. Here an assertion throws, which
+ *          toml_read answers like any other fault, and such characters are refused before.
  * Threads: no shared state.
  */
 #ifndef CRI_TOML_HPP
@@ -23,7 +23,7 @@
 #pragma push_macro("NDEBUG")
 #undef NDEBUG
 #define TOML_ASSERT(expr)      ((expr) ? static_cast<void>(0) : toml_assertion_failed())
-#define TOML_EXCEPTIONS        1
+#define TOML_EXCEPTIONS	       1
 #define TOML_ENABLE_FORMATTERS 0
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wconversion"
@@ -38,12 +38,13 @@ struct toml_fault {
 };
 
 /*
- * Walks the text as far as strings and comments go, and finds what toml++ must not see: characters beyond ASCII and quotes in the midst
- * of words outside them, table headers that begin with no key, and control characters. True: none of these.
+ * Walks the text as far as strings and comments go, and finds what toml++ must not see: characters beyond
+ * ASCII and quotes in the midst of words outside them, table headers that begin with no key, and control
+ * characters. True: none of these.
  */
 class toml_scan
 {
-public:
+      public:
 	explicit toml_scan(const std::string &given) : text(given)
 	{
 	}
@@ -62,15 +63,15 @@ public:
 		return true;
 	}
 
-private:
+      private:
 	const std::string &text;
 	size_t i = 0;
 	unsigned line = 1;
-	char quote = 0;            /* the string's that we are in */
-	bool many = false;         /* … which is of several lines */
+	char quote = 0;	   /* the string's that we are in */
+	bool many = false; /* … which is of several lines */
 	bool comment = false;
 	bool line_begins = true;
-	bool value = false;        /* after "=", where a dot joins no keys */
+	bool value = false; /* after "=", where a dot joins no keys */
 
 	bool three(char c) const
 	{
@@ -114,7 +115,8 @@ private:
 		char c = text[i];
 		bool first = line_begins;
 
-		if ((static_cast<unsigned char>(c) < 0x20 && !std::isspace(static_cast<unsigned char>(c))) || c == 0x7f)
+		if ((static_cast<unsigned char>(c) < 0x20 && !std::isspace(static_cast<unsigned char>(c))) ||
+		    c == 0x7f)
 			return "a control character";
 		line_begins = line_begins && (c == ' ' || c == '\t');
 		if (!quote && !comment && c == '=' && value)

@@ -1,8 +1,9 @@
 /*
- * imagectl.c: the image store from the command line, for tests: imagectl STATE_DIR HOSTS_DIR COMMAND ARGUMENT…
+ * imagectl.c: the image store from the command line, for tests: imagectl STATE_DIR HOSTS_DIR COMMAND
+ * ARGUMENT…
  *
- * Answers one line of JSON. A failure prints {"error": status, "message": …} and exits 1. Credentials come from the environment:
- * IMAGECTL_USER, _PASSWORD, _IDENTITY_TOKEN, _REGISTRY_TOKEN, _AUTH, _SERVER.
+ * Answers one line of JSON. A failure prints {"error": status, "message": …} and exits 1. Credentials come
+ * from the environment: IMAGECTL_USER, _PASSWORD, _IDENTITY_TOKEN, _REGISTRY_TOKEN, _AUTH, _SERVER.
  */
 #include "base/util.h"
 #include "cri/image.h"
@@ -68,7 +69,8 @@ static json_object *image_json(const struct image *im)
 	json_object_object_add(o, "labels", strings(im->config.labels));
 	json_object_object_add(o, "volumes", strings(im->config.volumes));
 	json_object_object_add(o, "user", json_object_new_string(im->config.user ? im->config.user : ""));
-	json_object_object_add(o, "cwd", json_object_new_string(im->config.working_dir ? im->config.working_dir : ""));
+	json_object_object_add(o, "cwd",
+			       json_object_new_string(im->config.working_dir ? im->config.working_dir : ""));
 	return o;
 }
 

@@ -19,9 +19,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (size_t i = 0; i < hosts.n_items; i++) {
 		const struct registry_host *h = &hosts.items[i];
 
-		if ((!str_starts(h->base, "http://") && !str_starts(h->base, "https://")) || strpbrk(h->base, " \r\n") ||
-		    strpbrk(h->host, "@/?#") ||
-		    h->connect_timeout_ms < 1)
+		if ((!str_starts(h->base, "http://") && !str_starts(h->base, "https://")) ||
+		    strpbrk(h->base, " \r\n") || strpbrk(h->host, "@/?#") || h->connect_timeout_ms < 1)
 			__builtin_trap();
 		for (char **p = h->headers; p && *p; p++) {
 			if (strpbrk(*p, "\r\n"))

@@ -25,14 +25,16 @@ static void try_config(const char *text, size_t len)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const char *const types[] = {NULL, OCI_TYPE_INDEX, OCI_TYPE_MANIFEST, DOCKER_TYPE_LIST, DOCKER_TYPE_MANIFEST, "x"};
+	static const char *const types[] = {
+		NULL, OCI_TYPE_INDEX, OCI_TYPE_MANIFEST, DOCKER_TYPE_LIST, DOCKER_TYPE_MANIFEST, "x"};
 	const struct oci_descriptor *entry;
 	struct oci_manifest m = {0};
 	struct err err = ERR_INIT;
 
 	if (size == 0)
 		return 0;
-	if (oci_manifest_parse((const char *)data + 1, size - 1, types[data[0] % ARRAY_SIZE(types)], &m, &err) == 0) {
+	if (oci_manifest_parse((const char *)data + 1, size - 1, types[data[0] % ARRAY_SIZE(types)], &m,
+			       &err) == 0) {
 		if (m.kind == OCI_KIND_INDEX)
 			(void)oci_index_select(&m, &entry, &err);
 		else

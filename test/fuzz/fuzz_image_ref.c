@@ -15,8 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!text)
 		return 0;
 	if (image_ref_parse(text, &ref, &err) == 0) {
-		again = xasprintf("%s%s%s%s%s", ref.name, ref.tag ? ":" : "", ref.tag ? ref.tag : "", ref.digest ? "@" : "",
-				  ref.digest ? ref.digest : "");
+		again = xasprintf("%s%s%s%s%s", ref.name, ref.tag ? ":" : "", ref.tag ? ref.tag : "",
+				  ref.digest ? "@" : "", ref.digest ? ref.digest : "");
 		if (!again || image_ref_parse(again, &twin, NULL) < 0 || !str_eq(ref.name, twin.name) ||
 		    !str_eq(ref.tag, twin.tag) || !str_eq(ref.digest, twin.digest))
 			__builtin_trap();

@@ -1,6 +1,6 @@
 /*
- * A layer on top of another one: whatever it says, nothing outside the target changes. Two files stand beside the target, which an
- * escape would touch first; "made-outside" must not appear.
+ * A layer on top of another one: whatever it says, nothing outside the target changes. Two files stand beside
+ * the target, which an escape would touch first; "made-outside" must not appear.
  */
 #include "base/util.h"
 #include "cri/image_path.h"
@@ -52,9 +52,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char target[64], lower[64];
 	char *parents[] = {lower, NULL};
-	struct unpack_options opt = {.target = target,
-				     .parents = parents,
-				     .limits = {.bytes = 4 << 20, .ratio_bytes = 1 << 20, .ratio = 50, .entries = 200}};
+	struct unpack_options opt = {
+		.target = target,
+		.parents = parents,
+		.limits = {.bytes = 4 << 20, .ratio_bytes = 1 << 20, .ratio = 50, .entries = 200}};
 	struct err err = ERR_INIT;
 
 	if (!dirfd)

@@ -56,10 +56,10 @@ static void image_ref_parse_names_are_normalised(void **state)
 static void image_ref_parse_bad_names_are_refused(void **state)
 {
 	static const char *const bad[] = {
-		"",          "/",           "a/",       "/a",          "A",          "a:",          "a:b:c",         "a b",
-		"a\n",       "a@",          "a@x",      "a@" D1 "0",   "a___b",      "a..b",        "-a",            "a-",
-		"host.x/",   "host.x:/a",   "h.x:1a/b", "h.x:123456/a", "h..x/a",    "[::1/a",      "a:-tag",        HEX64,
-		"a@sha512:", "caf\xc3\xa9", "a//b",     "a/./b",       "a/../b",     "-h.x/a",
+		"",	     "/",	    "a/",	"/a",		"A",	  "a:",	    "a:b:c",  "a b",
+		"a\n",	     "a@",	    "a@x",	"a@" D1 "0",	"a___b",  "a..b",   "-a",     "a-",
+		"host.x/",   "host.x:/a",   "h.x:1a/b", "h.x:123456/a", "h..x/a", "[::1/a", "a:-tag", HEX64,
+		"a@sha512:", "caf\xc3\xa9", "a//b",	"a/./b",	"a/../b", "-h.x/a",
 	};
 
 	(void)state;
@@ -109,7 +109,10 @@ static void image_host_is_loopback_knows_what_is(void **state)
 	assert_false(image_host_is_loopback("registry"));
 }
 
-/* ---- challenges --------------------------------------------------------------------------------------------- */
+/*
+ * ---- challenges
+ * ---------------------------------------------------------------------------------------------
+ */
 
 static void auth_challenge_parse_takes_bearer_before_basic(void **state)
 {
@@ -118,7 +121,11 @@ static void auth_challenge_parse_takes_bearer_before_basic(void **state)
 	(void)state;
 	assert_int_equal(auth_challenge_parse("Basic realm=\"a\"", &c), 0);
 	assert_int_equal(c.scheme, AUTH_BASIC);
-	assert_int_equal(auth_challenge_parse("Negotiate abc==, bEaReR realm = \"https://t/?a=b\\\"c\" , scope=\"x,y\", service=z", &c), 0);
+	assert_int_equal(
+		auth_challenge_parse(
+			"Negotiate abc==, bEaReR realm = \"https://t/?a=b\\\"c\" , scope=\"x,y\", service=z",
+			&c),
+		0);
 	assert_int_equal(c.scheme, AUTH_BEARER);
 	assert_string_equal(c.realm, "https://t/?a=b\"c");
 	assert_string_equal(c.scope, "x,y");
@@ -133,7 +140,8 @@ static void auth_challenge_parse_two_in_one_header(void **state)
 	struct auth_challenge c = {0};
 
 	(void)state;
-	auth_challenge_parse("Basic realm=\"a\", charset=\"UTF-8\", Bearer realm=\"http://t\",service=\"s\"", &c);
+	auth_challenge_parse("Basic realm=\"a\", charset=\"UTF-8\", Bearer realm=\"http://t\",service=\"s\"",
+			     &c);
 	assert_int_equal(c.scheme, AUTH_BEARER);
 	assert_string_equal(c.realm, "http://t");
 	auth_challenge_done(&c);
@@ -141,8 +149,9 @@ static void auth_challenge_parse_two_in_one_header(void **state)
 
 static void auth_challenge_parse_nonsense_is_passed_over(void **state)
 {
-	static const char *const bad[] = {"",      "=",   ",,,",     "Bearer",        "Bearer realm", "Bearer realm=\"x",
-					  "\"",    "a=b", "Bearer=", "Bearer scope=x", "; ;",         "Bearer realm=\"a\\"};
+	static const char *const bad[] = {
+		"",   "=",   ",,,",	"Bearer",	  "Bearer realm", "Bearer realm=\"x",
+		"\"", "a=b", "Bearer=", "Bearer scope=x", "; ;",	  "Bearer realm=\"a\\"};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -158,8 +167,11 @@ static void auth_token_parse_answers(void **state)
 {
 	char *header = NULL;
 	struct err err = ERR_INIT;
-	const char *good = "{\"access_token\": \"abc.def\", \"expires_in\": 60}", *both = "{\"token\":\"one\",\"access_token\":\"two\"}";
-	static const char *const bad[] = {"", "[]", "{}", "{\"token\": 3}", "{\"token\": \"a\\r\\nX: y\"}", "{\"token\": \"\"}", "nonsense"};
+	const char *good = "{\"access_token\": \"abc.def\", \"expires_in\": 60}",
+		   *both = "{\"token\":\"one\",\"access_token\":\"two\"}";
+	static const char *const bad[] = {
+		"",	   "[]", "{}", "{\"token\": 3}", "{\"token\": \"a\\r\\nX: y\"}", "{\"token\": \"\"}",
+		"nonsense"};
 
 	(void)state;
 	assert_int_equal(auth_token_parse(good, strlen(good), &header, &err), 0);
@@ -192,7 +204,10 @@ static void http_same_origin_compares_scheme_host_port(void **state)
 	assert_false(http_same_origin("https://a/", "nonsense"));
 }
 
-/* ---- documents ---------------------------------------------------------------------------------------------- */
+/*
+ * ---- documents
+ * ----------------------------------------------------------------------------------------------
+ */
 
 #define DESC(type) "{\"mediaType\":\"" type "\",\"digest\":\"" D1 "\",\"size\":5}"
 
@@ -200,8 +215,9 @@ static void oci_manifest_parse_reads_both_kinds(void **state)
 {
 	const char *manifest = "{\"schemaVersion\":2,\"config\":" DESC(OCI_TYPE_CONFIG) ",\"layers\":[" DESC(
 		OCI_TYPE_LAYER_ZSTD) "," DESC(OCI_TYPE_LAYER) "]}";
-	const char *index = "{\"schemaVersion\":2,\"manifests\":[{\"mediaType\":\"" OCI_TYPE_MANIFEST "\",\"digest\":\"" D1
-			    "\",\"size\":1,\"platform\":{\"os\":\"linux\",\"architecture\":\"amd64\",\"variant\":\"v3\"}},"
+	const char *index = "{\"schemaVersion\":2,\"manifests\":[{\"mediaType\":\"" OCI_TYPE_MANIFEST
+			    "\",\"digest\":\"" D1 "\",\"size\":1,\"platform\":{\"os\":\"linux\","
+						  "\"architecture\":\"amd64\",\"variant\":\"v3\"}},"
 			    "{\"mediaType\":\"" OCI_TYPE_MANIFEST "\",\"digest\":\"" D1
 			    "\",\"size\":2,\"platform\":{\"os\":\"linux\",\"architecture\":\"amd64\"}}]} \n";
 	const struct oci_descriptor *entry;
@@ -215,7 +231,8 @@ static void oci_manifest_parse_reads_both_kinds(void **state)
 	assert_int_equal(oci_manifest_check_types(&m, &err), 0);
 	oci_manifest_done(&m);
 	assert_int_equal(oci_manifest_parse(manifest, strlen(manifest), OCI_TYPE_INDEX, &m, &err), -EBADMSG);
-	assert_int_equal(oci_manifest_parse(index, strlen(index), OCI_TYPE_INDEX "; charset=utf-8", &m, &err), 0);
+	assert_int_equal(oci_manifest_parse(index, strlen(index), OCI_TYPE_INDEX "; charset=utf-8", &m, &err),
+			 0);
 	assert_int_equal(m.kind, OCI_KIND_INDEX);
 #ifdef __x86_64__
 	assert_int_equal(oci_index_select(&m, &entry, &err), 0);
@@ -228,9 +245,11 @@ static void oci_manifest_parse_reads_both_kinds(void **state)
 
 static void oci_config_parse_reads_what_runs(void **state)
 {
-	const char *text = "{\"os\":\"linux\",\"architecture\":\"amd64\",\"config\":{\"Env\":[\"A=b\"],\"Cmd\":null,"
-			   "\"Entrypoint\":[\"/e\"],\"User\":\"1:2\",\"Labels\":{\"a\":\"b\"},\"Volumes\":{\"/v\":{}},"
-			   "\"StopSignal\":\"SIGINT\"},\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[\"" D1 "\",\"" D1 "\"]}}";
+	const char *text =
+		"{\"os\":\"linux\",\"architecture\":\"amd64\",\"config\":{\"Env\":[\"A=b\"],\"Cmd\":null,"
+		"\"Entrypoint\":[\"/e\"],\"User\":\"1:2\",\"Labels\":{\"a\":\"b\"},\"Volumes\":{\"/v\":{}},"
+		"\"StopSignal\":\"SIGINT\"},\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[\"" D1 "\",\"" D1
+		"\"]}}";
 	struct image_config c = {0};
 	struct err err = ERR_INIT;
 	char **diff_ids = NULL, **chain;
@@ -281,13 +300,18 @@ static void oci_config_parse_refuses_nonsense(void **state)
 	}
 }
 
-/* ---- hosts.toml --------------------------------------------------------------------------------------------- */
+/*
+ * ---- hosts.toml
+ * ---------------------------------------------------------------------------------------------
+ */
 
 static void registry_hosts_parse_keeps_the_files_order(void **state)
 {
-	const char *text = "server = \"registry.test\"\n[host.\"https://z.test\"]\ncapabilities = [\"pull\"]\n"
-			   "[host.\"https://z.test\".header]\nA = \"b\"\n[host.\"http://a.test:5000/deep/v2/\"]\n"
-			   "skip_verify = true\nca = [\"x.pem\", \"/y.pem\"]\nclient = [[\"c\", \"k\"]]\ndial_timeout = \"1m1.5s\"\n";
+	const char *text =
+		"server = \"registry.test\"\n[host.\"https://z.test\"]\ncapabilities = [\"pull\"]\n"
+		"[host.\"https://z.test\".header]\nA = \"b\"\n[host.\"http://a.test:5000/deep/v2/\"]\n"
+		"skip_verify = true\nca = [\"x.pem\", \"/y.pem\"]\nclient = [[\"c\", \"k\"]]\ndial_timeout = "
+		"\"1m1.5s\"\n";
 	struct registry_hosts h = {0};
 	struct err err = ERR_INIT;
 
@@ -358,14 +382,18 @@ static void registry_hosts_load_without_configuration(void **state)
 	registry_hosts_done(&h);
 }
 
-/* ---- paths -------------------------------------------------------------------------------------------------- */
+/*
+ * ---- paths
+ * --------------------------------------------------------------------------------------------------
+ */
 
 static void path_clean_makes_names_relative(void **state)
 {
 	static const struct {
 		const char *from, *to;
-	} cases[] = {{"a", "a"},        {"/a/b", "a/b"}, {"./a", "a"},     {"a//b/./c/", "a/b/c"}, {"/", ""},
-		     {".", ""},         {"", ""},        {"..a/b..", "..a/b.."}, {"...", "..."},   {"////x", "x"}};
+	} cases[] = {{"a", "a"},     {"/a/b", "a/b"}, {"./a", "a"}, {"a//b/./c/", "a/b/c"},
+		     {"/", ""},	     {".", ""},	      {"", ""},	    {"..a/b..", "..a/b.."},
+		     {"...", "..."}, {"////x", "x"}};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
