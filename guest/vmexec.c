@@ -6,6 +6,7 @@
 
 #include "api/agent/sandbox.pb-c.h"
 #include "base/util.h"
+#include "guest/ginit.h"
 #include "guest/reap.h"
 #include "guest/rpc.h"
 #include "guest/spawn.h"
@@ -163,6 +164,7 @@ void vmexec_run(struct ttrpc_request *req, void *service_ctx, const void *payloa
 	else if (!(v = calloc(1, sizeof(*v))))
 		err_set(&err, -ENOMEM, "out of memory");
 	if (v) {
+		ginit_settle(g);
 		*v = (struct vmexec){.g = g, .fd = -1, .out.max = OUT_MAX + 8192};
 		if (start(v, m, &err) < 0) {
 			eloop_source_free(v->src);
