@@ -1,0 +1,240 @@
+"""The Debian package as a user has it: installed, upgraded under a running pod, removed, purged; and the unit's watchdog."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import unittest
+
+from harness import BUILD, eventually, secs
+import catalog
+
+DRIVER = os.environ.get("CRV_DRIVER", "cloud-hypervisor")
+DEBS = sorted(BUILD.glob("crivisor_*.deb"))
+UNIT = "crivisor.service"
+IMAGE = "example.test/busybox:1"
+STATE, RUN = pathlib.Path("/var/lib/crivisor"), pathlib.Path("/run/crivisor")
+CNI = pathlib.Path("/etc/cni/net.d/10-crivisor.conflist")
+DROPIN = pathlib.Path("/etc/systemd/system/crivisor.service.d/test.conf")
+
+
+def run(*argv, seconds=60, ok=True):
+    done = subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, errors="replace", timeout=secs(seconds),
+                          env=dict(os.environ, DEBIAN_FRONTEND="noninteractive"))
+    if ok and done.returncode:
+        raise AssertionError(f"{' '.join(map(str, argv))}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout if ok else done
+
+
+def crictl(*argv, **kw):
+    endpoint = f"unix://{RUN}/crivisor.sock"
+    return run("crictl", "-t", f"{int(secs(60))}s", "-r", endpoint, "-i", endpoint, *argv, **kw)
+
+
+def show(name):
+    return run("systemctl", "show", "-P", name, UNIT).strip()
+
+
+def state():
+    return show("ActiveState"), show("SubState")
+
+
+def processes_of_pods():
+    """Those in a cgroup below /crivisor: pid → program."""
+    found = {}
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if "/crivisor/" in pathlib.Path(f"/proc/{entry}/cgroup").read_text():
+                found[int(entry)] = pathlib.Path(f"/proc/{entry}/comm").read_text().strip()
+        except OSError:
+            pass
+    return found
+
+
+@unittest.skipUnless(DEBS, "no package beside the build")
+@unittest.skipUnless(pathlib.Path("/run/systemd/system").is_dir(), "no systemd")
+class Package(unittest.TestCase):
+    """One life of a package, in the order of the names. The node is thrown away afterwards."""
+
+    broken = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.deb = DEBS[-1]
+        cls.work = pathlib.Path(tempfile.mkdtemp(prefix="pkg-", dir="/tmp"))
+        cls.addClassCleanup(shutil.rmtree, cls.work, ignore_errors=True)
+        # What dpkg leaves out in this node: documentation.
+        run("dpkg-deb", "-x", cls.deb, cls.work / "deb")
+        # A service does not have this test's PATH.
+        for tool in ("cloud-hypervisor", "virtiofsd", "vhost-device-vsock"):
+            found = shutil.which(tool)
+            if found and not os.path.exists(f"/usr/local/bin/{tool}"):
+                shutil.copy(found, f"/usr/local/bin/{tool}")
+        dropin = pathlib.Path("/etc/crivisor/config.d/50-driver.toml")
+        dropin.parent.mkdir(parents=True, exist_ok=True)
+        dropin.write_text(f'[hypervisor]\ndriver = "{DRIVER}"\n')
+
+    def setUp(self):
+        if Package.broken:
+            self.skipTest(f"{Package.broken} failed")
+
+    def tearDown(self):
+        result = self._outcome.result
+        if any(bad is self for bad, _ in result.failures + result.errors):
+            Package.broken = self._testMethodName
+            print(run("journalctl", "-u", UNIT, "-n", "40", "--no-pager", ok=False).stdout, flush=True)
+
+    def dpkg(self, *argv):
+        return run("dpkg", *argv, seconds=120)
+
+    def answers(self):
+        """The container answers, its log grows, and nothing of the pod has been started anew."""
+        cls = type(self)
+        self.assertEqual(crictl("exec", "-s", cls.container, "echo", "still here").strip(), "still here")
+        self.assertEqual(json.loads(crictl("inspectp", cls.pod))["status"]["state"], "SANDBOX_READY")
+        self.assertEqual(processes_of_pods(), cls.processes)
+        self.assertEqual(self.limits(), cls.limit)
+        seen = len(self.logged())
+        eventually(lambda: len(self.logged()) > seen + 1, 20, "the log no longer grows")
+        numbers = self.logged()
+        self.assertEqual(numbers, list(range(1, len(numbers) + 1)), "a line is lost or repeated")
+
+    def logged(self):
+        return [int(line.split()[-1]) for line in self.log.read_text().split("\n")[:-1]]
+
+    def limits(self):
+        return {str(p): p.read_text().strip() for p in sorted(pathlib.Path("/sys/fs/cgroup/crivisor").rglob("*.max"))
+                if p.name in ("memory.max", "cpu.max")}
+
+    def test_01_install_starts_it(self):
+        self.dpkg("-i", self.deb)
+        self.assertEqual(state(), ("active", "running"))
+        self.assertEqual(run("systemctl", "is-enabled", UNIT).strip(), "enabled")
+        self.assertEqual(show("Type"), "notify")
+        self.assertIn("RuntimeName", crictl("version"))
+        self.assertEqual((RUN / "crivisor.sock").stat().st_mode & 0o777, 0o660)
+        changed = [line for line in run("dpkg", "--verify", "crivisor", ok=False).stdout.splitlines() if not line.startswith("missing")]
+        self.assertEqual(changed, [])
+
+    def test_02_network_from_the_example_needs_no_restart(self):
+        before = show("MainPID")
+        CNI.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.work / "deb/usr/share/doc/crivisor/examples" / CNI.name, CNI)
+
+        def ready():
+            conditions = json.loads(crictl("info"))["status"]["conditions"]
+            return all(c["status"] for c in conditions if c["type"] in ("RuntimeReady", "NetworkReady"))
+        eventually(ready, 20, lambda: crictl("info"))
+        self.assertEqual(show("MainPID"), before)
+
+    def test_03_check_has_nothing_to_mend(self):
+        self.assertIn("libexec/crivisor/crivisor-spawn", run("/usr/bin/crivisor", "check", ok=False).stdout)
+        self.assertIn("pods can run here", run("/usr/bin/crivisor", "check"))
+
+    def test_04_pod(self):
+        cls = type(self)
+        layout = self.work / "layout"
+        run("python3", catalog.__file__, "layout", layout, "test/busybox:1")
+        run("/usr/bin/crivisor", "image", "import", layout, IMAGE)
+        logs = self.work / "logs"
+        pod = {"metadata": {"name": "p", "namespace": "default", "uid": "u", "attempt": 0}, "log_directory": str(logs),
+               "linux": {"resources": {"memory_limit_in_bytes": 134217728}}}
+        container = {"metadata": {"name": "c", "attempt": 0}, "image": {"image": IMAGE}, "log_path": "c.log", "linux": {},
+                     "command": ["sh", "-c", "i=0; while true; do i=$((i+1)); echo $i; sleep 0.3; done"]}
+        (self.work / "pod.json").write_text(json.dumps(pod))
+        (self.work / "container.json").write_text(json.dumps(container))
+        cls.pod = crictl("runp", "-T", f"{int(secs(60))}s", self.work / "pod.json").strip()
+        cls.container = crictl("create", cls.pod, self.work / "container.json", self.work / "pod.json").strip()
+        crictl("start", cls.container)
+        cls.log = logs / "c.log"
+        cls.processes = processes_of_pods()
+        cls.limit = self.limits()
+        self.assertTrue(any("memory.max" in name for name in cls.limit), cls.limit)
+        self.assertGreaterEqual(len(cls.processes), 2, cls.processes)
+        eventually(lambda: cls.log.exists() and cls.log.read_text(), 20, "no log")
+        self.answers()
+
+    def test_05_restart_of_the_service(self):
+        before = show("MainPID")
+        run("systemctl", "restart", UNIT)
+        self.assertNotEqual(show("MainPID"), before)
+        self.answers()
+
+    def test_06_reload_keeps_the_process(self):
+        before = show("MainPID")
+        run("systemctl", "reload", UNIT)
+        self.assertEqual((show("MainPID"), state()[0]), (before, "active"))
+        self.answers()
+
+    def test_07_watchdog(self):
+        """A server that hangs is killed and succeeded by another; its pods notice nothing. One that does not hang is left alone."""
+        DROPIN.parent.mkdir(parents=True)
+        DROPIN.write_text(f"[Service]\nWatchdogSec={int(secs(2))}\n")
+        run("systemctl", "daemon-reload")
+        run("systemctl", "restart", UNIT)
+        pid, restarts = int(show("MainPID")), int(show("NRestarts"))
+        pinged = show("WatchdogTimestampMonotonic")
+        eventually(lambda: show("WatchdogTimestampMonotonic") != pinged, 5, "no sign of life reaches systemd")
+        self.assertEqual(int(show("MainPID")), pid)
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: int(show("NRestarts")) > restarts and state() == ("active", "running"), 20,
+                   lambda: f"not started again: {state()}")
+        self.assertNotEqual(int(show("MainPID")), pid)
+        self.assertIn("Watchdog timeout", run("journalctl", "-u", UNIT, "--no-pager"))
+        self.answers()
+        DROPIN.unlink()
+        run("systemctl", "daemon-reload")
+
+    def test_08_upgrade_under_a_running_pod(self):
+        before = show("MainPID")
+        self.dpkg("-i", self.deb)
+        self.assertEqual(state(), ("active", "running"))
+        self.assertNotEqual(show("MainPID"), before)
+        self.answers()
+
+    def test_09_upgrade_keeps_what_the_administrator_changed(self):
+        config = pathlib.Path("/etc/crivisor/config.toml")
+        config.write_text(config.read_text() + "# mine\n")
+        run("systemctl", "disable", UNIT)
+        self.dpkg("-i", self.deb)
+        self.assertTrue(config.read_text().endswith("# mine\n"))
+        self.assertEqual(run("systemctl", "is-enabled", UNIT, ok=False).stdout.strip(), "disabled")
+        run("systemctl", "enable", "--now", UNIT)
+        self.answers()
+
+    def test_10_remove_leaves_the_pod(self):
+        said = self.dpkg("-r", "crivisor")
+        self.assertIn("pods still run", said)
+        self.assertFalse(pathlib.Path("/usr/bin/crivisor").exists())
+        self.assertNotEqual(run("systemctl", "is-active", UNIT, ok=False).returncode, 0)
+        self.assertEqual(processes_of_pods(), self.processes)
+        self.assertTrue((STATE / "logs").is_dir())
+        self.assertTrue(pathlib.Path("/etc/crivisor/config.toml").exists())
+
+    def test_11_installed_again_it_has_the_pod_again(self):
+        self.dpkg("-i", self.deb)
+        self.assertEqual(state(), ("active", "running"))
+        self.answers()
+
+    def test_12_purge_leaves_nothing(self):
+        held = self.work / "volume"
+        held.mkdir()
+        (held / "precious").write_text("kept")
+        # A mount of somebody's data below the tree: what purging must never delete through.
+        (RUN / "volume").mkdir()
+        run("mount", "--bind", held, RUN / "volume")
+        self.dpkg("-P", "crivisor")
+        self.assertEqual((held / "precious").read_text(), "kept")
+        self.assertEqual(processes_of_pods(), {})
+        for path in (STATE, RUN, pathlib.Path("/etc/crivisor"), pathlib.Path("/sys/fs/cgroup/crivisor"),
+                     pathlib.Path("/usr/share/crivisor"), pathlib.Path("/usr/libexec/crivisor")):
+            self.assertFalse(path.exists(), f"{path} is left")
+        mounts = pathlib.Path("/proc/self/mountinfo").read_text()
+        self.assertIsNone(re.search(r" (/run|/var/lib)/crivisor\b", mounts), mounts)
+        self.assertIn("0 loaded units", run("systemctl", "list-units", "--all", UNIT))
+        self.assertEqual(run("dpkg-query", "-W", "-f", "${Status}", "crivisor", ok=False).returncode, 1)
