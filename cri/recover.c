@@ -11,7 +11,7 @@
 #include "cri/pb.h"
 #include "cri/share.h"
 
-#define CONNECT_NS (15 * NS_PER_SEC)
+#define CONNECT_NS (30 * NS_PER_SEC) /* as long as a health check waits: a busy guest must not die of a restart */
 #define CALL_NS    (15 * NS_PER_SEC)
 
 /* Rows, collected first: a walk must not call the store. */
