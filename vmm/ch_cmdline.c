@@ -4,6 +4,7 @@
 #include "vmm/ch.h"
 
 #include "base/util.h"
+#include "vmm/json.h"
 
 #include <limits.h>
 #include <sys/stat.h>
@@ -114,26 +115,17 @@ static void set_path(struct json_object *o, const char *key, const struct vmm *v
 		json_object_object_add(o, key, json_object_new_string(path));
 }
 
-static struct json_object *member(struct json_object *o, const char *key)
-{
-	struct json_object *v = NULL;
-
-	if (o && json_object_is_type(o, json_type_object))
-		json_object_object_get_ex(o, key, &v);
-	return v;
-}
-
 /* Sockets and files of the VM that was saved become this one's. */
 static void rewrite_config(const struct vmm *vm, struct json_object *o)
 {
-	struct json_object *fs = member(o, "fs");
+	struct json_object *fs = vjson_get(o, "fs", json_type_array);
 
-	set_path(member(o, "vsock"), "socket", vm, VMM_FILE_VSOCK);
-	set_path(member(o, "console"), "file", vm, VMM_FILE_CONSOLE);
-	if (fs && json_object_is_type(fs, json_type_array) && json_object_array_length(fs) > 0)
+	set_path(vjson_get(o, "vsock", json_type_object), "socket", vm, VMM_FILE_VSOCK);
+	set_path(vjson_get(o, "console", json_type_object), "file", vm, VMM_FILE_CONSOLE);
+	if (fs && json_object_array_length(fs) > 0)
 		set_path(json_object_array_get_idx(fs, 0), "socket", vm, VMM_FILE_FS);
 	if (vm->debug)
-		set_path(member(o, "serial"), "file", vm, VMM_FILE_SERIAL);
+		set_path(vjson_get(o, "serial", json_type_object), "file", vm, VMM_FILE_SERIAL);
 }
 
 static int link_file(const char *from_dir, const char *to_dir, const char *name, struct err *err)

@@ -2,36 +2,22 @@
 #include "vmm/ch.h"
 
 #include "base/util.h"
+#include "vmm/json.h"
 #include "vmm/wait.h"
 
 #define RESIZE_PAUSE_NS (20 * NS_PER_MS)
-
-static void add_str(struct json_object *o, const char *key, const char *value)
-{
-	json_object_object_add(o, key, json_object_new_string(value));
-}
-
-static void add_int(struct json_object *o, const char *key, int64_t value)
-{
-	json_object_object_add(o, key, json_object_new_int64(value));
-}
-
-static void add_bool(struct json_object *o, const char *key, bool value)
-{
-	json_object_object_add(o, key, json_object_new_boolean(value));
-}
 
 static void add_net(struct json_object *o, const struct vmm_device *d)
 {
 	char mac[18];
 
-	add_str(o, "tap", d->path);
+	vjson_add_str(o, "tap", d->path);
 	if (!vmm_mac_zero(d->mac)) {
 		vmm_mac_words(d->mac, mac);
-		add_str(o, "mac", mac);
+		vjson_add_str(o, "mac", mac);
 	}
 	if (d->mtu)
-		add_int(o, "mtu", d->mtu);
+		vjson_add_u64(o, "mtu", d->mtu);
 }
 
 int ch_device_request(const struct vmm_device *d, const char **ret_endpoint, struct json_object **ret_body,
@@ -48,44 +34,34 @@ int ch_device_request(const struct vmm_device *d, const char **ret_endpoint, str
 	if (!o)
 		return err_set(err, -ENOMEM, "out of memory");
 	vmm_device_name(d->type, d->id, name);
-	add_str(o, "id", name);
+	vjson_add_str(o, "id", name);
 	switch (d->type) {
 	case VMM_DEVICE_DISK:
-		add_str(o, "path", d->path);
-		add_bool(o, "readonly", d->read_only);
+		vjson_add_str(o, "path", d->path);
+		vjson_add_bool(o, "readonly", d->read_only);
 		/* Without it, v53 looks into the file and lets a guest make a raw disk pass for qcow2. */
-		add_str(o, "image_type", "Raw");
+		vjson_add_str(o, "image_type", "Raw");
 		break;
 	case VMM_DEVICE_PMEM:
-		add_str(o, "file", d->path);
-		add_bool(o, "discard_writes", d->read_only);
+		vjson_add_str(o, "file", d->path);
+		vjson_add_bool(o, "discard_writes", d->read_only);
 		break;
 	case VMM_DEVICE_NET:
 		add_net(o, d);
 		break;
 	case VMM_DEVICE_FS:
-		add_str(o, "tag", d->tag);
-		add_str(o, "socket", d->path);
-		add_int(o, "num_queues", 1);
-		add_int(o, "queue_size", 1024);
+		vjson_add_str(o, "tag", d->tag);
+		vjson_add_str(o, "socket", d->path);
+		vjson_add_u64(o, "num_queues", 1);
+		vjson_add_u64(o, "queue_size", 1024);
 		break;
 	case VMM_DEVICE_VFIO:
-		add_str(o, "path", d->path);
+		vjson_add_str(o, "path", d->path);
 		break;
 	}
 	*ret_endpoint = endpoints[d->type];
 	*ret_body = o;
 	return 0;
-}
-
-static const char *reply_str(struct json_object *o, const char *key)
-{
-	struct json_object *v;
-
-	return o && json_object_is_type(o, json_type_object) && json_object_object_get_ex(o, key, &v) &&
-			       json_object_is_type(v, json_type_string)
-		       ? json_object_get_string(v)
-		       : "";
 }
 
 int ch_attach(struct vmm *vm, const struct vmm_device *d, char ret_pci[VMM_PCI_ADDRESS_MAX],
@@ -99,7 +75,7 @@ int ch_attach(struct vmm *vm, const struct vmm_device *d, char ret_pci[VMM_PCI_A
 		r = ch_call(vm, "PUT", endpoint, body, deadline_ns, &reply, err);
 	if (r < 0)
 		return r;
-	bdf = reply_str(reply, "bdf");
+	bdf = vjson_str(reply, "bdf");
 	if (!*bdf || strlen(bdf) >= VMM_PCI_ADDRESS_MAX)
 		r = err_set(err, -EPROTO, "%s: cloud-hypervisor tells no PCI address (%s)", endpoint,
 			    reply ? json_object_to_json_string(reply) : "no body");
@@ -134,7 +110,7 @@ int ch_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, 
 		return 0;
 	body = json_object_new_object();
 	vmm_device_name(slot->type, slot->id, name);
-	add_str(body, "id", name);
+	vjson_add_str(body, "id", name);
 	r = ch_call(vm, "PUT", "vm.remove-device", body, deadline_ns, NULL, err);
 	/* The reply says only that the guest has been asked. */
 	return r < 0 ? r
@@ -144,21 +120,12 @@ int ch_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, 
 
 /* ---- learning from vm.info ----------------------------------------------------------------------------- */
 
-static struct json_object *member(struct json_object *o, const char *key)
-{
-	struct json_object *v = NULL;
-
-	if (o && json_object_is_type(o, json_type_object))
-		json_object_object_get_ex(o, key, &v);
-	return v;
-}
-
 int ch_learn(struct vmm *vm, struct json_object *info, struct err *err)
 {
-	struct json_object *tree = member(info, "device_tree");
+	struct json_object *tree = vjson_get(info, "device_tree", json_type_object);
 	int r = 0;
 
-	if (!tree || !json_object_is_type(tree, json_type_object))
+	if (!tree)
 		return 0;
 	json_object_object_foreach(tree, name, node)
 	{
@@ -166,7 +133,7 @@ int ch_learn(struct vmm *vm, struct json_object *info, struct err *err)
 		const char *id = vmm_device_id(name, &type);
 
 		if (r == 0 && id)
-			r = vm_slot_add(vm, type, id, reply_str(node, "pci_bdf"), err);
+			r = vm_slot_add(vm, type, id, vjson_str(node, "pci_bdf"), err);
 	}
 	return r;
 }
@@ -176,14 +143,13 @@ int ch_learn(struct vmm *vm, struct json_object *info, struct err *err)
 static int wait_memory(struct vmm *vm, uint64_t want, int64_t deadline_ns, struct err *err)
 {
 	for (;;) {
-		struct json_object *info = NULL, *v;
+		struct json_object *info = NULL;
 		uint64_t have = 0;
 		int r = ch_call(vm, "GET", "vm.info", NULL, deadline_ns, &info, err);
 
 		if (r < 0)
 			return r;
-		v = member(info, "memory_actual_size");
-		have = v ? json_object_get_uint64(v) : 0;
+		have = vjson_u64(info, "memory_actual_size");
 		json_object_put(info);
 		if (have == want)
 			return 0;
@@ -201,9 +167,9 @@ int ch_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t dea
 	int r;
 
 	if (vcpus)
-		add_int(body, "desired_vcpus", vcpus);
+		vjson_add_u64(body, "desired_vcpus", vcpus);
 	if (memory_bytes)
-		json_object_object_add(body, "desired_ram", json_object_new_uint64(memory_bytes));
+		vjson_add_u64(body, "desired_ram", memory_bytes);
 	r = ch_call(vm, "PUT", "vm.resize", body, deadline_ns, NULL, err);
 	if (r == 0 && memory_bytes)
 		r = wait_memory(vm, memory_bytes, deadline_ns, err);

@@ -5,22 +5,13 @@
 #include "vmm/ch.h"
 
 #include "base/util.h"
+#include "vmm/json.h"
 
 #define SEPARATOR "\n\n"
 
-static const char *str(struct json_object *o, const char *key)
-{
-	struct json_object *v;
-
-	return o && json_object_is_type(o, json_type_object) && json_object_object_get_ex(o, key, &v) &&
-			       json_object_is_type(v, json_type_string)
-		       ? json_object_get_string(v)
-		       : "";
-}
-
 static void take_event(struct vmm *vm, struct json_object *o)
 {
-	const char *source = str(o, "source"), *event = str(o, "event");
+	const char *source = vjson_str(o, "source"), *event = vjson_str(o, "event");
 	struct json_object *properties = NULL;
 	struct ch *c = vm->state;
 	char words[256] = "";
@@ -28,7 +19,7 @@ static void take_event(struct vmm *vm, struct json_object *o)
 	json_object_object_get_ex(o, "properties", &properties);
 	if (str_eq(source, "vm") && str_eq(event, "device-removed")) {
 		enum vmm_device_type type;
-		const char *id = vmm_device_id(str(properties, "id"), &type);
+		const char *id = vmm_device_id(vjson_str(properties, "id"), &type);
 
 		if (id)
 			vm_device_removed(vm, id);

@@ -7,20 +7,12 @@
 #include "vmm/qemu.h"
 
 #include "base/util.h"
+#include "vmm/json.h"
 #include "vmm/wait.h"
 
 #include <sys/socket.h>
 
 #define READ_STEP 16384
-
-static const char *data_string(struct json_object *data, const char *key)
-{
-	struct json_object *v;
-
-	if (!data || !json_object_object_get_ex(data, key, &v) || !json_object_is_type(v, json_type_string))
-		return "";
-	return json_object_get_string(v);
-}
 
 /* With io held. */
 static void on_event(const char *name, struct json_object *data, void *arg)
@@ -33,7 +25,7 @@ static void on_event(const char *name, struct json_object *data, void *arg)
 		vm_console_words(vm, words, sizeof(words));
 		vm_event(vm, VMM_EVENT_GUEST_PANIC, 0, "guest", words);
 	} else if (str_eq(name, "SHUTDOWN")) {
-		const char *reason = data_string(data, "reason");
+		const char *reason = vjson_str(data, "reason");
 
 		vm_console_words(vm, words, sizeof(words));
 		if (str_eq(reason, "guest-panic"))
@@ -43,9 +35,9 @@ static void on_event(const char *name, struct json_object *data, void *arg)
 		else
 			vm_event(vm, VMM_EVENT_GUEST_SHUTDOWN, 0, "guest", reason);
 	} else if (str_eq(name, "RESET")) {
-		vm_event(vm, VMM_EVENT_GUEST_RESET, 0, "guest", data_string(data, "reason"));
+		vm_event(vm, VMM_EVENT_GUEST_RESET, 0, "guest", vjson_str(data, "reason"));
 	} else if (str_eq(name, "DEVICE_DELETED")) {
-		const char *device = data_string(data, "device");
+		const char *device = vjson_str(data, "device");
 		enum vmm_device_type type;
 		const char *id = vmm_device_id(device, &type);
 
@@ -244,7 +236,7 @@ static int qemu_state_name(struct vmm *vm, char *out, size_t size, int64_t deadl
 	int r = qemu_call(vm, "query-status", NULL, -1, deadline_ns, &value, err);
 
 	if (r == 0)
-		snprintf(out, size, "%s", data_string(value, "status"));
+		snprintf(out, size, "%s", vjson_str(value, "status"));
 	json_object_put(value);
 	return r;
 }

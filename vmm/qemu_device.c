@@ -1,5 +1,5 @@
 /*
- * qemu_device.c: hot plug and size of a running QEMU.
+ * qemu_device.c: hot plug into a running QEMU.
  *
  * Each plugged device sits alone behind a pcie-root-port of ours, and its backends are named after that port;
  * so all of it can be found again in a running QEMU (query-pci), and nothing but QEMU has to remember it. The
@@ -8,65 +8,19 @@
 #include "vmm/qemu.h"
 
 #include "base/util.h"
+#include "vmm/json.h"
 #include "vmm/wait.h"
 
 #include <sys/stat.h>
 
-#define CPU_PREFIX  "hotcpu-"
 #define BUS_WAIT_NS (5 * NS_PER_MS)
-
-/* ---- JSON in short ------------------------------------------------------------------------------------- */
-
-static struct json_object *object(void)
-{
-	return json_object_new_object();
-}
-
-static void add_str(struct json_object *o, const char *key, const char *value)
-{
-	json_object_object_add(o, key, json_object_new_string(value));
-}
-
-static void add_bool(struct json_object *o, const char *key, bool value)
-{
-	json_object_object_add(o, key, json_object_new_boolean(value));
-}
-
-static void add_u64(struct json_object *o, const char *key, uint64_t value)
-{
-	json_object_object_add(o, key, json_object_new_uint64(value));
-}
-
-static struct json_object *member(struct json_object *o, const char *key, enum json_type type)
-{
-	struct json_object *v;
-
-	return o && json_object_is_type(o, json_type_object) && json_object_object_get_ex(o, key, &v) &&
-			       json_object_is_type(v, type)
-		       ? v
-		       : NULL;
-}
-
-static const char *member_str(struct json_object *o, const char *key)
-{
-	struct json_object *v = member(o, key, json_type_string);
-
-	return v ? json_object_get_string(v) : "";
-}
 
 /* ---- root ports ---------------------------------------------------------------------------------------- */
 
-static int member_int(struct json_object *o, const char *key)
-{
-	struct json_object *v = member(o, key, json_type_int);
-
-	return v ? json_object_get_int(v) : 0;
-}
-
 static void read_port(struct json_object *dev, struct qemu_port ports[QEMU_ROOT_PORTS])
 {
-	const char *id = member_str(dev, "qdev_id");
-	struct json_object *bridge = member(dev, "pci_bridge", json_type_object);
+	const char *id = vjson_str(dev, "qdev_id");
+	struct json_object *bridge = vjson_get(dev, "pci_bridge", json_type_object);
 	struct json_object *behind;
 	struct qemu_port *p;
 	uint64_t n;
@@ -75,15 +29,15 @@ static void read_port(struct json_object *dev, struct qemu_port ports[QEMU_ROOT_
 		return;
 	p = &ports[n];
 	p->present = true;
-	p->bus = member_int(member(bridge, "bus", json_type_object), "secondary");
-	behind = member(bridge, "devices", json_type_array);
+	p->bus = (int)(vjson_u64(vjson_get(bridge, "bus", json_type_object), "secondary") & 0xff);
+	behind = vjson_get(bridge, "devices", json_type_array);
 	if (behind && json_object_array_length(behind) > 0) {
 		struct json_object *d = json_object_array_get_idx(behind, 0);
-		const char *name = member_str(d, "qdev_id");
+		const char *name = vjson_str(d, "qdev_id");
 
 		snprintf(p->device, sizeof(p->device), "%s", *name ? name : "?");
-		p->slot = member_int(d, "slot");
-		p->function = member_int(d, "function");
+		p->slot = (int)(vjson_u64(d, "slot") & 0xff);
+		p->function = (int)(vjson_u64(d, "function") & 0xff);
 	}
 }
 
@@ -95,7 +49,7 @@ void qemu_read_ports(struct json_object *value, struct qemu_port ports[QEMU_ROOT
 	if (!json_object_is_type(value, json_type_array) || json_object_array_length(value) == 0)
 		return;
 	bus0 = json_object_array_get_idx(value, 0);
-	devices = member(bus0, "devices", json_type_array);
+	devices = vjson_get(bus0, "devices", json_type_array);
 	for (size_t i = 0; devices && i < json_object_array_length(devices); i++)
 		read_port(json_object_array_get_idx(devices, i), ports);
 }
@@ -166,17 +120,17 @@ static int add_disk(struct vmm *vm, const struct vmm_device *d, int port, struct
 	if (stat(d->path, &st) < 0)
 		return err_set_errno(err, -errno, "disk %s", d->path);
 	snprintf(name, sizeof(name), "rp%d-blk", port);
-	file = object();
-	add_str(file, "driver", S_ISBLK(st.st_mode) ? "host_device" : "file");
-	add_str(file, "filename", d->path);
-	add_bool(file, "read-only", d->read_only);
-	args = object();
-	add_str(args, "driver", "raw");
-	add_str(args, "node-name", name);
-	add_bool(args, "read-only", d->read_only);
+	file = json_object_new_object();
+	vjson_add_str(file, "driver", S_ISBLK(st.st_mode) ? "host_device" : "file");
+	vjson_add_str(file, "filename", d->path);
+	vjson_add_bool(file, "read-only", d->read_only);
+	args = json_object_new_object();
+	vjson_add_str(args, "driver", "raw");
+	vjson_add_str(args, "node-name", name);
+	vjson_add_bool(args, "read-only", d->read_only);
 	json_object_object_add(args, "file", file);
-	add_str(dev, "driver", "virtio-blk-pci");
-	add_str(dev, "drive", name);
+	vjson_add_str(dev, "driver", "virtio-blk-pci");
+	vjson_add_str(dev, "drive", name);
 	return qemu_call(vm, "blockdev-add", args, -1, deadline_ns, NULL, err);
 }
 
@@ -193,15 +147,15 @@ static int add_pmem(struct vmm *vm, const struct vmm_device *d, int port, struct
 		return err_set(err, -EINVAL, "pmem file %s is no regular file of whole 2 MiB blocks",
 			       d->path);
 	snprintf(name, sizeof(name), "rp%d-mem", port);
-	args = object();
-	add_str(args, "qom-type", "memory-backend-file");
-	add_str(args, "id", name);
-	add_str(args, "mem-path", d->path);
-	add_u64(args, "size", (uint64_t)st.st_size);
-	add_bool(args, "share", true);
-	add_bool(args, "readonly", d->read_only);
-	add_str(dev, "driver", "virtio-pmem-pci");
-	add_str(dev, "memdev", name);
+	args = json_object_new_object();
+	vjson_add_str(args, "qom-type", "memory-backend-file");
+	vjson_add_str(args, "id", name);
+	vjson_add_str(args, "mem-path", d->path);
+	vjson_add_u64(args, "size", (uint64_t)st.st_size);
+	vjson_add_bool(args, "share", true);
+	vjson_add_bool(args, "readonly", d->read_only);
+	vjson_add_str(dev, "driver", "virtio-pmem-pci");
+	vjson_add_str(dev, "memdev", name);
 	return qemu_call(vm, "object-add", args, -1, deadline_ns, NULL, err);
 }
 
@@ -216,23 +170,23 @@ static int add_net(struct vmm *vm, const struct vmm_device *d, int port, struct 
 	if (fd < 0)
 		return fd;
 	snprintf(name, sizeof(name), "rp%d-net", port);
-	args = object();
-	add_str(args, "fdname", name);
+	args = json_object_new_object();
+	vjson_add_str(args, "fdname", name);
 	r = qemu_call(vm, "getfd", args, fd, deadline_ns, NULL, err);
 	if (r < 0)
 		return r;
-	args = object();
-	add_str(args, "type", "tap");
-	add_str(args, "id", name);
-	add_str(args, "fd", name);
-	add_bool(args, "vhost", false);
-	add_str(dev, "driver", "virtio-net-pci");
-	add_str(dev, "netdev", name);
-	add_str(dev, "romfile", "");
-	add_u64(dev, "host_mtu", d->mtu ? d->mtu : 1500);
+	args = json_object_new_object();
+	vjson_add_str(args, "type", "tap");
+	vjson_add_str(args, "id", name);
+	vjson_add_str(args, "fd", name);
+	vjson_add_bool(args, "vhost", false);
+	vjson_add_str(dev, "driver", "virtio-net-pci");
+	vjson_add_str(dev, "netdev", name);
+	vjson_add_str(dev, "romfile", "");
+	vjson_add_u64(dev, "host_mtu", d->mtu ? d->mtu : 1500);
 	if (!vmm_mac_zero(d->mac)) {
 		vmm_mac_words(d->mac, mac);
-		add_str(dev, "mac", mac);
+		vjson_add_str(dev, "mac", mac);
 	}
 	return qemu_call(vm, "netdev_add", args, -1, deadline_ns, NULL, err);
 }
@@ -240,31 +194,32 @@ static int add_net(struct vmm *vm, const struct vmm_device *d, int port, struct 
 static int add_fs(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev,
 		  int64_t deadline_ns, struct err *err)
 {
-	struct json_object *args = object(), *backend = object(), *data = object(), *addr = object(),
-			   *path = object();
+	struct json_object *args = json_object_new_object(), *backend = json_object_new_object(),
+			   *data = json_object_new_object(), *addr = json_object_new_object(),
+			   *path = json_object_new_object();
 	char name[32];
 
 	snprintf(name, sizeof(name), "rp%d-sock", port);
-	add_str(path, "path", d->path);
-	add_str(addr, "type", "unix");
+	vjson_add_str(path, "path", d->path);
+	vjson_add_str(addr, "type", "unix");
 	json_object_object_add(addr, "data", path);
 	json_object_object_add(data, "addr", addr);
-	add_bool(data, "server", false);
-	add_str(backend, "type", "socket");
+	vjson_add_bool(data, "server", false);
+	vjson_add_str(backend, "type", "socket");
 	json_object_object_add(backend, "data", data);
-	add_str(args, "id", name);
+	vjson_add_str(args, "id", name);
 	json_object_object_add(args, "backend", backend);
-	add_str(dev, "driver", "vhost-user-fs-pci");
-	add_str(dev, "chardev", name);
-	add_str(dev, "tag", d->tag);
-	add_u64(dev, "queue-size", 1024);
+	vjson_add_str(dev, "driver", "vhost-user-fs-pci");
+	vjson_add_str(dev, "chardev", name);
+	vjson_add_str(dev, "tag", d->tag);
+	vjson_add_u64(dev, "queue-size", 1024);
 	return qemu_call(vm, "chardev-add", args, -1, deadline_ns, NULL, err);
 }
 
 static int add_vfio(const struct vmm_device *d, struct json_object *dev)
 {
-	add_str(dev, "driver", "vfio-pci");
-	add_str(dev, "sysfsdev", d->path);
+	vjson_add_str(dev, "driver", "vfio-pci");
+	vjson_add_str(dev, "sysfsdev", d->path);
 	return 0;
 }
 
@@ -304,8 +259,8 @@ static int del_backend(struct vmm *vm, enum vmm_device_type type, int port, int6
 	if (!how[type].command)
 		return 0;
 	snprintf(name, sizeof(name), "rp%d-%s", port, how[type].suffix);
-	args = object();
-	add_str(args, how[type].key, name);
+	args = json_object_new_object();
+	vjson_add_str(args, how[type].key, name);
 	return qemu_call(vm, how[type].command, args, -1, deadline_ns, NULL, err);
 }
 
@@ -321,11 +276,11 @@ int qemu_attach(struct vmm *vm, const struct vmm_device *d, char ret_pci[VMM_PCI
 
 	if (r < 0)
 		return r;
-	dev = object();
+	dev = json_object_new_object();
 	vmm_device_name(d->type, d->id, name);
 	snprintf(bus, sizeof(bus), "rp%d", port);
-	add_str(dev, "id", name);
-	add_str(dev, "bus", bus);
+	vjson_add_str(dev, "id", name);
+	vjson_add_str(dev, "bus", bus);
 	r = add_backend(vm, d, port, dev, deadline_ns, err);
 	if (r < 0) {
 		json_object_put(dev);
@@ -394,10 +349,10 @@ int qemu_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns
 	vmm_device_name(slot->type, slot->id, name);
 	port = find_port(ports, name);
 	if (port >= 0) {
-		struct json_object *args = object();
+		struct json_object *args = json_object_new_object();
 		struct err asked = ERR_INIT;
 
-		add_str(args, "id", name);
+		vjson_add_str(args, "id", name);
 		r = qemu_call(vm, "device_del", args, -1, deadline_ns, NULL, &asked);
 		/* Asked once already and still on its way out: go on waiting. */
 		if (r < 0 && r != -ENOENT && !strstr(asked.msg, "already in the process of unplug"))
@@ -428,158 +383,6 @@ int qemu_learn(struct vmm *vm, int64_t deadline_ns, struct err *err)
 		snprintf(pci, sizeof(pci), "0000:%02x:%02x.%x", (unsigned)ports[i].bus & 0xff,
 			 (unsigned)ports[i].slot & 0x1f, (unsigned)ports[i].function & 7);
 		r = vm_slot_add(vm, type, id, pci, err);
-	}
-	return r;
-}
-
-/* ---- size ---------------------------------------------------------------------------------------------- */
-
-static bool cpu_gone(struct vmm *vm, void *arg)
-{
-	struct qemu *q = vm->state;
-
-	return q->broken || str_eq(q->deleted, arg);
-}
-
-static int remove_cpu(struct vmm *vm, const char *name, int64_t deadline_ns, struct err *err)
-{
-	struct qemu *q = vm->state;
-	struct json_object *args = object();
-	char wanted[sizeof(q->deleted)];
-	int r;
-
-	snprintf(wanted, sizeof(wanted), "%s", name);
-	pthread_mutex_lock(&vm->io);
-	q->deleted[0] = 0;
-	pthread_mutex_unlock(&vm->io);
-	add_str(args, "id", name);
-	r = qemu_call(vm, "device_del", args, -1, deadline_ns, NULL, err);
-	return r < 0 ? r : vm_await(vm, cpu_gone, wanted, deadline_ns, "the guest to let go of a vCPU", err);
-}
-
-/* One entry of query-hotpluggable-cpus becomes a vCPU of the VM. */
-static int add_cpu(struct vmm *vm, struct json_object *entry, size_t index, int64_t deadline_ns,
-		   struct err *err)
-{
-	struct json_object *dev = object(), *props = member(entry, "props", json_type_object);
-	char name[32];
-
-	snprintf(name, sizeof(name), CPU_PREFIX "%zu", index);
-	if (props) {
-		json_object_object_foreach(props, key, value)
-			json_object_object_add(dev, key, json_object_get(value));
-	}
-	add_str(dev, "driver", member_str(entry, "type"));
-	add_str(dev, "id", name);
-	return qemu_call(vm, "device_add", dev, -1, deadline_ns, NULL, err);
-}
-
-static int resize_cpus(struct vmm *vm, uint32_t vcpus, int64_t deadline_ns, struct err *err)
-{
-	struct json_object *list = NULL;
-	size_t n = 0, have = 0;
-	int r = qemu_call(vm, "query-hotpluggable-cpus", NULL, -1, deadline_ns, &list, err);
-
-	if (r == 0 && json_object_is_type(list, json_type_array))
-		n = json_object_array_length(list);
-	for (size_t i = 0; i < n; i++)
-		have += member(json_object_array_get_idx(list, i), "qom-path", json_type_string) != NULL;
-	/* Entry n-1 is vCPU 0: QEMU lists them from the last to the first. */
-	for (size_t i = n; r == 0 && have < vcpus && i-- > 0;) {
-		struct json_object *entry = json_object_array_get_idx(list, i);
-
-		if (member(entry, "qom-path", json_type_string))
-			continue;
-		r = add_cpu(vm, entry, i, deadline_ns, err);
-		have++;
-	}
-	for (size_t i = 0; r == 0 && have > vcpus && i < n; i++) {
-		const char *path = member_str(json_object_array_get_idx(list, i), "qom-path");
-		const char *name = strstr(path, CPU_PREFIX);
-
-		if (!name)
-			continue;
-		r = remove_cpu(vm, name, deadline_ns, err);
-		have--;
-	}
-	json_object_put(list);
-	return r;
-}
-
-static bool memory_changed(struct vmm *vm, void *arg)
-{
-	struct qemu *q = vm->state;
-
-	(void)arg;
-	return q->broken || q->memory_changed;
-}
-
-static int get_hot_memory(struct vmm *vm, uint64_t *ret, int64_t deadline_ns, struct err *err)
-{
-	struct json_object *args = object(), *value = NULL;
-	int r;
-
-	add_str(args, "path", "/machine/peripheral/vmem0");
-	add_str(args, "property", "size");
-	r = qemu_call(vm, "qom-get", args, -1, deadline_ns, &value, err);
-	if (r == 0)
-		*ret = json_object_get_uint64(value);
-	json_object_put(value);
-	return r;
-}
-
-static int resize_memory(struct vmm *vm, uint64_t bytes, int64_t deadline_ns, struct err *err)
-{
-	struct qemu *q = vm->state;
-	struct json_object *args = object();
-	uint64_t want =
-		(bytes - vm->memory_boot + QEMU_MEMORY_ALIGN - 1) / QEMU_MEMORY_ALIGN * QEMU_MEMORY_ALIGN;
-	uint64_t have = 0;
-	int r;
-
-	add_str(args, "path", "/machine/peripheral/vmem0");
-	add_str(args, "property", "requested-size");
-	add_u64(args, "value", want);
-	if (vm->memory_max == vm->memory_boot) {
-		json_object_put(args);
-		return want == 0 ? 0
-				 : err_set(err, -EINVAL, "this VM was started without room for more memory");
-	}
-	r = qemu_call(vm, "qom-set", args, -1, deadline_ns, NULL, err);
-	while (r == 0) {
-		pthread_mutex_lock(&vm->io);
-		q->memory_changed = false;
-		pthread_mutex_unlock(&vm->io);
-		r = get_hot_memory(vm, &have, deadline_ns, err);
-		if (r < 0 || have == want)
-			break;
-		r = vm_await(vm, memory_changed, NULL, deadline_ns, "the guest to take or give the memory",
-			     err);
-		if (r == -ETIMEDOUT)
-			err_wrap(err, "%llu of %llu bytes are plugged", (unsigned long long)have,
-				 (unsigned long long)want);
-	}
-	return r;
-}
-
-int qemu_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err)
-{
-	int r = 0;
-
-	if (vcpus)
-		r = resize_cpus(vm, vcpus, deadline_ns, err);
-	if (r == 0 && vcpus) {
-		pthread_mutex_lock(&vm->lock);
-		vm->vcpus = vcpus;
-		pthread_mutex_unlock(&vm->lock);
-	}
-	if (r == 0 && memory_bytes) {
-		r = resize_memory(vm, memory_bytes, deadline_ns, err);
-		if (r == 0) {
-			pthread_mutex_lock(&vm->lock);
-			vm->memory = memory_bytes;
-			pthread_mutex_unlock(&vm->lock);
-		}
 	}
 	return r;
 }

@@ -2,6 +2,7 @@
 #include "vmm/vm.h"
 
 #include "base/util.h"
+#include "vmm/json.h"
 #include "vmm/wait.h"
 
 #include <json-c/json.h>
@@ -99,15 +100,6 @@ static const char *get_str(struct json_object *o, const char *key)
 		       : NULL;
 }
 
-static uint64_t get_u64(struct json_object *o, const char *key)
-{
-	struct json_object *v;
-
-	return json_object_object_get_ex(o, key, &v) && json_object_is_type(v, json_type_int)
-		       ? json_object_get_uint64(v)
-		       : 0;
-}
-
 static int parse(const char *json, struct json_object **ret, struct err *err)
 {
 	struct json_tokener *t;
@@ -134,9 +126,9 @@ static int check_head(struct json_object *o, const struct vmm_driver **ret_drive
 	const char *boot_id = get_str(o, "boot_id"), *name = get_str(o, "driver");
 	char now[64];
 
-	if (get_u64(o, "version") != SAVE_VERSION)
+	if (vjson_u64(o, "version") != SAVE_VERSION)
 		return err_set(err, -EINVAL, "a saved VM of version %llu; this one reads version %d",
-			       (unsigned long long)get_u64(o, "version"), SAVE_VERSION);
+			       (unsigned long long)vjson_u64(o, "version"), SAVE_VERSION);
 	if (!name || !get_str(o, "id") || !get_str(o, "run_dir") || !boot_id)
 		return err_set(err, -EINVAL, "a saved VM without driver, id, run_dir or boot_id");
 	*ret_driver = vmm_driver_find(name);
@@ -155,13 +147,13 @@ static void fill(struct vmm *vm, struct json_object *o)
 
 	snprintf(vm->accel, sizeof(vm->accel), "%s", accel ? accel : "");
 	vm->debug = json_object_object_get_ex(o, "debug", &v) && json_object_get_boolean(v);
-	vm->cid = (uint32_t)get_u64(o, "cid");
-	vm->vcpus_boot = (uint32_t)get_u64(o, "vcpus_boot");
-	vm->vcpus_max = (uint32_t)get_u64(o, "vcpus_max");
-	vm->memory_boot = get_u64(o, "memory_boot");
-	vm->memory_max = get_u64(o, "memory_max");
-	vm->vcpus = (uint32_t)get_u64(o, "vcpus");
-	vm->memory = get_u64(o, "memory");
+	vm->cid = (uint32_t)vjson_u64(o, "cid");
+	vm->vcpus_boot = (uint32_t)vjson_u64(o, "vcpus_boot");
+	vm->vcpus_max = (uint32_t)vjson_u64(o, "vcpus_max");
+	vm->memory_boot = vjson_u64(o, "memory_boot");
+	vm->memory_max = vjson_u64(o, "memory_max");
+	vm->vcpus = (uint32_t)vjson_u64(o, "vcpus");
+	vm->memory = vjson_u64(o, "memory");
 }
 
 /* Each process that still lives is adopted; the first one that does not is reported. */
@@ -184,7 +176,8 @@ static int adopt_procs(struct vmm *vm, struct json_object *o, struct err *err)
 		exe = get_str(p, "exe");
 		name = get_str(p, "name");
 		snprintf(vm->exe[i], sizeof(vm->exe[0]), "%.63s", name ? name : "");
-		r = child_adopt(&vm->procs[i], (pid_t)get_u64(p, "pid"), get_u64(p, "start_time"), exe, &e);
+		r = child_adopt(&vm->procs[i], (pid_t)vjson_u64(p, "pid"), vjson_u64(p, "start_time"), exe,
+				&e);
 		if (r < 0 && result == 0)
 			result = err_set(err, -ESRCH, "%s has died meanwhile (%s)",
 					 i == VMM_ROLE_VMM ? vm->driver->name : vm->exe[i], e.msg);

@@ -10,6 +10,7 @@
 #define ID_MAX	     64
 #define STOP_NS	     (5 * NS_PER_SEC)
 #define RETRY_NS     (5 * NS_PER_MS)
+#define DYING_NS     (NS_PER_SEC / 2)
 #define SILENT_NS    (60 * NS_PER_SEC) /* long: a busy machine is slow to boot, and too early is fatal */
 #define MEMORY_MIN   (64ULL << 20)
 #define VCPUS_LIMIT  255
@@ -233,6 +234,19 @@ static void launch_done(struct vmm_launch *l)
 	strv_free(l->cgroup_procs);
 }
 
+/* Waits for the VMM's API. What a VMM answers while it goes down is not its last word. */
+static int answer(struct vmm *vm, int64_t deadline_ns, struct err *err)
+{
+	struct err dead = ERR_INIT;
+	int r = vm->driver->ready(vm, false, deadline_ns, err);
+
+	if (r == 0 || r == -ECANCELED || r == -ETIMEDOUT)
+		return r;
+	wait_fd(vm->procs[VMM_ROLE_VMM].pidfd, POLLIN, now_monotonic_ns() + DYING_NS);
+	vm_service(vm);
+	return vm_check_alive(vm, &dead) < 0 ? err_copy(err, &dead) : r;
+}
+
 /* Everything up to an answering VMM; leaves processes behind on failure, for the caller to kill. */
 static int start(struct vmm *vm, struct vmm_launch *l, struct err *err)
 {
@@ -247,7 +261,7 @@ static int start(struct vmm *vm, struct vmm_launch *l, struct err *err)
 		r = launch_all(vm, l, err);
 	launch_done(l);
 	if (r == 0)
-		r = vm->driver->ready(vm, false, l->deadline_ns, err);
+		r = answer(vm, l->deadline_ns, err);
 	if (r == 0)
 		r = vm_watch(vm, err);
 	if (r < 0 && check_helpers(vm, &helper_err) < 0 && vm->procs[VMM_ROLE_VMM].pid)

@@ -156,8 +156,8 @@ struct vmm_spec {
 int vmm_start(const struct vmm_config *config, const struct vmm_choice *choice, const struct vmm_spec *spec,
 	      int64_t deadline_ns, struct vmm **ret_vm, struct err *err);
 /*
- * What vmm_recover needs, as JSON to be stored by the caller; free() it. Changes with the VM's size only: plugged
- * devices are not in it, the VMM itself is asked for them.
+ * What vmm_recover needs, as JSON to be stored by the caller; free() it. Changes with the VM's size only:
+ * plugged devices are not in it, the VMM itself is asked for them.
  */
 char *vmm_save(const struct vmm *vm);
 /*
