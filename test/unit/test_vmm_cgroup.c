@@ -25,9 +25,13 @@ static int teardown(void **state)
 {
 	char path[128];
 
+	static const char *const below[] = {"pod/vm", "pod/bad", "pod/kill", "pod"};
+
 	(void)state;
-	snprintf(path, sizeof(path), "%s/pod", top);
-	vmm_cgroup_destroy(path, 0, NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(below); i++) {
+		snprintf(path, sizeof(path), "%s/%s", top, below[i]);
+		vmm_cgroup_destroy(path, 0, NULL);
+	}
 	return vmm_cgroup_destroy(top, 0, NULL);
 }
 
