@@ -346,6 +346,7 @@ static void registry_hosts_parse_faults_name_the_line(void **state)
 		"\n[host.\"https://h\"]\ndial_timeout = \"soon\"",
 		"\n[host.\"https://h\"]\ndial_timeout = \"nans\"",
 		"\nhost = 3",
+		"\n[(",
 		"\n= 3",
 	};
 
@@ -359,6 +360,21 @@ static void registry_hosts_parse_faults_name_the_line(void **state)
 		if (!str_starts(err.msg, "file:") || str_starts(err.msg, "file:0"))
 			fail_msg("no line in: %s", err.msg);
 	}
+}
+
+static void registry_hosts_parse_takes_any_character_in_text(void **state)
+{
+	const char *text = "# \xc3\xa9\n[host.\"https://h\"]\nca = \"/\xc3\xa9<@@\\u00fc.pem\"\n";
+	const char *stray = "a\xef\xbb\xbe = 3\n", *broken = "# \xff\n";
+	struct registry_hosts h = {0};
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(registry_hosts_parse(text, strlen(text), "f", "/b", "x.test", &h, &err), 0);
+	assert_string_equal(h.items[0].ca[0], "/\xc3\xa9<@@\xc3\xbc.pem");
+	registry_hosts_done(&h);
+	assert_int_equal(registry_hosts_parse(stray, strlen(stray), "f", "/b", "x.test", &h, &err), -EINVAL);
+	assert_int_equal(registry_hosts_parse(broken, strlen(broken), "f", "/b", "x.test", &h, &err), -EINVAL);
 }
 
 static void registry_hosts_load_without_configuration(void **state)
@@ -469,6 +485,7 @@ int main(void)
 		cmocka_unit_test(oci_config_parse_refuses_nonsense),
 		cmocka_unit_test(registry_hosts_parse_keeps_the_files_order),
 		cmocka_unit_test(registry_hosts_parse_faults_name_the_line),
+		cmocka_unit_test(registry_hosts_parse_takes_any_character_in_text),
 		cmocka_unit_test(registry_hosts_load_without_configuration),
 		cmocka_unit_test(path_clean_makes_names_relative),
 		cmocka_unit_test(path_clean_refuses_dots_and_lengths),
