@@ -296,20 +296,23 @@ static bool lane_wait(struct lane *lane, const struct timespec *until)
 	return ended;
 }
 
-struct pool *pool_free(struct pool *pool, int64_t timeout_ns)
+bool pool_stop(struct pool *pool, int64_t timeout_ns)
 {
 	struct timespec until;
 	bool ended = true;
 
-	if (!pool)
-		return NULL;
 	until = deadline_of(now_monotonic_ns() + (timeout_ns > 0 ? timeout_ns : 0));
 	for (size_t i = 0; i < POOL_LANES; i++)
 		lane_stop(&pool->lanes[i]);
 	for (size_t i = 0; i < POOL_LANES; i++)
 		ended = lane_wait(&pool->lanes[i], &until) && ended;
+	return ended;
+}
+
+struct pool *pool_free(struct pool *pool, int64_t timeout_ns)
+{
 	/* A thread that hangs still looks at its lane: then the pool stays until exit(). */
-	if (!ended)
+	if (!pool || !pool_stop(pool, timeout_ns))
 		return NULL;
 	for (size_t i = 0; i < POOL_LANES; i++) {
 		pthread_mutex_destroy(&pool->lanes[i].lock);

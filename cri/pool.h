@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum pool_lane {
@@ -30,6 +31,11 @@ enum pool_lane {
 struct pool;
 
 int pool_new(struct pool **ret_pool, struct err *err);
+/*
+ * Refuses new jobs and waits for queued and running ones: true once all have ended. For jobs that need what ends before the
+ * pool is freed, like the loop. Not from a job.
+ */
+bool pool_stop(struct pool *pool, int64_t timeout_ns);
 /*
  * Refuses new jobs, lets queued and running ones end within timeout_ns, then frees. If some have not ended by
  * then their threads and the pool are left to exit(), which must follow. Not from a job. Returns NULL.

@@ -21,7 +21,8 @@ struct running {
 	struct server server;
 	struct rpc_server *rpc;
 	int lock_fd;
-	bool started;
+	pthread_t stopper; /* if server.stopping */
+	bool stopper_runs;
 	struct err err; /* why the start failed */
 	int code;
 };
@@ -104,6 +105,8 @@ static void serve(void *arg)
 	struct server *server = &run->server;
 	int fd = sd_listen_fds(1) > 0 ? SD_LISTEN_FDS_START : -1;
 
+	if (server->stopping)
+		return;
 	if (run->code == 0)
 		run->code = rpc_server_start(server->config->server.socket, fd, service_methods, server, server->loop,
 					     server->pool, &run->rpc, &run->err);
@@ -148,14 +151,17 @@ static void cancel_creations(struct server *server)
 	pod_list_free(list);
 }
 
-/* On a pool thread: calls in progress still need the loop to come to their end. */
-static void stop_job(void *arg)
+/* A thread of its own: calls and jobs in progress still need the loop to come to their end. */
+static void *stop_all(void *arg)
 {
 	struct running *run = arg;
 
 	cancel_creations(&run->server);
 	run->rpc = rpc_server_stop(run->rpc, now_monotonic_ns() + RPC_STOP_NS);
+	if (!pool_stop(run->server.pool, POOL_STOP_NS))
+		log_warn("work in progress did not end within %d s", (int)(POOL_STOP_NS / NS_PER_SEC));
 	loop_stop(run->server.loop);
+	return NULL;
 }
 
 static void on_signal(void *arg, int signo)
@@ -167,7 +173,8 @@ static void on_signal(void *arg, int signo)
 	log_info("%s: stopping; VMs keep running", strsignal(signo));
 	run->server.stopping = true;
 	sd_notify(0, "STOPPING=1");
-	if (pool_submit(run->server.pool, POOL_STOP, stop_job, run) < 0)
+	run->stopper_runs = pthread_create(&run->stopper, NULL, stop_all, run) == 0;
+	if (!run->stopper_runs)
 		loop_stop(run->server.loop);
 }
 
@@ -243,6 +250,8 @@ static int run_loop(struct running *run, struct err *err)
 		r = pool_submit(run->server.pool, POOL_SLOW, start_job, run);
 	if (r == 0)
 		r = loop_run(run->server.loop, err);
+	if (run->stopper_runs)
+		pthread_join(run->stopper, NULL);
 	return r;
 }
 
@@ -262,7 +271,7 @@ int server_run(const struct config *config, struct err *err)
 	if (r == 0 && run.code < 0)
 		r = err_copy(err, &run.err);
 	/* Jobs that write come to their end; the rest ends with the process, which may be killed at any moment anyway. */
-	server->pool = pool_free(server->pool, POOL_STOP_NS);
+	server->pool = pool_free(server->pool, run.stopper_runs ? 0 : POOL_STOP_NS);
 	run.lock_fd = close_fd(run.lock_fd);
 	return r;
 }

@@ -75,6 +75,33 @@ class Moments(Case):
         self.server.assert_nothing_left(self.baseline, 10)
         self.assert_no_rows()
 
+    def test_sigterm_undoes_what_is_being_created(self):
+        for wait in (0.1, 0.5, 1.5):
+            with self.subTest(wait=wait):
+                attempt = Background(quietly, self.server.runp)
+                time.sleep(wait)
+                self.assertEqual(self.server.stop(), 0)
+                ready = attempt.result() or rows(self.server)  # it may have been quicker
+                if not ready:
+                    self.server.assert_nothing_left(self.baseline)
+                self.server.start()
+                self.server.remove_all()
+                self.server.assert_nothing_left(self.baseline)
+                self.assert_no_rows()
+
+    def test_sigterm_while_pods_die(self):
+        self.server.runp()
+        self.server.runp()
+        for pid in self.server.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        began = time.monotonic()
+        self.assertEqual(self.server.stop(), 0)
+        self.assertLess(time.monotonic() - began, secs(10))
+        self.server.start()
+
     def test_removed_while_its_vm_dies(self):
         """The death is written down by one thread, the removal by another: what is removed does not come back."""
         config = self.server.pod_config("dying")
