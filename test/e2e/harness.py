@@ -186,6 +186,23 @@ class CliError(AssertionError):
         super().__init__(f"{' '.join(map(str, args))}: exit status {status}\n{out}{err}")
 
 
+# Those that are not destroyed yet: for an end in the middle, by a signal too.
+_servers = []
+
+
+def _end(signum, frame):
+    raise KeyboardInterrupt
+
+
+def _destroy_all():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for server in list(_servers):
+        server.destroy()
+
+
+signal.signal(signal.SIGTERM, _end)
+
+
 class Server:
     """One crivisor with a configuration, state and run directory of its own."""
 
@@ -193,6 +210,10 @@ class Server:
 
     def __init__(self, config=None, cni=True, env=None, name=None, extra_toml=""):
         Server.count += 1
+        if not _servers:
+            work()  # its removal is registered first, and so comes after the servers' end
+            atexit.register(_destroy_all)
+        _servers.append(self)
         self.id = f"{os.getpid()}-{Server.count}"
         self.dir = work() / (name or f"s{Server.count}")
         self.dir.mkdir()
@@ -413,6 +434,8 @@ class Server:
 
     def destroy(self):
         """Ends the server and, by force, whatever of it is still there."""
+        if self in _servers:
+            _servers.remove(self)
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
