@@ -276,6 +276,13 @@ static int unpack_as_they_come(struct pull *p, struct err *err)
 		if (r == 0)
 			r = layer_unpack(p->images, p->manifest.items[i].digest, p->diff_ids[i], p->chains,
 					 i + 1, main_stopped, p, err);
+		if (r == -ECANCELED) {
+			/* Stopped because a download has failed: that is the reason to tell. */
+			pthread_mutex_lock(&p->lock);
+			if (p->failed)
+				r = err_copy(err, &p->fetch_err);
+			pthread_mutex_unlock(&p->lock);
+		}
 		if (r < 0)
 			return r;
 	}
