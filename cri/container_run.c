@@ -184,7 +184,7 @@ static int start_steps(struct container *c, struct err *err)
 	if (!pos)
 		return err_set(err, -ENOMEM, "out of memory");
 	if (!c->pump) {
-		r = log_pump_start(c->server, agent, c->id, c->state->log_path, pos, false, &pump, err);
+		r = log_pump_start(c->pod, agent, c->id, c->state->log_path, pos, false, &pump, err);
 		if (r < 0)
 			return r;
 		pthread_mutex_lock(&c->pod->lock);

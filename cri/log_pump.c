@@ -7,6 +7,7 @@
 #include "cri/agent.h"
 #include "cri/log_file.h"
 #include "cri/pb.h"
+#include "cri/pod.h"
 
 #include <time.h>
 
@@ -16,15 +17,20 @@
 #define RETRY_NS      NS_PER_SEC
 #define PAUSE_NS      (100 * NS_PER_MS)
 #define RECORDS_MAX   4096
+#define LOST_MAX      10 /* connections lost in a row before the log is given up */
 
 /*
  * One cycle: read (loop) → reply (loop) → write (pool) → acknowledge and read again (loop). Exactly one stage is active at a time and
  * holds one reference; `lock` is for what others touch: file, flags.
  */
 struct log_pump {
+	struct pod *pod; /* a reference: its agent must not go before the last connection */
 	struct server *server;
 	char id[65];
-	struct agent_conn *conn;
+	struct agent *agent;
+	struct agent_conn *conn;  /* loop thread, once started */
+	struct agent_conn *fresh; /* of the stage that reconnects */
+	unsigned int lost;        /* connections lost since the last answer; loop thread */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	int refs;
@@ -40,10 +46,12 @@ static void pump_write(void *arg);
 static void pump_free(struct log_pump *pump)
 {
 	agent_conn_close(pump->conn);
+	agent_conn_close(pump->fresh);
 	log_file_close(pump->file);
 	pb_free(pump->batch);
 	pthread_cond_destroy(&pump->changed);
 	pthread_mutex_destroy(&pump->lock);
+	pod_unref(pump->pod);
 	free(pump);
 }
 
@@ -127,15 +135,66 @@ static void read_later(struct log_pump *pump)
 		pump_end(pump, false);
 }
 
+/* ---- a connection that broke while its VM lives ---------------------------------------------------------------- */
+
+/* Loop thread. */
+static void reconnected(void *arg)
+{
+	struct log_pump *pump = arg;
+
+	pump->conn = move_ptr(pump->fresh);
+	if (pump_stopped(pump)) {
+		struct agent_conn *conn = move_ptr(pump->conn);
+
+		agent_conn_close(conn);
+		pump_end(pump, false);
+		return;
+	}
+	read_later(pump);
+}
+
+/* Pool thread. Of a dead VM this fails at once. */
+static void reconnect(void *arg)
+{
+	struct log_pump *pump = arg;
+	struct err err = ERR_INIT;
+
+	if (agent_open(pump->agent, now_monotonic_ns() + OPEN_NS, &pump->fresh, &err) < 0) {
+		if (!pump_stopped(pump))
+			log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", pump->id), "its log ends here: %s", err.msg);
+		pump_end(pump, false);
+	} else if (loop_post(pump->server->loop, reconnected, pump) < 0) {
+		pump_end(pump, false);
+	}
+}
+
+/* Loop thread, outside any callback of the connection, which goes. */
+static void drop_connection(void *arg)
+{
+	struct log_pump *pump = arg;
+	struct agent_conn *conn = move_ptr(pump->conn);
+
+	agent_conn_close(conn);
+	if (pump_stopped(pump) || ++pump->lost > LOST_MAX ||
+	    pool_submit(pump->server->pool, POOL_NET, reconnect, pump) < 0)
+		pump_end(pump, false);
+}
+
 static void on_read_reply(void *arg, const struct err *err, const ProtobufCMessage *msg)
 {
 	struct log_pump *pump = arg;
 	const Crivisor__Agent__V1__ReadLogResponse *resp = (const void *)msg;
 
-	if (err || pump_stopped(pump)) {
+	if (pump_stopped(pump) || (err && err->status == ERR_NOT_FOUND)) {
 		pump_end(pump, false);
 		return;
 	}
+	if (err) {
+		if (loop_post(pump->server->loop, drop_connection, pump) < 0)
+			pump_end(pump, false);
+		return;
+	}
+	pump->lost = 0;
 	if (!batch_fits(pump, resp)) {
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", pump->id), "the guest's agent sent log records that do not fit; its log ends here");
 		pump_end(pump, false);
@@ -158,14 +217,15 @@ static void pump_read(void *arg)
 	struct log_pump *pump = arg;
 	Crivisor__Agent__V1__ReadLogRequest req = CRIVISOR__AGENT__V1__READ_LOG_REQUEST__INIT;
 
-	if (pump_stopped(pump)) {
+	if (pump_stopped(pump) || !pump->conn) {
 		pump_end(pump, false);
 		return;
 	}
 	req.container_id = pump->id;
 	req.offset = log_file_offset(pump->file);
 	req.wait_ms = WAIT_MS;
-	if (!pump->conn || agent_conn_call_async(pump->conn, &AGENT_READ_LOG, &req.base, READ_NS, on_read_reply, pump) < 0)
+	if (agent_conn_call_async(pump->conn, &AGENT_READ_LOG, &req.base, READ_NS, on_read_reply, pump) < 0 &&
+	    loop_post(pump->server->loop, drop_connection, pump) < 0)
 		pump_end(pump, false);
 }
 
@@ -247,7 +307,7 @@ static void pump_write(void *arg)
 		pump_end(pump, false);
 }
 
-int log_pump_start(struct server *server, struct agent *agent, const char *container_id, const char *log_path,
+int log_pump_start(struct pod *pod, struct agent *agent, const char *container_id, const char *log_path,
 		   const char *pos_path, bool resume, struct log_pump **ret_pump, struct err *err)
 {
 	struct log_pump *pump = calloc(1, sizeof(*pump));
@@ -257,7 +317,9 @@ int log_pump_start(struct server *server, struct agent *agent, const char *conta
 
 	if (!pump)
 		return err_set(err, -ENOMEM, "out of memory");
-	pump->server = server;
+	pump->pod = pod_ref(pod);
+	pump->server = pod->server;
+	pump->agent = agent;
 	pump->refs = 2; /* the caller's and the cycle's */
 	snprintf(pump->id, sizeof(pump->id), "%s", container_id);
 	pthread_mutex_init(&pump->lock, NULL);
@@ -268,7 +330,7 @@ int log_pump_start(struct server *server, struct agent *agent, const char *conta
 	r = log_file_open(log_path, pos_path, resume, &pump->file, &offset, err);
 	if (r == 0)
 		r = agent_open(agent, now_monotonic_ns() + OPEN_NS, &pump->conn, err);
-	if (r == 0 && loop_post(server->loop, pump_read, pump) < 0)
+	if (r == 0 && loop_post(pump->server->loop, pump_read, pump) < 0)
 		r = err_set(err, -ENOMEM, "out of memory");
 	if (r < 0) {
 		pump_free(pump);

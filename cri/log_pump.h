@@ -17,10 +17,14 @@
 #include <stdint.h>
 
 struct agent;
+struct pod;
 struct log_pump;
 
-/* Opens the log (so that it exists when this returns) and starts reading. The agent must outlive the pump. */
-int log_pump_start(struct server *server, struct agent *agent, const char *container_id, const char *log_path,
+/*
+ * Opens the log (so that it exists when this returns) and starts reading. Holds a reference to the pod, whose agent it asks. A
+ * connection that breaks while the VM lives is made anew.
+ */
+int log_pump_start(struct pod *pod, struct agent *agent, const char *container_id, const char *log_path,
 		   const char *pos_path, bool resume, struct log_pump **ret_pump, struct err *err);
 /* 0 once all output is on file, -ETIMEDOUT, or -ECONNRESET if the guest is gone. */
 int log_pump_wait_eof(struct log_pump *pump, int64_t deadline_ns);

@@ -250,7 +250,7 @@ static void adopt_running(struct container *c)
 	if (r == 0 && never_started(c, agent))
 		return;
 	if (r == 0) {
-		r = log_pump_start(c->server, agent, c->id, c->state->log_path, pos, true, &pump, &err);
+		r = log_pump_start(c->pod, agent, c->id, c->state->log_path, pos, true, &pump, &err);
 		pthread_mutex_lock(&c->pod->lock);
 		c->pump = pump;
 		pthread_mutex_unlock(&c->pod->lock);
