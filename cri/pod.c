@@ -33,6 +33,8 @@ static void pod_free(struct pod *pod)
 {
 	agent_free(pod->agent);
 	vmm_free(pod->vm);
+	agent_free(pod->dead_agent);
+	vmm_free(pod->dead_vm);
 	pb_free(pod->state);
 	pthread_cond_destroy(&pod->changed);
 	pthread_mutex_destroy(&pod->lock);

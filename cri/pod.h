@@ -42,6 +42,8 @@ struct pod {
 	char reason[256];
 	struct vmm *vm;                /* set once; its own thread rules; freed with the pod */
 	struct agent *agent;           /* likewise */
+	struct vmm *dead_vm;           /* a first VM that died before its kernel spoke, and its agent */
+	struct agent *dead_agent;
 	struct loop_source *vm_source; /* loop thread: the VM's events */
 	struct loop_source *health;    /* loop thread: the next look at the agent */
 };

@@ -12,6 +12,7 @@
 #include "cri/share.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -572,6 +573,74 @@ static void trace(struct run *run, const char *step)
 	run->traced_ns = now;
 }
 
+/* The VM ended before its kernel wrote a word: nothing in the guest's configuration can be the reason. */
+static bool died_mute(struct run *run, const struct err *err)
+{
+	struct pod *pod = run->pod;
+	char *path CLEANUP_FREE = xasprintf("%s/console.log", pod->dir);
+	struct stat st;
+	bool cancelled;
+
+	pthread_mutex_lock(&pod->lock);
+	cancelled = pod->cancel || !pod->vm;
+	pthread_mutex_unlock(&pod->lock);
+	return !cancelled && err->status != ERR_DEADLINE_EXCEEDED && now_monotonic_ns() < run->deadline_ns && path &&
+	       stat(path, &st) == 0 && st.st_size == 0;
+}
+
+/* Puts the dead VM aside (others may still hold its handle; it goes with the pod) and removes its sockets and logs. */
+static int clear_vm(struct run *run, struct err *err)
+{
+	struct pod *pod = run->pod;
+	struct err gone = ERR_INIT;
+	struct dirent *de;
+	DIR *dir;
+
+	err_set(&gone, -ECONNRESET, "the VM died");
+	agent_abort(pod->agent, &gone);
+	if (vmm_stop(pod->vm, now_monotonic_ns() + 10 * NS_PER_SEC, err) < 0)
+		return err->code;
+	pthread_mutex_lock(&pod->lock);
+	pod->dead_vm = move_ptr(pod->vm);
+	pod->dead_agent = move_ptr(pod->agent);
+	pthread_mutex_unlock(&pod->lock);
+	dir = opendir(pod->dir);
+	if (!dir)
+		return err_set_errno(err, -errno, "%s", pod->dir);
+	while ((de = readdir(dir))) {
+		if (de->d_type == DT_REG || de->d_type == DT_SOCK)
+			(void)unlinkat(dirfd(dir), de->d_name, 0);
+	}
+	closedir(dir);
+	return 0;
+}
+
+/*
+ * Starts the VM and reaches its agent. On a host short of CPU a guest sometimes dies before its console exists (seen about once
+ * in a hundred boots with QEMU's emulation under heavy load); such a one is started once more, and the log says so.
+ */
+static int boot(struct run *run, struct err *err)
+{
+	struct err first = ERR_INIT;
+	int r = start_vm(run, &first);
+
+	trace(run, "start VM");
+	if (r == 0)
+		r = reach_agent(run, &first);
+	if (r == 0)
+		return 0;
+	if (!died_mute(run, &first))
+		return err_copy(err, &first);
+	log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", run->pod->id), "the VM died before its kernel spoke and is started once more: %s",
+		 first.msg);
+	r = clear_vm(run, err);
+	if (r == 0)
+		r = start_vm(run, err);
+	if (r == 0)
+		r = reach_agent(run, err);
+	return r < 0 ? err_wrap(err, "on the second try") : 0;
+}
+
 static int run_steps(struct run *run, struct err *err)
 {
 	int r = prepare_host(run, err);
@@ -582,10 +651,7 @@ static int run_steps(struct run *run, struct err *err)
 	r = pool_submit(run->server->pool, POOL_NET, cni_job, run);
 	if (r < 0)
 		return err_set_status(err, r, ERR_RESOURCE_EXHAUSTED, "too many pods are being set up at once");
-	r = start_vm(run, err);
-	trace(run, "start VM");
-	if (r == 0)
-		r = reach_agent(run, err);
+	r = boot(run, err);
 	trace(run, "boot");
 	if (r == 0)
 		r = assign(run, err);
