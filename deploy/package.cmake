@@ -6,7 +6,8 @@ set(PACKAGING ${DEPLOY}/package)
 # What a package installs is the same as what `cmake --install` does, but for the kernel, the image and /etc.
 install(TARGETS crivisor RUNTIME DESTINATION bin COMPONENT deb)
 install(TARGETS crivisor-spawn RUNTIME DESTINATION libexec/crivisor COMPONENT deb)
-install(FILES ${CMAKE_BINARY_DIR}/guest/vmlinux ${CMAKE_BINARY_DIR}/guest/guest.img DESTINATION share/crivisor COMPONENT deb)
+install(FILES ${CMAKE_BINARY_DIR}/guest/vmlinux ${CMAKE_BINARY_DIR}/guest/guest.img ${CMAKE_BINARY_DIR}/guest/SHA256SUMS
+	DESTINATION share/crivisor COMPONENT deb)
 install(FILES ${DEPLOY}/crivisor.service DESTINATION lib/systemd/system COMPONENT deb)
 install(FILES ${PACKAGING}/crivisor.bash DESTINATION share/bash-completion/completions RENAME crivisor COMPONENT deb)
 install(FILES ${DEPLOY}/cni/10-crivisor.conflist ${DEPLOY}/runtimeclass.yaml ${PACKAGING}/crictl.yaml

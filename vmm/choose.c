@@ -1,13 +1,14 @@
 #include "vmm/driver.h"
 
 #include "base/util.h"
+#include "vmm/guest_files.h"
 #include "vmm/wait.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#define CPUINFO_MAX  (4 * 1024 * 1024)
+#define CPUINFO_HEAD (16 * 1024) /* the first processor's lines; all of a large host's cost milliseconds */
 
 static bool is_program(const char *path)
 {
@@ -97,17 +98,25 @@ static bool cpu_has(const char *cpuinfo, const char *flag)
 	return false;
 }
 
+static bool read_head(const char *path, char *out, size_t size)
+{
+	int fd CLEANUP_CLOSE = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read_full(fd, out, size - 1);
+
+	out[n > 0 ? n : 0] = 0;
+	return n > 0;
+}
+
 /*
  * KVM that really virtualizes. The CPU flags come first: a software KVM opens /dev/kvm on machines without
  * them and runs neither VMM.
  */
 static bool kvm_usable(char *why, size_t size)
 {
-	char *cpuinfo CLEANUP_FREE = NULL;
+	char cpuinfo[CPUINFO_HEAD];
 	int fd;
 
-	if (read_file("/proc/cpuinfo", CPUINFO_MAX, &cpuinfo, NULL) < 0 ||
-	    (!cpu_has(cpuinfo, "vmx") && !cpu_has(cpuinfo, "svm"))) {
+	if (!read_head("/proc/cpuinfo", cpuinfo, sizeof(cpuinfo)) || (!cpu_has(cpuinfo, "vmx") && !cpu_has(cpuinfo, "svm"))) {
 		snprintf(why, size, "the CPU flags show neither vmx nor svm");
 		return false;
 	}
@@ -119,25 +128,6 @@ static bool kvm_usable(char *why, size_t size)
 	close_fd(fd);
 	snprintf(why, size, "KVM virtualizes here");
 	return true;
-}
-
-static int check_file(const char *what, const char *key, const char *path, struct err *err)
-{
-	struct stat st;
-
-	if (str_empty(path))
-		return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
-				      "no %s is configured ([hypervisor] %s)", what, key);
-	if (stat(path, &st) < 0)
-		return err_set_status(err, -errno, ERR_FAILED_PRECONDITION, "%s %s: %s ([hypervisor] %s)",
-				      what, path, strerrordesc_np(errno), key);
-	if (!S_ISREG(st.st_mode))
-		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "%s %s is no regular file", what,
-				      path);
-	if (access(path, R_OK) < 0)
-		return err_set_status(err, -errno, ERR_FAILED_PRECONDITION, "%s %s cannot be read: %s", what,
-				      path, strerrordesc_np(errno));
-	return 0;
 }
 
 /* The configured path belongs to one driver; under "auto" its name says to which. */
@@ -177,6 +167,18 @@ static void read_version(const char *path, char *out, size_t size)
 	nl = strchr(out, '\n');
 	if (nl)
 		*nl = 0;
+}
+
+/* A process each time that somebody asks for the status would be too much. */
+static void know_version(const char *path, struct vmm_known *known)
+{
+	struct vmm_file_id now = {0};
+
+	guest_file_id(path, &now);
+	if (known->binary.known && guest_same_file(&known->binary.file, &now))
+		return;
+	read_version(path, known->version, sizeof(known->version));
+	known->binary = (struct vmm_file_facts){.known = true, .file = now};
 }
 
 static int choose_auto(const struct vmm_config *config, bool kvm, const char *why, struct vmm_choice *c,
@@ -232,29 +234,37 @@ static int choose_named(const struct vmm_config *config, bool kvm, const char *w
 	return 0;
 }
 
-int vmm_choose(const struct vmm_config *config, struct vmm_choice *ret_choice, struct err *err)
+int vmm_choose_known(const struct vmm_config *config, struct vmm_known *known, struct vmm_choice *ret_choice, struct err *err)
 {
 	struct vmm_choice c = {0};
+	struct vmm_known nothing = {0};
 	const struct vmm_driver *driver;
 	char why[128];
 	bool kvm = kvm_usable(why, sizeof(why));
 	bool named = !str_empty(config->driver) && !str_eq(config->driver, "auto");
 	int r = named ? choose_named(config, kvm, why, &c, err) : choose_auto(config, kvm, why, &c, err);
 
-	if (r < 0)
-		return r;
-	r = check_file("guest kernel", "kernel_path", config->kernel_path, err);
+	if (!known)
+		known = &nothing;
 	if (r == 0)
-		r = check_file("guest image", "image_path", config->image_path, err);
+		r = guest_kernel_check(config->kernel_path, &known->kernel, err);
+	if (r == 0)
+		r = guest_image_check(config->image_path, &known->image, err);
 	if (r < 0)
 		return r;
+	know_version(c.path, known);
 	driver = vmm_driver_find(c.driver);
 	snprintf(c.accel, sizeof(c.accel), "%s", kvm ? "kvm" : "tcg");
 	c.caps = driver->caps;
 	if (driver == &vmm_driver_qemu && kvm)
 		c.caps |= VMM_CAP_HOTPLUG_VFIO;
 	c.mtu_max = driver->mtu_max;
-	read_version(c.path, c.version, sizeof(c.version));
+	snprintf(c.version, sizeof(c.version), "%s", known->version);
 	*ret_choice = c;
 	return 0;
+}
+
+int vmm_choose(const struct vmm_config *config, struct vmm_choice *ret_choice, struct err *err)
+{
+	return vmm_choose_known(config, NULL, ret_choice, err);
 }

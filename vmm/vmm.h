@@ -56,10 +56,31 @@ enum vmm_cap {
 	VMM_CAP_SNAPSHOT = 1 << 7,
 };
 
+/* What tells one file from another, or from itself before somebody wrote to it; zero: no file. */
+struct vmm_file_id {
+	uint64_t dev, ino;
+	int64_t size, mtime_ns, ctime_ns;
+};
+/* What was found out about a file's content. */
+struct vmm_file_facts {
+	bool known;
+	struct vmm_file_id file, sums; /* sums: the SHA256SUMS beside it */
+	int code;		       /* 0: it will do; else a negative errno, and why */
+	char words[512];
+};
+/*
+ * What vmm_choose has learned at some cost (a program run, files read), for the next time: it holds until the file in
+ * question changes. Zeroed: nothing. Opaque to callers; copied freely.
+ */
+struct vmm_known {
+	struct vmm_file_facts binary, kernel, image;
+	char version[128];
+};
+
 /*
  * What `auto` (or the named driver) comes to on this host. Checks binary, KVM (vmx or svm in the CPU flags,
- * and /dev/kvm opens), kernel and image files. Fails with the missing thing's name. Opens nothing that stays
- * open.
+ * and /dev/kvm opens), guest kernel and image (vmm/guest_files.h). Fails with the missing thing's name. Opens nothing that
+ * stays open. With `known` a call costs a few stat(2); NULL: everything is looked at.
  */
 struct vmm_choice {
 	const char *driver; /* static */
@@ -70,6 +91,7 @@ struct vmm_choice {
 	uint32_t caps;	    /* enum vmm_cap */
 	uint32_t mtu_max;   /* largest MTU of the boot NIC */
 };
+int vmm_choose_known(const struct vmm_config *config, struct vmm_known *known, struct vmm_choice *ret_choice, struct err *err);
 int vmm_choose(const struct vmm_config *config, struct vmm_choice *ret_choice, struct err *err);
 
 /* ---- cgroups: the pod's place on the host -------------------------------------------------------------- */

@@ -324,50 +324,6 @@ static void virtiofsd_command_speaks_both_dialects(void **state)
 			"source=/s,cache=none,log_level=info,sandbox=namespace,xattr,announce_submounts"));
 }
 
-/* ---- choosing ------------------------------------------------------------------------------------------ */
-
-static void choose_names_what_is_missing(void **state)
-{
-	struct vmm_config config = {.driver = (char *)(uintptr_t) "bochs"};
-	struct vmm_choice choice;
-	struct err err = ERR_INIT;
-
-	(void)state;
-	assert_int_equal(vmm_choose(&config, &choice, &err), -EINVAL);
-	assert_non_null(strstr(err.msg, "bochs"));
-	config.driver = (char *)(uintptr_t) "qemu";
-	config.path = (char *)(uintptr_t) "/nonexistent/qemu";
-	assert_int_equal(vmm_choose(&config, &choice, &err), -ENOENT);
-	assert_non_null(strstr(err.msg, "/nonexistent/qemu"));
-	config.path = (char *)(uintptr_t) "/bin/sh";
-	assert_int_equal(vmm_choose(&config, &choice, &err), -ENOENT);
-	assert_non_null(strstr(err.msg, "kernel_path"));
-	config.kernel_path = (char *)(uintptr_t) "/nonexistent/k";
-	assert_int_equal(vmm_choose(&config, &choice, &err), -ENOENT);
-	assert_non_null(strstr(err.msg, "/nonexistent/k"));
-	config.kernel_path = (char *)(uintptr_t) "/bin/sh";
-	config.image_path = (char *)(uintptr_t) "/";
-	assert_int_equal(vmm_choose(&config, &choice, &err), -EINVAL);
-}
-
-static void choose_finds_the_program_and_says_why(void **state)
-{
-	struct vmm_config config = {.driver = (char *)(uintptr_t) "qemu",
-				    .path = (char *)(uintptr_t)CRV_SOURCE_DIR "/test/fake/fake_qmp.py",
-				    .kernel_path = (char *)(uintptr_t) "/bin/sh",
-				    .image_path = (char *)(uintptr_t) "/bin/sh"};
-	struct vmm_choice choice;
-	struct err err = ERR_INIT;
-
-	(void)state;
-	if (vmm_choose(&config, &choice, &err) < 0)
-		fail_msg("%s", err.msg);
-	assert_string_equal(choice.driver, "qemu");
-	assert_string_equal(choice.version, "QEMU emulator version 7.2.22 (a fake)");
-	assert_true(choice.caps & VMM_CAP_HOTPLUG_DISK);
-	assert_true(choice.reason[0] && choice.accel[0] && choice.mtu_max >= 9000);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -384,8 +340,6 @@ int main(void)
 		cmocka_unit_test(qemu_command_has_what_the_vm_needs),
 		cmocka_unit_test(commands_refuse_what_options_cannot_carry),
 		cmocka_unit_test(virtiofsd_command_speaks_both_dialects),
-		cmocka_unit_test(choose_names_what_is_missing),
-		cmocka_unit_test(choose_finds_the_program_and_says_why),
 	};
 
 	return cmocka_run_group_tests_name("vmm_parse", tests, NULL, NULL);
