@@ -64,7 +64,7 @@ static const struct key keys[] = {
 	{"hypervisor", "path", KEY_PATH_AUTO, AT(hypervisor.path), 0, 0, NULL,
 	 "The VMM's binary; empty: /usr/local/bin/cloud-hypervisor or qemu-system-x86_64, else from PATH."},
 	{"hypervisor", "vcpus", KEY_U32, AT(hypervisor.vcpus), 1, 254, NULL,
-	 "What a pod without limits boots with."},
+	 "What a pod without limits boots with; read again on SIGHUP, as is memory_in_mb."},
 	{"hypervisor", "memory_in_mb", KEY_MIB, AT(hypervisor.memory_bytes), 64, 16 << 20, NULL, NULL},
 	{"hypervisor", "kernel_path", KEY_PATH, AT(hypervisor.kernel_path), 0, 0, NULL,
 	 "The guest. Where these defaults do not exist, guest/ beside the binary is looked into."},
@@ -465,14 +465,16 @@ int config_load(const char *path, struct config *ret_config, struct err *err)
 	return 0;
 }
 
-int config_reload_log_level(const struct config *config, struct err *err)
+int config_reload(const struct config *config, struct config_live *ret_live, struct err *err)
 {
 	struct config now;
 	int r = config_load(config->file, &now, err);
 
 	if (r < 0)
 		return r;
-	log_set_level(now.server.log_level);
+	*ret_live = (struct config_live){.log_level = now.server.log_level,
+					 .vcpus = now.hypervisor.vcpus,
+					 .memory_bytes = now.hypervisor.memory_bytes};
 	config_done(&now);
 	return 0;
 }

@@ -3,7 +3,7 @@
  *
  * Ownership: struct config owns its strings; config_done frees them. Every key has a default (config_init).
  * Errors:    an unknown key, a wrong type or a value out of range names file, line and key.
- * Threads:   read once at start; immutable afterwards, except log_level on SIGHUP.
+ * Threads:   read once at start; immutable afterwards. What SIGHUP reads again goes to struct config_live.
  */
 #ifndef CRI_CONFIG_H
 #define CRI_CONFIG_H
@@ -50,9 +50,14 @@ void config_done(struct config *config);
  * that does. *ret_config needs no initialising; it is untouched on failure.
  */
 int config_load(const char *path, struct config *ret_config, struct err *err);
-/* Reads the files of `config` again and sets the process's log level (log_set_level) to theirs. Any thread.
- */
-int config_reload_log_level(const struct config *config, struct err *err);
+/* What can change under a running server. */
+struct config_live {
+	enum log_level log_level;
+	uint32_t vcpus; /* of a pod without limits, as is memory_bytes */
+	uint64_t memory_bytes;
+};
+/* Reads the files of `config` again, all or nothing: a mistake anywhere in them leaves *ret_live alone. Any thread. */
+int config_reload(const struct config *config, struct config_live *ret_live, struct err *err);
 /* Writes a whole configuration, commented, as TOML that config_load accepts. 0 or -EIO. */
 int config_write(const struct config *config, FILE *out);
 int config_write_default(FILE *out);

@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "cri/agent.h"
 #include "cri/pb.h"
+#include "cri/readiness.h"
 #include "cri/share.h"
 
 #include <arpa/inet.h>
@@ -133,11 +134,10 @@ static int check_network(const char *id, const Runtime__V1__PodSandboxConfig *co
 static void size_vm(struct run *run)
 {
 	const Runtime__V1__LinuxContainerResources *res = run->config->linux ? run->config->linux->resources : NULL;
-	const struct vmm_config *hv = &run->server->config->hypervisor;
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-	int64_t wanted = hv->vcpus;
+	int64_t wanted = atomic_load(&run->server->pod_vcpus);
 
-	run->memory_bytes = hv->memory_bytes;
+	run->memory_bytes = atomic_load(&run->server->pod_memory_bytes);
 	if (res && res->memory_limit_in_bytes > 0)
 		run->memory_bytes = ((uint64_t)res->memory_limit_in_bytes + GUEST_OWN + 2 * MIB - 1) / (2 * MIB) * (2 * MIB);
 	if (res && res->cpu_quota > 0 && res->cpu_period > 0)
@@ -716,11 +716,7 @@ static int run_reserved(struct run *run, const char *handler, struct err *err)
 	if (r < 0)
 		return r; /* nothing is journalled yet, and the name is another's */
 	pod_table_add(run->pod);
-	r = server_vmm_choice(run->server, &run->choice, err);
-	if (r < 0)
-		err_wrap(err, "no VMM to run the pod");
-	else
-		r = run_steps(run, err);
+	r = run_steps(run, err);
 	if (r < 0)
 		roll_back(run);
 	return r;
@@ -732,9 +728,14 @@ int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, 
 	struct run run = {.server = server, .config = config};
 	struct pod *pod CLEANUP_POD = NULL;
 	int64_t start = now_monotonic_ns();
+	const char *reason;
 	char id[65];
 	int r = check_config(config, handler, err);
 
+	if (r < 0)
+		return r;
+	size_vm(&run);
+	r = server_ready(server, run.memory_bytes, &run.choice, &reason, err);
 	if (r < 0)
 		return r;
 	r = cni_status(server->cni, err);
@@ -752,7 +753,6 @@ int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, 
 	run.pod = pod;
 	run.traced_ns = start;
 	run.deadline_ns = start + BOOT_NS < deadline_ns ? start + BOOT_NS : deadline_ns;
-	size_vm(&run);
 	pod->op = POD_OP_CREATE;
 	r = run_reserved(&run, handler, err);
 	if (r == 0 && cancelled && cancelled(arg)) {

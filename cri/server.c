@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include "cri/container.h"
 #include "cri/pod.h"
+#include "cri/readiness.h"
 #include "cri/rpc.h"
 #include "cri/service.h"
 
@@ -26,37 +27,6 @@ struct running {
 	struct err err; /* why the start failed */
 	int code;
 };
-
-int server_vmm_choice(struct server *server, struct vmm_choice *ret_choice, struct err *err)
-{
-	const struct vmm_config *hv = &server->config->hypervisor;
-	struct vmm_choice choice;
-	bool known;
-	int r;
-
-	pthread_mutex_lock(&server->choice_lock);
-	known = server->choice_ok;
-	choice = server->choice;
-	pthread_mutex_unlock(&server->choice_lock);
-	/* A choice holds as long as its files are there; looking at the binary again would cost a process each time. */
-	if (known && access(choice.path, X_OK) == 0 && access(hv->kernel_path, R_OK) == 0 &&
-	    access(hv->image_path, R_OK) == 0) {
-		*ret_choice = choice;
-		return 0;
-	}
-	r = vmm_choose(hv, &choice, err);
-	pthread_mutex_lock(&server->choice_lock);
-	server->choice_ok = r == 0;
-	if (r == 0)
-		server->choice = choice;
-	pthread_mutex_unlock(&server->choice_lock);
-	if (r < 0)
-		return r;
-	log_line(LOG_LEVEL_INFO, LOG_FIELDS("driver", choice.driver, "path", choice.path, "accel", choice.accel), "VMM: %s",
-		 choice.reason);
-	*ret_choice = choice;
-	return 0;
-}
 
 /* One server for a state directory: two would each undo what the other has half done. */
 static int lock_state(const char *state_dir, int *ret_fd, struct err *err)
@@ -124,10 +94,11 @@ static void start_job(void *arg)
 	struct running *run = arg;
 	struct server *server = &run->server;
 	struct vmm_choice choice;
+	const char *reason;
 	struct err err = ERR_INIT;
 
-	if (server_vmm_choice(server, &choice, &err) < 0)
-		log_warn("no VMM yet: %s", err.msg);
+	if (server_ready(server, atomic_load(&server->pod_memory_bytes), &choice, &reason, &err) < 0)
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("reason", reason), "not ready for pods yet: %s", err.msg);
 	if (cni_status(server->cni, &err) < 0)
 		log_warn("no pod network yet: %s", err.msg);
 	run->code = pod_recover_all(server, &run->err);
@@ -181,10 +152,18 @@ static void on_signal(void *arg, int signo)
 static void reload_job(void *arg)
 {
 	struct running *run = arg;
+	struct server *server = &run->server;
+	struct config_live live;
 	struct err err = ERR_INIT;
 
-	if (config_reload_log_level(run->server.config, &err) < 0)
-		log_error("log level not changed: %s", err.msg);
+	if (config_reload(server->config, &live, &err) < 0) {
+		log_error("configuration not read again: %s", err.msg);
+		return;
+	}
+	log_set_level(live.log_level);
+	atomic_store(&server->pod_vcpus, live.vcpus);
+	atomic_store(&server->pod_memory_bytes, live.memory_bytes);
+	log_info("configuration read again: log level, vcpus and memory_in_mb; all else wants a restart");
 }
 
 /* Files are read on a pool thread. */
@@ -194,7 +173,7 @@ static void on_hangup(void *arg, int signo)
 
 	(void)signo;
 	if (pool_submit(run->server.pool, POOL_QUICK, reload_job, run) < 0)
-		log_error("log level not changed: the server is busy");
+		log_error("configuration not read again: the server is busy");
 }
 
 static void on_watchdog(void *arg)
@@ -265,6 +244,8 @@ int server_run(const struct config *config, struct err *err)
 	run = (struct running){.server = {.config = config, .started_ns = now_realtime_ns()}, .lock_fd = -1, .err = ERR_INIT};
 	pthread_mutex_init(&server->tables, NULL);
 	pthread_mutex_init(&server->choice_lock, NULL);
+	atomic_init(&server->pod_vcpus, config->hypervisor.vcpus);
+	atomic_init(&server->pod_memory_bytes, config->hypervisor.memory_bytes);
 	r = build(&run, err);
 	if (r == 0)
 		r = run_loop(&run, err);

@@ -23,6 +23,7 @@
 #include "cri/store.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 struct pod;
@@ -41,16 +42,17 @@ struct server {
 	struct container *containers;
 
 	pthread_mutex_t choice_lock;
-	bool choice_ok;
-	struct vmm_choice choice;
+	struct vmm_known known;   /* choice_lock */
+	struct vmm_choice choice; /* choice_lock: the last that was good */
+
+	/* What a pod without limits boots with: the configuration's, read again on SIGHUP. */
+	_Atomic uint32_t pod_vcpus;
+	_Atomic uint64_t pod_memory_bytes;
 	int64_t started_ns; /* wall clock */
 	bool stopping;
 };
 
 /* Runs the server until SIGTERM or SIGINT; VMs keep running. `version` of the config is the caller's to log. */
 int server_run(const struct config *config, struct err *err);
-
-/* The VMM driver for new pods; looked at anew as long as it is missing, so that a mended host needs no restart. */
-int server_vmm_choice(struct server *server, struct vmm_choice *ret_choice, struct err *err);
 
 #endif

@@ -5,6 +5,7 @@
 #include "cri/container.h"
 #include "cri/pb.h"
 #include "cri/pod.h"
+#include "cri/readiness.h"
 #include "cri/service_util.h"
 
 #include <json-c/json.h>
@@ -93,20 +94,21 @@ SERVICE_HANDLER(status)
 	const Runtime__V1__StatusRequest *req = (const void *)request;
 	Runtime__V1__StatusResponse *resp = (void *)response;
 	struct vmm_choice choice;
-	struct err vmm_err = ERR_INIT, net_err = ERR_INIT;
-	bool vmm_ok = server_vmm_choice(server, &choice, &vmm_err) == 0;
+	struct err vm_err = ERR_INIT, net_err = ERR_INIT;
+	const char *reason = "";
+	bool vm_ok = server_ready(server, atomic_load(&server->pod_memory_bytes), &choice, &reason, &vm_err) == 0;
 	bool net_ok = cni_status(server->cni, &net_err) == 0;
 	int r;
 
 	(void)call;
 	resp->status = pb_new(&runtime__v1__runtime_status__descriptor);
-	r = resp->status ? add_condition(resp->status, "RuntimeReady", vmm_ok, "HypervisorNotReady", vmm_err.msg) : -ENOMEM;
+	r = resp->status ? add_condition(resp->status, "RuntimeReady", vm_ok, reason, vm_err.msg) : -ENOMEM;
 	if (r == 0)
 		r = add_condition(resp->status, "NetworkReady", net_ok, "NetworkPluginNotReady", net_err.msg);
 	if (r == 0)
 		r = add_handlers(resp);
 	if (r == 0 && req->verbose) {
-		char *info CLEANUP_FREE = status_info(server, vmm_ok ? &choice : NULL);
+		char *info CLEANUP_FREE = status_info(server, vm_ok ? &choice : NULL);
 
 		r = info ? pb_map_add(&resp->info, &resp->n_info, &runtime__v1__status_response__info_entry__descriptor,
 				      "config", info)

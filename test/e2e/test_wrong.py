@@ -1,12 +1,15 @@
 """What users and hosts get wrong: each is refused with the right code and a message that names the thing, and leaves nothing."""
 
+import contextlib
+import hashlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
 
-from harness import (BUSYBOX, CRIVISOR, ROOT, Background, Case, CliError, Server, conflist, eventually,
+from harness import (BUSYBOX, CRIVISOR, GUEST_IMAGE, KERNEL, ROOT, Background, Case, CliError, Server, conflist, eventually,
                      failed, save_logs, secs, toml, work)
 
 GUESTS = pathlib.Path(__file__).with_name("guests")
@@ -283,9 +286,50 @@ class Machine(Case):
 
     def test_kernel_that_is_no_kernel(self):
         path = work() / f"no-kernel-{os.getpid()}"
-        path.write_bytes(os.urandom(1 << 20))
-        # Nobody can tell firmware that finds nothing to boot from a guest that is slow.
-        self.silent(self.serve(kernel_path=path))
+        path.write_bytes(b"no kernel at all")
+        server = self.serve(kernel_path=path)
+        self.not_ready(server, str(path))
+        self.no_pod(server, "FailedPrecondition", path, "ELF")
+        shutil.copyfile(KERNEL, path)
+        server.runp()
+
+    def test_image_that_is_damaged(self):
+        """A byte that differs from what the SHA256SUMS beside it says."""
+        place = work() / f"guest-{os.getpid()}"
+        place.mkdir()
+        path = place / "guest.img"
+        data = bytearray(GUEST_IMAGE.read_bytes())
+        (place / "SHA256SUMS").write_text(f"{hashlib.sha256(data).hexdigest()}  guest.img\n")
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        server = self.serve(image_path=path)
+        self.not_ready(server, str(path))
+        self.no_pod(server, "FailedPrecondition", path, "damaged")
+
+    def test_more_memory_than_the_host_has(self):
+        server = self.serve(memory_in_mb=1 << 23)
+        self.not_ready(server, "memory_in_mb")
+        self.no_pod(server, "ResourceExhausted", "8388608 MiB")
+        # A pod that has a limit of its own is no larger than that.
+        server.runp(linux={"resources": {"memory_limit_in_bytes": 128 << 20}})
+
+    def test_full_disk(self):
+        server = Server()
+        self.addCleanup(server.destroy)
+        self.addCleanup(self.keep, server)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "disk", server.state_dir], check=True)
+        server.start()
+        pod = server.runp()
+        with open(server.state_dir / "ballast", "wb", buffering=0) as f, contextlib.suppress(OSError):
+            while f.write(b"\0" * (1 << 20)):
+                pass
+        self.not_ready(server, str(server.state_dir))
+        with self.refused("ResourceExhausted", server.state_dir, "full"):
+            server.runp()
+        pod.stop()
+        pod.remove()
+        (server.state_dir / "ballast").unlink()
+        server.runp()
 
     def test_guest_kernel_that_panics(self):
         server = self.serve(kernel_params="init=/nonexistent")

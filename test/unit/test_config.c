@@ -252,19 +252,22 @@ static void missing_file_is_refused_when_named(void **state)
 	assert_non_null(strstr(f->err.msg, "/nonexistent/config.toml"));
 }
 
-static void reload_sets_the_log_level_or_keeps_it(void **state)
+static void reload_reads_what_may_change_or_nothing(void **state)
 {
 	struct fixture *f = *state;
+	struct config_live live = {0};
 
 	assert_int_equal(load(f, "[server]\nlog_level = 'warn'\n"), 0);
 	assert_string_equal(f->config.file, f->path);
-	put(f, "config.toml", "[server]\nlog_level = 'debug'\n");
-	assert_int_equal(config_reload_log_level(&f->config, &f->err), 0);
-	assert_int_equal(log_get_level(), LOG_LEVEL_DEBUG);
-	put(f, "config.toml", "[server]\nlog_level = 'x'\n");
-	assert_int_equal(config_reload_log_level(&f->config, &f->err), -EINVAL);
-	assert_int_equal(log_get_level(), LOG_LEVEL_DEBUG);
-	log_set_level(LOG_LEVEL_INFO);
+	put(f, "config.toml", "[server]\nlog_level = 'debug'\n[hypervisor]\nvcpus = 3\nmemory_in_mb = 300\n");
+	assert_int_equal(config_reload(&f->config, &live, &f->err), 0);
+	assert_int_equal(live.log_level, LOG_LEVEL_DEBUG);
+	assert_int_equal(live.vcpus, 3);
+	assert_int_equal(live.memory_bytes, 300 << 20);
+	put(f, "config.toml", "[server]\nlog_level = 'info'\n[hypervisor]\nvcpus = 0\n");
+	assert_int_equal(config_reload(&f->config, &live, &f->err), -EINVAL);
+	assert_int_equal(live.log_level, LOG_LEVEL_DEBUG);
+	assert_int_equal(live.vcpus, 3);
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -282,7 +285,7 @@ int main(void)
 		T(dropins_override_single_keys_in_the_order_of_their_names),
 		T(dropin_error_names_the_dropin),
 		T(missing_file_is_refused_when_named),
-		T(reload_sets_the_log_level_or_keeps_it),
+		T(reload_reads_what_may_change_or_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
