@@ -46,6 +46,7 @@ struct pod {
 	struct agent *dead_agent;
 	struct loop_source *vm_source; /* loop thread: the VM's events */
 	struct loop_source *health;    /* loop thread: the next look at the agent */
+	unsigned int looks;            /* loop thread: how many there were */
 };
 
 struct pod *pod_ref(struct pod *pod);

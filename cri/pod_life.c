@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "cri/agent.h"
+#include "cri/clock.h"
 #include "cri/pb.h"
 
 #include <sys/epoll.h>
@@ -14,6 +15,7 @@
 #define DRAIN_NS       (5 * NS_PER_SEC)
 #define CREATION_NS    (60 * NS_PER_SEC) /* for the host's part of a CreateContainer whose VM is dead */
 #define HEALTH_EVERY_NS (10 * NS_PER_SEC)
+#define CLOCK_EVERY    60 /* looks at the agent: some ten minutes */
 #define HEALTH_NS      (30 * NS_PER_SEC) /* an agent silent for longer counts as dead */
 
 /* ---- the VM's events ------------------------------------------------------------------------------------------- */
@@ -97,6 +99,9 @@ static void on_health_timer(void *arg)
 	pod_ref(pod);
 	if (agent_call_async(pod->agent, &AGENT_INFO, &req.base, HEALTH_NS, on_health_reply, pod) < 0)
 		pod_unref(pod);
+	/* At the first look too: an adopted guest may have missed that the host's clock was set. */
+	if (pod->looks++ % CLOCK_EVERY == 0)
+		clock_sync(pod);
 }
 
 /* ---- watching --------------------------------------------------------------------------------------------------- */

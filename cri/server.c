@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "cri/clock.h"
 #include "cri/container.h"
 #include "cri/pod.h"
 #include "cri/readiness.h"
@@ -225,6 +226,8 @@ static int run_loop(struct running *run, struct err *err)
 		r = loop_add_signal(run->server.loop, signals[i], on_signal, run, &source[i], err);
 	if (r == 0 && sd_watchdog_enabled(0, &usec) > 0)
 		r = loop_add_timer(run->server.loop, now_monotonic_ns(), on_watchdog, &watchdog, &watchdog, err);
+	if (r == 0 && clock_watch(&run->server, err) < 0)
+		log_warn("the wall clock is not watched: %s", err->msg);
 	if (r == 0)
 		r = pool_submit(run->server.pool, POOL_SLOW, start_job, run);
 	if (r == 0)
