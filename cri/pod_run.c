@@ -130,7 +130,22 @@ static int check_network(const char *id, const Runtime__V1__PodSandboxConfig *co
 	return r < 0 ? r : cni_pod_check(&view, err);
 }
 
-/* Size of the VM: from the pod's own limits where it has them, else from the configuration. */
+/*
+ * The kubelet sends the sum of those limits that there are. Whether every container has one shows in the cgroup that it made for the
+ * pod, which has a limit only then (pkg/kubelet/cm/helpers_linux.go, ResourceConfigForPod).
+ */
+static bool some_without_limit(const struct run *run)
+{
+	const Runtime__V1__LinuxPodSandboxConfig *lx = run->config->linux;
+	uint64_t limit;
+
+	return lx && !str_empty(lx->cgroup_parent) && vmm_cgroup_memory_limit(lx->cgroup_parent, &limit, NULL) == 0 && limit == 0;
+}
+
+/*
+ * Size of the VM: from the pod's own limits where it has them, else from the configuration. Containers without a limit beside
+ * others that have one get what a pod without limits gets.
+ */
 static void size_vm(struct run *run)
 {
 	const Runtime__V1__LinuxContainerResources *res = run->config->linux ? run->config->linux->resources : NULL;
@@ -139,7 +154,8 @@ static void size_vm(struct run *run)
 
 	run->memory_bytes = atomic_load(&run->server->pod_memory_bytes);
 	if (res && res->memory_limit_in_bytes > 0)
-		run->memory_bytes = ((uint64_t)res->memory_limit_in_bytes + GUEST_OWN + 2 * MIB - 1) / (2 * MIB) * (2 * MIB);
+		run->memory_bytes = (some_without_limit(run) ? run->memory_bytes : GUEST_OWN) +
+				    ((uint64_t)res->memory_limit_in_bytes + 2 * MIB - 1) / (2 * MIB) * (2 * MIB);
 	if (res && res->cpu_quota > 0 && res->cpu_period > 0)
 		wanted = res->cpu_quota / res->cpu_period + (res->cpu_quota % res->cpu_period != 0);
 	if (wanted > cpus)

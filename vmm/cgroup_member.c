@@ -192,3 +192,26 @@ int vmm_cgroup_stats(const char *path, struct vmm_cgroup_stats *ret, struct err 
 	*ret = s;
 	return 0;
 }
+
+/* Version 1 says "none" by a number that is nearly the largest, rounded down to pages (PAGE_COUNTER_MAX). */
+#define V1_NO_LIMIT ((uint64_t)INT64_MAX / 2)
+
+int vmm_cgroup_memory_limit(const char *path, uint64_t *ret_bytes, struct err *err)
+{
+	const struct cgroup_hierarchy *mem;
+	struct cgroup_tree t;
+	uint64_t limit;
+	int r = cgroup_check_path(path, err);
+
+	if (r == 0)
+		r = cgroup_find_tree(&t, err);
+	if (r < 0)
+		return r;
+	mem = cgroup_find_controller(&t, CGROUP_MEMORY);
+	if (!mem || !cgroup_exists(mem, path))
+		return err_set(err, -ENOENT, "there is no cgroup %s of the memory controller", path);
+	/* "max" is no number, and reads as 0. */
+	limit = number(mem, path, mem->has & CGROUP_V2 ? "memory.max" : "memory.limit_in_bytes");
+	*ret_bytes = limit < V1_NO_LIMIT ? limit : 0;
+	return 0;
+}

@@ -122,6 +122,8 @@ struct vmm_cgroup_stats {
 	uint64_t cpu_usage_ns, memory_usage_bytes, memory_working_set_bytes, oom_kills;
 };
 int vmm_cgroup_stats(const char *path, struct vmm_cgroup_stats *ret, struct err *err);
+/* Its own memory limit; 0: none. -ENOENT if there is no such cgroup, or no memory controller. */
+int vmm_cgroup_memory_limit(const char *path, uint64_t *ret_bytes, struct err *err);
 
 /* ---- network namespaces and taps ----------------------------------------------------------------------- */
 
