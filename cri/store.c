@@ -152,13 +152,9 @@ int store_run_add(struct store *store, sqlite3_stmt *stmt, const char *what, str
 
 int store_run_remove(struct store *store, sqlite3_stmt *stmt, const char *what, struct err *err)
 {
-	int rc = sqlite3_step(stmt);
+	int rc = store_step_reserve(store, stmt);
 	int r;
 
-	if ((rc & 0xff) == SQLITE_FULL && store->depth == 0 && store_reserve_release(store)) {
-		sqlite3_reset(stmt);
-		rc = sqlite3_step(stmt);
-	}
 	r = rc == SQLITE_DONE ? 0 : store_fail(store, rc, what, err);
 	store_stmt_done(stmt);
 	if (r == 0 && store->depth == 0)
@@ -388,6 +384,20 @@ static int name_taken(struct store *store, const char *kind, const char *name, s
 	return r;
 }
 
+static bool exists_locked(struct store *store, const char *kind, const char *id)
+{
+	sqlite3_stmt *stmt = NULL;
+	bool found;
+
+	if (store_stmt(store, STMT_GET, &stmt, NULL) < 0)
+		return false;
+	store_bind_text(stmt, 1, kind);
+	store_bind_text(stmt, 2, id);
+	found = sqlite3_step(stmt) == SQLITE_ROW;
+	store_stmt_done(stmt);
+	return found;
+}
+
 static int put_locked(struct store *store, const char *kind, const char *id, const char *name,
 		      const void *value, size_t len, struct err *err)
 {
@@ -403,6 +413,11 @@ static int put_locked(struct store *store, const char *kind, const char *id, con
 	rc = sqlite3_bind_blob64(stmt, 4, value ? value : "", len, SQLITE_STATIC);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_step(stmt);
+	/* The end of a pod or of a container must be written down on a full disk too, or neither can be removed. */
+	if ((rc & 0xff) == SQLITE_FULL && exists_locked(store, kind, id)) {
+		sqlite3_reset(stmt);
+		rc = store_step_reserve(store, stmt);
+	}
 	store->adds = true;
 	store_stmt_done(stmt);
 	if (rc == SQLITE_DONE)

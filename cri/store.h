@@ -7,7 +7,7 @@
  * Threads:   every function from any thread; one connection, one mutex, held for a statement or a
  * transaction, never across anything outside SQLite. Ownership: rows are handed out as copies; the caller
  * frees. Errors:    SQLite's words; a full disk is -ENOSPC (ResourceExhausted), but for changes that only
- * remove, a damaged file -EUCLEAN (DataLoss). A database written by a newer version is refused. Durable: what
+ * remove or replace what is there, a damaged file -EUCLEAN (DataLoss). A database written by a newer version is refused. Durable: what
  * has returned 0 survives a kill -9 of the server. A power cut may take the last commits, never the
  *            consistency (WAL, synchronous=NORMAL): the processes, mounts and namespaces that they named are
  * gone with it. Secrets:   never stored.

@@ -449,10 +449,16 @@ static int fill_and_delete(const char *dir)
 		snprintf(id, sizeof(id), "p%d", i++);
 		r = store_put(store, "pod", id, NULL, big, 16384, &err);
 	}
-	free(big);
 	if (r != -ENOSPC || err.status != ERR_RESOURCE_EXHAUSTED)
 		return 10;
-	/* What is there can still be deleted, and then there is room again. */
+	/* What is there can still be changed, as often as it takes, and deleted; and then there is room again. */
+	for (int k = 0; k < 500; k++) {
+		if (store_put(store, "pod", "p0", NULL, memset(big, k, 16384), 16384, &err) < 0) {
+			fprintf(stderr, "change %d: %s\n", k, err.msg);
+			return 13;
+		}
+	}
+	free(big);
 	for (int k = 0; k < i - 1; k++) {
 		char id[16];
 
