@@ -429,3 +429,30 @@ int set_nonblock(int fd, bool on)
 	flags = on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK;
 	return fcntl(fd, F_SETFL, flags) < 0 ? -errno : 0;
 }
+
+bool is_program(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
+}
+
+int find_program(const char *name, char *out, size_t size)
+{
+	const char *path = getenv("PATH");
+
+	if (strchr(name, '/')) {
+		if ((size_t)snprintf(out, size, "%s", name) >= size)
+			return -ENAMETOOLONG;
+		return is_program(out) ? 0 : -ENOENT;
+	}
+	if (str_empty(path))
+		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+	for (const char *end; path; path = *end ? end + 1 : NULL) {
+		end = strchrnul(path, ':');
+		if (end > path && (size_t)snprintf(out, size, "%.*s/%s", (int)(end - path), path, name) < size &&
+		    is_program(out))
+			return 0;
+	}
+	return -ENOENT;
+}

@@ -146,5 +146,10 @@ int mkdir_p(const char *path, mode_t mode);
  */
 int remove_tree(const char *path);
 int set_nonblock(int fd, bool on);
+/* A regular file that may be executed. */
+bool is_program(const char *path);
+/* Finds a program: `name` with a slash as it is, else in PATH, or in the usual places if that is empty. 0, -ENOENT or
+ * -ENAMETOOLONG. */
+int find_program(const char *name, char *out, size_t size);
 
 #endif

@@ -41,7 +41,7 @@ static void lacks(const char *what, const char *text, const char *mend)
 }
 
 /* The first of a colon-separated list (names without a slash are looked up in PATH) that can be run. */
-static const char *find_program(const char *const *candidates, char *buf, size_t size)
+static const char *first_program(const char *const *candidates, char *buf, size_t size)
 {
 	const char *path = getenv("PATH");
 
@@ -105,7 +105,7 @@ static void check_spawn_helper(void)
 	snprintf(beside, sizeof(beside), "%s/crivisor-spawn", self);
 	snprintf(above, sizeof(above), "%s/../crivisor-spawn", self);
 	snprintf(libexec, sizeof(libexec), "%s/../libexec/crivisor/crivisor-spawn", self);
-	found = find_program(candidates, buf, sizeof(buf));
+	found = first_program(candidates, buf, sizeof(buf));
 	if (found)
 		good("spawn helper", "%s", found);
 	else
@@ -119,7 +119,7 @@ static void check_virtiofsd(const struct config *config)
 					    NULL};
 	const char *const named[] = {config->hypervisor.virtiofsd_path, NULL};
 	char buf[512];
-	const char *found = find_program(named[0] ? named : usual, buf, sizeof(buf));
+	const char *found = first_program(named[0] ? named : usual, buf, sizeof(buf));
 
 	if (found)
 		good("virtiofsd", "%s", found);
@@ -138,7 +138,7 @@ static void check_vsock(void)
 		good("vsock", "/dev/vhost-vsock");
 		return;
 	}
-	found = find_program(daemons, buf, sizeof(buf));
+	found = first_program(daemons, buf, sizeof(buf));
 	if (found)
 		good("vsock", "%s", found);
 	else

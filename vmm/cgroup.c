@@ -25,7 +25,7 @@ static const struct {
 
 /* ---- what this host has -------------------------------------------------------------------------------- */
 
-static unsigned controllers_in(const char *words, const char *separators)
+unsigned cgroup_controllers_in(const char *words, const char *separators)
 {
 	char *copy CLEANUP_FREE = strdup(words);
 	char *save = NULL;
@@ -49,7 +49,7 @@ static unsigned v2_controllers(const char *mount)
 	snprintf(path, sizeof(path), "%s/cgroup.controllers", mount);
 	if (read_file(path, 4096, &data, NULL) < 0)
 		return CGROUP_V2;
-	return CGROUP_V2 | controllers_in(data, " \n");
+	return CGROUP_V2 | cgroup_controllers_in(data, " \n");
 }
 
 /*
@@ -68,7 +68,7 @@ static void take_mount(struct cgroup_tree *t, char *line)
 	if (str_eq(type, "cgroup2"))
 		has = v2_controllers(mount);
 	else if (str_eq(type, "cgroup"))
-		has = controllers_in(super, ",");
+		has = cgroup_controllers_in(super, ",");
 	else
 		return;
 	for (size_t i = 0; i < t->n; i++) {
@@ -177,10 +177,11 @@ static void pass_on(const struct cgroup_hierarchy *h, const char *path)
 	    cgroup_get(h, path, "cgroup.subtree_control", &on) < 0)
 		return;
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		unsigned bit = controllers_in(names[i], " ");
+		unsigned bit = cgroup_controllers_in(names[i], " ");
 		char word[16];
 
-		if (bit ? !(controllers_in(has, " \n") & bit) || (controllers_in(on, " \n") & bit)
+		if (bit ? !(cgroup_controllers_in(has, " \n") & bit) ||
+				    (cgroup_controllers_in(on, " \n") & bit)
 			: !strstr(has, names[i]) || strstr(on, names[i]))
 			continue;
 		snprintf(word, sizeof(word), "+%s", names[i]);

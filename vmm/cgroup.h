@@ -31,6 +31,8 @@ struct cgroup_tree {
 	size_t n;
 };
 
+/* The bits of those controllers that are named in `words`. */
+unsigned cgroup_controllers_in(const char *words, const char *separators);
 int cgroup_find_tree(struct cgroup_tree *t, struct err *err);
 /* -EINVAL unless it is a plain absolute path below the root. */
 int cgroup_check_path(const char *path, struct err *err);

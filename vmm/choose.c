@@ -7,36 +7,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define CPUINFO_HEAD (16 * 1024) /* the first processor's lines; all of a large host's cost milliseconds */
-
-static bool is_program(const char *path)
-{
-	struct stat st;
-
-	return stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
-}
-
-int find_program(const char *name, char *out, size_t size)
-{
-	const char *path = getenv("PATH");
-
-	if (strchr(name, '/')) {
-		if ((size_t)snprintf(out, size, "%s", name) >= size)
-			return -ENAMETOOLONG;
-		return is_program(out) ? 0 : -ENOENT;
-	}
-	if (str_empty(path))
-		path = DEFAULT_PATH;
-	for (const char *end; path; path = *end ? end + 1 : NULL) {
-		end = strchrnul(path, ':');
-		if (end > path &&
-		    (size_t)snprintf(out, size, "%.*s/%s", (int)(end - path), path, name) < size &&
-		    is_program(out))
-			return 0;
-	}
-	return -ENOENT;
-}
 
 int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, struct err *err)
 {
@@ -83,7 +54,7 @@ const struct vmm_driver *vmm_driver_find(const char *name)
 }
 
 /* Finds a whole word in the first "flags" line of /proc/cpuinfo. */
-static bool cpu_has(const char *cpuinfo, const char *flag)
+bool cpu_has(const char *cpuinfo, const char *flag)
 {
 	const char *line = strstr(cpuinfo, "\nflags"), *end, *p;
 	size_t len = strlen(flag);
@@ -143,8 +114,8 @@ static bool path_is_for(const struct vmm_config *config, const struct vmm_driver
 	return str_starts(base, "qemu") == (driver == &vmm_driver_qemu);
 }
 
-static int find_driver(const struct vmm_config *config, const struct vmm_driver *driver, char *out,
-		       size_t size, struct err *err)
+int find_driver(const struct vmm_config *config, const struct vmm_driver *driver, char *out, size_t size,
+		struct err *err)
 {
 	const char *name = path_is_for(config, driver) ? config->path : driver->exe;
 
@@ -155,7 +126,7 @@ static int find_driver(const struct vmm_config *config, const struct vmm_driver 
 }
 
 /* The first line of `path --version`, by a pipe with a deadline. Left empty when it has none. */
-static void read_version(const char *path, char *out, size_t size)
+void read_version(const char *path, char *out, size_t size)
 {
 	char *argv[] = {(char *)(uintptr_t)path, (char *)(uintptr_t) "--version", NULL};
 	struct vmm_run run = {.argv = argv, .out = out, .out_size = size};
@@ -234,15 +205,32 @@ static int choose_named(const struct vmm_config *config, bool kvm, const char *w
 	return 0;
 }
 
-int vmm_choose_known(const struct vmm_config *config, struct vmm_known *known, struct vmm_choice *ret_choice, struct err *err)
+int vmm_choose_driver(const struct vmm_config *config, struct vmm_choice *ret_choice, struct err *err)
 {
 	struct vmm_choice c = {0};
-	struct vmm_known nothing = {0};
 	const struct vmm_driver *driver;
 	char why[128];
 	bool kvm = kvm_usable(why, sizeof(why));
 	bool named = !str_empty(config->driver) && !str_eq(config->driver, "auto");
 	int r = named ? choose_named(config, kvm, why, &c, err) : choose_auto(config, kvm, why, &c, err);
+
+	if (r < 0)
+		return r;
+	driver = vmm_driver_find(c.driver);
+	snprintf(c.accel, sizeof(c.accel), "%s", kvm ? "kvm" : "tcg");
+	c.caps = driver->caps;
+	if (driver == &vmm_driver_qemu && kvm)
+		c.caps |= VMM_CAP_HOTPLUG_VFIO;
+	c.mtu_max = driver->mtu_max;
+	*ret_choice = c;
+	return 0;
+}
+
+int vmm_choose_known(const struct vmm_config *config, struct vmm_known *known, struct vmm_choice *ret_choice, struct err *err)
+{
+	struct vmm_choice c;
+	struct vmm_known nothing = {0};
+	int r = vmm_choose_driver(config, &c, err);
 
 	if (!known)
 		known = &nothing;
@@ -253,12 +241,6 @@ int vmm_choose_known(const struct vmm_config *config, struct vmm_known *known, s
 	if (r < 0)
 		return r;
 	know_version(c.path, known);
-	driver = vmm_driver_find(c.driver);
-	snprintf(c.accel, sizeof(c.accel), "%s", kvm ? "kvm" : "tcg");
-	c.caps = driver->caps;
-	if (driver == &vmm_driver_qemu && kvm)
-		c.caps |= VMM_CAP_HOTPLUG_VFIO;
-	c.mtu_max = driver->mtu_max;
 	snprintf(c.version, sizeof(c.version), "%s", known->version);
 	*ret_choice = c;
 	return 0;
@@ -267,4 +249,18 @@ int vmm_choose_known(const struct vmm_config *config, struct vmm_known *known, s
 int vmm_choose(const struct vmm_config *config, struct vmm_choice *ret_choice, struct err *err)
 {
 	return vmm_choose_known(config, NULL, ret_choice, err);
+}
+
+int vmm_check_kernel(const struct vmm_config *config, struct err *err)
+{
+	struct vmm_file_facts facts = {0};
+
+	return guest_kernel_check(config->kernel_path, &facts, err);
+}
+
+int vmm_check_image(const struct vmm_config *config, struct err *err)
+{
+	struct vmm_file_facts facts = {0};
+
+	return guest_image_check(config->image_path, &facts, err);
 }

@@ -225,6 +225,7 @@ int virtiofsd_spawn(struct vmm *vm, const struct vmm_launch *launch, const char 
 bool vsock_kernel_usable(void);
 /* Claims a free CID on /dev/vhost-vsock: the fd, and the CID. */
 int vsock_claim(uint32_t *ret_cid, struct err *err);
+int vsock_daemon_find(const struct vmm_config *config, char *out, size_t size, struct err *err);
 int vsock_daemon_spawn(struct vmm *vm, const struct vmm_launch *launch, const char *helper, struct err *err);
 /* One attempt at most until the deadline: a connected socket; -EAGAIN if the guest is not there yet. */
 int vsock_dial_hybrid(const char *path, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns,
@@ -255,8 +256,6 @@ int cgroup_procs_files(const char *path, char ***ret_files, struct err *err);
 
 /* ---- choose.c ------------------------------------------------------------------------------------------ */
 
-/* Finds an executable: `name` with a slash as it is, else in PATH. 0 or -ENOENT. */
-int find_program(const char *name, char *out, size_t size);
 /*
  * Runs a short program with /dev/null as stdin and stderr, and keeps the first out_size - 1 bytes of its
  * output.
@@ -268,6 +267,13 @@ struct vmm_run {
 };
 /* Its exit status (128+n for a signal), or a negative errno; killed at the deadline (-ETIMEDOUT). */
 int vmm_run(const struct vmm_run *run, int64_t deadline_ns);
+/* A whole word of the first "flags" line. */
+bool cpu_has(const char *cpuinfo, const char *flag);
+/* The driver's program: the configured one, if that is meant for it, else its own in PATH. */
+int find_driver(const struct vmm_config *config, const struct vmm_driver *driver, char *out, size_t size,
+		struct err *err);
+/* The first line of `path --version`, or "" if it has none. */
+void read_version(const char *path, char *out, size_t size);
 /* crivisor-spawn's place. */
 int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, struct err *err);
 

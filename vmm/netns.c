@@ -81,6 +81,13 @@ int netns_run(const char *netns_path, netns_fn *fn, void *arg, struct err *err)
 	return r < 0 ? err_wrap(err, "in network namespace %s", netns_path) : r;
 }
 
+int netns_run_new(netns_fn *fn, void *arg, struct err *err)
+{
+	struct job j = {.netns_fd = -1, .fn = fn, .arg = arg, .err = err};
+
+	return run_thread(&j);
+}
+
 static int lo_up(struct err *err)
 {
 	int fd CLEANUP_CLOSE = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -92,6 +99,18 @@ static int lo_up(struct err *err)
 	if (ioctl(fd, SIOCSIFFLAGS, &ifr) < 0)
 		return err_set_errno(err, -errno, "the loopback interface");
 	return 0;
+}
+
+static int do_nothing(void *arg, struct err *err)
+{
+	(void)arg;
+	(void)err;
+	return 0;
+}
+
+int vmm_netns_try(struct err *err)
+{
+	return netns_run_new(do_nothing, NULL, err);
 }
 
 static int pin_current(void *arg, struct err *err)

@@ -12,5 +12,7 @@
 typedef int netns_fn(void *arg, struct err *err);
 /* Calls fn inside the namespace (NULL: right here) and returns its result. */
 int netns_run(const char *netns_path, netns_fn *fn, void *arg, struct err *err);
+/* The same in a new namespace, which nothing holds once fn has returned. */
+int netns_run_new(netns_fn *fn, void *arg, struct err *err);
 
 #endif

@@ -93,6 +93,58 @@ struct vmm_choice {
 };
 int vmm_choose_known(const struct vmm_config *config, struct vmm_known *known, struct vmm_choice *ret_choice, struct err *err);
 int vmm_choose(const struct vmm_config *config, struct vmm_choice *ret_choice, struct err *err);
+/* Its parts: the driver without version and guest files, and what it says of either file. */
+int vmm_choose_driver(const struct vmm_config *config, struct vmm_choice *ret_choice, struct err *err);
+int vmm_check_kernel(const struct vmm_config *config, struct err *err);
+int vmm_check_image(const struct vmm_config *config, struct err *err);
+
+/* ---- what this host has: for `crivisor check` ---------------------------------------------------------- */
+
+/*
+ * Each looks anew and leaves nothing on the host, except that the kernel may load a module that it asks for,
+ * as it would for the first pod.
+ */
+enum vmm_program {
+	VMM_PROGRAM_CLOUD_HYPERVISOR,
+	VMM_PROGRAM_QEMU,
+	VMM_PROGRAM_SPAWN_HELPER,
+	VMM_PROGRAM_VIRTIOFSD,
+	VMM_PROGRAM_VSOCK_DAEMON,
+};
+struct vmm_program_info {
+	char path[512];
+	char version[128]; /* its own `--version` line; "": it gives none, or has none (the spawn helper) */
+	bool legacy;	   /* of virtiofsd: the C one */
+};
+/* Where a VM's start would take it from. Blocks for as long as it takes to tell its version, at most 10 s. */
+int vmm_program_find(const struct vmm_config *config, enum vmm_program program, struct vmm_program_info *ret,
+		     struct err *err);
+
+struct vmm_kvm {
+	bool vmx, svm;	 /* in the CPU flags: Intel's, AMD's virtualization */
+	bool intel, amd; /* the maker */
+	bool guest;	 /* this host is a VM itself */
+	int open_errno;	 /* what opening /dev/kvm came to, 0: it opens */
+};
+/* 0 or a negative errno: /proc/cpuinfo could not be read, and only open_errno is set. */
+int vmm_kvm_look(struct vmm_kvm *ret);
+
+struct vmm_cgroups {
+	const char *layout; /* "v1", "hybrid" or "v2" */
+	bool cpu, memory, cpuset, pids;
+	bool read_only;	   /* none can be made */
+	char crowded[256]; /* v2, a tree whose top is no root and holds processes: no controller can be passed
+			      on from there. "": none such */
+};
+int vmm_cgroup_look(struct vmm_cgroups *ret, struct err *err);
+
+/* Makes a network namespace, and in one a tap, or redirecting filters; all of it is gone at the return. */
+int vmm_netns_try(struct err *err);
+int vmm_tap_try(struct err *err);
+int vmm_redirect_try(struct err *err);
+
+/* The longest name of a socket in a VM's run_dir. */
+#define VMM_SOCKET_NAME_MAX 16
 
 /* ---- cgroups: the pod's place on the host -------------------------------------------------------------- */
 

@@ -57,20 +57,26 @@ int vsock_claim(uint32_t *ret_cid, struct err *err)
 	return err_set(err, -EADDRINUSE, "no free vsock CID in %d tries", CLAIM_TRIES);
 }
 
+int vsock_daemon_find(const struct vmm_config *config, char *out, size_t size, struct err *err)
+{
+	const char *name = str_empty(config->vsock_daemon_path) ? DAEMON_NAME : config->vsock_daemon_path;
+
+	if (find_program(name, out, size) < 0)
+		return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
+				      "this host has neither " VHOST_VSOCK " nor the program %s", name);
+	return 0;
+}
+
 int vsock_daemon_spawn(struct vmm *vm, const struct vmm_launch *launch, const char *helper, struct err *err)
 {
-	const char *name = str_empty(launch->config->vsock_daemon_path) ? DAEMON_NAME
-									: launch->config->vsock_daemon_path;
 	char path[512], log[256], vhost[256], uds[256];
 	char **argv CLEANUP_STRV = NULL;
 	struct child_spec ps = {
 		.helper = helper, .netns = launch->spec->netns_path, .cgroup_procs = launch->cgroup_procs};
-	int r = 0;
+	int r = vsock_daemon_find(launch->config, path, sizeof(path), err);
 
-	if (find_program(name, path, sizeof(path)) < 0)
-		return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
-				      "this host has neither " VHOST_VSOCK " nor the program %s", name);
-	r = vm_path(vm, VMM_FILE_VS_LOG, log, sizeof(log), err);
+	if (r == 0)
+		r = vm_path(vm, VMM_FILE_VS_LOG, log, sizeof(log), err);
 	if (r == 0)
 		r = vm_path(vm, VMM_FILE_VHOST, vhost, sizeof(vhost), err);
 	if (r == 0)

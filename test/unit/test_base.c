@@ -211,6 +211,33 @@ static void log_line_hostile_value_cannot_forge_a_line(void **state)
 	log_set_sink(NULL);
 }
 
+static void find_program_takes_the_first_in_path_that_can_be_run(void **state)
+{
+	char dir[] = "/tmp/crvtest-base-XXXXXX", path[128], want[64], out[64];
+	char *saved CLEANUP_FREE = strdup(getenv("PATH"));
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/plain", dir);
+	assert_int_equal(write_file(path, "", 0, 0644), 0);
+	snprintf(path, sizeof(path), "%s/sub/tool", dir);
+	assert_int_equal(mkdir_p(path, 0755), 0); /* a directory is no program */
+	snprintf(want, sizeof(want), "%s/tool", dir);
+	assert_int_equal(write_file(want, "", 0, 0755), 0);
+	snprintf(path, sizeof(path), "/nonexistent::%s/sub:%s", dir, dir);
+	setenv("PATH", path, 1);
+	assert_int_equal(find_program("tool", out, sizeof(out)), 0);
+	assert_string_equal(out, want);
+	assert_int_equal(find_program("plain", out, sizeof(out)), -ENOENT);
+	assert_int_equal(find_program("tool", out, 4), -ENOENT);
+	assert_int_equal(find_program(want, out, sizeof(out)), 0);
+	assert_int_equal(find_program(want, out, 4), -ENAMETOOLONG);
+	setenv("PATH", "", 1);
+	assert_int_equal(find_program("sh", out, sizeof(out)), 0);
+	setenv("PATH", saved, 1);
+	assert_int_equal(remove_tree(dir), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -223,6 +250,7 @@ int main(void)
 		cmocka_unit_test(write_file_atomic_replaces_and_leaves_nothing_behind),
 		cmocka_unit_test(remove_tree_follows_no_symlink),
 		cmocka_unit_test(remove_tree_stops_at_a_bind_mount_of_the_same_file_system),
+		cmocka_unit_test(find_program_takes_the_first_in_path_that_can_be_run),
 		cmocka_unit_test(buf_put_beyond_its_cap_is_refused_and_changes_nothing),
 		cmocka_unit_test(buf_keeps_order_over_many_sizes),
 		cmocka_unit_test(log_line_hostile_value_cannot_forge_a_line),

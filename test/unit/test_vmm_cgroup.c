@@ -9,7 +9,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <cmocka.h>
 
 static char top[64];
@@ -145,9 +147,32 @@ static void destroy_kills_members(void **state)
 	assert_int_equal(vmm_cgroup_destroy(leaf, 0, &err), 0);
 }
 
+static void look_tells_what_create_can_limit(void **state)
+{
+	struct vmm_resources memory = {.memory_limit_bytes = 64 << 20}, cpu = {.cpu_shares = 2048},
+			     pids = {.pids_max = 77};
+	struct vmm_cgroups found;
+	struct err err = ERR_INIT;
+	struct statfs fs;
+
+	(void)state;
+	if (vmm_cgroup_look(&found, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(statfs("/sys/fs/cgroup", &fs), 0);
+	assert_int_equal(fs.f_type == CGROUP2_SUPER_MAGIC, str_eq(found.layout, "v2"));
+	assert_int_equal(access("/sys/fs/cgroup/unified/cgroup.procs", F_OK) == 0,
+			 str_eq(found.layout, "hybrid"));
+	assert_false(found.read_only);
+	assert_string_equal(found.crowded, "");
+	assert_int_equal(vmm_cgroup_create(top, &memory, NULL) == 0, found.memory);
+	assert_int_equal(vmm_cgroup_create(top, &cpu, NULL) == 0, found.cpu);
+	assert_int_equal(vmm_cgroup_create(top, &pids, NULL) == 0, found.pids);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(look_tells_what_create_can_limit),
 		cmocka_unit_test(create_deep_path_applies_limits),
 		cmocka_unit_test(create_bad_limit_leaves_nothing),
 		cmocka_unit_test(create_odd_paths_are_refused),
