@@ -44,7 +44,7 @@ int server_vmm_choice(struct server *server, struct vmm_choice *ret_choice, stru
 }
 
 /* What root can still use: the server, its CNI plugins and the VMMs run as root. */
-static int check_room(const char *key, const char *dir, struct err *err)
+int readiness_room(const char *key, const char *dir, struct err *err)
 {
 	struct statvfs st;
 	uint64_t room;
@@ -72,7 +72,7 @@ static int check_room(const char *key, const char *dir, struct err *err)
 
 /* It need not all be there: guests take their memory as they use it. But a VMM cannot even begin with more
  * than there is. */
-static int check_memory(uint64_t memory_bytes, struct err *err)
+int readiness_memory(uint64_t memory_bytes, struct err *err)
 {
 	struct sysinfo host;
 	uint64_t total;
@@ -98,14 +98,14 @@ int server_ready(struct server *server, uint64_t memory_bytes, struct vmm_choice
 		*ret_reason = "HypervisorNotReady";
 		return err_wrap(err, "no VMM to run pods");
 	}
-	r = check_room("state_dir", config->server.state_dir, err);
+	r = readiness_room("state_dir", config->server.state_dir, err);
 	if (r == 0)
-		r = check_room("run_dir", config->server.run_dir, err);
+		r = readiness_room("run_dir", config->server.run_dir, err);
 	if (r < 0) {
 		*ret_reason = "NoSpace";
 		return r;
 	}
-	r = check_memory(memory_bytes, err);
+	r = readiness_memory(memory_bytes, err);
 	if (r < 0)
 		*ret_reason = "NotEnoughMemory";
 	return r;

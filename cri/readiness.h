@@ -21,4 +21,8 @@ int server_vmm_choice(struct server *server, struct vmm_choice *ret_choice, stru
 int server_ready(struct server *server, uint64_t memory_bytes, struct vmm_choice *ret_choice,
 		 const char **ret_reason, struct err *err);
 
+/* Its parts that need no server: room for new pods in that directory (`key` names it); memory for such a VM. */
+int readiness_room(const char *key, const char *dir, struct err *err);
+int readiness_memory(uint64_t memory_bytes, struct err *err);
+
 #endif

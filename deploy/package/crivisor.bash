@@ -21,7 +21,7 @@ _crivisor()
 	else
 		case $command in
 		serve) words="--config --log-level" ;;
-		check) words="--config" ;;
+		check) words="--config --json" ;;
 		config)
 			words="--config"
 			((COMP_CWORD > 2)) || words="default check --config"
