@@ -89,6 +89,13 @@ class Package(unittest.TestCase):
             Package.broken = self._testMethodName
             print(run("journalctl", "-u", UNIT, "-n", "40", "--no-pager", ok=False).stdout, flush=True)
 
+    def check(self):
+        """The findings of `crivisor check`, by id."""
+        done = run("/usr/bin/crivisor", "check", "--json", ok=False)
+        report = json.loads(done.stdout)
+        self.assertEqual(done.returncode, 0 if report["ready"] else 1)
+        return {finding["id"]: finding for finding in report["checks"]}
+
     def dpkg(self, *argv):
         return run("dpkg", *argv, seconds=120)
 
@@ -135,6 +142,24 @@ class Package(unittest.TestCase):
     def test_03_check_has_nothing_to_mend(self):
         self.assertIn("libexec/crivisor/crivisor-spawn", run("/usr/bin/crivisor", "check", ok=False).stdout)
         self.assertIn("pods can run here", run("/usr/bin/crivisor", "check"))
+        found = self.check()
+        self.assertEqual((found["virtualization"]["status"], found["tap-redirect"]["status"]), ("ok", "ok"))
+        self.assertTrue(found["vmm"]["message"].startswith(DRIVER + " "), found["vmm"])
+        self.assertIn("(kvm)", found["vmm"]["message"])
+        self.assertTrue(found["cgroups"]["message"].startswith("v2"), found["cgroups"])
+        self.assertIn(f"served by process {show('MainPID')}", found["socket"]["message"])
+
+    def test_03b_check_says_why_there_is_no_kvm(self):
+        os.rename("/dev/kvm", "/dev/kvm.away")
+        try:
+            found = self.check()
+        finally:
+            os.rename("/dev/kvm.away", "/dev/kvm")
+        wanted = "missing" if DRIVER == "cloud-hypervisor" else "note"
+        self.assertEqual(found["virtualization"]["status"], wanted, found["virtualization"])
+        self.assertIn("svm in the CPU flags", found["virtualization"]["message"])
+        self.assertIn("mknod /dev/kvm", found["virtualization"]["mend"])
+        self.assertEqual(found["vmm"]["status"], "missing" if wanted == "missing" else "ok", found["vmm"])
 
     def test_04_pod(self):
         cls = type(self)
