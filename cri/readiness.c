@@ -70,8 +70,8 @@ int readiness_room(const char *key, const char *dir, struct err *err)
 	return 0;
 }
 
-/* It need not all be there: guests take their memory as they use it. But a VMM cannot even begin with more
- * than there is. */
+/* It need not all be free: guests take their memory as they use it. But one that may want more than there is
+ * ends in the OOM killer. */
 int readiness_memory(uint64_t memory_bytes, struct err *err)
 {
 	struct sysinfo host;

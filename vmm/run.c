@@ -65,7 +65,7 @@ static int drain(int fd, char *out, size_t size, int64_t deadline_ns)
 
 int vmm_run(const struct vmm_run *run, int64_t deadline_ns)
 {
-	int read_end CLEANUP_CLOSE = -1, write_end CLEANUP_CLOSE = -1;
+	int read_end CLEANUP_CLOSE = -1, write_end CLEANUP_CLOSE = -1, pid_fd CLEANUP_CLOSE = -1;
 	int fds[2], status, r;
 	pid_t pid;
 
@@ -78,9 +78,12 @@ int vmm_run(const struct vmm_run *run, int64_t deadline_ns)
 		return r;
 	write_end = close_fd(write_end);
 	r = drain(read_end, run->out, run->out_size, deadline_ns);
+	/* One that has closed its output need not end by itself. */
+	pid_fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (r == 0)
+		r = pid_fd < 0 ? -errno : wait_fd(pid_fd, POLLIN, deadline_ns);
 	if (r < 0)
 		kill(pid, SIGKILL);
-	/* Its output has ended: it is gone, or was just killed. */
 	while (waitpid(pid, &status, 0) < 0) {
 		if (errno != EINTR)
 			return -errno;

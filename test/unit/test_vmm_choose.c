@@ -276,6 +276,20 @@ static void choose_sees_a_mended_file(void **state)
 	assert_int_equal(vmm_choose_known(&f->config, &known, &choice, &f->err), -ENOENT);
 }
 
+static void run_that_closes_its_output_and_stays_is_ended(void **state)
+{
+	char sh[] = "/bin/sh", c[] = "-c", script[] = "echo 1; exec >&- sleep 60";
+	char *argv[] = {sh, c, script, NULL};
+	char out[16];
+	struct vmm_run run = {.argv = argv, .out = out, .out_size = sizeof(out)};
+	int64_t begin = now_monotonic_ns();
+
+	(void)state;
+	assert_int_equal(vmm_run(&run, begin + NS_PER_SEC / 2), -ETIMEDOUT);
+	assert_string_equal(out, "1\n");
+	assert_true(now_monotonic_ns() - begin < 30 * NS_PER_SEC);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -284,7 +298,7 @@ int main(void)
 		T(kernel_check_tells_what_is_wrong), T(image_check_tells_what_is_wrong),
 		T(sums_find_a_damaged_byte),	     T(facts_hold_until_a_file_changes),
 		T(choose_names_what_is_missing),     T(choose_finds_the_program_and_says_why),
-		T(choose_sees_a_mended_file),
+		T(choose_sees_a_mended_file),	     T(run_that_closes_its_output_and_stays_is_ended),
 	};
 
 	return cmocka_run_group_tests_name("vmm_choose", tests, NULL, NULL);
