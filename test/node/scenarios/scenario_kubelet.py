@@ -300,6 +300,16 @@ class KubeletOnTop(Case):
         self.assertEqual(self.kubelet.sandboxes("small"), sandboxes)
         self.kubelet.remove("small")
 
+    def test_08b_a_container_without_limit_is_not_held_to_the_others(self):
+        self.kubelet.add("mixed", [
+            {"name": "limited", "command": ["sleep", "100000"], "resources": {"limits": {"memory": "64Mi"}}},
+            {"name": "free", "command": ["sleep", "100000"]}])
+        self.kubelet.wait_ready("mixed")
+        container = self.kubelet.container("mixed", "free")["containerID"].split("//")[1]
+        total = int(self.server.crictl("exec", "-s", container, "grep", "MemTotal", "/proc/meminfo").split()[1]) // 1024
+        self.assertGreater(total, 900, "the VM has the size of the one limit")
+        self.kubelet.remove("mixed")
+
     # ---- log rotation -----------------------------------------------------------------------------------------------
 
     def test_09_log_rotation_loses_nothing(self):
@@ -339,6 +349,23 @@ class KubeletOnTop(Case):
         eventually(lambda: set(self.server.processes()) - before, 30, "no VM begins")
         self.kubelet.remove("brief")
         self.kubelet.wait_gone("brief", 120)
+
+    def test_11b_ten_pods_at_once(self):
+        names = [f"many-{n}" for n in range(10)]
+        began = time.monotonic()
+        for name in names:
+            self.kubelet.add(name, [{"name": "main", "command": ["sleep", "100000"]}])
+        for name in names:
+            self.kubelet.wait_ready(name, 180)
+        print(f"    ten pods are ready after {time.monotonic() - began:.1f} s", flush=True)
+        statuses = [self.kubelet.status(name) for name in names]
+        self.assertEqual(len({s["podIP"] for s in statuses}), 10, statuses)
+        self.assertEqual([c["restartCount"] for s in statuses for c in s["containerStatuses"]], [0] * 10)
+        self.assertEqual([len(self.kubelet.sandboxes(name)) for name in names], [1] * 10, "a sandbox was made twice")
+        for name in names:
+            self.kubelet.remove(name)
+        for name in names:
+            self.kubelet.wait_gone(name, 180)
 
     # ---- restarts of those below and above --------------------------------------------------------------------------
 
