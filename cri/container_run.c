@@ -127,7 +127,7 @@ static void on_wait_reply(void *arg, const struct err *err, const ProtobufCMessa
 	if (err && !unknown) {
 		/* Either the pod is dead already, and its death ends the container, or the guest broke the connection. */
 		snprintf(why, sizeof(why), "waiting for a container: %.200s", err->msg);
-		pod_condemn(c->pod, why);
+		pod_lost(c->pod, why);
 	} else {
 		note = calloc(1, sizeof(*note));
 		if (note) {

@@ -46,6 +46,8 @@ struct pod {
 	struct agent *dead_agent;
 	struct loop_source *vm_source; /* loop thread: the VM's events */
 	struct loop_source *health;    /* loop thread: the next look at the agent */
+	struct loop_source *lost;      /* loop thread: when to believe pod_lost, if nothing better is learned before */
+	char lost_why[256];	       /* loop thread */
 	unsigned int looks;            /* loop thread: how many there were */
 };
 
@@ -79,6 +81,11 @@ int pod_recover_all(struct server *server, struct err *err);
 int pod_agent(struct pod *pod, struct agent **ret_agent, struct err *err);
 /* The VM is condemned: kills it, ends its containers with 137 and `why`, turns the pod not ready. Any thread; does not block. */
 void pod_condemn(struct pod *pod, const char *why);
+/*
+ * Loop thread. The agent cannot be reached. Where that is because the VM has died, its end is learned a moment later and says more
+ * (which process, which signal), so that comes first.
+ */
+void pod_lost(struct pod *pod, const char *why);
 
 /* ---- inside (pod_*.c) ------------------------------------------------------------------------------------------ */
 

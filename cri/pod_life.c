@@ -17,6 +17,7 @@
 #define HEALTH_EVERY_NS (10 * NS_PER_SEC)
 #define CLOCK_EVERY    60 /* looks at the agent: some ten minutes */
 #define HEALTH_NS      (30 * NS_PER_SEC) /* an agent silent for longer counts as dead */
+#define LOST_NS        (NS_PER_SEC / 4)  /* from the end of a VM's sockets to that of its process, and plenty of it */
 
 /* ---- the VM's events ------------------------------------------------------------------------------------------- */
 
@@ -78,7 +79,7 @@ static void on_health_reply(void *arg, const struct err *err, const ProtobufCMes
 
 	if (err) {
 		snprintf(why, sizeof(why), "the guest's agent does not answer: %.180s", err->msg);
-		pod_condemn(pod, why);
+		pod_lost(pod, why);
 	} else {
 		pthread_mutex_lock(&pod->lock);
 		other_boot = pod->state && !str_eq(pod->state->boot_id, info->boot_id);
@@ -102,6 +103,27 @@ static void on_health_timer(void *arg)
 	/* At the first look too: an adopted guest may have missed that the host's clock was set. */
 	if (pod->looks++ % CLOCK_EVERY == 0)
 		clock_sync(pod);
+}
+
+/* ---- the agent lost ---------------------------------------------------------------------------------------------- */
+
+static void on_lost_timer(void *arg)
+{
+	struct pod *pod = arg;
+
+	pod_condemn(pod, pod->lost_why);
+}
+
+void pod_lost(struct pod *pod, const char *why)
+{
+	if (!pod->lost) {
+		pod_condemn(pod, why);
+		return;
+	}
+	if (pod->lost_why[0])
+		return;
+	snprintf(pod->lost_why, sizeof(pod->lost_why), "%s", why);
+	loop_timer_set(pod->lost, now_monotonic_ns() + LOST_NS);
 }
 
 /* ---- watching --------------------------------------------------------------------------------------------------- */
@@ -157,12 +179,15 @@ static void watch_on_loop(struct on_loop *job)
 	if (job->code == 0)
 		job->code = loop_add_timer(pod->server->loop, now_monotonic_ns() + HEALTH_EVERY_NS, on_health_timer, pod,
 					   &pod->health, &job->err);
+	if (job->code == 0)
+		job->code = loop_add_timer(pod->server->loop, INT64_MAX, on_lost_timer, pod, &pod->lost, &job->err);
 }
 
 static void unwatch_on_loop(struct on_loop *job)
 {
 	job->pod->vm_source = loop_source_free(job->pod->vm_source);
 	job->pod->health = loop_source_free(job->pod->health);
+	job->pod->lost = loop_source_free(job->pod->lost);
 }
 
 int pod_watch(struct pod *pod, struct err *err)
