@@ -1,11 +1,12 @@
 /*
  * crivisor-agent: PID 1 of a pod's VM.
  *
- * Order: /proc → configuration → tracing → early init (environment, mounts, cgroups, sysctls) → log → share →
+ * Order: /proc → configuration → tracing → log → early init (environment, mounts, cgroups, sysctls) → share →
  *        debug console →
- * late init (DNS) → serving, and what can wait for it (ginit_settle). Whatever fails is said on the console
- * and ends the VM. The listening socket is made early, so that the host's first connection waits in the
- * kernel; it is served after everything else.
+ * late init (DNS) → serving, and what can wait for it (ginit_settle). The log needs no mount of ours: the
+ * kernel has mounted /dev (CONFIG_DEVTMPFS_MOUNT). Whatever fails is said on the console and ends the VM. The
+ * listening socket is made early, so that the host's first connection waits in the kernel; it is served after
+ * everything else.
  */
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
@@ -131,8 +132,9 @@ static const struct {
 	const char *name;
 	int (*run)(struct guest *g, struct err *err);
 } steps[] = {
-	{"configuration", step_config},	 {"loop", setup_loop},	    {"listen", step_listen},
-	{"early init", ginit_early},	 {"log", step_log},	    {"share", step_share},
+	{"configuration", step_config},	 {"loop", setup_loop},
+	{"listen", step_listen},	 {"log", step_log},
+	{"early init", ginit_early},	 {"share", step_share},
 	{"debug console", step_console}, {"late init", ginit_late},
 };
 
