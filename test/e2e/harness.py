@@ -61,6 +61,14 @@ def eventually(condition, seconds, what):
         time.sleep(0.05)
 
 
+def rows(*names, driver=None):
+    """Says which rows of the README's matrix a test shows: with the scenario's driver, or with the one named (`clh` or `qemu`)."""
+    def mark(function):
+        function.rows = [*getattr(function, "rows", []), *((name, driver) for name in names)]
+        return function
+    return mark
+
+
 # ---- the place where everything lives --------------------------------------------------------------------------------
 
 def own_netns():

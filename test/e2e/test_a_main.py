@@ -3,7 +3,7 @@
 import os
 import time
 
-from harness import BUSYBOX, HTTPD, Case, CliError, eventually, http_get, secs
+from harness import BUSYBOX, HTTPD, Case, CliError, eventually, http_get, rows, secs
 
 
 class MainJob(Case):
@@ -100,6 +100,7 @@ class MainJob(Case):
         self.assertIn("to-out", out)
         self.assertIn("to-err", out)
 
+    @rows("A23")
     def test_14_exec_gives_the_exit_code(self):
         self.need(self.container)
         with self.assertRaises(CliError) as caught:
@@ -132,6 +133,7 @@ class MainJob(Case):
         listing = self.container.exec("sh", "-c", "ls /dev; cat /proc/net/vsock 2>/dev/null; true")
         self.assertNotIn("vsock", listing)
 
+    @rows("A7")
     def test_19_http_from_the_host_to_the_pod(self):
         self.need(self.pod)
         type(self).web = self.pod.run(image=HTTPD, name="web")
@@ -139,10 +141,13 @@ class MainJob(Case):
         eventually(lambda: _try(http_get, ip), 10, "no answer")
         self.assertEqual(http_get(ip), (200, "hello from crivisor\n"))
 
-    def test_20_http_from_a_second_pod(self):
+    @rows("A1", "A7")
+    def test_20_a_second_pod_has_a_vm_of_its_own_and_reaches_the_first(self):
         self.need(self.web)
         other = self.server.runp(name="second")
+        boot_id = "/proc/sys/kernel/random/boot_id"
         try:
+            self.assertNotEqual(other.output(["cat", boot_id]).strip(), self.web.exec("cat", boot_id).strip())
             self.assertEqual(other.output(["wget", "-q", "-O", "-", f"http://{self.pod.ip}/"]), "hello from crivisor\n")
         finally:
             other.stop()

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import unittest
 
-from harness import BUILD, eventually, secs
+from harness import BUILD, eventually, rows, secs
 import catalog
 
 DRIVER = os.environ.get("CRV_DRIVER", "cloud-hypervisor")
@@ -56,8 +56,6 @@ def processes_of_pods():
     return found
 
 
-@unittest.skipUnless(DEBS, "no package beside the build")
-@unittest.skipUnless(pathlib.Path("/run/systemd/system").is_dir(), "no systemd")
 class Package(unittest.TestCase):
     """One life of a package, in the order of the names. The node is thrown away afterwards."""
 
@@ -65,6 +63,8 @@ class Package(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
+        if not DEBS or not pathlib.Path("/run/systemd/system").is_dir():
+            raise unittest.SkipTest("no package beside the build, or no systemd")
         cls.deb = DEBS[-1]
         cls.work = pathlib.Path(tempfile.mkdtemp(prefix="pkg-", dir="/tmp"))
         cls.addClassCleanup(shutil.rmtree, cls.work, ignore_errors=True)
@@ -184,6 +184,7 @@ class Package(unittest.TestCase):
         eventually(lambda: cls.log.exists() and cls.log.read_text(), 20, "no log")
         self.answers()
 
+    @rows("A15", "B6")
     def test_05_restart_of_the_service(self):
         before = show("MainPID")
         run("systemctl", "restart", UNIT)

@@ -1,10 +1,10 @@
-"""A15: a server that ends or is killed leaves its pods running, and the next one has them again."""
+"""A server that ends or is killed leaves its pods running, and the next one has them again."""
 
 import os
 import signal
 
-from harness import BUSYBOX, Case, eventually
-from scenario_main import command_lines
+from harness import BUSYBOX, Case, eventually, rows
+from scenario_main import PROGRAM, command_lines
 
 
 class Restart(Case):
@@ -30,12 +30,15 @@ class Restart(Case):
         second = pod.run(["sleep", "100"])
         self.assertEqual(second.status()["state"], "CONTAINER_RUNNING")
 
+    @rows("A15", "B6")
     def test_orderly(self):
         self.survives(signal.SIGTERM)
 
+    @rows("A15", "B6")
     def test_killed(self):
         self.survives(signal.SIGKILL)
 
+    @rows("A15", "B7")
     def test_vm_that_died_meanwhile(self):
         """What dies while no server looks is known at once when one does."""
         pod = self.server.runp()
@@ -51,3 +54,16 @@ class Restart(Case):
         eventually(lambda: pod.status()["state"] == "SANDBOX_NOTREADY", 5, "the pod is still ready")
         status = container.status()
         self.assertEqual((status["state"], int(status["exitCode"])), ("CONTAINER_EXITED", 137))
+
+    @rows("A12", "B7")
+    def test_status_of_an_adopted_one_is_unknown(self):
+        """Only its parent could learn it, and that one is gone."""
+        pod = self.server.runp()
+        container = pod.run(["sleep", "1000"])
+        self.server.stop(signal.SIGKILL)
+        self.server.start()
+        os.kill(command_lines(self.server)[PROGRAM][0][0], signal.SIGKILL)
+        eventually(lambda: pod.status()["state"] == "SANDBOX_NOTREADY", 5, "the pod is still ready")
+        status = container.status()
+        self.assertEqual((status["state"], int(status["exitCode"])), ("CONTAINER_EXITED", 137))
+        self.assertRegex(self.server.log.read_text(), rf"the VMM ended, status unknown.*not started by this run of the server.*{pod.id}")

@@ -12,10 +12,11 @@ import tempfile
 import time
 
 from harness import BUILD, GUEST_IMAGE, KERNEL, eventually, secs
+import ttrpc
 
 DRIVER = os.environ.get("CRV_DRIVER", "cloud-hypervisor")
 CLH = DRIVER == "cloud-hypervisor"
-CONSOLE_PORT = 1025
+AGENT_PORT, CONSOLE_PORT = 1024, 1025
 
 
 class Lines:
@@ -44,7 +45,6 @@ class Lines:
 
 class Vm:
     def __init__(self, verb="boot", work=None, memory_mb=512, params="task.debug", **options):
-        self.own = work is None
         self.dir = pathlib.Path(work or tempfile.mkdtemp(prefix="nv-", dir="/tmp"))
         for name in ("r", "s"):
             (self.dir / name).mkdir(exist_ok=True)
@@ -65,6 +65,11 @@ class Vm:
         if match.group(1) == "error":
             raise AssertionError(f"{' '.join(map(str, words))}: {match.group(2)}")
         return match.group(2)
+
+    def call(self, service, method, *fields):
+        """(status, message, fields) of the agent's answer."""
+        with ttrpc.Client(self.dial(AGENT_PORT)) as client:
+            return client.call(service, method, fields)
 
     def info(self):
         return dict(pair.split("=", 1) for pair in self.command("info").split())
@@ -87,18 +92,7 @@ class Vm:
 
     def dial_once(self, port):
         if CLH:
-            sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(secs(10))
-            sock.connect(str(self.dir / "r" / "task.vsock"))
-            sock.sendall(f"CONNECT {port}\n".encode())
-            answer = b""
-            while not answer.endswith(b"\n"):
-                byte = sock.recv(1)
-                if not byte:
-                    sock.close()
-                    raise ConnectionResetError
-                answer += byte
-            return sock
+            return dial_hybrid(self.dir / "r" / "task.vsock", port)
         self.command("save", self.dir / "dial.json")
         return dial_vsock(json.loads((self.dir / "dial.json").read_text())["cid"], port)
 
@@ -132,6 +126,25 @@ def alive(pid):
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def dial_hybrid(path, port):
+    """Connected to a port of the guest by the VMM's UNIX socket."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(secs(10))
+    try:
+        sock.connect(str(path))
+        sock.sendall(f"CONNECT {port}\n".encode())
+        answer = b""
+        while not answer.endswith(b"\n"):
+            byte = sock.recv(1)
+            if not byte:
+                raise ConnectionResetError
+            answer += byte
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def dial_vsock(cid, port):
