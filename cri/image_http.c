@@ -1,6 +1,7 @@
 #include "cri/image_http.h"
 
 #include "base/util.h"
+#include "base/version.h"
 
 #include <curl/curl.h>
 #include <pthread.h>
@@ -323,13 +324,15 @@ static void wipe_headers(struct curl_slist *list)
 static void set_common(struct http *h, struct exchange *x)
 {
 	CURL *e = h->easy;
+	char agent[64];
 
 	curl_easy_reset(e);
 	curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(e, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0L);
-	curl_easy_setopt(e, CURLOPT_USERAGENT, "crivisor/" CRV_VERSION);
+	snprintf(agent, sizeof(agent), "crivisor/%s", crv_version);
+	curl_easy_setopt(e, CURLOPT_USERAGENT, agent); /* copied */
 	curl_easy_setopt(e, CURLOPT_ERRORBUFFER, h->error);
 	curl_easy_setopt(e, CURLOPT_BUFFERSIZE, 131072L);
 	curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L);

@@ -1,5 +1,6 @@
 /* The crivisor binary: finds the subcommand. */
 #include "base/util.h"
+#include "base/version.h"
 #include "cri/cmd.h"
 
 static const struct {
@@ -18,8 +19,7 @@ static const struct {
 
 static int help(void)
 {
-	puts("crivisor " CRV_VERSION
-	     ": a Kubernetes CRI server that gives every pod its own virtual machine\n\nUsage:");
+	printf("crivisor %s: a Kubernetes CRI server that gives every pod its own virtual machine\n\nUsage:\n", crv_version);
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		printf("  crivisor %s\n      %s\n", commands[i].usage, commands[i].what);
 	puts("\nWithout --config, /etc/crivisor/config.toml is read, then /etc/crivisor/config.d/*.toml.");
@@ -30,7 +30,7 @@ int cmd_version(int argc, char **argv)
 {
 	if (argc > 1)
 		return cmd_usage("version: unexpected operand \"%s\"", argv[1]);
-	puts("crivisor " CRV_VERSION);
+	printf("crivisor %s\n", crv_version);
 	return 0;
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "base/version.h"
 #include "cri/clock.h"
 #include "cri/container.h"
 #include "cri/pod.h"
@@ -85,7 +86,7 @@ static void serve(void *arg)
 		loop_stop(server->loop);
 		return;
 	}
-	log_line(LOG_LEVEL_INFO, LOG_FIELDS("socket", server->config->server.socket, "version", CRV_VERSION), "serving");
+	log_line(LOG_LEVEL_INFO, LOG_FIELDS("socket", server->config->server.socket, "version", crv_version), "serving");
 	sd_notify(0, "READY=1");
 }
 

@@ -2,6 +2,7 @@
 #include "cri/service.h"
 
 #include "base/util.h"
+#include "base/version.h"
 #include "cri/container.h"
 #include "cri/pb.h"
 #include "cri/pod.h"
@@ -20,7 +21,7 @@ SERVICE_HANDLER(version)
 	(void)call;
 	(void)request;
 	if (pb_set_str(&resp->version, CRI_VERSION) < 0 || pb_set_str(&resp->runtime_name, "crivisor") < 0 ||
-	    pb_set_str(&resp->runtime_version, CRV_VERSION) < 0 || pb_set_str(&resp->runtime_api_version, "v1") < 0)
+	    pb_set_str(&resp->runtime_version, crv_version) < 0 || pb_set_str(&resp->runtime_api_version, "v1") < 0)
 		return err_set(err, -ENOMEM, "out of memory");
 	return 0;
 }

@@ -2,6 +2,7 @@
 #include "guest/services.h"
 
 #include "api/agent/agent.pb-c.h"
+#include "base/version.h"
 #include "guest/gstats.h"
 #include "guest/rpc.h"
 
@@ -27,7 +28,7 @@ static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload
 	}
 	if (uname(&uts) == 0)
 		resp.kernel = uts.release;
-	resp.version = (char *)CRV_VERSION;
+	resp.version = (char *)(uintptr_t)crv_version;
 	resp.features = (char **)features;
 	resp.n_features = g->cgroup2 ? ARRAY_SIZE(features) : ARRAY_SIZE(features) - 1;
 	resp.rss = gstats_own_rss();

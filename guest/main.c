@@ -11,6 +11,7 @@
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "base/version.h"
 #include "guest/gconsole.h"
 #include "guest/gevents.h"
 #include "guest/ginit.h"
@@ -159,7 +160,7 @@ static void run_steps(struct guest *g)
 			 (long long)(now - begin) / 1000);
 		begin = now;
 	}
-	log_info("crivisor-agent %s ready in %lld ms", CRV_VERSION,
+	log_info("crivisor-agent %s ready in %lld ms", crv_version,
 		 (long long)((begin - g->init_ns) / NS_PER_MS));
 	getrusage(RUSAGE_SELF, &usage);
 	log_debug("%s; %ld page faults", times, usage.ru_minflt + usage.ru_majflt);
@@ -177,7 +178,7 @@ int main(int argc, char **argv)
 	struct err err = ERR_INIT;
 
 	if (getpid() != 1) {
-		printf("crivisor-agent %s\n", CRV_VERSION);
+		printf("crivisor-agent %s\n", crv_version);
 		if (argc == 2 && str_eq(argv[1], "--version"))
 			return 0;
 		fprintf(stderr, "crivisor-agent is the first process of a pod's virtual machine and of "

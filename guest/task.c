@@ -5,6 +5,7 @@
 #include "api/agent/guest_abi.h"
 #include "api/agent/task.pb-c.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "guest/ctr.h"
 #include "guest/gcgroup.h"
 #include "guest/gstats.h"
@@ -355,7 +356,7 @@ static void task_connect(struct ttrpc_request *req, void *ctx, const void *paylo
 	}
 	resp.shim_pid = (uint32_t)getpid();
 	resp.task_pid = (uint32_t)c->init.pid;
-	resp.version = (char *)CRV_VERSION;
+	resp.version = (char *)(uintptr_t)crv_version;
 	rpc_reply(req, &resp.base);
 }
 

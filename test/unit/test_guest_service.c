@@ -10,6 +10,7 @@
 #include "api/agent/task.pb-c.h"
 #include "api/agent/transfer.pb-c.h"
 #include "base/util.h"
+#include "base/version.h"
 #include "google/protobuf/any.pb-c.h"
 #include "guest/ctr.h"
 #include "guest/gevents.h"
@@ -235,7 +236,7 @@ static void info_says_who_answers(void **state)
 		call(AGENT, "Info", &req.base, &crivisor__agent__v1__info_response__descriptor, NULL);
 
 	(void)state;
-	assert_string_equal(m->version, CRV_VERSION);
+	assert_string_equal(m->version, crv_version);
 	assert_int_equal(strlen(m->boot_id), 36);
 	assert_true(m->rss > 0);
 	assert_true(m->n_features > 0);

@@ -1,0 +1,3 @@
+#include "base/version.h"
+
+const char crv_version[] = CRV_VERSION;
