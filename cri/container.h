@@ -99,5 +99,10 @@ int container_wait_creations(struct pod *pod, int64_t deadline_ns, struct err *e
 void container_kill_all(struct pod *pod, int64_t deadline_ns);
 /* Reads rows; adopts containers of adopted pods. */
 int container_recover_all(struct server *server, struct err *err);
+/*
+ * At the first start after a boot of the host, once rows have been read: removes what lies in state_dir and no row knows. A power
+ * cut may have taken the last commits, but not what they were about. What fails is logged. Blocks.
+ */
+void state_sweep(struct server *server);
 
 #endif

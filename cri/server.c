@@ -106,6 +106,8 @@ static void start_job(void *arg)
 	run->code = pod_recover_all(server, &run->err);
 	if (run->code == 0)
 		run->code = container_recover_all(server, &run->err);
+	if (run->code == 0)
+		state_sweep(server);
 	if (loop_post(server->loop, serve, run) < 0) {
 		run->code = err_set(&run->err, -ENOMEM, "out of memory");
 		loop_stop(server->loop);

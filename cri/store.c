@@ -236,9 +236,8 @@ static int migrate(struct store *store, void *arg, struct err *err)
 
 /*
  * NORMAL: a commit is in the kernel's hands when it returns, so it survives a kill -9 of the server. A power
- * cut may take the last commits (never the consistency), but with them everything that a step leaves behind
- * outside state_dir. cache_size in KiB; the write-ahead log keeps its (small) file, so that deletes work on a
- * full disk.
+ * cut may take the last commits (never the consistency); what they were about goes with the boot, or state_sweep
+ * finds it. cache_size in KiB; the write-ahead log keeps its (small) file, so that deletes work on a full disk.
  */
 static const char settings[] = "PRAGMA journal_mode = WAL;"
 			       "PRAGMA synchronous = NORMAL;"

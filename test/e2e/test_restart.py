@@ -41,6 +41,24 @@ class Restart(Case):
     def test_pods_live_on_after_kill_9(self):
         self.lives_on(signal.SIGKILL)
 
+    def test_what_no_row_knows_goes_after_a_boot_of_the_host(self):
+        """A power cut takes the database's last commits, and leaves what they were about."""
+        pod = self.server.runp()
+        container = pod.run(["sleep", "1000"])
+        lost, state = "f" * 64, self.server.state_dir
+        left = [state / "containers" / lost / "upper" / "file", state / "logs" / f"{lost}.pos", state / "cni" / f"{lost}.json",
+                self.server.dir / "ipam" / "crvtest" / (self.server.subnet.rsplit(".", 1)[0] + ".77")]
+        for path in left:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{lost}\r\neth0")
+        self.restart(signal.SIGTERM)
+        self.assertEqual([path for path in left if not path.exists()], [], "removed within a boot")
+        (state / "boot_id").write_text("another\n")
+        self.restart(signal.SIGTERM)
+        self.assertEqual([path for path in [*left, left[0].parents[1]] if path.exists()], [])
+        self.assertEqual(container.exec("echo", "still here").strip(), "still here")
+        self.assertTrue((left[3].parent / pod.ip).exists())
+
     def test_an_exit_while_the_server_was_away_is_learned(self):
         pod = self.server.runp()
         container = pod.run(["sh", "-c", "echo before; sleep 4; echo while away; exit 5"])
