@@ -1,6 +1,7 @@
 #include "cri/check.h"
 
 #include "base/util.h"
+#include "base/version.h"
 #include "cri/cni_conf.h"
 
 #include <assert.h>
@@ -130,7 +131,7 @@ int check_print_json(const struct check *check, FILE *out)
 
 	for (size_t i = 0; ok && i < check->n; i++)
 		ok = put_finding(array, &check->findings[i]);
-	ok = ok && o && put(o, "version", json_object_new_string(CRV_VERSION)) &&
+	ok = ok && o && put(o, "version", json_object_new_string(crv_version)) &&
 	     put(o, "ready", json_object_new_boolean(missing == 0)) &&
 	     put(o, "missing", json_object_new_int64((int64_t)missing)) &&
 	     put(o, "checks", json_object_get(array));

@@ -35,7 +35,7 @@ static bool assert_json(const char *text, size_t *ret_missing, size_t *ret_findi
 	bool ready;
 
 	assert_non_null(o);
-	assert_string_equal(member(o, "version"), CRV_VERSION);
+	assert_string_equal(member(o, "version"), crv_version);
 	assert_true(json_object_object_get_ex(o, "checks", &checks));
 	assert_true(json_object_is_type(checks, json_type_array));
 	for (size_t i = 0; i < json_object_array_length(checks); i++) {

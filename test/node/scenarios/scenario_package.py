@@ -10,11 +10,12 @@ import subprocess
 import tempfile
 import unittest
 
-from harness import BUILD, eventually, rows, secs
+from harness import BUILD, eventually, failed, rows, secs
 import catalog
 
 DRIVER = os.environ.get("CRV_DRIVER", "cloud-hypervisor")
 DEBS = sorted(BUILD.glob("crivisor_*.deb"))
+NEXT = sorted((BUILD / "next").glob("crivisor_*.deb"))
 UNIT = "crivisor.service"
 IMAGE = "example.test/busybox:1"
 STATE, RUN = pathlib.Path("/var/lib/crivisor"), pathlib.Path("/run/crivisor")
@@ -44,6 +45,35 @@ def state():
     return show("ActiveState"), show("SubState")
 
 
+def prepare_host():
+    """What the administrator does beside installing the package."""
+    # A service does not have this test's PATH.
+    for tool in ("cloud-hypervisor", "virtiofsd", "vhost-device-vsock"):
+        found = shutil.which(tool)
+        if found and not os.path.exists(f"/usr/local/bin/{tool}"):
+            shutil.copy(found, f"/usr/local/bin/{tool}")
+    dropin = pathlib.Path("/etc/crivisor/config.d/50-driver.toml")
+    dropin.parent.mkdir(parents=True, exist_ok=True)
+    dropin.write_text(f'[hypervisor]\ndriver = "{DRIVER}"\n')
+
+
+def unpack(deb, work):
+    """All of it, for dpkg leaves documentation out in this node; where the examples are."""
+    run("dpkg-deb", "-x", deb, work / "deb")
+    return work / "deb/usr/share/doc/crivisor/examples"
+
+
+def network_from_the_example(examples):
+    CNI.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(examples / CNI.name, CNI)
+
+
+def import_image(work):
+    layout = work / "layout"
+    run("python3", catalog.__file__, "layout", layout, "test/busybox:1")
+    run("/usr/bin/crivisor", "image", "import", layout, IMAGE)
+
+
 def processes_of_pods():
     """Those in a cgroup below /crivisor: pid → program."""
     found = {}
@@ -56,10 +86,25 @@ def processes_of_pods():
     return found
 
 
-class Package(unittest.TestCase):
-    """One life of a package, in the order of the names. The node is thrown away afterwards."""
+class InOrder(unittest.TestCase):
+    """Steps in the order of their names: after one that failed, the others are skipped."""
 
     broken = None
+    units = (UNIT,)
+
+    def setUp(self):
+        if self.broken:
+            self.skipTest(f"{self.broken} failed")
+
+    def tearDown(self):
+        if failed(self):
+            type(self).broken = self._testMethodName
+            for unit in self.units:
+                print(run("journalctl", "-u", unit, "-n", "40", "--no-pager", ok=False).stdout, flush=True)
+
+
+class Package(InOrder):
+    """One life of a package. The node is thrown away afterwards."""
 
     @classmethod
     def setUpClass(cls):
@@ -68,26 +113,8 @@ class Package(unittest.TestCase):
         cls.deb = DEBS[-1]
         cls.work = pathlib.Path(tempfile.mkdtemp(prefix="pkg-", dir="/tmp"))
         cls.addClassCleanup(shutil.rmtree, cls.work, ignore_errors=True)
-        # What dpkg leaves out in this node: documentation.
-        run("dpkg-deb", "-x", cls.deb, cls.work / "deb")
-        # A service does not have this test's PATH.
-        for tool in ("cloud-hypervisor", "virtiofsd", "vhost-device-vsock"):
-            found = shutil.which(tool)
-            if found and not os.path.exists(f"/usr/local/bin/{tool}"):
-                shutil.copy(found, f"/usr/local/bin/{tool}")
-        dropin = pathlib.Path("/etc/crivisor/config.d/50-driver.toml")
-        dropin.parent.mkdir(parents=True, exist_ok=True)
-        dropin.write_text(f'[hypervisor]\ndriver = "{DRIVER}"\n')
-
-    def setUp(self):
-        if Package.broken:
-            self.skipTest(f"{Package.broken} failed")
-
-    def tearDown(self):
-        result = self._outcome.result
-        if any(bad is self for bad, _ in result.failures + result.errors):
-            Package.broken = self._testMethodName
-            print(run("journalctl", "-u", UNIT, "-n", "40", "--no-pager", ok=False).stdout, flush=True)
+        cls.examples = unpack(cls.deb, cls.work)
+        prepare_host()
 
     def check(self):
         """The findings of `crivisor check`, by id."""
@@ -130,8 +157,7 @@ class Package(unittest.TestCase):
 
     def test_02_network_from_the_example_needs_no_restart(self):
         before = show("MainPID")
-        CNI.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.work / "deb/usr/share/doc/crivisor/examples" / CNI.name, CNI)
+        network_from_the_example(self.examples)
 
         def ready():
             conditions = json.loads(crictl("info"))["status"]["conditions"]
@@ -163,9 +189,7 @@ class Package(unittest.TestCase):
 
     def test_04_pod(self):
         cls = type(self)
-        layout = self.work / "layout"
-        run("python3", catalog.__file__, "layout", layout, "test/busybox:1")
-        run("/usr/bin/crivisor", "image", "import", layout, IMAGE)
+        import_image(self.work)
         logs = self.work / "logs"
         pod = {"metadata": {"name": "p", "namespace": "default", "uid": "u", "attempt": 0}, "log_directory": str(logs),
                "linux": {"resources": {"memory_limit_in_bytes": 134217728}}}
@@ -173,6 +197,8 @@ class Package(unittest.TestCase):
                      "command": ["sh", "-c", "i=0; while true; do i=$((i+1)); echo $i; sleep 0.3; done"]}
         (self.work / "pod.json").write_text(json.dumps(pod))
         (self.work / "container.json").write_text(json.dumps(container))
+        (self.work / "second.json").write_text(json.dumps(dict(
+            container, metadata={"name": "second", "attempt": 0}, command=["sleep", "1000"], log_path="second.log")))
         cls.pod = crictl("runp", "-T", f"{int(secs(60))}s", self.work / "pod.json").strip()
         cls.container = crictl("create", cls.pod, self.work / "container.json", self.work / "pod.json").strip()
         crictl("start", cls.container)
@@ -216,12 +242,44 @@ class Package(unittest.TestCase):
         DROPIN.unlink()
         run("systemctl", "daemon-reload")
 
-    def test_08_upgrade_under_a_running_pod(self):
-        before = show("MainPID")
-        self.dpkg("-i", self.deb)
+    def to(self, deb):
+        """Has this package in the place of the other one; the pod does not notice."""
+        version = run("dpkg-deb", "-f", deb, "Version").strip()
+        before, files = show("MainPID"), self.vmm_files()
+        self.assertTrue(files)
+        self.dpkg("-i", deb)
         self.assertEqual(state(), ("active", "running"))
         self.assertNotEqual(show("MainPID"), before)
+        self.assertEqual(run("dpkg-query", "-W", "-f", "${Version}", "crivisor"), version)
+        self.assertIn(f"RuntimeVersion:  {version}\n", crictl("version"))
         self.answers()
+        # It keeps the kernel and image that it was booted with, though other files have their names now.
+        self.assertEqual(self.vmm_files(), files)
+
+    def vmm_files(self):
+        """What the VMM has mapped of the guest's image: device and inode."""
+        vmm, = (pid for pid, name in self.processes.items() if name in ("cloud-hyperviso", "qemu-system-x86"))
+        return {tuple(line.split()[3:5]) for line in pathlib.Path(f"/proc/{vmm}/maps").read_text().splitlines()
+                if "/usr/share/crivisor/guest.img" in line}
+
+    @unittest.skipUnless(NEXT, "no package of another version beside the build")
+    def test_08a_upgrade_to_another_version_under_a_running_pod(self):
+        before = crictl("version")
+        self.to(NEXT[-1])
+        self.assertNotEqual(crictl("version"), before)
+        # What the new version begins is no different.
+        fresh = crictl("create", self.pod, self.work / "second.json", self.work / "pod.json").strip()
+        crictl("start", fresh)
+        self.assertEqual(crictl("exec", "-s", fresh, "echo", "new").strip(), "new")
+        crictl("rm", "-f", fresh)
+
+    @unittest.skipUnless(NEXT, "no package of another version beside the build")
+    def test_08b_downgrade_is_one_too(self):
+        """dpkg warns and does it: the older server has the pod, whatever the newer one has written."""
+        self.to(self.deb)
+
+    def test_08c_the_same_version_again(self):
+        self.to(self.deb)
 
     def test_09_upgrade_keeps_what_the_administrator_changed(self):
         config = pathlib.Path("/etc/crivisor/config.toml")
