@@ -13,6 +13,7 @@ install(FILES ${PACKAGING}/crivisor.bash DESTINATION share/bash-completion/compl
 install(FILES ${DEPLOY}/cni/10-crivisor.conflist ${DEPLOY}/runtimeclass.yaml ${PACKAGING}/crictl.yaml
 	DESTINATION share/doc/crivisor/examples COMPONENT deb)
 install(FILES ${PACKAGING}/copyright DESTINATION share/doc/crivisor COMPONENT deb)
+install(FILES ${PACKAGING}/lintian-overrides DESTINATION share/lintian/overrides RENAME crivisor COMPONENT deb)
 install(FILES ${DEPLOY}/config.toml DESTINATION /etc/crivisor COMPONENT deb)
 install(DIRECTORY DESTINATION /etc/crivisor/config.d COMPONENT deb)
 install(DIRECTORY DESTINATION /etc/crivisor/certs.d COMPONENT deb)
@@ -41,7 +42,9 @@ set(CPACK_COMPONENTS_ALL deb)
 set(CPACK_INSTALL_DEFAULT_DIRECTORY_PERMISSIONS
 	OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
-set(CPACK_DEBIAN_COMPRESSION_TYPE zstd)
+# zstd would be quicker, but Debian's archive and older dpkgs do not take it.
+set(CPACK_DEBIAN_COMPRESSION_TYPE xz)
+set(CPACK_THREADS 0)
 set(CPACK_DEBIAN_PACKAGE_MAINTAINER "crivisor maintainers <maintainers@users.noreply.invalid>")
 set(CPACK_DEBIAN_PACKAGE_SECTION admin)
 set(CPACK_DEBIAN_PACKAGE_PRIORITY optional)
