@@ -2,6 +2,8 @@
  * cgroups. Needs root. */
 #include "check_fixture.h"
 
+#include "base/version.h"
+
 #include <json-c/json.h>
 #include <sys/utsname.h>
 
