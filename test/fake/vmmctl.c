@@ -4,8 +4,8 @@
  *
  *   vmmctl boot --kernel K --image I --run-dir D --shared S [--driver auto] [--memory-mb 512] [--vcpus 1]
  *   [--params P]
- *               [--netns N --tap T] [--cgroup C] [--seconds N] [--debug] [--memory-max-mb M] [--vcpus-max C]
- *               [--commands]
+ *               [--netns N --tap T] [--mtu U] [--cgroup C] [--seconds N] [--debug]
+ *               [--memory-max-mb M] [--vcpus-max C] [--commands]
  *   vmmctl restore …the same… --from SNAPSHOT-DIR
  *   vmmctl adopt …the same… --state FILE
  *
@@ -14,7 +14,7 @@
  * its standard input and answers each with a line that begins with `ok` or `error`; at the end of the input
  * it stops the VM:
  *
- *   attach disk|pmem|net|fs ID PATH [TAG]    detach ID       resize VCPUS MEMORY-MB   pause   resume  
+ *   attach disk|pmem|net|fs ID PATH [TAG]    detach ID       resize VCPUS MEMORY-MB   pause   resume
  *   snapshot DIR tap NAME MTU     connect PORT    info    save FILE       leave (ends without a word to the
  *   VM)
  */
@@ -51,13 +51,17 @@ static int fail(const struct err *err)
 static int parse_args(int argc, char **argv, struct args *a)
 {
 	static const struct option options[] = {
-		{"kernel", 1, NULL, 'k'},	 {"image", 1, NULL, 'i'},     {"run-dir", 1, NULL, 'r'},
-		{"shared", 1, NULL, 's'},	 {"driver", 1, NULL, 'd'},    {"memory-mb", 1, NULL, 'm'},
-		{"vcpus", 1, NULL, 'c'},	 {"params", 1, NULL, 'p'},    {"netns", 1, NULL, 'n'},
-		{"tap", 1, NULL, 't'},		 {"cgroup", 1, NULL, 'g'},    {"seconds", 1, NULL, 'S'},
-		{"debug", 0, NULL, 'D'},	 {"virtiofsd", 1, NULL, 'v'}, {"helper", 1, NULL, 'h'},
-		{"memory-max-mb", 1, NULL, 'M'}, {"vcpus-max", 1, NULL, 'C'}, {"from", 1, NULL, 'f'},
-		{"state", 1, NULL, 'a'},	 {"commands", 0, NULL, 'x'},  {0},
+		{"kernel", 1, NULL, 'k'},    {"image", 1, NULL, 'i'},
+		{"run-dir", 1, NULL, 'r'},   {"shared", 1, NULL, 's'},
+		{"driver", 1, NULL, 'd'},    {"memory-mb", 1, NULL, 'm'},
+		{"vcpus", 1, NULL, 'c'},     {"params", 1, NULL, 'p'},
+		{"netns", 1, NULL, 'n'},     {"tap", 1, NULL, 't'},
+		{"cgroup", 1, NULL, 'g'},    {"seconds", 1, NULL, 'S'},
+		{"debug", 0, NULL, 'D'},     {"virtiofsd", 1, NULL, 'v'},
+		{"helper", 1, NULL, 'h'},    {"memory-max-mb", 1, NULL, 'M'},
+		{"vcpus-max", 1, NULL, 'C'}, {"from", 1, NULL, 'f'},
+		{"state", 1, NULL, 'a'},     {"commands", 0, NULL, 'x'},
+		{"mtu", 1, NULL, 'u'},	     {0},
 	};
 	int c;
 
@@ -122,6 +126,9 @@ static int parse_args(int argc, char **argv, struct args *a)
 			break;
 		case 'a':
 			a->state = optarg;
+			break;
+		case 'u':
+			a->spec.mtu = (uint32_t)strtoul(optarg, NULL, 10);
 			break;
 		case 'x':
 			a->commands = true;

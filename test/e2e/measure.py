@@ -1,0 +1,134 @@
+"""What the benchmark (test/bench) and the node's figures (test/node) share: a table with bounds, and RunPodSandbox beside a boot of the
+same VM with no server around it, in turns in one run, so that a busy machine slows both."""
+
+import difflib
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+
+import harness
+from harness import BUILD, GUEST_IMAGE, KERNEL, secs
+
+# The server's defaults, which vmmctl does not know: the size of a VM, and the MTU of the tap that it boots with.
+MEMORY_MB, MTU = 1024, 65521
+OWN = r"guest-cid=\d+|mac=[0-9a-f:]{17}|^crivisor-(vmmctl|[0-9a-f]{64})$"  # of each VM, on QEMU's and its vsock daemon's command line
+
+
+def timed(function, *args, **kw):
+    began = time.monotonic()
+    value = function(*args, **kw)
+    return time.monotonic() - began, value
+
+
+def show(values):
+    return f"{statistics.median(values):.3f} s (of {len(values)}: {min(values):.3f} to {max(values):.3f})"
+
+
+class Table:
+    def __init__(self):
+        self.rows = []
+
+    def row(self, name, value, bound="", good=None):
+        """`good`: whether the bound is met; None where there is none, or nothing was measured."""
+        self.rows.append((name, value, bound, "" if good is None else "met" if good else "MISSED"))
+
+    def print(self, indent=""):
+        width = [max((len(row[i]) for row in self.rows), default=0) for i in range(4)]
+        for row in self.rows:
+            print(indent + "  ".join(text.ljust(width[i]) for i, text in enumerate(row)).rstrip(), flush=True)
+
+
+def programs(directory):
+    """Command lines of the processes that have `directory` in theirs, by program, without what differs from one VM to the next."""
+    found, mark = {}, str(directory)
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            argv = (entry / "cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0") if entry.name.isdigit() else []
+        except OSError:
+            continue
+        name = os.path.basename(argv[0]) if argv else ""
+        if name != "vmmctl" and any(mark in a for a in argv):
+            found[name] = [re.sub(OWN, "own", a.replace(mark, "DIR")) for a in argv]
+    return found
+
+
+def bare_boot(number):
+    """Spawns the same VMM with the same devices and no server, until the agent's port answers: the tool's own figure in seconds, and
+    what was running then, as programs() has it."""
+    base, netns = harness.work() / f"bare{number}", f"crv-bare-{os.getpid()}-{number}"
+    (base / "shared").mkdir(parents=True)
+    driver = os.environ.get("CRV_DRIVER")
+    in_netns = ["nsenter", f"--net=/run/netns/{netns}", "ip"]
+    subprocess.run(["ip", "netns", "add", netns], check=True)
+    try:
+        subprocess.run([*in_netns, "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr"], check=True)
+        subprocess.run([*in_netns, "link", "set", "tap0", "up", "mtu", str(MTU)], check=True)
+        argv = [BUILD / "vmmctl", "boot", "--commands", *(["--driver", driver] if driver else []), "--kernel", KERNEL,
+                "--image", GUEST_IMAGE, "--run-dir", base, "--shared", base / "shared", "--memory-mb", str(MEMORY_MB),
+                "--netns", f"/run/netns/{netns}", "--tap", "tap0", "--mtu", str(MTU)]
+        # At the end of its input it stops the VM.
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            watchdog = threading.Timer(secs(120), process.kill)
+            watchdog.start()
+            text, running = "", {}
+            for line in process.stdout:
+                text += line
+                if line.startswith("ready"):
+                    running = programs(base)
+                    process.stdin.close()
+            process.wait()
+            watchdog.cancel()
+    finally:
+        subprocess.run(["ip", "netns", "del", netns], check=True)
+    match = re.search(r"([\d.]+) ms  port \d+ answers", text)
+    if process.returncode or not match:
+        console = base / "console.log"
+        words = console.read_text(errors="replace")[-1500:] if console.exists() else "none"
+        raise AssertionError(f"vmmctl boot: {process.returncode}\n{text}its guest's console:\n{words}")
+    shutil.rmtree(base)
+    return float(match.group(1)) / 1000, running
+
+
+def agent_share(console):
+    """From the kernel's `Run /sbin/init` to the agent's first answer, by the guest's own clock; None if it does not say."""
+    begin = re.search(r"\[\s*(\d+\.\d+)\] Run /sbin/init", console)
+    end = re.search(r"\[\s*(\d+\.\d+)\] .*first Check answered", console)
+    if not begin or not end:
+        return None
+    return float(end.group(1)) - float(begin.group(1)), float(end.group(1))
+
+
+class Boots:
+    """RunPodSandbox and bare boots in turns, and what came of it. Times of the server's calls are those of the whole crictl process less
+    `overhead`, which is what `crictl version` takes."""
+
+    def __init__(self, server, rounds):
+        self.overhead = statistics.median(timed(server.crictl, "version")[0] for _ in range(5))
+        self.bare, self.whole, self.shares = [], [], []
+        for number in range(rounds):
+            seconds, bare_programs = bare_boot(number)
+            self.bare.append(seconds)
+            took, pod = timed(server.runp)
+            self.whole.append(took - self.overhead)
+            console = server.consoles()[0]
+            share = agent_share(console.read_text(errors="replace"))
+            if share:
+                self.shares.append(share)
+            pod_programs = programs(console.parent)
+            pod.stop()
+            pod.remove()
+            if bare_programs != pod_programs:
+                words = [sorted(f"{name}: {a}" for name, argv in found.items() for a in argv) for found in (bare_programs, pod_programs)]
+                raise AssertionError("not the same VM:\n" + "\n".join(difflib.unified_diff(*words, "bare", "pod", n=0, lineterm="")))
+        self.ratio = statistics.median(self.whole) / statistics.median(self.bare)
+
+    def report(self, table, figures):
+        figures.update(run_pod_sandbox_s=self.whole, bare_boot_s=self.bare, run_pod_sandbox_ratio=self.ratio)
+        table.row("bare boot: VMM spawned to agent's first answer", show(self.bare))
+        table.row("RunPodSandbox, cold", show(self.whole))
+        table.row("RunPodSandbox / bare boot", f"{self.ratio:.2f}", "<= 1.25", self.ratio <= 1.25)
