@@ -255,6 +255,9 @@ class Server:
 
     # -- process --
 
+    def argv(self):
+        return [CRIVISOR, "serve", "--config", self.config]
+
     def spawn(self):
         """Starts it and waits neither for success nor for failure; returns the socket on which it says READY=1."""
         notify = str(self.dir / "n.sock")
@@ -263,9 +266,8 @@ class Server:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         sock.bind(notify)
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen([CRIVISOR, "serve", "--config", self.config], stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log, env=dict(self.env, NOTIFY_SOCKET=notify),
-                                            start_new_session=True)
+            self.process = subprocess.Popen(self.argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env=dict(self.env, NOTIFY_SOCKET=notify), start_new_session=True)
         return sock
 
     def start(self, seconds=30):

@@ -1,0 +1,185 @@
+"""Figures: a table, and node-figures.json beside the counts. All of one run, in one node, and what is compared is taken in turns.
+
+1. RunPodSandbox against a bare boot. RunPodSandbox is the whole `crictl runp` less what `crictl version` takes; the bare boot is `vmmctl
+   boot`, from the VMM's spawn until the agent's port answers. Both must have run the same command lines of VMM and virtiofsd, which is
+   looked at each time. Cold: each pod is removed before the next turn. The ratio of the medians has a bound, and missing it is a failure.
+   Where the server's time goes are its own words ([sandbox] enable_tracing).
+2. From kubelet's start to a static pod that is Running, by kubelet's own word (/pods, asked each 0.1 s), with this server and with
+   containerd + crun: the same manifest, there before kubelet starts, the same kubelet configuration and pod network, images pulled
+   before, kubelet's state new each time but for its certificate. Before the first turn kubelet is started once, for that
+   certificate and for the page cache. Beside it: when kubelet's port answers, and the container's start by the runtime's clock.
+3. Host memory of idle pods (no container), 1 and then 8: PSS by /proc/PID/smaps_rollup of the VMM and its helpers, and the growth of the
+   server's own PSS since the moment before, all divided by the number of pods. PSS shares a page among those that have it mapped: so the
+   guest image's page cache (DAX) and the programs' text count once, whoever maps them, and less for each of 8 pods than for one. Guest
+   memory is what the guest has touched. The kernel's own memory for a VM (page tables, KVM, tap, cgroup) is in no process and not in
+   it. The server has run pods before, so what it needs once for all of them is not in its growth. Beside it the same of
+   containerd: shim, pause and its growth.
+"""
+
+import calendar
+import json
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import time
+import unittest
+
+from containerd import Containerd
+from harness import BUSYBOX, Case, failed, keep_dir, save_logs, secs
+from measure import Boots, Table, show
+from scenario_kubelet import NODE_IP, Kubelet
+from scenario_main import command_lines
+
+DRIVER = os.environ.get("CRV_DRIVER", "cloud-hypervisor")
+BOOT_ROUNDS, KUBELET_ROUNDS, PODS = 5, 2, (1, 8)
+SETTLE_S = 5
+
+
+def steps(log):
+    """Seconds of each step of RunPodSandbox, by the server's log: a list for each."""
+    found = {}
+    for ms, step in re.findall(r'msg="step took ([\d.]+) ms" .*step=("[^"]*"|\S+)', log):
+        found.setdefault(step.strip('"'), []).append(float(ms) / 1000)
+    return found
+
+
+def pss(pids):
+    """MB of these processes: all, and of it memory of their own, of files, and shared (a guest's is)."""
+    total = dict.fromkeys(("all", "own", "file", "shared"), 0)
+    for pid in pids:
+        text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+        for key, name in zip(total, ("Pss", "Pss_Anon", "Pss_File", "Pss_Shmem")):
+            total[key] += int(re.search(rf"^{name}:\s+(\d+) kB", text, re.M).group(1)) / 1024
+    return total
+
+
+def started_at(status):
+    """Of a container, in seconds since the epoch."""
+    text, fraction = re.fullmatch(r"(\S{19})(\.\d+)?(?:Z|\+00:00)", status["startedAt"]).groups()
+    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S")) + float(fraction or 0)
+
+
+class Figures(Case):
+    config = {"server": {"log_level": "info"}, "sandbox": {"enable_tracing": True}}
+    keep_pods = True
+    containerd = None
+
+    @classmethod
+    def prepare(cls):
+        cls.table, cls.figures = Table(), {"driver": DRIVER, "cpus": os.cpu_count(), "kernel": os.uname().release}
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.table.print("    ")
+        target = keep_dir().parent / "node-figures.json"
+        every = json.loads(target.read_text()) if target.exists() else {}
+        target.write_text(json.dumps({**every, DRIVER: cls.figures}, indent=1) + "\n")
+        if cls.containerd:
+            cls.containerd.destroy()  # its bridge would count as left behind
+        super().tearDownClass()
+
+    def tearDown(self):
+        super().tearDown()
+        if failed(self) and self.containerd:
+            save_logs(self.containerd, self.id() + "-containerd")
+
+    def other(self):
+        """containerd, from the first time that it is needed."""
+        if not self.containerd:
+            Figures.containerd = Containerd()
+            self.addClassCleanup(self.containerd.destroy)
+            self.containerd.start()
+            self.containerd.pull(BUSYBOX)
+            self.containerd.runp()  # so that it too has run a pod before it is measured
+            self.containerd.remove_all()
+        return self.containerd
+
+    def test_01_RunPodSandbox_against_a_bare_boot(self):
+        boots = Boots(self.server, BOOT_ROUNDS)
+        boots.report(self.table, self.figures)
+        taken = steps(self.server.log.read_text())
+        self.assertEqual({len(values) for values in taken.values()}, {BOOT_ROUNDS}, taken)
+        self.figures["run_pod_sandbox_steps_s"] = taken
+        self.table.row("  of it in the server", ", ".join(f"{name} {statistics.median(values):.3f}" for name, values in taken.items()))
+        self.assertLessEqual(boots.ratio, 1.25)
+
+    # ---- kubelet ----------------------------------------------------------------------------------------------------
+
+    def turn(self, kubelet):
+        """Seconds from kubelet's start: its port answers, the container starts, the pod is Running."""
+        for name in ("root", "logs"):
+            if (kubelet.dir / name).exists():
+                shutil.rmtree(kubelet.dir / name)
+        kubelet.add("pod", [{"name": "main", "command": ["sleep", "100000"]}])
+        began, clock = time.monotonic(), time.time()
+        kubelet.start()
+        answers = time.monotonic() - began
+        while kubelet.status("pod").get("phase") != "Running":
+            self.assertLess(time.monotonic() - began, secs(60), kubelet.status("pod"))
+            time.sleep(0.1)
+        running = time.monotonic() - began
+        container = kubelet.server.crictl("ps", "-q").split()[0]
+        started = started_at(kubelet.server.json("inspect", container)["status"]) - clock
+        kubelet.stop()
+        kubelet.remove("pod")
+        kubelet.server.remove_all()
+        return {"answers_s": answers, "started_s": started, "running_s": running}
+
+    @unittest.skipUnless(shutil.which("kubelet"), "no kubelet was brought along (test/tools/kubelet/build)")
+    def test_02_kubelet_start_to_a_running_pod(self):
+        subprocess.run(["ip", "addr", "replace", NODE_IP + "/32", "dev", "lo"], check=True)
+        self.addCleanup(subprocess.run, ["ip", "addr", "del", NODE_IP + "/32", "dev", "lo"])
+        kubelets = {"crivisor": Kubelet(self.server), "containerd": Kubelet(self.other())}
+        turns = {name: [] for name in kubelets}
+        certs = kubelets["crivisor"].dir / "certs"
+        for kubelet in kubelets.values():
+            self.addCleanup(kubelet.stop)
+        kubelets["crivisor"].start().stop()
+        shutil.copytree(certs, kubelets["containerd"].dir / "certs")
+        for number in range(KUBELET_ROUNDS):
+            # One way round and then the other, so that a machine that grows busy or quiet favours neither.
+            for name in sorted(kubelets, reverse=number % 2 == 0):
+                turns[name].append(self.turn(kubelets[name]))
+        self.figures["kubelet"] = turns
+        for key, text in (("answers_s", "its port answers"), ("started_s", "the container starts"), ("running_s", "the pod is Running")):
+            values = {name: [turn[key] for turn in taken] for name, taken in turns.items()}
+            for name, label in (("crivisor", f"crivisor, {DRIVER}"), ("containerd", "containerd, crun")):
+                self.table.row(f"kubelet's start until {text}: {label}", show(values[name]))
+        ratio = statistics.median(values["crivisor"]) / statistics.median(values["containerd"])
+        self.figures["kubelet_running_ratio"] = ratio
+        self.table.row("  crivisor / containerd, until Running", f"{ratio:.2f}")
+
+    # ---- memory -----------------------------------------------------------------------------------------------------
+
+    def memory(self, server, own_name):
+        """MB a pod, for each number of idle pods and each program, and the row that says so. `own_name`: the server's."""
+        found, before, pods = {}, pss([server.process.pid])["all"], 0
+        for count in PODS:
+            for _ in range(count - pods):
+                server.runp(linux={"cgroup_parent": server.cgroup})
+            pods = count
+            time.sleep(SETTLE_S)
+            parts = {name: {key: value / count for key, value in pss([pid for pid, _ in processes]).items()}
+                     for name, processes in command_lines(server).items() if name}  # KVM's threads are there too, without one
+            parts[own_name] = {"all": (pss([server.process.pid])["all"] - before) / count}
+            found[count] = {"total": sum(part["all"] for part in parts.values()), "parts": parts}
+        server.remove_all()
+        return found
+
+    def report(self, found, what):
+        for count, value in found.items():
+            self.table.row(f"memory of an idle pod, {count} pod{'s' * (count > 1)}: {what}", f"{value['total']:.1f} MB")
+            for name, part in value["parts"].items():
+                split = f" (own {part['own']:.1f}, files {part['file']:.1f}, shared {part['shared']:.1f})" if "own" in part else " (growth)"
+                self.table.row(f"  {name}", f"{part['all']:.2f} MB{split}")
+
+    def test_03_memory_of_idle_pods(self):
+        ours = self.memory(self.server, "crivisor")
+        self.assertEqual(len(ours[PODS[0]]["parts"]), 3 + ("vhost-device-vsock" in ours[PODS[0]]["parts"]), ours)
+        theirs = self.memory(self.other(), "containerd")
+        self.figures["memory_mb_per_pod"] = {"crivisor": ours, "containerd": theirs}
+        self.report(ours, f"crivisor, {DRIVER}")
+        self.report(theirs, "containerd, crun")
