@@ -81,11 +81,13 @@ class Kubelet:
     def remove(self, name):
         (self.manifests / f"{name}.json").unlink()
 
+    def ask(self, path):
+        return http_get("127.0.0.1", READ_ONLY_PORT, path)[1]
+
     def pod(self, name):
         """What kubelet says of it, or {}."""
         try:
-            _, text = http_get("127.0.0.1", READ_ONLY_PORT, "/pods")
-            pods = json.loads(text).get("items") or []
+            pods = json.loads(self.ask("/pods")).get("items") or []
         except (OSError, ValueError):
             return {}
         return next((p for p in pods if p["metadata"]["name"] == name + "-node"), {})
