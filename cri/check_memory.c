@@ -2,29 +2,12 @@
 #include "cri/check.h"
 
 #include "base/util.h"
+#include "cri/meminfo.h"
 #include "cri/readiness.h"
 
 #include <inttypes.h>
 
 #define MIB (UINT64_C(1) << 20)
-
-/* A line "Key:  N kB" of /proc/meminfo (proc(5)), or a bare count, as it stands; 0 if it is not there. */
-static uint64_t figure(const char *meminfo, const char *key)
-{
-	size_t len = strlen(key);
-
-	for (const char *p = meminfo; p && *p; p = strchr(p, '\n') ? strchr(p, '\n') + 1 : NULL)
-		if (strncmp(p, key, len) == 0 && p[len] == ':')
-			return strtoull(p + len + 1, NULL, 10);
-	return 0;
-}
-
-static uint64_t kib(const char *meminfo, const char *key)
-{
-	uint64_t n = figure(meminfo, key);
-
-	return n > UINT64_MAX / 1024 ? UINT64_MAX : n * 1024;
-}
 
 /*
  * The guest's memory is taken page by page as the guest touches it, so what is available now is no bound;
@@ -33,8 +16,8 @@ static uint64_t kib(const char *meminfo, const char *key)
  */
 static void check_size(struct check *check, const char *meminfo)
 {
-	uint64_t vm = check->config->hypervisor.memory_bytes, total = kib(meminfo, "MemTotal");
-	uint64_t available = kib(meminfo, "MemAvailable");
+	uint64_t vm = check->config->hypervisor.memory_bytes, total = meminfo_bytes(meminfo, "MemTotal");
+	uint64_t available = meminfo_bytes(meminfo, "MemAvailable");
 	struct err err = ERR_INIT;
 
 	if (readiness_memory(vm, &err) < 0)
@@ -58,7 +41,7 @@ static void check_size(struct check *check, const char *meminfo)
  */
 static void check_overcommit(struct check *check, const char *meminfo)
 {
-	uint64_t limit = kib(meminfo, "CommitLimit"), used = kib(meminfo, "Committed_AS");
+	uint64_t limit = meminfo_bytes(meminfo, "CommitLimit"), used = meminfo_bytes(meminfo, "Committed_AS");
 	uint64_t left = limit > used ? limit - used : 0, mode;
 
 	if (check_read_number(check, "/proc/sys/vm/overcommit_memory", &mode) < 0)
@@ -77,9 +60,11 @@ static void check_overcommit(struct check *check, const char *meminfo)
 
 static void check_hugepages(struct check *check, const char *meminfo)
 {
-	uint64_t vm = check->config->hypervisor.memory_bytes, page = kib(meminfo, "Hugepagesize");
-	uint64_t total = figure(meminfo, "HugePages_Total"), free_pages = figure(meminfo, "HugePages_Free");
-	uint64_t reserved = figure(meminfo, "HugePages_Rsvd"), want = page ? (vm + page - 1) / page : 0;
+	uint64_t vm = check->config->hypervisor.memory_bytes, page = meminfo_bytes(meminfo, "Hugepagesize");
+	uint64_t total = meminfo_count(meminfo, "HugePages_Total"),
+		 free_pages = meminfo_count(meminfo, "HugePages_Free");
+	uint64_t reserved = meminfo_count(meminfo, "HugePages_Rsvd"),
+		 want = page ? (vm + page - 1) / page : 0;
 	char *mend CLEANUP_FREE = NULL;
 
 	if (!check->config->hypervisor.hugepages)

@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "cri/meminfo.h"
 
 #include <inttypes.h>
 #include <sys/sysinfo.h>
@@ -9,7 +10,8 @@
 
 #define MIB	     (UINT64_C(1) << 20)
 #define ROOM_WANTED  (16 * MIB) /* below, a pod could be begun and not be recorded */
-#define FILES_WANTED 256	/* directory entries that a pod and its containers need, with a margin */
+#define MEMINFO_MAX  (64 * 1024)
+#define FILES_WANTED 256 /* directory entries that a pod and its containers need, with a margin */
 
 int server_vmm_choice(struct server *server, struct vmm_choice *ret_choice, struct err *err)
 {
@@ -88,6 +90,41 @@ int readiness_memory(uint64_t memory_bytes, struct err *err)
 			      memory_bytes / MIB, total / MIB);
 }
 
+/*
+ * The pages must be there when the guest touches them, or its VMM dies of a bus error. free: as many as are
+ * not promised to others now; else as many as there are at all, for that is what the host's state, rather
+ * than its load, comes to.
+ */
+static int check_hugepages(uint64_t memory_bytes, bool free_now, struct err *err)
+{
+	char *meminfo CLEANUP_FREE = NULL;
+	uint64_t page, have, want, reserved;
+	int r = read_file("/proc/meminfo", MEMINFO_MAX, &meminfo, NULL);
+
+	if (r < 0)
+		return err_set_errno(err, r, "reading /proc/meminfo");
+	page = meminfo_bytes(meminfo, "Hugepagesize");
+	if (page == 0)
+		return err_set_status(err, -ENOMEM, ERR_FAILED_PRECONDITION,
+				      "[hypervisor] hugepages is on, and this kernel has no huge pages");
+	want = memory_bytes / page + (memory_bytes % page != 0);
+	have = meminfo_count(meminfo, free_now ? "HugePages_Free" : "HugePages_Total");
+	reserved = free_now ? meminfo_count(meminfo, "HugePages_Rsvd") : 0;
+	have = have > reserved ? have - reserved : 0;
+	if (have >= want)
+		return 0;
+	return err_set_status(
+		err, -ENOMEM, ERR_RESOURCE_EXHAUSTED,
+		"a VM of %" PRIu64 " MiB takes %" PRIu64 " huge pages of %" PRIu64 " MiB, and %" PRIu64
+		" are %s: reserve more (sysctl vm.nr_hugepages), or set [hypervisor] hugepages = false",
+		memory_bytes / MIB, want, page / MIB, have, free_now ? "free" : "there");
+}
+
+int server_fits_now(struct server *server, uint64_t memory_bytes, struct err *err)
+{
+	return server->config->hypervisor.hugepages ? check_hugepages(memory_bytes, true, err) : 0;
+}
+
 int server_ready(struct server *server, uint64_t memory_bytes, struct vmm_choice *ret_choice,
 		 const char **ret_reason, struct err *err)
 {
@@ -106,6 +143,8 @@ int server_ready(struct server *server, uint64_t memory_bytes, struct vmm_choice
 		return r;
 	}
 	r = readiness_memory(memory_bytes, err);
+	if (r == 0 && config->hypervisor.hugepages)
+		r = check_hugepages(memory_bytes, false, err);
 	if (r < 0)
 		*ret_reason = "NotEnoughMemory";
 	return r;

@@ -1,10 +1,10 @@
 /*
  * readiness.h: whether this host can run new pods at the moment, and if not, what keeps it from that.
  *
- * Purpose:   one answer for Status (RuntimeReady) and for RunPodSandbox, so that both name the same cause.
- * Looked at anew at each call: a host that is mended needs no restart. Threads:   any; blocks for some
- * stat(2), and at the first look for reading guest kernel and image. Not here:  the pod network (cni_status).
- * Pods that run are never touched by what is found here.
+ * Purpose:   one answer for Status (RuntimeReady) and for RunPodSandbox, so that both name the same cause. Looked
+ *            at anew at each call: a host that is mended needs no restart.
+ * Threads:   any; blocks for some stat(2), and at the first look for reading guest kernel and image.
+ * Not here:  the pod network (cni_status). Pods that run are never touched by what is found here.
  */
 #ifndef CRI_READINESS_H
 #define CRI_READINESS_H
@@ -20,6 +20,9 @@ int server_vmm_choice(struct server *server, struct vmm_choice *ret_choice, stru
  */
 int server_ready(struct server *server, uint64_t memory_bytes, struct vmm_choice *ret_choice,
 		 const char **ret_reason, struct err *err);
+
+/* Beyond that, for one pod: whether what the host has is not taken by others just now. */
+int server_fits_now(struct server *server, uint64_t memory_bytes, struct err *err);
 
 /* Its parts that need no server: room for new pods in that directory (`key` names it); memory for such a VM. */
 int readiness_room(const char *key, const char *dir, struct err *err);

@@ -313,6 +313,12 @@ class Machine(Case):
         # A pod that has a limit of its own is no larger than that.
         server.runp(linux={"resources": {"memory_limit_in_bytes": 128 << 20}})
 
+    def test_huge_pages_that_nobody_reserved(self):
+        """A VMM that gets none dies of a bus error, which tells nobody what to do."""
+        server = self.serve(hugepages=True, memory_in_mb=1 << 14)
+        self.not_ready(server, "huge pages")
+        self.no_pod(server, "ResourceExhausted", "huge pages", "vm.nr_hugepages")
+
     def test_full_disk(self):
         server = Server()
         self.addCleanup(server.destroy)
