@@ -262,8 +262,9 @@ class Package(InOrder):
         return {tuple(line.split()[3:5]) for line in pathlib.Path(f"/proc/{vmm}/maps").read_text().splitlines()
                 if "/usr/share/crivisor/guest.img" in line}
 
-    @unittest.skipUnless(NEXT, "no package of another version beside the build")
     def test_08a_upgrade_to_another_version_under_a_running_pod(self):
+        if not NEXT:
+            self.skipTest("no package of another version beside the build")
         before = crictl("version")
         self.to(NEXT[-1])
         self.assertNotEqual(crictl("version"), before)
@@ -273,9 +274,10 @@ class Package(InOrder):
         self.assertEqual(crictl("exec", "-s", fresh, "echo", "new").strip(), "new")
         crictl("rm", "-f", fresh)
 
-    @unittest.skipUnless(NEXT, "no package of another version beside the build")
     def test_08b_downgrade_is_one_too(self):
         """dpkg warns and does it: the older server has the pod, whatever the newer one has written."""
+        if not NEXT:
+            self.skipTest("no package of another version beside the build")
         self.to(self.deb)
 
     def test_08c_the_same_version_again(self):

@@ -10,11 +10,10 @@ import pathlib
 import re
 import shutil
 import sqlite3
-import subprocess
 import types
 import unittest
 
-from harness import eventually, secs
+from harness import eventually
 from scenario_kubelet import CONFIG, NODE_IP, READ_ONLY_PORT, Kubelet
 from scenario_package import (DEBS, IMAGE, RUN, STATE, UNIT, InOrder, crictl, import_image, network_from_the_example, prepare_host,
                               run, unpack)
@@ -161,10 +160,14 @@ class Boot(InOrder):
         eventually(lambda: not wrong(), 20, wrong)
 
 
-@unittest.skipUnless(DEBS, "no package beside the build")
-@unittest.skipUnless(shutil.which("kubelet"), "no kubelet was brought along (test/tools/kubelet/build)")
 class Installed(Boot):
     """A node of a user's, and two pods on it."""
+
+    @classmethod
+    def setUpClass(cls):
+        if not DEBS or not shutil.which("kubelet"):
+            raise unittest.SkipTest("no package beside the build, or no kubelet (test/tools/kubelet/build)")
+        super().setUpClass()
 
     def test_01_package_network_image_and_kubelet(self):
         HERE.mkdir()
