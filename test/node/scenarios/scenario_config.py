@@ -141,8 +141,7 @@ class NoEntropy(Case):
     def test_refused_in_the_vmms_words_and_nothing_left(self):
         with self.assertRaises(CliError) as caught:
             self.server.runp()
-        # Not within a time: the answer comes when all is gone.
-        self.assertEqual(self.server.leaks(self.baseline), "")
+        self.server.assert_nothing_left(self.baseline)
         print(f"    {caught.exception.message[:300]}", flush=True)
         self.assertRegex(caught.exception.message, r"(?i)(rng|/nonexistent/random).*No such file")
         self.assertEqual(self.server.pod_ids(), [])
@@ -167,6 +166,6 @@ class NoNetwork(Case):
         eventually(ready, 10, "the network is not ready")
         with self.assertRaises(CliError) as caught:
             self.server.runp()
-        self.assertEqual(self.server.leaks(self.baseline), "")
+        self.server.assert_nothing_left(self.baseline)
         print(f"    {caught.exception.message[:300]}", flush=True)
         self.assertRegex(caught.exception.message, r"(?i)cni|ipam|bridge|range")
