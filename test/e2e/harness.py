@@ -390,7 +390,7 @@ class Server:
             except OSError:
                 continue
             name = cmdline.split(b"\0", 1)[0]
-            if name.endswith((b"crictl", b"python3")):
+            if name.endswith((b"crictl", b"python3", b"kubelet")):
                 continue
             if mark in cmdline or self.cgroup in cgroup:
                 found[int(entry)] = cmdline.replace(b"\0", b" ").decode(errors="replace")[:150]
