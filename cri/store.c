@@ -247,6 +247,21 @@ static const char settings[] = "PRAGMA journal_mode = WAL;"
 			       "PRAGMA journal_size_limit = 4194304;"
 			       "PRAGMA trusted_schema = OFF;";
 
+/*
+ * SQLite does not wait where it might wait for ever: of two that put a new database in WAL mode at once, each with
+ * a lock that the other wants, one hears BUSY at once. It has changed nothing then, so it tries again.
+ */
+static int apply_settings(struct store *store, struct err *err)
+{
+	int64_t deadline = now_monotonic_ns() + BUSY_MS * NS_PER_MS;
+	const struct timespec pause = {.tv_nsec = 5 * NS_PER_MS};
+	int r;
+
+	while ((r = exec(store, settings, "open", err)) == -EBUSY && now_monotonic_ns() < deadline)
+		nanosleep(&pause, NULL);
+	return r;
+}
+
 static int open_db(struct store *store, struct err *err)
 {
 	int rc, fd, r;
@@ -263,7 +278,7 @@ static int open_db(struct store *store, struct err *err)
 	sqlite3_busy_timeout(store->db, BUSY_MS);
 	sqlite3_limit(store->db, SQLITE_LIMIT_LENGTH, VALUE_MAX);
 	sqlite3_db_config(store->db, SQLITE_DBCONFIG_LOOKASIDE, NULL, 128, 64);
-	r = exec(store, settings, "open", err);
+	r = apply_settings(store, err);
 	if (r == -EUCLEAN)
 		return damaged(store, sqlite3_errmsg(store->db), err);
 	if (r == 0)

@@ -429,6 +429,47 @@ static void two_processes_may_write(void **state)
 	assert_int_equal(status, 0);
 }
 
+/* As the server's first start beside `crivisor image …`: both make the database, and both put it in WAL mode. */
+static void many_processes_may_open_it_first(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int round = 0; round < 20; round++) {
+		pid_t pids[6];
+		int go[2];
+
+		f->store = store_close(f->store);
+		assert_int_equal(remove_tree(f->dir), 0);
+		assert_int_equal(mkdir(f->dir, 0700), 0);
+		assert_int_equal(pipe(go), 0);
+		for (size_t i = 0; i < ARRAY_SIZE(pids); i++) {
+			pids[i] = fork();
+			if (pids[i] == 0) {
+				struct store *store;
+				char byte;
+
+				close(go[1]);
+				(void)!read(go[0], &byte, 1);
+				if (store_open(f->dir, &store, &f->err) < 0) {
+					fprintf(stderr, "%s\n", f->err.msg);
+					_exit(1);
+				}
+				store_close(store);
+				_exit(0);
+			}
+		}
+		close(go[0]);
+		close(go[1]); /* all at once */
+		for (size_t i = 0; i < ARRAY_SIZE(pids); i++) {
+			int status;
+
+			assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+			assert_int_equal(status, 0);
+		}
+		open_store(f);
+	}
+}
+
 static int delete_one(struct store *store, void *arg, struct err *err)
 {
 	int r = store_delete(store, "pod", arg, err);
@@ -517,6 +558,7 @@ int main(void)
 		T(open_of_damaged_file_says_so),
 		T(files_are_private),
 		T(two_processes_may_write),
+		T(many_processes_may_open_it_first),
 		T(full_disk_is_enospc_and_deletes_still_work),
 	};
 
