@@ -41,8 +41,12 @@ struct run {
 	char cgroup[512];
 	uint64_t memory_bytes;
 	uint32_t vcpus;
-	int64_t deadline_ns;
-	int64_t traced_ns; /* when the last step ended */
+	int64_t client_deadline_ns;
+	bool (*cancelled)(void *arg); /* the client has left; may be NULL */
+	void *cancelled_arg;
+	int64_t deadline_ns; /* of the boot: set before anything else may look */
+	int64_t traced_ns;   /* when the last step ended */
+	bool cni_begun;
 
 	/* CNI runs beside the boot; under pod->lock. */
 	bool cni_done;
@@ -657,25 +661,56 @@ static int boot(struct run *run, struct err *err)
 	return r < 0 ? err_wrap(err, "on the second try") : 0;
 }
 
-static int run_steps(struct run *run, struct err *err)
+/* Nobody wants the pod any more: its client has left, or it is to be stopped. */
+static bool unwanted(void *arg)
 {
-	int r = prepare_host(run, err);
+	struct run *run = arg;
+	bool cancel;
+
+	pthread_mutex_lock(&run->pod->lock);
+	cancel = run->pod->cancel;
+	pthread_mutex_unlock(&run->pod->lock);
+	return cancel || (run->cancelled && run->cancelled(run->cancelled_arg));
+}
+
+/* From the first thing that is made until the agent has answered: what keeps the host's CPUs busy, and so behind the gate. */
+static int boot_in_turn(struct run *run, struct err *err)
+{
+	int64_t limit;
+	int r = gate_enter(&run->server->boots, run->client_deadline_ns, unwanted, run, err);
 
 	if (r < 0)
-		return r;
+		return err_wrap(err, "waiting for the boots of other pods");
+	trace(run, "turn");
+	/* What it waited for others is not of its boot's time. */
+	limit = now_monotonic_ns() + BOOT_NS;
+	run->deadline_ns = limit < run->client_deadline_ns ? limit : run->client_deadline_ns;
+	r = prepare_host(run, err);
 	trace(run, "prepare");
-	r = pool_submit(run->server->pool, POOL_NET, cni_job, run);
-	if (r < 0)
-		return err_set_status(err, r, ERR_RESOURCE_EXHAUSTED, "too many pods are being set up at once");
-	r = boot(run, err);
+	if (r == 0) {
+		r = pool_submit(run->server->pool, POOL_NET, cni_job, run);
+		run->cni_begun = r == 0;
+		if (r < 0)
+			err_set_status(err, r, ERR_RESOURCE_EXHAUSTED, "too many pods are being set up at once");
+	}
+	if (r == 0)
+		r = boot(run, err);
+	gate_leave(&run->server->boots);
 	trace(run, "boot");
+	return r;
+}
+
+static int run_steps(struct run *run, struct err *err)
+{
+	int r = boot_in_turn(run, err);
+
 	if (r == 0)
 		r = assign(run, err);
 	trace(run, "assign");
 	if (r == 0)
 		r = finish(run, err);
 	trace(run, "finish");
-	if (r < 0) /* the CNI job uses `run` and must have ended; its own failure matters less than ours */
+	if (r < 0 && run->cni_begun) /* the CNI job uses `run` and must have ended; its own failure matters less than ours */
 		cni_wait(run, NULL);
 	return r;
 }
@@ -741,7 +776,7 @@ static int run_reserved(struct run *run, const char *handler, struct err *err)
 int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, const char *handler,
 	    int64_t deadline_ns, bool (*cancelled)(void *arg), void *arg, char **ret_id, struct err *err)
 {
-	struct run run = {.server = server, .config = config};
+	struct run run = {.server = server, .config = config, .client_deadline_ns = deadline_ns, .cancelled = cancelled, .cancelled_arg = arg};
 	struct pod *pod CLEANUP_POD = NULL;
 	int64_t start = now_monotonic_ns();
 	const char *reason;
@@ -770,7 +805,6 @@ int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, 
 		return err_set(err, -ENOMEM, "out of memory");
 	run.pod = pod;
 	run.traced_ns = start;
-	run.deadline_ns = start + BOOT_NS < deadline_ns ? start + BOOT_NS : deadline_ns;
 	pod->op = POD_OP_CREATE;
 	r = run_reserved(&run, handler, err);
 	if (r == 0 && cancelled && cancelled(arg)) {

@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <systemd/sd-daemon.h>
 
 #define RPC_STOP_NS  (20 * NS_PER_SEC)
@@ -250,6 +251,7 @@ int server_run(const struct config *config, struct err *err)
 	run = (struct running){.server = {.config = config, .started_ns = now_realtime_ns()}, .lock_fd = -1, .err = ERR_INIT};
 	pthread_mutex_init(&server->tables, NULL);
 	pthread_mutex_init(&server->choice_lock, NULL);
+	gate_init(&server->boots, 2 * (unsigned int)get_nprocs());
 	atomic_init(&server->pod_vcpus, config->hypervisor.vcpus);
 	atomic_init(&server->pod_memory_bytes, config->hypervisor.memory_bytes);
 	r = build(&run, err);

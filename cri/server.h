@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "cri/cni.h"
 #include "cri/config.h"
+#include "cri/gate.h"
 #include "cri/image.h"
 #include "cri/loop.h"
 #include "cri/pool.h"
@@ -36,6 +37,7 @@ struct server {
 	struct store *store;
 	struct image_store *images;
 	struct cni *cni;
+	struct gate boots; /* VMs that boot: twice as many as the host has CPUs */
 
 	pthread_mutex_t tables;
 	struct pod *pods; /* newest first */
