@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -116,7 +117,7 @@ class Kubelet:
                 return value
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {secs(seconds):g} s: {what}")
-            time.sleep(0.5)
+            time.sleep(1)
 
     def wait_ready(self, name, seconds=60):
         try:
@@ -129,8 +130,10 @@ class Kubelet:
         return self.server.crictl("pods", "-q", "--label", f"io.kubernetes.pod.name={name}-node").split()
 
     def wait_gone(self, name, seconds=90):
-        """Until neither kubelet nor the server knows it."""
-        self.wait(lambda: not self.pod(name) and not self.sandboxes(name), seconds, f"{name} is still there")
+        """Until kubelet knows it no more and its VM is gone. What is left of the sandbox kubelet collects once a minute: see test_15."""
+        def runs():
+            return self.server.crictl("pods", "-q", "--state", "ready", "--label", f"io.kubernetes.pod.name={name}-node").split()
+        self.wait(lambda: not self.pod(name) and not runs(), seconds, f"{name} is still there")
 
     def cgroup(self, name):
         """The directory of the pod's cgroup, which kubelet names after the pod's uid."""
@@ -161,7 +164,7 @@ class KubeletOnTop(Case):
     def prepare(cls):
         if not shutil.which("kubelet"):
             raise unittest.SkipTest("no kubelet was brought along (test/tools/kubelet/build)")
-        subprocess.run(["ip", "addr", "add", NODE_IP + "/32", "dev", "lo"], check=True)
+        subprocess.run(["ip", "addr", "replace", NODE_IP + "/32", "dev", "lo"], check=True)
         cls.kubelet = Kubelet(cls.server)
         cls.addClassCleanup(cls.kubelet.stop)
         cls.shared = cls.kubelet.dir / "shared"
@@ -274,6 +277,7 @@ class KubeletOnTop(Case):
     # ---- limits -----------------------------------------------------------------------------------------------------
 
     def test_07_64Mi_pod_lives_within_its_limit_and_the_overhead(self):
+        # In the huge pages of this node (see job) it takes more than on a host of a user's: 92 MiB instead of 84.
         self.kubelet.add("small", [{
             "name": "main", "command": ["sh", "-c", "dd if=/dev/zero of=/dev/shm/x bs=1M count=40; echo filled > /tmp/filled; sleep 100000"],
             "readinessProbe": {"exec": {"command": ["cat", "/tmp/filled"]}, "periodSeconds": 2, "timeoutSeconds": 10},

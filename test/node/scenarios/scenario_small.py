@@ -16,7 +16,7 @@ class Small(Case):
 
     @classmethod
     def prepare(cls):
-        subprocess.run(["ip", "addr", "add", NODE_IP + "/32", "dev", "lo"], check=True)
+        subprocess.run(["ip", "addr", "replace", NODE_IP + "/32", "dev", "lo"], check=True)
         cls.kubelet = Kubelet(cls.server)
         cls.addClassCleanup(cls.kubelet.stop)
         cls.kubelet.start()
