@@ -63,8 +63,12 @@ class Vm:
         self.process.stdin.flush()
         match = self.lines.until(rf"^(ok|error) {words[0]}\b:? ?(.*)", seconds)
         if match.group(1) == "error":
-            raise AssertionError(f"{' '.join(map(str, words))}: {match.group(2)}")
+            raise AssertionError(f"{' '.join(map(str, words))}: {match.group(2)}{self.last_words()}")
         return match.group(2)
+
+    def last_words(self):
+        """For a message: whether the guest had died, and of what."""
+        return f"\nevents: {[line for line in self.lines.seen if line.startswith('event')]}\nthe console's end: {self.console()[-1500:]}"
 
     def call(self, service, method, *fields):
         """(status, message, fields) of the agent's answer."""
@@ -98,7 +102,10 @@ class Vm:
 
     def sh(self, script, seconds=20):
         """Output of a script in the guest's own namespace, by the debug console; AssertionError unless it ends with 0."""
-        return run_script(self.dial(CONSOLE_PORT), script, seconds)
+        try:
+            return run_script(self.dial(CONSOLE_PORT), script, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}{self.last_words()}") from None
 
     def leave(self):
         self.process.stdin.write(b"leave\n")
