@@ -236,5 +236,5 @@ class Setups(Case):
     def test_09_nothing_is_left(self):
         for manifest in self.kubelet.manifests.iterdir():
             manifest.unlink()
-        self.kubelet.wait(lambda: not self.server.pod_ids(), 40, "pods are left")
+        self.kubelet.wait(lambda: not self.server.pod_ids(), 120, "pods are left")
         self.server.assert_nothing_left(self.baseline, 10)
