@@ -18,7 +18,7 @@ class Containerd(Server):
 
     def __init__(self):
         super().__init__(name="cd")
-        conf = conflist(self.dir, self.subnet).replace("crvt0", "crvt1")
+        conf = conflist(self.dir, self.subnet, only_bridge=True).replace("crvt0", "crvt1")
         (self.cni_dir / "10-test.conflist").write_text(conf)
         cri = 'plugins."io.containerd.grpc.v1.cri"'
         self.config.write_text(f'version = 2\nroot = "{self.state_dir}"\nstate = "{self.run_dir}"\n' + toml({

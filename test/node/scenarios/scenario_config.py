@@ -10,6 +10,7 @@ import tempfile
 from harness import BUSYBOX, CRIVISOR, GUEST_IMAGE, KERNEL, Case, CliError, eventually, rows
 from scenario_main import CLH, PROGRAM, command_lines, dial
 from vmmctl import CONSOLE_PORT, run_script
+import second_cpu
 
 HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
 MEMORY_MB = 384
@@ -57,6 +58,7 @@ class Configured(Case):
         cls.addClassCleanup(shutil.rmtree, place)
         cls.vmm, cls.fs = diary(place, PROGRAM), diary(place, "virtiofsd")
         cls.kernel, cls.image = place / "other-kernel", place / "other-image"
+        second_cpu.work(cls.addClassCleanup)  # no pod gets more CPUs than the host has
         shutil.copyfile(KERNEL, cls.kernel)
         shutil.copyfile(GUEST_IMAGE, cls.image)
         cls.config = {

@@ -11,6 +11,7 @@ import unittest
 
 from harness import eventually, rows
 from vmmctl import CLH, Vm, alive
+import second_cpu
 import ttrpc
 
 MIB = 1 << 20
@@ -136,6 +137,7 @@ class Devices(unittest.TestCase):
             self.vm.command("detach", "nobody")
 
     def test_07_more_vcpus_and_back(self):
+        second_cpu.work(self.addCleanup)
         self.vm.command("resize", 2, 0)
         eventually(lambda: "cpu1" in self.vm.sh("ls /sys/devices/system/cpu"), 10, "no second vCPU in the guest")
         self.vm.sh("[ $(cat /sys/devices/system/cpu/cpu1/online) = 1 ] || echo 1 >/sys/devices/system/cpu/cpu1/online")

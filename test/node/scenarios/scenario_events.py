@@ -11,6 +11,7 @@ from scenario_main import CLH, PROGRAM, command_lines
 
 
 class Deaths(Case):
+    cni = "bridge"
     images = (BUSYBOX,)
 
     def killed_by(self, kill, words):

@@ -181,7 +181,6 @@ class Installed(Boot):
         self.kubelet.install()
 
     def test_02_pods_run(self):
-        self.kubelet.add("plain", [{"name": "main", "image": IMAGE, "command": ["sleep", "100000"]}])
         data = [{"name": "data", "mountPath": "/data"}]
         self.kubelet.add("pair", [
             {"name": "writer", "image": IMAGE, "volumeMounts": data, "command": [
@@ -189,12 +188,11 @@ class Installed(Boot):
             {"name": "reader", "image": IMAGE, "volumeMounts": data, "command": [
                 "sh", "-c", "while ! cat /data/begun; do sleep 1; done; exec sleep 100000"]},
         ], volumes=[{"name": "data", "emptyDir": {}}])
-        for name in ("plain", "pair"):
-            status = self.kubelet.wait_ready(name, 90)
-            self.assertEqual({c["restartCount"] for c in status["containerStatuses"]}, {0})
+        status = self.kubelet.wait_ready("pair", 90)
+        self.assertEqual({c["restartCount"] for c in status["containerStatuses"]}, {0})
         self.assert_log_grows(0)
-        self.assert_traces("plain", "pair")
-        self.remember("plain", "pair")
+        self.assert_traces("pair")
+        self.remember("pair")
 
 
 class Again:
@@ -249,7 +247,7 @@ class Rebooted(Again, Boot):
     """After `systemctl reboot`."""
 
     attempt = 1
-    pods = ("plain", "pair")
+    pods = ("pair",)
 
     def test_00_pods_do_not_hold_the_node_s_end_up(self):
         """systemd gives what does not end by SIGTERM 90 s."""
@@ -258,7 +256,7 @@ class Rebooted(Again, Boot):
         self.assertLess(took, 45)
 
     def test_20_left_with_a_pod_half_made(self):
-        self.remember("plain", "pair")
+        self.remember("pair")
         # A power cut takes the database's last commits, but leaves what they were about: here that is done by hand.
         self.kubelet.add("lost", [{"name": "main", "image": IMAGE, "command": ["sleep", "100000"]}])
         self.kubelet.wait_ready("lost", 90)
@@ -277,7 +275,7 @@ class PowerCut(Again, Boot):
     """After a reset that nothing was told of, while a pod was being made."""
 
     attempt = 2
-    pods = ("plain", "pair", "late", "lost")
+    pods = ("pair", "late", "lost")
 
     def test_03a_those_that_were_cut_off_run(self):
         self.kubelet.wait_ready("late", 90)

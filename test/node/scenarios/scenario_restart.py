@@ -8,6 +8,7 @@ from scenario_main import PROGRAM, command_lines
 
 
 class Restart(Case):
+    cni = "bridge"
     images = (BUSYBOX,)
 
     def survives(self, sig):
