@@ -104,31 +104,44 @@ def agent_share(console):
 
 
 class Boots:
-    """RunPodSandbox and bare boots in turns, and what came of it. Times of the server's calls are those of the whole crictl process less
-    `overhead`, which is what `crictl version` takes."""
+    """RunPodSandbox and bare boots in turns, one way round and then the other, and what came of it. Times of the server's calls are those of
+    the whole crictl process less `overhead`, which is what `crictl version` takes. The ratio is the median of the turns' own ones: on a
+    machine whose speed changes from minute to minute, the two of a turn have met the same machine more nearly than those of all turns."""
 
     def __init__(self, server, rounds):
         self.overhead = statistics.median(timed(server.crictl, "version")[0] for _ in range(5))
         self.bare, self.whole, self.shares = [], [], []
         for number in range(rounds):
-            seconds, bare_programs = bare_boot(number)
-            self.bare.append(seconds)
-            took, pod = timed(server.runp)
-            self.whole.append(took - self.overhead)
-            console = server.consoles()[0]
-            share = agent_share(console.read_text(errors="replace"))
-            if share:
-                self.shares.append(share)
-            pod_programs = programs(console.parent)
-            pod.stop()
-            pod.remove()
+            found = {}
+            for what in ("bare", "pod") if number % 2 == 0 else ("pod", "bare"):
+                found[what] = self.boot_bare(number) if what == "bare" else self.run_pod(server)
+            bare_programs, pod_programs = found["bare"], found["pod"]
             if bare_programs != pod_programs:
                 words = [sorted(f"{name}: {a}" for name, argv in found.items() for a in argv) for found in (bare_programs, pod_programs)]
                 raise AssertionError("not the same VM:\n" + "\n".join(difflib.unified_diff(*words, "bare", "pod", n=0, lineterm="")))
-        self.ratio = statistics.median(self.whole) / statistics.median(self.bare)
+        self.ratios = [whole / bare for whole, bare in zip(self.whole, self.bare)]
+        self.ratio = statistics.median(self.ratios)
+
+    def boot_bare(self, number):
+        seconds, running = bare_boot(number)
+        self.bare.append(seconds)
+        return running
+
+    def run_pod(self, server):
+        took, pod = timed(server.runp)
+        self.whole.append(took - self.overhead)
+        console = server.consoles()[0]
+        share = agent_share(console.read_text(errors="replace"))
+        if share:
+            self.shares.append(share)
+        running = programs(console.parent)
+        pod.stop()
+        pod.remove()
+        return running
 
     def report(self, table, figures):
         figures.update(run_pod_sandbox_s=self.whole, bare_boot_s=self.bare, run_pod_sandbox_ratio=self.ratio)
         table.row("bare boot: VMM spawned to agent's first answer", show(self.bare))
         table.row("RunPodSandbox, cold", show(self.whole))
-        table.row("RunPodSandbox / bare boot", f"{self.ratio:.2f}", "<= 1.25", self.ratio <= 1.25)
+        turns = ", ".join(f"{ratio:.2f}" for ratio in self.ratios)
+        table.row("RunPodSandbox / bare boot", f"{self.ratio:.2f} (median of {turns})", "<= 1.25", self.ratio <= 1.25)

@@ -2,7 +2,7 @@
 
 1. RunPodSandbox against a bare boot. RunPodSandbox is the whole `crictl runp` less what `crictl version` takes; the bare boot is `vmmctl
    boot`, from the VMM's spawn until the agent's port answers. Both must have run the same command lines of VMM and virtiofsd, which is
-   looked at each time. Cold: each pod is removed before the next turn. The ratio of the medians has a bound, and missing it is a failure.
+   looked at each time. Cold: each pod is removed before the next turn. The median of the turns' ratios has a bound, and missing it is a failure.
    Two CPUs, and no other node beside this one meanwhile.
    Where the server's time goes are its own words ([sandbox] enable_tracing).
 2. From kubelet's start to a static pod that is Running, by kubelet's own word (/pods, asked each 0.1 s), with this server and with
