@@ -230,7 +230,7 @@ int pod_run_boot(struct pod_run *run, struct err *err)
 	limit = now_monotonic_ns() + BOOT_NS;
 	run->deadline_ns = limit < run->client_deadline_ns ? limit : run->client_deadline_ns;
 	r = pod_run_prepare(run, err);
-	pod_run_trace(run, "prepare");
+	pod_run_trace(run, "cgroup");
 	if (r == 0) {
 		r = pool_submit(run->server->pool, POOL_NET, cni_job, run);
 		run->cni_begun = r == 0;

@@ -87,12 +87,15 @@ int pod_run_prepare(struct pod_run *run, struct err *err)
 		r = share_create(pod->dir, err);
 	if (r == 0)
 		r = write_files(run, err);
+	pod_run_trace(run, "share");
 	if (r == 0)
 		r = pod_run_journal(run, "netns", run->netns, err);
 	if (r == 0)
 		r = vmm_netns_create(run->netns, err);
+	pod_run_trace(run, "network namespace");
 	if (r == 0)
 		r = vmm_tap_create(run->netns, TAP, run->choice.mtu_max ? run->choice.mtu_max : 1500, err);
+	pod_run_trace(run, "tap");
 	if (r == 0)
 		r = pod_run_journal(run, "cni", run->netns, err);
 	if (r == 0)

@@ -81,6 +81,7 @@ static void ctr_free(struct ctr *c)
 		inotify_rm_watch(oom_inotify, c->oom_watch);
 	if (c->run_file)
 		unlink(c->run_file);
+	close_fd(c->mounts);
 	free(c->run_file);
 	free(c->cgroup);
 	free(c->bundle);
@@ -160,6 +161,7 @@ static void oom_watch(struct ctr *c)
 void ctr_ended(struct ctr *c)
 {
 	struct err err;
+	pid_t left;
 
 	if (!c->cgroup)
 		return;
@@ -167,6 +169,9 @@ void ctr_ended(struct ctr *c)
 	/* With a shared PID namespace its children would live on; a container ends with its first process. */
 	if (gcgroup_kill(c->g->cgroup2, c->cgroup, &err) < 0)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id), "%s", err.msg);
+	/* What is in its memory-backed mounts is freed now, not when it is deleted; others of it may still be dying. */
+	if (gcgroup_pids(c->g->cgroup2, c->cgroup, &left, 1) == 0)
+		c->mounts = gshare_release_mounts(c->mounts);
 }
 
 /* ---- create ------------------------------------------------------------------------------------------ */
@@ -228,6 +233,7 @@ static void on_created(void *arg, const struct err *err, pid_t pid, uint64_t sin
 	}
 	if (c->cgroup)
 		oom_watch(c);
+	c->mounts = gshare_hold_mounts(pid);
 	proc_born(&c->init, pid, since, PROC_CREATED);
 	resp.pid = (uint32_t)pid;
 	rpc_slot_reply(&c->init.slot, &resp.base);
@@ -258,6 +264,7 @@ static struct ctr *ctr_new(struct guest *g, const char *id, const struct proc_io
 	}
 	c->g = g;
 	c->oom_watch = -1;
+	c->mounts = -1;
 	c->id = strdup(id);
 	c->bundle = xasprintf(GUEST_SHARE_DIR "/%s", id);
 	if (!c->id || !c->bundle) {
@@ -316,6 +323,7 @@ void ctr_create(struct guest *g, const char *id, const char *bundle, const struc
 		args[4] = c->init.pio->console_path;
 	}
 	memcpy(run.stdio, c->init.child_stdio, sizeof(run.stdio));
+	gshare_hold(c->id);
 	c->init.run = crun_start(g, &run, on_created, c, &err);
 	proc_close_child_stdio(&c->init);
 	if (!c->init.run) {
@@ -426,6 +434,7 @@ static void on_deleted(void *arg, const struct err *err, pid_t pid, uint64_t sin
 	}
 	if (c->cgroup)
 		gcgroup_remove(c->g->cgroup2, c->cgroup);
+	c->mounts = gshare_release_mounts(c->mounts);
 	gshare_release(c->id);
 	answer_delete(&c->slot, &c->init);
 	ctr_free(c);

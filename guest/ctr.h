@@ -28,6 +28,7 @@ struct ctr {
 	char *id;
 	char *bundle;
 	char *cgroup; /* relative to the hierarchy, NULL before the process is there */
+	int mounts;   /* gshare_hold_mounts of its process, or -1 */
 	struct proc init;
 	struct proc *execs;
 	unsigned int execs_len;

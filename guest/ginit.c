@@ -9,6 +9,7 @@
 #include "guest/gdevice.h"
 #include "guest/gnet.h"
 #include "guest/gsandbox.h"
+#include "guest/gshare.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -40,6 +41,7 @@ static const struct early_mount early[] = {
 static const struct early_mount later[] = {
 	{"tmpfs", "/tmp", "tmpfs", "mode=1777,size=64m", MS_NOSUID | MS_NODEV, true},
 	{"mqueue", "/dev/mqueue", "mqueue", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, true},
+	{"fusectl", GUEST_FUSE_DIR, "fusectl", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, true},
 };
 
 struct sysctl {
@@ -96,7 +98,7 @@ static int mount_one(const struct early_mount *m, struct err *err)
 {
 	int r;
 
-	if (mkdir(m->target, 0755) < 0 && errno != EEXIST && errno != EROFS)
+	if (mkdir(m->target, 0755) < 0 && errno != EEXIST && errno != EROFS && !m->optional)
 		return err_set_errno(err, -errno, "make %s", m->target);
 	if (mount(m->source, m->target, m->type, m->flags, m->options) == 0)
 		return 0;

@@ -308,6 +308,13 @@ class Server:
     def consoles(self):
         return sorted(self.run_dir.rglob("console.log"))
 
+    def assert_kernels_sound(self):
+        """No guest's kernel has complained of itself; it may do so, and go on until its memory is used again."""
+        for console in self.consoles():
+            for line in console.read_text(errors="replace").splitlines():
+                if re.search(r"WARNING: CPU|BUG: |Oops: |Busy inodes", line):
+                    raise AssertionError(f"{console.relative_to(self.dir)}: {line}")
+
     def rss_kb(self):
         return int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{self.process.pid}/status").read_text()).group(1))
 
@@ -624,6 +631,7 @@ class Case(unittest.TestCase):
     def tearDownClass(cls):
         if cls.keep_pods:
             try:
+                cls.server.assert_kernels_sound()
                 cls.server.remove_all()
                 cls.server.assert_nothing_left(cls.baseline)
             except BaseException:
@@ -642,6 +650,7 @@ class Case(unittest.TestCase):
             return
         if not self.keep_pods:
             try:
+                self.server.assert_kernels_sound()
                 self.server.remove_all()
                 self.server.assert_nothing_left(self.baseline)
             except BaseException:
