@@ -35,10 +35,10 @@ struct tap_job {
 	bool create;
 };
 
-static int open_queue(const char *name, struct err *err)
+static int open_queue(const char *name, int more_flags, struct err *err)
 {
 	int fd CLEANUP_CLOSE = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+	struct ifreq ifr = {.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | more_flags)};
 
 	if (fd < 0)
 		return err_set_errno(err, -errno, "opening /dev/net/tun");
@@ -58,7 +58,7 @@ static int open_job(void *arg, struct err *err)
 	/* TUNSETIFF would make a missing one. */
 	if (if_nametoindex(j->name) == 0)
 		return err_set(err, -ENODEV, "there is no tap %s", j->name);
-	return open_queue(j->name, err);
+	return open_queue(j->name, 0, err);
 }
 
 int tap_open(const char *netns_path, const char *name, struct err *err)
@@ -102,9 +102,10 @@ static int create_job(void *arg, struct err *err)
 	int fd CLEANUP_CLOSE = -1;
 	int r;
 
-	if (if_nametoindex(j->name) != 0)
+	/* Asked for by name, a missing interface would first be looked for as a module, by a modprobe (SIOCGIFINDEX). */
+	fd = open_queue(j->name, IFF_TUN_EXCL, err);
+	if (fd == -EBUSY)
 		return err_set(err, -EEXIST, "an interface %s exists already", j->name);
-	fd = open_queue(j->name, err);
 	if (fd < 0)
 		return fd;
 	silence(j->name);
@@ -286,7 +287,7 @@ int vmm_tap_join(const char *netns_path, const char *tap, const char *ifname, st
 
 static int try_tap_job(void *arg, struct err *err)
 {
-	int fd = open_queue("crivisor0", err);
+	int fd = open_queue("crivisor0", 0, err);
 
 	(void)arg;
 	close_fd(fd); /* and with it the tap */
