@@ -104,13 +104,14 @@ def agent_share(console):
 
 
 class Boots:
-    """RunPodSandbox and bare boots in turns, one way round and then the other, and what came of it. Times of the server's calls are those of
-    the whole crictl process less `overhead`, which is what `crictl version` takes. The ratio is the median of the turns' own ones: on a
-    machine whose speed changes from minute to minute, the two of a turn have met the same machine more nearly than those of all turns."""
+    """RunPodSandbox and bare boots in turns, one way round and then the other, and what came of it. RunPodSandbox is timed by the server, as
+    the bare boot is by its tool: a client's own start is in neither. (`overhead`: what `crictl version` takes as a process.) The ratio is
+    the median of the turns' own ones: on a machine whose speed changes from minute to minute, the two of a turn have met the same machine
+    more nearly than those of all turns."""
 
     def __init__(self, server, rounds):
         self.overhead = statistics.median(timed(server.crictl, "version")[0] for _ in range(5))
-        self.bare, self.whole, self.shares = [], [], []
+        self.bare, self.pod, self.whole, self.shares = [], [], [], []
         for number in range(rounds):
             found = {}
             for what in ("bare", "pod") if number % 2 == 0 else ("pod", "bare"):
@@ -119,7 +120,7 @@ class Boots:
             if bare_programs != pod_programs:
                 words = [sorted(f"{name}: {a}" for name, argv in found.items() for a in argv) for found in (bare_programs, pod_programs)]
                 raise AssertionError("not the same VM:\n" + "\n".join(difflib.unified_diff(*words, "bare", "pod", n=0, lineterm="")))
-        self.ratios = [whole / bare for whole, bare in zip(self.whole, self.bare)]
+        self.ratios = [pod / bare for pod, bare in zip(self.pod, self.bare)]
         self.ratio = statistics.median(self.ratios)
 
     def boot_bare(self, number):
@@ -129,7 +130,11 @@ class Boots:
 
     def run_pod(self, server):
         took, pod = timed(server.runp)
-        self.whole.append(took - self.overhead)
+        self.whole.append(took)
+        seconds = int(re.search(rf'msg="pod is ready after (\d+) ms" pod={pod.id}', server.log.read_text()).group(1)) / 1000
+        if seconds > took:
+            raise AssertionError(f"the server says {seconds} s, the client {took} s")
+        self.pod.append(seconds)
         console = server.consoles()[0]
         share = agent_share(console.read_text(errors="replace"))
         if share:
@@ -140,8 +145,9 @@ class Boots:
         return running
 
     def report(self, table, figures):
-        figures.update(run_pod_sandbox_s=self.whole, bare_boot_s=self.bare, run_pod_sandbox_ratio=self.ratio)
+        figures.update(run_pod_sandbox_s=self.pod, bare_boot_s=self.bare, run_pod_sandbox_ratio=self.ratio, crictl_runp_s=self.whole)
         table.row("bare boot: VMM spawned to agent's first answer", show(self.bare))
-        table.row("RunPodSandbox, cold", show(self.whole))
+        table.row("RunPodSandbox, cold, from the call to its answer", show(self.pod))
+        table.row("  crictl runp as a process", show(self.whole))
         turns = ", ".join(f"{ratio:.2f}" for ratio in self.ratios)
         table.row("RunPodSandbox / bare boot", f"{self.ratio:.2f} (median of {turns})", "<= 1.25", self.ratio <= 1.25)

@@ -5,8 +5,6 @@ import os
 import pathlib
 
 ONLINE = pathlib.Path("/sys/devices/system/cpu/cpu1/online")
-# Looked for by ../run: it begins no other node before a scenario has said so that needs the machine for itself.
-FREE = "what needs the machine for itself is over"
 
 
 def rest():
