@@ -5,7 +5,6 @@
 #include "api/agent/task.pb-c.h"
 #include "base/log.h"
 #include "guest/gcgroup.h"
-#include "guest/gshare.h"
 #include "guest/gevents.h"
 #include "guest/ginit.h"
 #include "guest/guest.h"
@@ -81,7 +80,8 @@ static void ctr_free(struct ctr *c)
 		inotify_rm_watch(oom_inotify, c->oom_watch);
 	if (c->run_file)
 		unlink(c->run_file);
-	close_fd(c->mounts);
+	gshare_wait_clear(&c->share);
+	gshare_release_mounts(c->mounts);
 	free(c->run_file);
 	free(c->cgroup);
 	free(c->bundle);
@@ -158,6 +158,14 @@ static void oom_watch(struct ctr *c)
 		c->oom_watch = inotify_add_watch(oom_inotify, path, IN_MODIFY);
 }
 
+static void on_ended_idle(void *arg, bool idle)
+{
+	struct ctr *c = arg;
+
+	if (idle) /* else it waits for the container's deletion */
+		c->mounts = gshare_release_mounts(c->mounts);
+}
+
 void ctr_ended(struct ctr *c)
 {
 	struct err err;
@@ -170,11 +178,21 @@ void ctr_ended(struct ctr *c)
 	if (gcgroup_kill(c->g->cgroup2, c->cgroup, &err) < 0)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id), "%s", err.msg);
 	/* What is in its memory-backed mounts is freed now, not when it is deleted; others of it may still be dying. */
-	if (gcgroup_pids(c->g->cgroup2, c->cgroup, &left, 1) == 0)
-		c->mounts = gshare_release_mounts(c->mounts);
+	if (c->mounts >= 0 && gcgroup_pids(c->g->cgroup2, c->cgroup, &left, 1) == 0)
+		gshare_wait(c->g->loop, &c->share, on_ended_idle, c);
 }
 
 /* ---- create ------------------------------------------------------------------------------------------ */
+
+static void on_clean_idle(void *arg, bool idle)
+{
+	struct ctr *c = arg;
+
+	(void)idle;
+	gshare_release(c->id);
+	rpc_slot_fail(&c->init.slot, &c->failed);
+	ctr_free(c);
+}
 
 static void on_clean(void *arg, const struct err *err, pid_t pid, uint64_t since)
 {
@@ -192,9 +210,7 @@ static void on_clean(void *arg, const struct err *err, pid_t pid, uint64_t since
 		gcgroup_remove(c->g->cgroup2, path);
 	if (state)
 		(void)remove_tree(state);
-	gshare_release(c->id);
-	rpc_slot_fail(&c->init.slot, &c->failed);
-	ctr_free(c);
+	gshare_wait(c->g->loop, &c->share, on_clean_idle, c);
 }
 
 /* Lets the runtime remove what a failed create left, then answers. */
@@ -419,6 +435,17 @@ static void answer_delete(struct rpc_slot *slot, const struct proc *p)
 	rpc_slot_reply(slot, &resp.base);
 }
 
+static void on_deleted_idle(void *arg, bool idle)
+{
+	struct ctr *c = arg;
+
+	(void)idle;
+	c->mounts = gshare_release_mounts(c->mounts);
+	gshare_release(c->id);
+	answer_delete(&c->slot, &c->init);
+	ctr_free(c);
+}
+
 static void on_deleted(void *arg, const struct err *err, pid_t pid, uint64_t since)
 {
 	struct ctr *c = arg;
@@ -434,10 +461,7 @@ static void on_deleted(void *arg, const struct err *err, pid_t pid, uint64_t sin
 	}
 	if (c->cgroup)
 		gcgroup_remove(c->g->cgroup2, c->cgroup);
-	c->mounts = gshare_release_mounts(c->mounts);
-	gshare_release(c->id);
-	answer_delete(&c->slot, &c->init);
-	ctr_free(c);
+	gshare_wait(c->g->loop, &c->share, on_deleted_idle, c);
 }
 
 static bool execs_busy(const struct ctr *c)
@@ -455,7 +479,7 @@ void ctr_delete(struct ctr *c, struct ttrpc_request *req)
 	struct crun_args run = {.args = args, .id = c->id, .stdio = {-1, -1, -1}};
 	struct err err = ERR_INIT;
 
-	if (c->deleting && c->run && !c->slot.req) {
+	if (c->deleting && (c->run || eloop_timer_armed(&c->share.timer)) && !c->slot.req) {
 		/* The first caller gave up: this one gets the answer. */
 		rpc_slot_take(&c->slot, req, NULL, NULL);
 		return;

@@ -14,6 +14,7 @@
 #ifndef GUEST_CTR_H
 #define GUEST_CTR_H
 
+#include "guest/gshare.h"
 #include "guest/proc.h"
 
 #define CTR_MAX	       256
@@ -29,6 +30,7 @@ struct ctr {
 	char *bundle;
 	char *cgroup; /* relative to the hierarchy, NULL before the process is there */
 	int mounts;   /* gshare_hold_mounts of its process, or -1 */
+	struct gshare_wait share;
 	struct proc init;
 	struct proc *execs;
 	unsigned int execs_len;

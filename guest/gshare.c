@@ -7,37 +7,47 @@
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <sys/vfs.h>
-#include <time.h>
 
 #define MOUNTINFO_MAX (1 << 20)
-#define SETTLE_ROUNDS 32 /* about as many milliseconds */
+#define LOOK_NS	      (2 * NS_PER_MS)
 
 /*
- * Waits until virtiofs has nothing in flight. All mounts of the share are one connection, whose count of requests the
- * kernel shows (fs/fuse/control.c; its directory is the device number of the share's own mount). Other containers may
- * keep that above zero: after some rounds it is enough that each round's own request was answered, which virtiofsd
- * takes in turn behind the older ones.
+ * All mounts of the share are one connection, whose count of requests the kernel shows (fs/fuse/control.c; its directory is
+ * the device number of the share's own mount). A share that is not virtiofs has none.
  */
-static void settle(void)
+static bool is_idle(void)
 {
-	static const struct timespec pause = {.tv_nsec = 1000000};
 	char path[64];
-	struct stat st;
-	struct statfs fs;
+	char *text CLEANUP_FREE = NULL;
+	struct statx st;
 
-	if (stat(GUEST_SHARE_DIR, &st) < 0)
-		return;
-	snprintf(path, sizeof(path), GUEST_FUSE_DIR "/%u/waiting", minor(st.st_dev));
-	for (int i = 0; i < SETTLE_ROUNDS; i++) {
-		char *text CLEANUP_FREE = NULL;
+	if (statx(AT_FDCWD, GUEST_SHARE_DIR, AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0)
+		return true;
+	snprintf(path, sizeof(path), GUEST_FUSE_DIR "/%u/waiting", st.stx_dev_minor);
+	return read_file(path, 32, &text, NULL) < 0 || text[0] == '0';
+}
 
-		if (i > 0)
-			nanosleep(&pause, NULL);
-		if (statfs(GUEST_SHARE_DIR, &fs) < 0 || read_file(path, 32, &text, NULL) < 0 || text[0] == '0')
-			return; /* idle, or a share that is not virtiofs */
-	}
+static void on_look(void *arg)
+{
+	struct gshare_wait *wait = arg;
+	bool idle = is_idle();
+
+	if (idle || now_monotonic_ns() >= wait->until_ns)
+		wait->fn(wait->arg, idle); /* may free it */
+	else
+		eloop_timer_set(wait->loop, &wait->timer, now_monotonic_ns() + LOOK_NS, on_look, wait);
+}
+
+void gshare_wait(struct eloop *loop, struct gshare_wait *wait, gshare_idle_fn *fn, void *arg)
+{
+	gshare_wait_clear(wait);
+	*wait = (struct gshare_wait){.loop = loop, .until_ns = now_monotonic_ns() + GSHARE_WAIT_NS, .fn = fn, .arg = arg};
+	on_look(wait);
+}
+
+void gshare_wait_clear(struct gshare_wait *wait)
+{
+	eloop_timer_clear(&wait->timer);
 }
 
 void gshare_hold(const char *id)
@@ -60,9 +70,6 @@ int gshare_hold_mounts(pid_t pid)
 
 int gshare_release_mounts(int handle)
 {
-	if (handle < 0)
-		return -1;
-	settle();
 	return close_fd(handle);
 }
 
@@ -92,7 +99,6 @@ void gshare_release(const char *id)
 	char **list CLEANUP_STRV = prefix ? mounts_below(prefix) : NULL;
 	int r;
 
-	settle();
 	for (size_t i = strv_len(list); i > 0; i--) {
 		if (umount2(list[i - 1], UMOUNT_NOFOLLOW) < 0 &&
 		    umount2(list[i - 1], MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
