@@ -1,18 +1,11 @@
-"""Figures: a table, and node-figures.json beside the counts. All of one run, in one node, and what is compared is taken in turns.
+"""Figures: a table, and node-figures.json beside the counts. All of one run, in one node, and what is compared is taken in turns. The
+boots are in scenario_boots.py.
 
-The node's clock counts what its CPU executes (-icount, see ../run), 250 million instructions in a second: seconds are those of such a CPU,
-and the same run after run.
-
-1. RunPodSandbox against a bare boot. RunPodSandbox is the server's own word, from the call's arrival to its answer; the bare boot is that of
-   `vmmctl boot`, from the VMM's spawn until the agent's port answers. Both must have run the same command lines of VMM and virtiofsd, which
-   is looked at each time. Cold: each pod is removed before the next turn. The median of the turns' ratios has a bound, and missing it is a
-   failure. Beside it, the whole `crictl runp`.
-   Where the server's time goes are its own words too ([sandbox] enable_tracing).
-2. From kubelet's start to a static pod that is Running, by kubelet's own word (/pods, asked each 0.1 s), with this server and with
+1. From kubelet's start to a static pod that is Running, by kubelet's own word (/pods, asked each 0.1 s), with this server and with
    containerd + crun: the same manifest, there before kubelet starts, the same kubelet configuration and pod network, images pulled
    before, kubelet's state new each time but for its certificate. Before the first turn kubelet is started once, for that
    certificate and for the page cache. Beside it: when kubelet's port answers, and the container's start by the runtime's clock.
-3. Host memory of idle pods (no container), 1 and then 8: PSS by /proc/PID/smaps_rollup of the VMM and its helpers, and the growth of the
+2. Host memory of idle pods (no container), 1 and then 8: PSS by /proc/PID/smaps_rollup of the VMM and its helpers, and the growth of the
    server's own PSS since the moment before, all divided by the number of pods. PSS shares a page among those that have it mapped: so the
    guest image's page cache (DAX) and the programs' text count once, whoever maps them, and less for each of 8 pods than for one. Guest
    memory is what the guest has touched. The kernel's own memory for a VM (page tables, KVM, tap, cgroup) is in no process and not in
@@ -33,22 +26,14 @@ import unittest
 
 from containerd import Containerd
 from harness import BUSYBOX, Case, failed, keep_dir, save_logs, secs
-from measure import Boots, Table, show
+from measure import Table, show
 from scenario_kubelet import NODE_IP, Kubelet
 from scenario_main import command_lines
 
 DRIVER = os.environ.get("CRV_DRIVER", "cloud-hypervisor")
-BOOT_ROUNDS, KUBELET_ROUNDS, PODS = 4, 2, (1, 8)
+KUBELET_ROUNDS, PODS = 2, (1, 8)
 HUGE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 SETTLE_S = 5
-
-
-def steps(log):
-    """Seconds of each step of RunPodSandbox, by the server's log: a list for each."""
-    found = {}
-    for ms, step in re.findall(r'msg="step took ([\d.]+) ms" .*step=("[^"]*"|\S+)', log):
-        found.setdefault(step.strip('"'), []).append(float(ms) / 1000)
-    return found
 
 
 def pss(pids):
@@ -69,7 +54,7 @@ def started_at(status):
 
 class Figures(Case):
     cni = "bridge"
-    config = {"server": {"log_level": "info"}, "sandbox": {"enable_tracing": True}}
+    config = {"server": {"log_level": "info"}}
     keep_pods = True
     containerd = None
 
@@ -107,16 +92,6 @@ class Figures(Case):
             self.containerd.remove_all()
         return self.containerd
 
-    def test_01_RunPodSandbox_against_a_bare_boot(self):
-        self.figures["cpus"] = os.cpu_count()
-        boots = Boots(self.server, BOOT_ROUNDS)
-        boots.report(self.table, self.figures)
-        taken = steps(self.server.log.read_text())
-        self.assertEqual({len(values) for values in taken.values()}, {BOOT_ROUNDS}, taken)
-        self.figures["run_pod_sandbox_steps_s"] = taken
-        self.table.row("  of it in the server", ", ".join(f"{name} {statistics.median(values):.3f}" for name, values in taken.items()))
-        self.assertLessEqual(boots.ratio, 1.25)
-
     # ---- kubelet ----------------------------------------------------------------------------------------------------
 
     def turn(self, kubelet):
@@ -140,7 +115,7 @@ class Figures(Case):
         return {"answers_s": answers, "started_s": started, "running_s": running}
 
     @unittest.skipUnless(shutil.which("kubelet"), "no kubelet was brought along (test/tools/kubelet/build)")
-    def test_02_kubelet_start_to_a_running_pod(self):
+    def test_01_kubelet_start_to_a_running_pod(self):
         subprocess.run(["ip", "addr", "replace", NODE_IP + "/32", "dev", "lo"], check=True)
         self.addCleanup(subprocess.run, ["ip", "addr", "del", NODE_IP + "/32", "dev", "lo"])
         kubelets = {"crivisor": Kubelet(self.server), "containerd": Kubelet(self.other())}
@@ -187,7 +162,7 @@ class Figures(Case):
                 split = f" (own {part['own']:.1f}, files {part['file']:.1f}, shared {part['shared']:.1f})" if "own" in part else " (growth)"
                 self.table.row(f"  {name}", f"{part['all']:.2f} MB{split}")
 
-    def test_03_memory_of_idle_pods(self):
+    def test_02_memory_of_idle_pods(self):
         ours = self.memory(self.server, "crivisor")
         self.assertEqual(len(ours[PODS[0]]["parts"]), 3 + ("vhost-device-vsock" in ours[PODS[0]]["parts"]), ours)
         theirs = self.memory(self.other(), "containerd")

@@ -1,0 +1,56 @@
+"""RunPodSandbox against a bare boot: a table, and node-boots.json beside the counts.
+
+The node's clock counts what its CPU executes (-icount, see ../run), 250 million instructions in a second: seconds are those of such a CPU,
+and the same run after run.
+
+RunPodSandbox is the server's own word, from the call's arrival to its answer; the bare boot is that of `vmmctl boot`, from the VMM's spawn
+until the agent's port answers. Both must have run the same command lines of VMM and virtiofsd, which is looked at each time. Cold: each
+pod is removed before the next turn. The median of the turns' ratios has a bound, and missing it is a failure. Beside it, the whole
+`crictl runp`. Where the server's time goes are its own words too ([sandbox] enable_tracing).
+"""
+
+import json
+import os
+import pathlib
+import re
+import statistics
+
+from harness import Case, keep_dir
+from measure import Boots, Table
+
+DRIVER = os.environ.get("CRV_DRIVER", "cloud-hypervisor")
+ROUNDS = 3
+HUGE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+
+
+def steps(log):
+    """Seconds of each step of RunPodSandbox, by the server's log: a list for each."""
+    found = {}
+    for ms, step in re.findall(r'msg="step took ([\d.]+) ms" .*step=("[^"]*"|\S+)', log):
+        found.setdefault(step.strip('"'), []).append(float(ms) / 1000)
+    return found
+
+
+class BareBoot(Case):
+    cni = "bridge"
+    config = {"server": {"log_level": "info"}, "sandbox": {"enable_tracing": True}}
+    keep_pods = True
+
+    @classmethod
+    def prepare(cls):
+        # Guest memory in pages of 4 KiB, as a user's host has it; the other scenarios save time by huge ones (see ../job).
+        before = re.search(r"\[(\w+)\]", HUGE.read_text()).group(1)
+        HUGE.write_text("never")
+        cls.addClassCleanup(HUGE.write_text, before)
+
+    def test_RunPodSandbox_against_a_bare_boot(self):
+        table, figures = Table(), {"driver": DRIVER, "kernel": os.uname().release, "cpus": os.cpu_count()}
+        boots = Boots(self.server, ROUNDS)
+        boots.report(table, figures)
+        taken = steps(self.server.log.read_text())
+        table.row("  of it in the server", ", ".join(f"{name} {statistics.median(values):.3f}" for name, values in taken.items()))
+        table.print("    ")
+        figures["run_pod_sandbox_steps_s"] = taken
+        (keep_dir().parent / "node-boots.json").write_text(json.dumps({DRIVER: figures}, indent=1) + "\n")
+        self.assertEqual({len(values) for values in taken.values()}, {ROUNDS}, taken)
+        self.assertLessEqual(boots.ratio, 1.25)
