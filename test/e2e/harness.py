@@ -49,6 +49,13 @@ def secs(value):
     return value * SLOW
 
 
+def below(directory):
+    """All paths below a directory, whatever vanishes from it meanwhile (pathlib's rglob fails there)."""
+    for path, dirs, files in os.walk(directory):
+        for name in dirs + files:
+            yield pathlib.Path(path, name)
+
+
 def eventually(condition, seconds, what):
     """Waits for something that gives no event to a test; returns its value. Fails with `what` (text, or called for it)."""
     deadline = time.monotonic() + secs(seconds)
@@ -306,12 +313,16 @@ class Server:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def consoles(self):
-        return sorted(self.run_dir.rglob("console.log"))
+        return sorted(p for p in below(self.run_dir) if p.name == "console.log")
 
     def assert_kernels_sound(self):
         """No guest's kernel has complained of itself; it may do so, and go on until its memory is used again."""
         for console in self.consoles():
-            for line in console.read_text(errors="replace").splitlines():
+            try:
+                lines = console.read_text(errors="replace").splitlines()
+            except FileNotFoundError:
+                continue  # its pod is just being removed
+            for line in lines:
                 if re.search(r"WARNING: CPU|BUG: |Oops: |Busy inodes", line):
                     raise AssertionError(f"{console.relative_to(self.dir)}: {line}")
 
@@ -416,7 +427,7 @@ class Server:
         for top in ("/sys/fs/cgroup", *(str(p) for p in pathlib.Path("/sys/fs/cgroup").iterdir() if p.is_dir())):
             base = pathlib.Path(top + self.cgroup)
             if base.is_dir():
-                found += [str(p) for p in base.rglob("*") if p.is_dir()]
+                found += [str(p) for p in below(base) if p.is_dir()]
         return sorted(set(found))
 
     def links(self):
@@ -424,9 +435,9 @@ class Server:
         return sorted(link["ifname"] for link in json.loads(done.stdout) if link["ifname"] not in ("lo", "crvt0"))
 
     def files(self):
-        found = [str(p) for p in self.run_dir.rglob("*")]
-        found += [str(p) for p in (self.state_dir / "containers").rglob("*") if p.parent.parent.name != "s"][:20]
-        found += [str(p) for p in (self.dir / "ipam").rglob("*") if re.fullmatch(r"[0-9.]+", p.name)]
+        found = [str(p) for p in below(self.run_dir)]
+        found += [str(p) for p in below(self.state_dir / "containers") if p.parent.parent.name != "s"][:20]
+        found += [str(p) for p in below(self.dir / "ipam") if re.fullmatch(r"[0-9.]+", p.name)]
         return sorted(found)
 
     def nat_rules(self):
@@ -693,7 +704,7 @@ def save_logs(server, name):
     target = keep_dir() / re.sub(r"[^A-Za-z0-9_.]+", "_", name)
     target.mkdir(parents=True, exist_ok=True)
     print(f"    logs kept in {target}", flush=True)
-    for path in [server.log, server.config, *server.run_dir.rglob("*.log")]:
+    for path in [server.log, server.config, *(p for p in below(server.run_dir) if p.suffix == ".log")]:
         if path.exists():
             copy = target / str(path.relative_to(server.dir)).replace("/", "_")
             shutil.copyfile(path, copy)

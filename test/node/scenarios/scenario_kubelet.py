@@ -13,7 +13,7 @@ import subprocess
 import time
 import unittest
 
-from harness import BUSYBOX, Case, CliError, eventually, failed, http_get, keep_dir, secs, wait_port
+from harness import BUSYBOX, Case, CliError, below, eventually, failed, http_get, keep_dir, secs, wait_port
 from scenario_main import command_lines
 
 NODE_IP = "192.0.2.10"
@@ -140,7 +140,7 @@ class Kubelet:
     def cgroup(self, name):
         """The directory of the pod's cgroup, which kubelet names after the pod's uid."""
         uid = self.pod(name)["metadata"]["annotations"].get("kubernetes.io/config.hash") or self.pod(name)["metadata"]["uid"]
-        return next(pathlib.Path("/sys/fs/cgroup/kubepods").rglob(f"pod{uid}"))
+        return next(p for p in below("/sys/fs/cgroup/kubepods") if p.name == f"pod{uid}")
 
     def log_lines(self, name, container):
         """All that is left of a container's log, the rotated parts first. None if a rotation came between."""
@@ -418,4 +418,4 @@ class KubeletOnTop(Case):
             manifest.unlink()
         self.kubelet.wait(lambda: not self.server.pod_ids(), 120, "pods are left")
         self.server.assert_nothing_left(self.baseline)
-        self.kubelet.wait(lambda: not list(pathlib.Path("/sys/fs/cgroup/kubepods").rglob("pod*")), 60, "pod cgroups are left")
+        self.kubelet.wait(lambda: not any(p.name.startswith("pod") for p in below("/sys/fs/cgroup/kubepods")), 60, "pod cgroups are left")

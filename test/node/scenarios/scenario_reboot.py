@@ -13,7 +13,7 @@ import sqlite3
 import types
 import unittest
 
-from harness import eventually
+from harness import below, eventually
 from scenario_kubelet import CONFIG, NODE_IP, READ_ONLY_PORT, Kubelet
 from scenario_package import (DEBS, IMAGE, RUN, STATE, UNIT, InOrder, crictl, import_image, network_from_the_example, prepare_host,
                               run, unpack)
@@ -109,7 +109,7 @@ def programs_of_pods():
 def traces(sandboxes, foreign):
     """What is wrong with what is there, given that these sandboxes and no others are: empty, if nothing. CNI knows of foreign ones."""
     short = {name[:20] for name in sandboxes}
-    cgroups = {path.name.removeprefix("crivisor-") for path in pathlib.Path("/sys/fs/cgroup").rglob("crivisor-*") if path.is_dir()}
+    cgroups = {path.name.removeprefix("crivisor-") for path in below("/sys/fs/cgroup") if path.name.startswith("crivisor-") and path.is_dir()}
     mounts = [line.split()[4] for line in pathlib.Path("/proc/1/mountinfo").read_text().splitlines()]
     links = json.loads(in_root("ip", "-j", "link"))
     have = {
@@ -312,7 +312,7 @@ class PowerCut(Again, Boot):
         self.assert_rows_and_files()
         self.assertEqual(programs_of_pods(), {})
         kubepods = pathlib.Path("/sys/fs/cgroup/kubepods")
-        self.kubelet.wait(lambda: not list(kubepods.rglob("pod*")), 60, "pod cgroups are left")
+        self.kubelet.wait(lambda: not any(p.name.startswith("pod") for p in below(kubepods)), 60, "pod cgroups are left")
 
 
 BOOTS = ((Installed, "reboot"), (Rebooted, "reset"), (PowerCut, None))
