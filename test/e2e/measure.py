@@ -19,6 +19,14 @@ MEMORY_MB, MTU = 1024, 65521
 OWN = r"guest-cid=\d+|mac=[0-9a-f:]{17}|^crivisor-(vmmctl|[0-9a-f]{64})$"  # of each VM, on QEMU's and its vsock daemon's command line
 
 
+def small_pages(add_cleanup):
+    """Guest memory in pages of 4 KiB, as a user's host has it, until the clean-up; the node saves time by huge ones (test/node/job)."""
+    huge = pathlib.Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    before = re.search(r"\[(\w+)\]", huge.read_text()).group(1)
+    huge.write_text("never")
+    add_cleanup(huge.write_text, before)
+
+
 def timed(function, *args, **kw):
     began = time.monotonic()
     value = function(*args, **kw)

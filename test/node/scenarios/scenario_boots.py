@@ -3,7 +3,7 @@
 The node's clock counts what its CPU executes (-icount, see ../run), 250 million instructions in a second: seconds are those of such a CPU,
 and the same run after run.
 
-RunPodSandbox is the server's own word, from the call's arrival to its answer; the bare boot is that of `vmmctl boot`, from the VMM's spawn
+RunPodSandbox is the server's own word, from where it takes the call up until it has the answer; the bare boot is that of `vmmctl boot`, from the VMM's spawn
 until the agent's port answers. Both must have run the same command lines of VMM and virtiofsd, which is looked at each time. Cold: each
 pod is removed before the next turn. The median of the turns' ratios has a bound, and missing it is a failure. Beside it, the whole
 `crictl runp`. Where the server's time goes are its own words too ([sandbox] enable_tracing).
@@ -11,16 +11,14 @@ pod is removed before the next turn. The median of the turns' ratios has a bound
 
 import json
 import os
-import pathlib
 import re
 import statistics
 
 from harness import Case, keep_dir
-from measure import Boots, Table
+from measure import Boots, Table, small_pages
 
 DRIVER = os.environ.get("CRV_DRIVER", "cloud-hypervisor")
 ROUNDS = 3
-HUGE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 
 
 def steps(log):
@@ -38,10 +36,7 @@ class BareBoot(Case):
 
     @classmethod
     def prepare(cls):
-        # Guest memory in pages of 4 KiB, as a user's host has it; the other scenarios save time by huge ones (see ../job).
-        before = re.search(r"\[(\w+)\]", HUGE.read_text()).group(1)
-        HUGE.write_text("never")
-        cls.addClassCleanup(HUGE.write_text, before)
+        small_pages(cls.addClassCleanup)
 
     def test_RunPodSandbox_against_a_bare_boot(self):
         table, figures = Table(), {"driver": DRIVER, "kernel": os.uname().release, "cpus": os.cpu_count()}

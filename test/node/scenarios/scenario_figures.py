@@ -26,13 +26,12 @@ import unittest
 
 from containerd import Containerd
 from harness import BUSYBOX, Case, failed, keep_dir, save_logs, secs
-from measure import Table, show
+from measure import Table, show, small_pages
 from scenario_kubelet import NODE_IP, Kubelet
 from scenario_main import command_lines
 
 DRIVER = os.environ.get("CRV_DRIVER", "cloud-hypervisor")
 KUBELET_ROUNDS, PODS = 2, (1, 8)
-HUGE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 SETTLE_S = 5
 
 
@@ -60,10 +59,7 @@ class Figures(Case):
 
     @classmethod
     def prepare(cls):
-        # Guest memory in pages of 4 KiB, as a user's host has it; the other scenarios save time by huge ones (see ../job).
-        before = re.search(r"\[(\w+)\]", HUGE.read_text()).group(1)
-        HUGE.write_text("never")
-        cls.addClassCleanup(HUGE.write_text, before)
+        small_pages(cls.addClassCleanup)
         cls.table, cls.figures = Table(), {"driver": DRIVER, "kernel": os.uname().release}
 
     @classmethod
