@@ -158,11 +158,11 @@ static void oom_watch(struct ctr *c)
 		c->oom_watch = inotify_add_watch(oom_inotify, path, IN_MODIFY);
 }
 
-static void on_ended_idle(void *arg, bool idle)
+static void on_ended_flight(void *arg, enum gshare_flight flight)
 {
 	struct ctr *c = arg;
 
-	if (idle) /* else it waits for the container's deletion */
+	if (flight == GSHARE_IDLE) /* else it waits for the container's deletion */
 		c->mounts = gshare_release_mounts(c->mounts);
 }
 
@@ -177,19 +177,23 @@ void ctr_ended(struct ctr *c)
 	/* With a shared PID namespace its children would live on; a container ends with its first process. */
 	if (gcgroup_kill(c->g->cgroup2, c->cgroup, &err) < 0)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id), "%s", err.msg);
-	/* What is in its memory-backed mounts is freed now, not when it is deleted; others of it may still be dying. */
+	/* What is in its memory-backed mounts is freed now, not when it is deleted; others of it may still be
+	 * dying. */
 	if (c->mounts >= 0 && gcgroup_pids(c->g->cgroup2, c->cgroup, &left, 1) == 0)
-		gshare_wait(c->g->loop, &c->share, on_ended_idle, c);
+		gshare_wait(c->g->loop, &c->share, on_ended_flight, c);
 }
 
 /* ---- create ------------------------------------------------------------------------------------------ */
 
-static void on_clean_idle(void *arg, bool idle)
+static void on_clean_flight(void *arg, enum gshare_flight flight)
 {
 	struct ctr *c = arg;
 
-	(void)idle;
-	gshare_release(c->id);
+	if (flight == GSHARE_HUNG)
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id),
+			 "its mounts stay: virtiofsd answers nothing");
+	else
+		gshare_release(c->id);
 	rpc_slot_fail(&c->init.slot, &c->failed);
 	ctr_free(c);
 }
@@ -210,7 +214,7 @@ static void on_clean(void *arg, const struct err *err, pid_t pid, uint64_t since
 		gcgroup_remove(c->g->cgroup2, path);
 	if (state)
 		(void)remove_tree(state);
-	gshare_wait(c->g->loop, &c->share, on_clean_idle, c);
+	gshare_wait(c->g->loop, &c->share, on_clean_flight, c);
 }
 
 /* Lets the runtime remove what a failed create left, then answers. */
@@ -435,11 +439,20 @@ static void answer_delete(struct rpc_slot *slot, const struct proc *p)
 	rpc_slot_reply(slot, &resp.base);
 }
 
-static void on_deleted_idle(void *arg, bool idle)
+static void on_deleted_flight(void *arg, enum gshare_flight flight)
 {
 	struct ctr *c = arg;
+	struct err err;
 
-	(void)idle;
+	if (flight == GSHARE_HUNG) { /* it may be tried again */
+		c->deleting = false;
+		err_set_status(
+			&err, -ETIMEDOUT, ERR_UNAVAILABLE,
+			"container \"%s\" cannot be unmounted: virtiofsd has answered nothing for %lld s",
+			c->id, (long long)(GSHARE_HUNG_NS / NS_PER_SEC));
+		rpc_slot_fail(&c->slot, &err);
+		return;
+	}
 	c->mounts = gshare_release_mounts(c->mounts);
 	gshare_release(c->id);
 	answer_delete(&c->slot, &c->init);
@@ -461,7 +474,7 @@ static void on_deleted(void *arg, const struct err *err, pid_t pid, uint64_t sin
 	}
 	if (c->cgroup)
 		gcgroup_remove(c->g->cgroup2, c->cgroup);
-	gshare_wait(c->g->loop, &c->share, on_deleted_idle, c);
+	gshare_wait(c->g->loop, &c->share, on_deleted_flight, c);
 }
 
 static bool execs_busy(const struct ctr *c)

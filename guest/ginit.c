@@ -230,6 +230,9 @@ static int settle(struct guest *g, struct err *err)
 		r = gcgroup_enable(g->cgroup2, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(later); i++)
 		r = mount_one(&later[i], err);
+	if (r == 0 && g->config.share == GCONFIG_SHARE_VIRTIOFS && !gshare_is_counted())
+		log_warn("this kernel does not show virtiofs in fusectl: a container that goes while it "
+			 "reads may take the VM with it");
 	if (r == 0)
 		r = make_links(err);
 	if (r == 0)

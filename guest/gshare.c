@@ -10,38 +10,64 @@
 
 #define MOUNTINFO_MAX (1 << 20)
 #define LOOK_NS	      (2 * NS_PER_MS)
+#define SILENCE_NS    (100 * NS_PER_MS) /* without an answer: virtiofsd hangs */
 
 /*
- * All mounts of the share are one connection, whose count of requests the kernel shows (fs/fuse/control.c; its directory is
- * the device number of the share's own mount). A share that is not virtiofs has none.
+ * All mounts of the share are one connection, whose count of requests the kernel shows (fs/fuse/control.c;
+ * its directory is the device number of the share's own mount). -1: it does not show this one.
  */
-static bool is_idle(void)
+static long count_in_flight(void)
 {
 	char path[64];
 	char *text CLEANUP_FREE = NULL;
 	struct statx st;
 
 	if (statx(AT_FDCWD, GUEST_SHARE_DIR, AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0)
-		return true;
+		return -1;
 	snprintf(path, sizeof(path), GUEST_FUSE_DIR "/%u/waiting", st.stx_dev_minor);
-	return read_file(path, 32, &text, NULL) < 0 || text[0] == '0';
+	return read_file(path, 32, &text, NULL) < 0 ? -1 : strtol(text, NULL, 10);
+}
+
+bool gshare_is_counted(void)
+{
+	return count_in_flight() >= 0;
 }
 
 static void on_look(void *arg)
 {
 	struct gshare_wait *wait = arg;
-	bool idle = is_idle();
+	long n = count_in_flight();
+	int64_t now = now_monotonic_ns();
 
-	if (idle || now_monotonic_ns() >= wait->until_ns)
-		wait->fn(wait->arg, idle); /* may free it */
+	if (n < wait->in_flight)
+		wait->answered_ns = now;
+	else if (n >= 0 && now - wait->answered_ns >= SILENCE_NS)
+		wait->until_ns = now + GSHARE_WAIT_NS; /* begins anew when answers come */
+	wait->in_flight = n;
+	/* Each may free it. */
+	if (n == 0)
+		wait->fn(wait->arg, GSHARE_IDLE);
+	else if (now >= wait->until_ns)
+		wait->fn(wait->arg, GSHARE_PAST);
+	else if (now >= wait->limit_ns)
+		wait->fn(wait->arg, GSHARE_HUNG);
 	else
-		eloop_timer_set(wait->loop, &wait->timer, now_monotonic_ns() + LOOK_NS, on_look, wait);
+		eloop_timer_set(wait->loop, &wait->timer, now + LOOK_NS, on_look, wait);
 }
 
-void gshare_wait(struct eloop *loop, struct gshare_wait *wait, gshare_idle_fn *fn, void *arg)
+void gshare_wait(struct eloop *loop, struct gshare_wait *wait, gshare_flight_fn *fn, void *arg)
 {
+	int64_t now = now_monotonic_ns();
+	long n = count_in_flight();
+
 	gshare_wait_clear(wait);
-	*wait = (struct gshare_wait){.loop = loop, .until_ns = now_monotonic_ns() + GSHARE_WAIT_NS, .fn = fn, .arg = arg};
+	*wait = (struct gshare_wait){.loop = loop,
+				     .in_flight = n,
+				     .answered_ns = now,
+				     .until_ns = now + (n < 0 ? GSHARE_BLIND_NS : GSHARE_WAIT_NS),
+				     .limit_ns = now + GSHARE_HUNG_NS,
+				     .fn = fn,
+				     .arg = arg};
 	on_look(wait);
 }
 
@@ -55,7 +81,8 @@ void gshare_hold(const char *id)
 	char *root CLEANUP_FREE = xasprintf(GUEST_SHARE_DIR "/%s/rootfs/.", id);
 	struct stat st;
 
-	/* What is behind the slash must be looked up in the file system that is mounted there (path_resolution(7)). */
+	/* What is behind the slash must be looked up in the file system that is mounted there
+	 * (path_resolution(7)). */
 	if (root)
 		(void)stat(root, &st);
 }

@@ -146,6 +146,24 @@ class Moments(Case):
         text = pod.output(["sh", "-c", "ps -o pid,args | grep -c '[s]leep 1000' || true"])
         self.assertEqual(text.strip(), "0")
 
+    def test_remove_beside_containers_that_read(self):
+        """What is in flight is others', and never nothing; that holds up a removal for a moment only."""
+        volume = self.server.dir / "read"
+        volume.mkdir()
+        (volume / "file").write_bytes(bytes(16 << 20))
+        pod = self.server.runp()
+        loop = "while :; do dd if=/v/file of=/dev/null bs=64k iflag=direct 2>/dev/null; echo round; done"
+        readers = [pod.run(["sh", "-c", loop], mounts=[{"host_path": str(volume), "container_path": "/v"}]) for _ in range(4)]
+        for reader in readers:
+            eventually(lambda: "round" in reader.logs(), 20, "it does not read")
+        container = pod.run(["true"])
+        container.wait()
+        began = time.monotonic()
+        container.remove()
+        self.assertLess(time.monotonic() - began, secs(3))
+        for reader in readers:
+            reader.remove(True)
+
     def test_words_that_are_no_words(self):
         def config(**fields):
             return self.server.pod_config(**fields)

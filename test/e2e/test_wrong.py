@@ -390,11 +390,42 @@ class Death(Case):
         os.kill(self.vmm(), signal.SIGKILL)
         self.dead()
 
-    def test_virtiofsd_is_killed(self):
+    def virtiofsd(self, what):
         for pid, text in self.server.processes().items():
             if "virtiofsd" in text.split(" ", 1)[0]:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, what)
+
+    def test_virtiofsd_is_killed(self):
+        self.virtiofsd(signal.SIGKILL)
         self.dead()
+
+    def test_virtiofsd_hangs_while_containers_go(self):
+        """A read stays in flight: unmounting its file system under that ends in a panic of the guest."""
+        volume = self.server.dir / "volume"
+        volume.mkdir()
+        subprocess.run(["gcc", "-static", "-O1", "-o", volume / "reads_at_term", GUESTS / "reads_at_term.c"], check=True)
+        readers = []
+        for name in ("one", "two"):
+            (volume / name).write_bytes(bytes(8 << 20))
+            readers.append(self.pod.run(["/v/reads_at_term", f"/v/{name}"],
+                                        mounts=[{"container_path": "/v", "host_path": str(volume)}]))
+        for reader in readers:
+            eventually(lambda: "ready" in reader.logs(), 10, "the program does not run")
+        self.virtiofsd(signal.SIGSTOP)
+        try:
+            for reader in readers:
+                reader.stop(1)
+                self.assertEqual(int(reader.status()["exitCode"]), 137)
+            with self.refused("Unavailable", "virtiofsd has answered nothing for 10 s"):
+                readers[0].remove()
+            removal = Background(readers[1].remove)
+            time.sleep(1)
+            self.assertTrue(removal.thread.is_alive(), "the container was removed under its read")
+        finally:
+            self.virtiofsd(signal.SIGCONT)
+        removal.result()
+        readers[0].remove()
+        self.assertEqual(self.container.exec("echo", "fine").strip(), "fine")
 
     def sysrq(self, key):
         command = Background(self._exec, "sh", "-c", f"mount -t proc p /tmp; echo {key} > /tmp/sysrq-trigger")
