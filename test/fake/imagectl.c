@@ -6,8 +6,8 @@
  * from the environment: IMAGECTL_USER, _PASSWORD, _IDENTITY_TOKEN, _REGISTRY_TOKEN, _AUTH, _SERVER.
  */
 #include "base/util.h"
-#include "cri/image.h"
-#include "cri/store.h"
+#include "cri/image/image.h"
+#include "cri/store/store.h"
 
 #include <json-c/json.h>
 #include <pthread.h>

@@ -1,5 +1,5 @@
 /* A network configuration, as a list and as a single plugin. */
-#include "cri/cni_conf.h"
+#include "cri/network/conf_internal.h"
 
 #include <stdint.h>
 

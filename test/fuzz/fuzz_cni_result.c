@@ -1,5 +1,5 @@
 /* What a plugin prints: a result or an error. */
-#include "cri/cni_result.h"
+#include "cri/network/result_internal.h"
 
 #include <stdint.h>
 

@@ -1,6 +1,6 @@
 /* WWW-Authenticate headers (a line each), and token answers. */
 #include "base/util.h"
-#include "cri/image_auth.h"
+#include "cri/image/registry/auth.h"
 
 #include <stdint.h>
 

@@ -1,6 +1,6 @@
 /* hosts.toml */
 #include "base/util.h"
-#include "cri/image_hosts.h"
+#include "cri/image/registry/hosts_internal.h"
 
 #include <stdint.h>
 

@@ -1,6 +1,6 @@
 /* Index, manifest and config: the first byte picks the content type that a registry would claim. */
 #include "base/util.h"
-#include "cri/image_oci.h"
+#include "cri/image/oci/manifest.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

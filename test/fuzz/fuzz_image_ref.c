@@ -1,6 +1,6 @@
 /* An image reference: what is accepted must come out the same when its parts are put together again. */
 #include "base/util.h"
-#include "cri/image_ref.h"
+#include "cri/image/oci/reference.h"
 
 #include <stdint.h>
 

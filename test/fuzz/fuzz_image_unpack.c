@@ -3,8 +3,8 @@
  * the target, which an escape would touch first; "made-outside" must not appear.
  */
 #include "base/util.h"
-#include "cri/image_path.h"
-#include "cri/image_unpack.h"
+#include "base/tree.h"
+#include "cri/image/unpack/unpack.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>

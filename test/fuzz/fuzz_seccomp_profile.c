@@ -1,5 +1,5 @@
 /* A localhost seccomp profile on its way into a container's spec. */
-#include "cri/oci_spec.h"
+#include "cri/spec/spec.h"
 
 #include <stdint.h>
 #include <stdlib.h>

@@ -6,7 +6,7 @@
 #define TEST_UNIT_CHECK_FIXTURE_H
 
 #include "base/util.h"
-#include "cri/check.h"
+#include "cri/health/check.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -4,11 +4,11 @@
 #ifndef TEST_UNIT_CNI_FIXTURE_H
 #define TEST_UNIT_CNI_FIXTURE_H
 
-#include "cri/cni.h"
+#include "cri/network/cni.h"
 
 #include "base/util.h"
-#include "cri/cni_conf.h"
-#include "cri/cni_result.h"
+#include "cri/network/conf_internal.h"
+#include "cri/network/result_internal.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -4,7 +4,7 @@
 #ifndef TEST_UNIT_OCI_SPEC_FIXTURE_H
 #define TEST_UNIT_OCI_SPEC_FIXTURE_H
 
-#include "cri/oci_spec.h"
+#include "cri/spec/spec.h"
 
 #include "api/agent/guest_abi.h"
 #include "base/util.h"

@@ -8,7 +8,7 @@
 #include "api/cri/runtime.pb-c.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "cri/rpc.h"
+#include "cri/rpc/rpc.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

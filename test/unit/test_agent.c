@@ -4,7 +4,7 @@
 #include "api/agent/task.pb-c.h"
 #include "api/ttrpc/ttrpc.h"
 #include "base/util.h"
-#include "cri/agent.h"
+#include "cri/agent/agent.h"
 #include "vmm/vmm.h"
 
 #include <poll.h>

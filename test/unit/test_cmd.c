@@ -1,6 +1,6 @@
 #include "base/util.h"
 #include "base/version.h"
-#include "cri/cmd.h"
+#include "cri/command/command.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -3,7 +3,7 @@
  * namespaces of its own: the process is the host, a second namespace the pod. Needs root,
  * containernetworking-plugins, iptables and iproute2.
  */
-#include "cri/cni.h"
+#include "cri/network/cni.h"
 
 #include "base/util.h"
 

@@ -1,5 +1,5 @@
 #include "base/util.h"
-#include "cri/config.h"
+#include "cri/config/config.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

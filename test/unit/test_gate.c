@@ -1,5 +1,5 @@
 #include "base/util.h"
-#include "cri/gate.h"
+#include "cri/core/gate.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,12 +1,12 @@
 /* The image store's parsers: references, challenges, manifests, configs, hosts.toml, paths. */
 #include "base/util.h"
-#include "cri/image_auth.h"
-#include "cri/image_digest.h"
-#include "cri/image_hosts.h"
-#include "cri/image_http.h"
-#include "cri/image_oci.h"
-#include "cri/image_path.h"
-#include "cri/image_ref.h"
+#include "cri/image/registry/auth.h"
+#include "cri/image/oci/digest.h"
+#include "cri/image/registry/hosts_internal.h"
+#include "cri/image/registry/http_internal.h"
+#include "cri/image/oci/manifest.h"
+#include "base/tree.h"
+#include "cri/image/oci/reference.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /* The log of a container: format, splitting, and exactly once across a kill. */
 #include "base/util.h"
-#include "cri/log_file.h"
+#include "cri/logs/file_internal.h"
 
 #include <fcntl.h>
 #include <setjmp.h>

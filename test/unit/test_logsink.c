@@ -1,6 +1,6 @@
 #include "base/log.h"
 #include "base/util.h"
-#include "cri/logsink.h"
+#include "cri/command/logsink.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

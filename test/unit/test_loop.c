@@ -1,5 +1,5 @@
 #include "base/util.h"
-#include "cri/loop.h"
+#include "cri/core/loop.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /* Helpers around protobuf-c messages. */
 #include "base/util.h"
-#include "cri/pb.h"
+#include "api/pb.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

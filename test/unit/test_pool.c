@@ -1,5 +1,5 @@
 #include "base/util.h"
-#include "cri/pool.h"
+#include "cri/core/workers.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

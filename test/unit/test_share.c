@@ -1,6 +1,6 @@
 /* The tree that a pod's virtiofsd exports, with real mounts in a mount namespace of the test's own. */
 #include "base/util.h"
-#include "cri/share.h"
+#include "cri/sandbox/share.h"
 
 #include <fcntl.h>
 #include <setjmp.h>

@@ -1,5 +1,5 @@
 #include "base/util.h"
-#include "cri/store.h"
+#include "cri/store/store.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

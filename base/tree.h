@@ -1,0 +1,32 @@
+/*
+ * tree.h: paths inside a tree that nobody trusts.
+ *
+ * Purpose:   opens beneath a root as if chrooted there (openat2, RESOLVE_IN_ROOT), and cleans archive names.
+ * Threads:   no shared state. Ownership: fds are the caller's, CLOEXEC.
+ * Errors:    negative errno. Source: openat2(2).
+ */
+#ifndef BASE_TREE_H
+#define BASE_TREE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#define IMAGE_PATH_MAX	4095
+#define IMAGE_DEPTH_MAX 200
+
+/* Opens path with the root as "/"; symlinks may lead anywhere, but never out; no mount is crossed. */
+int path_open_in(int root, const char *path, int flags);
+/*
+ * Cleans an archive's name in place: leading "/" and "./" go, as do empty and "." parts and slashes at the
+ * end. The root itself becomes "". -EINVAL for a ".." part, -ENAMETOOLONG for too long or too deep.
+ */
+int path_clean(char *name);
+/* Splits a clean, non-empty path in place: the parent ("" for the root) and the last part. */
+void path_split(char *path, const char **ret_parent, const char **ret_base);
+/*
+ * Removes a tree however deep it is, without following symlinks or leaving its file system. Missing: success.
+ * -EXDEV where something is mounted inside.
+ */
+int path_remove_tree(int dirfd, const char *name);
+
+#endif

@@ -1,0 +1,323 @@
+#include "cri/core/workers.h"
+
+#include "base/util.h"
+
+#include <assert.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define STACK_BYTES (1024UL * 1024) /* sanitizers widen every frame */
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define STACK_BYTES (1024UL * 1024)
+#endif
+#endif
+#ifndef STACK_BYTES
+#define STACK_BYTES (256UL * 1024)
+#endif
+#define TRIM_PERIOD_NS NS_PER_SEC
+
+static const struct {
+	unsigned int threads_max, queue_max;
+} limits[POOL_LANES] = {
+	[POOL_QUICK] = {16, 4096}, [POOL_SLOW] = {128, 4096}, [POOL_STOP] = {128, 4096},
+	[POOL_EXEC] = {512, 0},	   [POOL_IMAGE] = {32, 1024}, [POOL_LOG] = {16, 65536},
+	[POOL_NET] = {128, 4096},
+};
+
+struct job {
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+struct queued {
+	struct queued *next;
+	struct job job;
+};
+
+/* One per thread. While idle it sits in its lane's stack: the latest first, so that the others can time out.
+ */
+struct worker {
+	struct lane *lane;
+	struct worker *prev, *next;
+	pthread_cond_t given; /* job was set */
+	struct job job;
+};
+
+struct lane {
+	pthread_mutex_t lock; /* guards the rest; never held while a job runs */
+	struct worker *idle;
+	struct queued *head, **tail;
+	unsigned int threads, running, queued;
+	unsigned int threads_max, queue_max;
+	bool stopping;
+	pthread_cond_t ended; /* a thread ended while stopping */
+};
+
+struct pool {
+	struct lane lanes[POOL_LANES];
+};
+
+static struct timespec deadline_of(int64_t when_ns)
+{
+	return (struct timespec){.tv_sec = when_ns / NS_PER_SEC, .tv_nsec = when_ns % NS_PER_SEC};
+}
+
+static void cond_init_monotonic(pthread_cond_t *cond)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(cond, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+static void idle_push(struct lane *lane, struct worker *w)
+{
+	w->prev = NULL;
+	w->next = lane->idle;
+	if (w->next)
+		w->next->prev = w;
+	lane->idle = w;
+}
+
+static void idle_remove(struct lane *lane, struct worker *w)
+{
+	if (w->prev)
+		w->prev->next = w->next;
+	else
+		lane->idle = w->next;
+	if (w->next)
+		w->next->prev = w->prev;
+	w->prev = w->next = NULL;
+}
+
+/* Gives memory that the jobs freed back to the kernel, once a burst is over. The heap is the process's, so is
+ * the clock. */
+static void trim(void)
+{
+	static _Atomic int64_t last_trim_ns;
+	int64_t now = now_monotonic_ns(), last = atomic_load(&last_trim_ns);
+
+	if (now - last >= TRIM_PERIOD_NS && atomic_compare_exchange_strong(&last_trim_ns, &last, now))
+		malloc_trim(0);
+}
+
+/* The next job, counted as running: from the queue, else handed over while idle. False: the thread ends. Lock
+ * held. */
+static bool next_job(struct lane *lane, struct worker *w, struct job *ret_job)
+{
+	struct queued *q = lane->head;
+	struct timespec until = deadline_of(now_monotonic_ns() + POOL_IDLE_S * NS_PER_SEC);
+	int r = 0;
+
+	if (q) {
+		lane->head = q->next;
+		if (!lane->head)
+			lane->tail = &lane->head;
+		lane->queued--;
+		lane->running++;
+		*ret_job = q->job;
+		free(q);
+		return true;
+	}
+	idle_push(lane, w);
+	while (!w->job.fn && !lane->stopping && r != ETIMEDOUT)
+		r = pthread_cond_timedwait(&w->given, &lane->lock, &until);
+	if (!w->job.fn) {
+		idle_remove(lane, w);
+		return false;
+	}
+	*ret_job = w->job;
+	w->job = (struct job){0};
+	return true;
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+	struct lane *lane = w->lane;
+	struct job job = w->job;
+	bool more;
+
+	w->job = (struct job){0};
+	do {
+		job.fn(job.arg);
+		pthread_mutex_lock(&lane->lock);
+		lane->running--;
+		more = next_job(lane, w, &job);
+		if (!more) {
+			lane->threads--;
+			if (lane->stopping)
+				pthread_cond_signal(&lane->ended);
+		}
+		pthread_mutex_unlock(&lane->lock); /* the lane may be gone after this, if there is no more */
+	} while (more);
+	pthread_cond_destroy(&w->given);
+	free(w);
+	trim();
+	return NULL;
+}
+
+/* Lock held. */
+static int thread_start(struct lane *lane, struct job job)
+{
+	struct worker *w = calloc(1, sizeof(*w));
+	pthread_attr_t attr;
+	pthread_t thread;
+	int r;
+
+	if (!w)
+		return -ENOMEM;
+	w->lane = lane;
+	w->job = job;
+	cond_init_monotonic(&w->given);
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	r = pthread_create(&thread, &attr, worker_main, w);
+	pthread_attr_destroy(&attr);
+	if (r) {
+		pthread_cond_destroy(&w->given);
+		free(w);
+		return -r;
+	}
+	lane->threads++;
+	lane->running++;
+	return 0;
+}
+
+/* Lock held. */
+static int enqueue(struct lane *lane, struct job job)
+{
+	struct queued *q;
+
+	if (lane->queued >= lane->queue_max)
+		return -EAGAIN;
+	q = malloc(sizeof(*q));
+	if (!q)
+		return -ENOMEM;
+	*q = (struct queued){.job = job};
+	*lane->tail = q;
+	lane->tail = &q->next;
+	lane->queued++;
+	return 0;
+}
+
+/* Lock held. */
+static int place(struct lane *lane, struct job job)
+{
+	struct worker *w = lane->idle;
+
+	if (lane->stopping)
+		return -ESHUTDOWN;
+	if (w) {
+		idle_remove(lane, w);
+		w->job = job;
+		lane->running++;
+		pthread_cond_signal(&w->given);
+		return 0;
+	}
+	if (lane->threads < lane->threads_max && thread_start(lane, job) == 0)
+		return 0;
+	/* No thread to be had, and none that would come to the queue. */
+	if (lane->threads == 0)
+		return -EAGAIN;
+	return enqueue(lane, job);
+}
+
+int pool_submit(struct pool *pool, enum pool_lane lane, void (*fn)(void *arg), void *arg)
+{
+	struct lane *l = &pool->lanes[lane];
+	int r;
+
+	assert(lane < POOL_LANES && fn);
+	pthread_mutex_lock(&l->lock);
+	r = place(l, (struct job){.fn = fn, .arg = arg});
+	pthread_mutex_unlock(&l->lock);
+	return r;
+}
+
+void pool_load(struct pool *pool, enum pool_lane lane, unsigned int *ret_running, unsigned int *ret_queued)
+{
+	struct lane *l = &pool->lanes[lane];
+
+	pthread_mutex_lock(&l->lock);
+	if (ret_running)
+		*ret_running = l->running;
+	if (ret_queued)
+		*ret_queued = l->queued;
+	pthread_mutex_unlock(&l->lock);
+}
+
+int pool_new(struct pool **ret_pool, struct err *err)
+{
+	struct pool *pool = calloc(1, sizeof(*pool));
+
+	if (!pool)
+		return err_set(err, -ENOMEM, "no memory for the thread pool");
+	for (size_t i = 0; i < POOL_LANES; i++) {
+		struct lane *lane = &pool->lanes[i];
+
+		lane->tail = &lane->head;
+		lane->threads_max = limits[i].threads_max;
+		lane->queue_max = limits[i].queue_max;
+		pthread_mutex_init(&lane->lock, NULL);
+		cond_init_monotonic(&lane->ended);
+	}
+	*ret_pool = pool;
+	return 0;
+}
+
+static void lane_stop(struct lane *lane)
+{
+	pthread_mutex_lock(&lane->lock);
+	lane->stopping = true;
+	for (struct worker *w = lane->idle; w; w = w->next)
+		pthread_cond_signal(&w->given);
+	pthread_mutex_unlock(&lane->lock);
+}
+
+/* True once all its threads have ended. */
+static bool lane_wait(struct lane *lane, const struct timespec *until)
+{
+	bool ended;
+	int r = 0;
+
+	pthread_mutex_lock(&lane->lock);
+	while (lane->threads > 0 && r != ETIMEDOUT)
+		r = pthread_cond_timedwait(&lane->ended, &lane->lock, until);
+	ended = lane->threads == 0;
+	pthread_mutex_unlock(&lane->lock);
+	return ended;
+}
+
+bool pool_stop(struct pool *pool, int64_t timeout_ns)
+{
+	struct timespec until;
+	bool ended = true;
+
+	until = deadline_of(now_monotonic_ns() + (timeout_ns > 0 ? timeout_ns : 0));
+	for (size_t i = 0; i < POOL_LANES; i++)
+		lane_stop(&pool->lanes[i]);
+	for (size_t i = 0; i < POOL_LANES; i++)
+		ended = lane_wait(&pool->lanes[i], &until) && ended;
+	return ended;
+}
+
+struct pool *pool_free(struct pool *pool, int64_t timeout_ns)
+{
+	/* A thread that hangs still looks at its lane: then the pool stays until exit(). */
+	if (!pool || !pool_stop(pool, timeout_ns))
+		return NULL;
+	for (size_t i = 0; i < POOL_LANES; i++) {
+		pthread_mutex_destroy(&pool->lanes[i].lock);
+		pthread_cond_destroy(&pool->lanes[i].ended);
+	}
+	free(pool);
+	return NULL;
+}

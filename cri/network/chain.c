@@ -1,0 +1,317 @@
+#include "cri/network/chain_internal.h"
+
+#include "base/util.h"
+#include "cri/network/result_internal.h"
+#include "cri/network/run_internal.h"
+
+#include <json-c/json.h>
+#include <sys/stat.h>
+
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+/* Codes of the spec's "Error": 11 is "try again later". */
+#define CNI_CODE_TRY_AGAIN 11
+
+struct call {
+	const struct cni_attachment *att;
+	const struct cni_conf *conf;
+	const char *command;
+	const char *netns;
+	char *const *bin_dirs;
+	const char *prev;	   /* result handed on, NULL none */
+	struct json_object *valid; /* GC only */
+};
+
+/* ---- what a plugin is told ----------------------------------------------------------------------------- */
+
+static struct json_object *runtime_config(const struct cni_attachment *att, struct json_object *declared)
+{
+	struct json_object *ret = json_object_new_object(), *value;
+	struct json_object_iterator it = json_object_iter_begin(declared),
+				    end = json_object_iter_end(declared);
+
+	for (; ret && !json_object_iter_equal(&it, &end); json_object_iter_next(&it)) {
+		const char *name = json_object_iter_peek_name(&it);
+
+		if (!json_object_get_boolean(json_object_iter_peek_value(&it)) ||
+		    !json_object_object_get_ex(att->caps, name, &value))
+			continue;
+		if (json_object_object_add(ret, name, json_object_get(value)) < 0) {
+			json_object_put(value);
+			json_object_put(ret);
+			return NULL;
+		}
+	}
+	return ret;
+}
+
+static int add_member(struct json_object *object, const char *key, struct json_object *value)
+{
+	if (value && json_object_object_add(object, key, value) == 0)
+		return 0;
+	json_object_put(value);
+	return -ENOMEM;
+}
+
+/* The plugin's own object, with what section 4 of the spec adds and takes away. */
+static int make_request(const struct call *call, const struct cni_plugin *plugin, struct json_object **ret,
+			struct err *err)
+{
+	struct json_object *request = NULL, *declared = NULL, *prev = NULL;
+	int r;
+
+	if (json_object_deep_copy(plugin->conf, &request, NULL) < 0)
+		return err_set(err, -ENOMEM, "out of memory");
+	r = add_member(request, "cniVersion", json_object_new_string(call->conf->version));
+	r = r ? r : add_member(request, "name", json_object_new_string(call->conf->name));
+	if (r == 0 && call->att && json_object_object_get_ex(plugin->conf, "capabilities", &declared)) {
+		struct json_object *config = runtime_config(call->att, declared);
+
+		if (config && json_object_object_length(config) == 0)
+			json_object_put(config);
+		else
+			r = add_member(request, "runtimeConfig", config);
+	}
+	json_object_object_del(request, "capabilities");
+	if (r == 0 && call->prev) {
+		r = cni_json_parse(call->prev, strlen(call->prev), "the previous result", &prev, err);
+		if (r < 0) {
+			json_object_put(request);
+			return r;
+		}
+		r = add_member(request, "prevResult", prev);
+	}
+	if (r == 0 && call->valid)
+		r = add_member(request, "cni.dev/valid-attachments", json_object_get(call->valid));
+	if (r < 0) {
+		json_object_put(request);
+		return err_set(err, -ENOMEM, "out of memory");
+	}
+	*ret = request;
+	return 0;
+}
+
+static int make_env(const struct call *call, char ***ret)
+{
+	char **env CLEANUP_STRV = NULL;
+	char *dirs CLEANUP_FREE = NULL;
+	const char *path = getenv("PATH");
+	int r = 0;
+
+	for (size_t i = 0; call->bin_dirs && call->bin_dirs[i]; i++) {
+		char *more = dirs ? xasprintf("%s:%s", dirs, call->bin_dirs[i]) : strdup(call->bin_dirs[i]);
+
+		if (!more)
+			return -ENOMEM;
+		free(dirs);
+		dirs = more;
+	}
+	r = strv_addf(&env, "PATH=%s", str_empty(path) ? DEFAULT_PATH : path);
+	r = r ? r : strv_addf(&env, "CNI_COMMAND=%s", call->command);
+	r = r ? r : strv_addf(&env, "CNI_PATH=%s", dirs ? dirs : "");
+	if (call->att) {
+		r = r ? r : strv_addf(&env, "CNI_CONTAINERID=%s", call->att->id);
+		r = r ? r : strv_addf(&env, "CNI_NETNS=%s", call->netns);
+		r = r ? r : strv_addf(&env, "CNI_IFNAME=%s", call->att->ifname);
+		r = r ? r : strv_addf(&env, "CNI_ARGS=%s", call->att->args);
+	}
+	if (r == 0)
+		*ret = move_ptr(env);
+	return r;
+}
+
+/* ---- running one --------------------------------------------------------------------------------------- */
+
+int cni_plugin_find(char *const *bin_dirs, const char *type, char **ret_path, struct err *err)
+{
+	char dirs[256];
+	size_t at = 0;
+
+	dirs[0] = '\0';
+	for (size_t i = 0; bin_dirs && bin_dirs[i]; i++) {
+		char *path CLEANUP_FREE = xasprintf("%s/%s", bin_dirs[i], type);
+		struct stat st;
+
+		if (!path)
+			return err_set(err, -ENOMEM, "out of memory");
+		if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0) {
+			*ret_path = move_ptr(path);
+			return 0;
+		}
+		if (at < sizeof(dirs))
+			at += (size_t)snprintf(dirs + at, sizeof(dirs) - at, "%s%s", i ? ", " : "",
+					       bin_dirs[i]);
+	}
+	return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
+			      "CNI plugin \"%s\" is not installed in %s", type,
+			      *dirs ? dirs : "any directory: bin_dirs is empty");
+}
+
+/* A plugin that ended with a failure, in its own words. */
+static int plugin_failed(const struct cni_output *out, struct err *err)
+{
+	char words[512];
+	unsigned int code = 0;
+
+	if (cni_error_parse(out->out, out->out_len, words, sizeof(words), &code)) {
+		if (code == CNI_CODE_TRY_AGAIN)
+			return err_set_status(err, -EAGAIN, ERR_UNAVAILABLE, "%s (CNI code %u)", words, code);
+		return err_set(err, -EIO, "%s (CNI code %u)", words, code);
+	}
+	if (out->status > 128)
+		return err_set(err, -EIO, "it was killed by signal %d%s%s", out->status - 128,
+			       *out->err ? ": " : "", out->err);
+	snprintf(words, sizeof(words), "%.200s", out->out);
+	cni_text_clean(words);
+	return err_set(err, -EIO, "it exited with %d and said no CNI error but \"%s\"%s%s", out->status,
+		       words, *out->err ? "; on stderr: " : "", out->err);
+}
+
+/* Runs one plugin to its success. *ret_out (malloc'ed) is what it printed. */
+static int run_plugin(const struct call *call, const struct cni_plugin *plugin, int64_t deadline_ns,
+		      char **ret_out, size_t *ret_len, struct err *err)
+{
+	struct cni_output out = {0};
+	struct json_object *request = NULL;
+	char **env CLEANUP_STRV = NULL;
+	char *path CLEANUP_FREE = NULL;
+	const char *text;
+	size_t len = 0;
+	int r;
+
+	r = cni_plugin_find(call->bin_dirs, plugin->type, &path, err);
+	if (r == 0)
+		r = make_request(call, plugin, &request, err);
+	if (r == 0 && make_env(call, &env) < 0)
+		r = err_set(err, -ENOMEM, "out of memory");
+	if (r < 0)
+		goto out;
+	text = json_object_to_json_string_length(request, JSON_C_TO_STRING_PLAIN, &len);
+	if (!text)
+		r = err_set(err, -ENOMEM, "out of memory");
+	else
+		r = cni_run(path, env, text, len, deadline_ns, &out, err);
+	if (r == 0 && out.status != 0)
+		r = plugin_failed(&out, err);
+	if (r == 0) {
+		*ret_out = move_ptr(out.out);
+		*ret_len = out.out_len;
+	}
+out:
+	json_object_put(request);
+	cni_output_done(&out);
+	if (r < 0)
+		err_wrap(err, "network \"%s\": plugin \"%s\": %s failed", call->conf->name, plugin->type,
+			 call->command);
+	return r;
+}
+
+/* ---- the commands -------------------------------------------------------------------------------------- */
+
+int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err)
+{
+	struct call call = {
+		.att = att, .conf = att->conf, .command = "ADD", .netns = att->netns, .bin_dirs = bin_dirs};
+	char *prev CLEANUP_FREE = NULL;
+
+	for (size_t i = 0; i < att->conf->n_plugins; i++) {
+		const struct cni_plugin *plugin = &att->conf->plugins[i];
+		struct cni_result result = {0};
+		char *out = NULL;
+		size_t len = 0;
+		int r;
+
+		call.prev = prev;
+		r = run_plugin(&call, plugin, deadline_ns, &out, &len, err);
+		if (r < 0)
+			return r;
+		r = cni_result_parse(out, len, att->ifname, &result, err);
+		if (r < 0) {
+			free(out);
+			if (err)
+				err->status = ERR_INTERNAL;
+			err_wrap(err, "network \"%s\": plugin \"%s\": ADD answered nonsense", att->conf->name,
+				 plugin->type);
+			return r;
+		}
+		free(prev);
+		prev = out;
+	}
+	free(att->result);
+	att->result = move_ptr(prev);
+	return 0;
+}
+
+int cni_chain_check(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err)
+{
+	const struct call call = {.att = att,
+				  .conf = att->conf,
+				  .command = "CHECK",
+				  .netns = att->netns,
+				  .bin_dirs = bin_dirs,
+				  .prev = att->result};
+
+	for (size_t i = 0; i < att->conf->n_plugins; i++) {
+		char *out CLEANUP_FREE = NULL;
+		size_t len;
+		int r = run_plugin(&call, &att->conf->plugins[i], deadline_ns, &out, &len, err);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* A netns that is gone is said by an empty name; plugins free what they hold outside of it. */
+static const char *living_netns(const struct cni_attachment *att)
+{
+	return *att->netns && access(att->netns, F_OK) == 0 ? att->netns : "";
+}
+
+int cni_chain_del(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err)
+{
+	const struct call call = {.att = att,
+				  .conf = att->conf,
+				  .command = "DEL",
+				  .netns = living_netns(att),
+				  .bin_dirs = bin_dirs,
+				  .prev = att->conf->version_num >= 400 ? att->result : NULL};
+	int first = 0;
+
+	for (size_t i = att->conf->n_plugins; i-- > 0;) {
+		char *out CLEANUP_FREE = NULL;
+		int64_t now = now_monotonic_ns(), left = deadline_ns > now ? deadline_ns - now : 0;
+		struct err mine = ERR_INIT;
+		size_t len;
+		int r = run_plugin(&call, &att->conf->plugins[i], now + left / (int64_t)(i + 1), &out, &len,
+				   &mine);
+
+		if (r < 0 && first == 0) {
+			first = r;
+			err_copy(err, &mine);
+		}
+	}
+	return first;
+}
+
+int cni_chain_gc(const char *file, const char *config, char *const *bin_dirs, struct json_object *valid,
+		 int64_t deadline_ns, struct err *err)
+{
+	struct call call = {.command = "GC", .netns = "", .bin_dirs = bin_dirs, .valid = valid};
+	struct cni_conf *conf = NULL;
+	int first = cni_conf_parse(config, strlen(config), file, &conf, err);
+
+	if (first == 0 && (conf->version_num < 10100 || conf->disable_gc))
+		goto out;
+	call.conf = conf;
+	for (size_t i = 0; first == 0 && i < conf->n_plugins; i++) {
+		char *out CLEANUP_FREE = NULL;
+		size_t len;
+
+		first = run_plugin(&call, &conf->plugins[i], deadline_ns, &out, &len, err);
+	}
+out:
+	cni_conf_free(conf);
+	json_object_put(valid);
+	return first;
+}

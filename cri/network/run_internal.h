@@ -1,0 +1,34 @@
+/*
+ * run_internal.h: runs one plugin; inner header of cni*.c.
+ *
+ * Threads:   blocks the caller until the plugin has ended, at most until the deadline (and CNI_KILL_NS more
+ * to see it die). Limits:    CNI_OUTPUT_MAX bytes of output; of stderr the first bytes are kept and the rest
+ * is thrown away. Processes: the plugin is spawned into a process group of its own with default signals, "/"
+ * as directory and no fd but 0, 1, 2. If the deadline passes or the output is too much, the whole group is
+ * killed. A plugin that leaves a daemon behind does not hold up the call: its own exit ends it.
+ */
+#ifndef CRI_NETWORK_RUN_INTERNAL_H
+#define CRI_NETWORK_RUN_INTERNAL_H
+
+#include "base/err.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define CNI_OUTPUT_MAX (1024 * 1024)
+#define CNI_KILL_NS    2000000000LL
+
+struct cni_output {
+	char *out; /* malloc'ed, NUL-terminated beyond out_len */
+	size_t out_len;
+	char err[512]; /* the beginning of stderr, cleaned for messages */
+	int status;    /* exit code, or 128 + signal */
+};
+void cni_output_done(struct cni_output *output);
+
+/* -ETIMEDOUT after the deadline, -EMSGSIZE on too much output, else what spawning said. A plugin's failure is
+ * status != 0. */
+int cni_run(const char *path, char *const *env, const char *input, size_t input_len, int64_t deadline_ns,
+	    struct cni_output *ret_output, struct err *err);
+
+#endif

@@ -1,0 +1,224 @@
+/* ExecSync: a process in a container, its output collected, its end awaited, on a thread of the exec lane. */
+#include "cri/pods/container.h"
+
+#include "api/agent/agent.pb-c.h"
+#include "api/agent/guest_abi.h"
+#include "api/agent/task.pb-c.h"
+#include "base/buf.h"
+#include "base/util.h"
+#include "cri/agent/agent.h"
+#include "cri/spec/spec.h"
+#include "api/pb.h"
+
+#include <signal.h>
+
+#define CALL_NS   (20 * NS_PER_SEC)
+#define START_NS  (60 * NS_PER_SEC)
+#define POLL_MS   10000
+#define SPEC_MAX  (4 << 20)
+
+struct exec {
+	struct container *container;
+	struct agent *agent;
+	struct agent_conn *conn; /* for the output */
+	char exec_id[33];
+	int64_t deadline_ns;
+	struct buf out[2];
+	bool eof;
+};
+
+static int call(struct exec *e, const struct agent_method *method, const ProtobufCMessage *req, int64_t timeout_ns,
+		struct err *err)
+{
+	ProtobufCMessage *resp = NULL;
+	int r = agent_call(e->agent, method, req, timeout_ns, &resp, err);
+
+	pb_free(resp);
+	return r;
+}
+
+static int begin(struct exec *e, char *const *args, struct err *err)
+{
+	char *path CLEANUP_FREE = xasprintf("%s/mounts/%s/config.json", e->container->pod->dir, e->container->id);
+	char *config CLEANUP_FREE = NULL;
+	char *process CLEANUP_FREE = NULL;
+	Containerd__Task__V2__ExecProcessRequest req = CONTAINERD__TASK__V2__EXEC_PROCESS_REQUEST__INIT;
+	Containerd__Task__V2__StartRequest start = CONTAINERD__TASK__V2__START_REQUEST__INIT;
+	Google__Protobuf__Any spec = GOOGLE__PROTOBUF__ANY__INIT;
+	int r = path ? read_file(path, SPEC_MAX, &config, NULL) : -ENOMEM;
+
+	if (r < 0)
+		return err_set_errno(err, r, "the spec of container \"%s\"", e->container->id);
+	r = oci_spec_exec_process(config, args, false, &process, err);
+	if (r < 0)
+		return r;
+	spec.type_url = (char *)(uintptr_t)GUEST_PROCESS_TYPE_URL;
+	spec.value.data = (uint8_t *)process;
+	spec.value.len = strlen(process);
+	req.id = e->container->id;
+	req.exec_id = e->exec_id;
+	req.spec = &spec;
+	r = call(e, &AGENT_TASK_EXEC, &req.base, CALL_NS, err);
+	if (r < 0)
+		return r;
+	start.id = e->container->id;
+	start.exec_id = e->exec_id;
+	return call(e, &AGENT_TASK_START, &start.base, START_NS, err);
+}
+
+static void forget(struct exec *e, bool ended)
+{
+	Containerd__Task__V2__KillRequest kill_req = CONTAINERD__TASK__V2__KILL_REQUEST__INIT;
+	Containerd__Task__V2__WaitRequest wait = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
+	Containerd__Task__V2__DeleteRequest del = CONTAINERD__TASK__V2__DELETE_REQUEST__INIT;
+
+	kill_req.id = wait.id = del.id = e->container->id;
+	kill_req.exec_id = wait.exec_id = del.exec_id = e->exec_id;
+	kill_req.signal = SIGKILL;
+	if (!ended) {
+		(void)call(e, &AGENT_TASK_KILL, &kill_req.base, CALL_NS, NULL);
+		(void)call(e, &AGENT_TASK_WAIT, &wait.base, CALL_NS, NULL);
+	}
+	(void)call(e, &AGENT_TASK_DELETE, &del.base, CALL_NS, NULL);
+}
+
+static int take_records(struct exec *e, const Crivisor__Agent__V1__ReadLogResponse *resp, uint64_t *offset, struct err *err)
+{
+	if (resp->offset != *offset)
+		return err_set_status(err, -EBADMSG, ERR_INTERNAL, "the guest's agent sent output at the wrong offset");
+	for (size_t i = 0; i < resp->n_records; i++) {
+		const Crivisor__Agent__V1__LogRecord *rec = resp->records[i];
+		struct buf *to = &e->out[rec->stream == CRIVISOR__AGENT__V1__STREAM__STREAM_STDERR];
+		size_t room = EXEC_OUTPUT_MAX - to->len;
+
+		if (buf_put(to, rec->data.data, rec->data.len < room ? rec->data.len : room) < 0)
+			return err_set(err, -ENOMEM, "out of memory");
+		*offset += rec->data.len;
+	}
+	return 0;
+}
+
+static int read_output(struct exec *e, struct err *err)
+{
+	Crivisor__Agent__V1__ReadLogRequest req = CRIVISOR__AGENT__V1__READ_LOG_REQUEST__INIT;
+	Crivisor__Agent__V1__AckRequest ack = CRIVISOR__AGENT__V1__ACK_REQUEST__INIT;
+	uint64_t offset = 0;
+	int r = 0;
+
+	req.container_id = ack.container_id = e->container->id;
+	req.exec_id = ack.exec_id = e->exec_id;
+	while (r == 0 && !e->eof) {
+		Crivisor__Agent__V1__ReadLogResponse *resp = NULL;
+		int64_t left_ms = (e->deadline_ns - now_monotonic_ns()) / NS_PER_MS;
+
+		if (left_ms <= 0)
+			return err_set(err, -ETIMEDOUT, "the command did not end in time");
+		req.offset = offset;
+		req.wait_ms = left_ms < POLL_MS ? (uint32_t)left_ms : POLL_MS;
+		r = agent_conn_call(e->conn, &AGENT_READ_LOG, &req.base, POLL_MS * NS_PER_MS + CALL_NS,
+				    (ProtobufCMessage **)&resp, err);
+		if (r < 0)
+			return r;
+		r = take_records(e, resp, &offset, err);
+		e->eof = resp->eof;
+		pb_free(resp);
+		if (r == 0 && offset > ack.offset && !e->eof) {
+			ProtobufCMessage *empty = NULL;
+
+			ack.offset = offset;
+			r = agent_conn_call(e->conn, &AGENT_ACK, &ack.base, CALL_NS, &empty, err);
+			pb_free(empty);
+		}
+	}
+	return r;
+}
+
+static int wait_end(struct exec *e, int32_t *ret_code, struct err *err)
+{
+	Containerd__Task__V2__WaitRequest req = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
+	Containerd__Task__V2__WaitResponse *resp = NULL;
+	int64_t left = e->deadline_ns - now_monotonic_ns();
+	int r;
+
+	req.id = e->container->id;
+	req.exec_id = e->exec_id;
+	r = agent_call(e->agent, &AGENT_TASK_WAIT, &req.base, left > 0 ? left : 1, (ProtobufCMessage **)&resp, err);
+	if (r < 0)
+		return r;
+	*ret_code = (int32_t)resp->exit_status;
+	pb_free(resp);
+	return 0;
+}
+
+static int run(struct exec *e, char *const *args, int64_t timeout_s, struct exec_result *ret, struct err *err)
+{
+	int r = agent_open(e->agent, now_monotonic_ns() + CALL_NS, &e->conn, err);
+
+	if (r == 0)
+		r = begin(e, args, err);
+	if (r == 0)
+		r = read_output(e, err);
+	if (r == 0)
+		r = wait_end(e, &ret->exit_code, err);
+	if (e->conn)
+		forget(e, r == 0);
+	agent_conn_close(e->conn);
+	if (r == -ETIMEDOUT && timeout_s > 0)
+		return err_set(err, r, "command in container \"%s\" timed out after %lld s and was killed", e->container->id,
+			       (long long)timeout_s);
+	return r < 0 ? err_wrap(err, "exec in container \"%s\"", e->container->id) : 0;
+}
+
+static void take_output(struct buf *buf, void **ret_data, size_t *ret_len)
+{
+	*ret_len = buf->len;
+	*ret_data = NULL;
+	if (buf->len > 0) {
+		if (buf->head > 0)
+			memmove(buf->mem, buf_data(buf), buf->len);
+		*ret_data = move_ptr(buf->mem);
+	}
+}
+
+int container_exec_sync(struct server *server, const char *id, char *const *args, int64_t timeout_s,
+			int64_t deadline_ns, struct exec_result *ret_result, struct err *err)
+{
+	struct container *c CLEANUP_CONTAINER = NULL;
+	struct exec e = {.deadline_ns = deadline_ns};
+	struct exec_result result = {0};
+	bool running;
+	int r = container_find(server, id, &c, err);
+
+	if (r < 0)
+		return r;
+	if (!args || !args[0])
+		return err_set(err, -EINVAL, "cmd is empty");
+	if (timeout_s < 0)
+		return err_set(err, -EINVAL, "timeout %lld is negative", (long long)timeout_s);
+	pthread_mutex_lock(&c->pod->lock);
+	running = c->state && c->state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_RUNNING;
+	pthread_mutex_unlock(&c->pod->lock);
+	if (!running)
+		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "container \"%s\" is not running", c->id);
+	r = pod_agent(c->pod, &e.agent, err);
+	if (r == 0)
+		r = random_hex(16, e.exec_id) < 0 ? err_set(err, -EIO, "no random numbers") : 0;
+	if (r < 0)
+		return r;
+	e.container = c;
+	if (timeout_s > 0 && timeout_s < (INT64_MAX - now_monotonic_ns()) / NS_PER_SEC) {
+		int64_t until = now_monotonic_ns() + timeout_s * NS_PER_SEC;
+
+		if (until < e.deadline_ns)
+			e.deadline_ns = until;
+	}
+	r = run(&e, args, timeout_s, &result, err);
+	if (r == 0) {
+		take_output(&e.out[0], &result.out, &result.out_len);
+		take_output(&e.out[1], &result.err_out, &result.err_len);
+		*ret_result = result;
+	}
+	buf_done(&e.out[0]);
+	buf_done(&e.out[1]);
+	return r;
+}

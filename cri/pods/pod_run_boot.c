@@ -1,0 +1,245 @@
+/* The boot of a pod's VM: in its turn, with CNI beside it, until the guest's agent has answered; why not, if it does not. */
+#include "cri/pods/pod_run_internal.h"
+
+#include "api/agent/agent.pb-c.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "cri/agent/agent.h"
+#include "api/pb.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define BOOT_NS     (90 * NS_PER_SEC)
+#define CNI_ADD_NS  (60 * NS_PER_SEC)
+#define BOOT_ID_MAX 64 /* a UUID has 36 */
+
+static void cni_job(void *arg)
+{
+	struct pod_run *run = arg;
+	struct cni_port ports[PORTS_MAX];
+	struct cni_pod view;
+	struct err err = ERR_INIT;
+	struct cni_result result = {0};
+	int64_t deadline_ns = now_monotonic_ns() + CNI_ADD_NS;
+	int r = pod_cni_view(run->pod->id, run->netns, run->config, ports, PORTS_MAX, &view, &err);
+
+	if (run->deadline_ns < deadline_ns)
+		deadline_ns = run->deadline_ns;
+	if (r == 0)
+		r = cni_add(run->server->cni, &view, deadline_ns, &result, &err);
+	pthread_mutex_lock(&run->pod->lock);
+	run->cni_code = r;
+	run->cni_err = err;
+	run->cni = result;
+	run->cni_done = true;
+	pthread_cond_broadcast(&run->pod->changed);
+	pthread_mutex_unlock(&run->pod->lock);
+}
+
+int pod_run_cni_wait(struct pod_run *run, struct err *err)
+{
+	pthread_mutex_lock(&run->pod->lock);
+	while (!run->cni_done) /* cni_add has a deadline of its own */
+		pthread_cond_wait(&run->pod->changed, &run->pod->lock);
+	pthread_mutex_unlock(&run->pod->lock);
+	return run->cni_code < 0 ? err_copy(err, &run->cni_err) : 0;
+}
+
+static int start_vm(struct pod_run *run, struct err *err)
+{
+	struct pod *pod = run->pod;
+	char *shared CLEANUP_FREE = xasprintf("%s/shared", pod->dir);
+	struct vmm_spec spec = {
+		.id = pod->id,
+		.run_dir = pod->dir,
+		.shared_dir = shared,
+		.netns_path = run->netns,
+		.cgroup = run->cgroup,
+		.tap = TAP,
+		.mtu = run->choice.mtu_max,
+		.vcpus = run->vcpus,
+		.memory_bytes = run->memory_bytes,
+	};
+	struct vmm *vm;
+	int r;
+
+	if (!shared)
+		return err_set(err, -ENOMEM, "out of memory");
+	r = vmm_start(&run->server->config->hypervisor, &run->choice, &spec, run->deadline_ns, &vm, err);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&pod->lock);
+	pod->vm = vm;
+	r = pod->cancel ? -ECANCELED : 0;
+	pthread_mutex_unlock(&pod->lock);
+	return r < 0 ? err_set(err, r, "the pod was stopped while it was being created") : 0;
+}
+
+/* Says why the guest never came up: the VMM's own event, and the guest's last words on its console. */
+static int explain_boot(struct pod_run *run, struct err *err)
+{
+	char tail[320];
+	struct vmm_event event = {.type = VMM_EVENT_NONE};
+
+	pod_console_tail(run->pod->dir, tail, sizeof(tail));
+	while (run->pod->vm && event.type == VMM_EVENT_NONE && vmm_dispatch(run->pod->vm, &event) == 1)
+		;
+	if (event.type == VMM_EVENT_GUEST_PANIC)
+		err_wrap(err, "the guest kernel panicked");
+	else if (event.type == VMM_EVENT_GUEST_RESET)
+		err_wrap(err, "the guest reset itself");
+	else if (event.type == VMM_EVENT_GUEST_SHUTDOWN)
+		err_wrap(err, "the guest powered off");
+	else
+		err_wrap(err, "booting the pod's VM");
+	if (tail[0]) {
+		struct err old = *err;
+
+		err_set_status(err, old.code, old.status, "%s; guest console: %s", old.msg, tail);
+	}
+	if (err->status != ERR_DEADLINE_EXCEEDED)
+		err->status = ERR_INTERNAL;
+	return err->code;
+}
+
+static int reach_agent(struct pod_run *run, struct err *err)
+{
+	struct pod *pod = run->pod;
+	struct agent *agent = NULL;
+	Crivisor__Agent__V1__InfoRequest req = CRIVISOR__AGENT__V1__INFO_REQUEST__INIT;
+	Crivisor__Agent__V1__InfoResponse *info = NULL;
+	int r = agent_new(run->server->loop, pod->vm, &agent, err);
+
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&pod->lock);
+	pod->agent = agent;
+	pthread_mutex_unlock(&pod->lock);
+	r = agent_connect(agent, run->deadline_ns, err);
+	if (r < 0)
+		return explain_boot(run, err);
+	r = agent_call(agent, &AGENT_INFO, &req.base, SETUP_NS, (ProtobufCMessage **)&info, err);
+	if (r < 0)
+		return err_wrap(err, "asking the guest's agent who it is");
+	if (strlen(info->boot_id) > BOOT_ID_MAX) {
+		pb_free(info);
+		return err_set_status(err, -EBADMSG, ERR_INTERNAL, "the guest's agent gives a boot id of more than %d bytes", BOOT_ID_MAX);
+	}
+	pthread_mutex_lock(&pod->lock);
+	r = pb_set_str(&pod->state->boot_id, info->boot_id);
+	pthread_mutex_unlock(&pod->lock);
+	pb_free(info);
+	return r < 0 ? err_set(err, r, "out of memory") : 0;
+}
+
+/* The VM ended before its kernel wrote a word: nothing in the guest's configuration can be the reason. */
+static bool died_mute(struct pod_run *run, const struct err *err)
+{
+	struct pod *pod = run->pod;
+	char *path CLEANUP_FREE = xasprintf("%s/console.log", pod->dir);
+	struct stat st;
+	bool cancelled;
+
+	pthread_mutex_lock(&pod->lock);
+	cancelled = pod->cancel || !pod->vm;
+	pthread_mutex_unlock(&pod->lock);
+	return !cancelled && err->status != ERR_DEADLINE_EXCEEDED && now_monotonic_ns() < run->deadline_ns && path &&
+	       stat(path, &st) == 0 && st.st_size == 0;
+}
+
+/* Puts the dead VM aside (others may still hold its handle; it goes with the pod) and removes its sockets and logs. */
+static int clear_vm(struct pod_run *run, struct err *err)
+{
+	struct pod *pod = run->pod;
+	struct err gone = ERR_INIT;
+	struct dirent *de;
+	DIR *dir;
+
+	err_set(&gone, -ECONNRESET, "the VM died");
+	agent_abort(pod->agent, &gone);
+	if (vmm_stop(pod->vm, now_monotonic_ns() + 10 * NS_PER_SEC, err) < 0)
+		return err->code;
+	pthread_mutex_lock(&pod->lock);
+	pod->dead_vm = move_ptr(pod->vm);
+	pod->dead_agent = move_ptr(pod->agent);
+	pthread_mutex_unlock(&pod->lock);
+	dir = opendir(pod->dir);
+	if (!dir)
+		return err_set_errno(err, -errno, "%s", pod->dir);
+	while ((de = readdir(dir))) {
+		if (de->d_type == DT_REG || de->d_type == DT_SOCK)
+			(void)unlinkat(dirfd(dir), de->d_name, 0);
+	}
+	closedir(dir);
+	return 0;
+}
+
+/*
+ * Starts the VM and reaches its agent. On a host short of CPU a guest sometimes dies before its console exists (seen about once
+ * in a hundred boots with QEMU's emulation under heavy load); such a one is started once more, and the log says so.
+ */
+static int boot(struct pod_run *run, struct err *err)
+{
+	struct err first = ERR_INIT;
+	int r = start_vm(run, &first);
+
+	pod_run_trace(run, "start VM");
+	if (r == 0)
+		r = reach_agent(run, &first);
+	if (r == 0)
+		return 0;
+	if (!died_mute(run, &first))
+		return err_copy(err, &first);
+	log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", run->pod->id), "the VM died before its kernel spoke and is started once more: %s",
+		 first.msg);
+	r = clear_vm(run, err);
+	if (r == 0)
+		r = start_vm(run, err);
+	if (r == 0)
+		r = reach_agent(run, err);
+	return r < 0 ? err_wrap(err, "on the second try") : 0;
+}
+
+/* Nobody wants the pod any more: its client has left, or it is to be stopped. */
+static bool unwanted(void *arg)
+{
+	struct pod_run *run = arg;
+	bool cancel;
+
+	pthread_mutex_lock(&run->pod->lock);
+	cancel = run->pod->cancel;
+	pthread_mutex_unlock(&run->pod->lock);
+	return cancel || (run->cancelled && run->cancelled(run->cancelled_arg));
+}
+
+/* From the first thing that is made until the agent has answered: what keeps the host's CPUs busy, and so behind the gate. */
+int pod_run_boot(struct pod_run *run, struct err *err)
+{
+	int64_t limit;
+	int r = gate_enter(&run->server->boots, run->client_deadline_ns, unwanted, run, err);
+
+	if (r < 0)
+		return err_wrap(err, "waiting for the boots of other pods");
+	pod_run_trace(run, "turn");
+	/* What it waited for others is not of its boot's time. */
+	limit = now_monotonic_ns() + BOOT_NS;
+	run->deadline_ns = limit < run->client_deadline_ns ? limit : run->client_deadline_ns;
+	r = pod_run_prepare(run, err);
+	pod_run_trace(run, "cgroup");
+	if (r == 0) {
+		r = pool_submit(run->server->pool, POOL_NET, cni_job, run);
+		run->cni_begun = r == 0;
+		if (r < 0)
+			err_set_status(err, r, ERR_RESOURCE_EXHAUSTED, "too many pods are being set up at once");
+	}
+	if (r == 0)
+		r = boot(run, err);
+	gate_leave(&run->server->boots);
+	pod_run_trace(run, "boot");
+	return r;
+}

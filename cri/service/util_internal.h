@@ -1,0 +1,22 @@
+/*
+ * util_internal.h: what several CRI handlers need: label maps and a container's status.
+ *
+ * Threads: pure functions. Errors: -ENOMEM.
+ */
+#ifndef CRI_SERVICE_UTIL_INTERNAL_H
+#define CRI_SERVICE_UTIL_INTERNAL_H
+
+#include "api/cri/state.pb-c.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* The generated entry types of all map<string, string> fields have one shape: that of protobuf-c's base, key, value. */
+
+/* Copies a map field into an empty one. */
+int service_copy_map(void *to_vector, size_t *n_to, const void *from_vector, size_t n_from);
+/* True if the labels hold every pair of the selector. */
+bool service_labels_match(const void *selector, size_t n_selector, const void *labels, size_t n_labels);
+int service_container_status_of(Runtime__V1__ContainerStatus *s, const Crivisor__State__V1__Container *state);
+
+#endif
