@@ -1,8 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * pb.h: small helpers for protobuf-c messages that are kept and filled by hand.
  *
- * Ownership: everything they put into a message is malloc'ed, so that protobuf_c_message_free_unpacked with the default
- *            allocator frees it.
+ * Ownership: everything they put into a message is malloc'ed, so that protobuf_c_message_free_unpacked with
+ *            the default allocator frees it.
  * Errors:    -ENOMEM.
  */
 #ifndef API_PB_H
@@ -19,8 +20,8 @@ void pb_free(void *msg);
 /* Sets a string field: frees the old value unless it is the shared empty string. NULL sets "". */
 int pb_set_str(char **field, const char *value);
 /*
- * As pb_set_str, for words of a guest, a VMM or a plugin: what is not UTF-8 becomes '?'. A client refuses a whole message for
- * one bad byte in a string.
+ * As pb_set_str, for words of a guest, a VMM or a plugin: what is not UTF-8 becomes '?'. A client refuses a
+ * whole message for one bad byte in a string.
  */
 int pb_set_text(char **field, const char *value);
 /* Replaces a repeated string field by copies. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * pbwire.h: the protobuf wire format, one field at a time, without any schema.
  *
@@ -5,7 +6,8 @@
  * Threads:   no state.
  * Ownership: a field points into the bytes it was read from.
  * Limits:    field numbers 1 … 2^29-1; varints of at most 10 bytes; groups are refused (proto3 has none, and
- * protobuf-c does not know them). Source:    protobuf.dev, "Encoding".
+ *            protobuf-c does not know them).
+ * Source:    protobuf.dev, "Encoding".
  */
 #ifndef API_PBWIRE_H
 #define API_PBWIRE_H

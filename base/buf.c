@@ -1,10 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "base/buf.h"
 
 #include "base/util.h"
 
 #include <sys/socket.h>
 
-#define BUF_MIN  512
+#define BUF_MIN	 512
 #define BUF_KEEP 16384 /* an empty buffer keeps at most this much memory */
 
 void buf_done(struct buf *b)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * buf.h: a growable byte queue with a cap, for sockets and codecs.
  *
@@ -26,7 +27,10 @@ static inline unsigned char *buf_data(const struct buf *b)
 void buf_done(struct buf *b);
 /* Appends; 0, -ENOMEM or -ENOBUFS. */
 int buf_put(struct buf *b, const void *data, size_t len);
-/* Makes room for len more bytes and returns where they go (NULL on -ENOMEM/-ENOBUFS); buf_commit tells how many came. */
+/*
+ * Makes room for len more bytes and returns where they go (NULL on -ENOMEM/-ENOBUFS); buf_commit tells how
+ * many came.
+ */
 void *buf_reserve(struct buf *b, size_t len);
 void buf_commit(struct buf *b, size_t len);
 /* Drops len bytes (at most b->len) from the front; gives memory back once a large buffer is empty. */

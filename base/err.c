@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "base/err.h"
 
 #include <assert.h>
@@ -63,10 +64,10 @@ enum err_status err_status_of(int code)
 const char *err_status_name(enum err_status status)
 {
 	static const char *const names[] = {
-		"OK",           "Cancelled",     "Unknown",           "InvalidArgument",    "DeadlineExceeded",
-		"NotFound",     "AlreadyExists", "PermissionDenied",  "ResourceExhausted",  "FailedPrecondition",
-		"Aborted",      "OutOfRange",    "Unimplemented",     "Internal",           "Unavailable",
-		"DataLoss",     "Unauthenticated",
+		"OK",	    "Cancelled",       "Unknown",	   "InvalidArgument",	"DeadlineExceeded",
+		"NotFound", "AlreadyExists",   "PermissionDenied", "ResourceExhausted", "FailedPrecondition",
+		"Aborted",  "OutOfRange",      "Unimplemented",	   "Internal",		"Unavailable",
+		"DataLoss", "Unauthenticated",
 	};
 
 	if ((size_t)status >= sizeof(names) / sizeof(names[0]))

@@ -1,10 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * err.h: the one error object of the project.
  *
  * Purpose:   what went wrong, in words a user can act on, with the code each layer needs.
- * Contract:  a function that can fail returns 0 or a negative errno and takes `struct err *err` last. On failure it
- *            writes err once (err_set) and callers on the way up may add context in front (err_wrap). Library code
- *            never logs an error it returns; only RPC handlers and main do. err may be NULL: the caller does not care.
+ * Contract:  a function that can fail returns 0 or a negative errno and takes `struct err *err` last. On
+ *            failure it writes err once (err_set) and callers on the way up may add context in front
+ *            (err_wrap). Library code never logs an error it returns; only RPC handlers and main do. err may
+ *            be NULL: the caller does not care.
  * Ownership: fixed storage inside the caller's struct; nothing to free.
  * Limits:    messages are cut at ERR_MSG_MAX - 1 bytes, on a UTF-8 boundary, ending in "…".
  * Threads:   no shared state.
@@ -39,7 +41,7 @@ enum err_status {
 };
 
 struct err {
-	int code;               /* negative errno, 0 when unset */
+	int code;		/* negative errno, 0 when unset */
 	enum err_status status; /* what an RPC answers */
 	char msg[ERR_MSG_MAX];
 };
@@ -48,8 +50,8 @@ struct err {
 #define ERR_INIT ((struct err){.code = 0, .status = ERR_OK, .msg = {0}})
 
 /*
- * Sets err and returns `code`, so that `return err_set(err, -EINVAL, …)` reads well. The status follows from the errno
- * (err_status_of). code must be negative.
+ * Sets err and returns `code`, so that `return err_set(err, -EINVAL, …)` reads well. The status follows from
+ * the errno (err_status_of). code must be negative.
  */
 int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* As err_set, with the gRPC status given instead of derived. */
@@ -59,7 +61,10 @@ int err_vset_status(struct err *err, int code, enum err_status status, const cha
 	__attribute__((format(printf, 4, 0)));
 /* As err_set, with ": <strerror(-code)>" appended. */
 int err_set_errno(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-/* Puts "<context>: " in front of the message; keeps code and status; returns err->code (or -EIO if err is NULL). */
+/*
+ * Puts "<context>: " in front of the message; keeps code and status; returns err->code (or -EIO if err is
+ * NULL).
+ */
 int err_wrap(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Copies src to dst (either may be NULL) and returns src's code. */
 int err_copy(struct err *dst, const struct err *src);

@@ -1,10 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * log.h: structured log lines, one per event, logfmt: `level=info msg="…" key=value …`.
  *
- * Threads:   every function, any thread; one write(2) per line, so lines never mix.
- * Sinks:     stderr by default; log_set_sink lets the host send to the journal and the guest to the console.
- * Limits:    a line is cut at LOG_LINE_MAX bytes; control characters are escaped, so nothing a guest or registry
- *            sends can forge a line.
+ * Threads:   every function, any thread; one write(2) per line, so lines never mix. Sinks: stderr by default;
+ *            log_set_sink lets the host send to the journal and the guest to the console.
+ * Limits:    a line is cut at LOG_LINE_MAX bytes; control characters are escaped, so nothing a guest or
+ *            registry sends can forge a line.
  * Secrets:   never pass one; there is no redaction here.
  */
 #ifndef BASE_LOG_H
@@ -35,8 +36,9 @@ int log_level_parse(const char *name, enum log_level *ret_level);
 void log_set_sink(log_sink_fn *sink);
 
 /*
- * Writes one line. `fields` is NULL or a NULL-terminated list of key, value, key, value, …: log_line(LOG_LEVEL_INFO,
- * LOG_FIELDS("pod", id), "started in %d ms", ms). Values may be NULL (then left out).
+ * Writes one line. `fields` is NULL or a NULL-terminated list of key, value, key, value, …:
+ * log_line(LOG_LEVEL_INFO, LOG_FIELDS("pod", id), "started in %d ms", ms). Values may be NULL (then left
+ * out).
  */
 void log_line(enum log_level level, const char *const *fields, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * meminfo.h: figures of /proc/meminfo (proc(5)).
  *

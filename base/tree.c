@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "base/tree.h"
 
 #include "base/util.h"
@@ -73,10 +74,7 @@ void path_split(char *path, const char **ret_parent, const char **ret_base)
 	}
 }
 
-/*
- * ---- removal
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- removal ------------------------------------------------------------------------------------------- */
 
 struct removal {
 	int top; /* where what lies too deep is moved to */

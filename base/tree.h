@@ -1,9 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * tree.h: paths inside a tree that nobody trusts.
  *
  * Purpose:   opens beneath a root as if chrooted there (openat2, RESOLVE_IN_ROOT), and cleans archive names.
- * Threads:   no shared state. Ownership: fds are the caller's, CLOEXEC.
- * Errors:    negative errno. Source: openat2(2).
+ * Threads:   no shared state.
+ * Ownership: fds are the caller's, CLOEXEC.
+ * Errors:    negative errno.
+ * Source:    openat2(2).
  */
 #ifndef BASE_TREE_H
 #define BASE_TREE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "base/util.h"
 
 #include <fcntl.h>
@@ -450,7 +451,8 @@ int find_program(const char *name, char *out, size_t size)
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 	for (const char *end; path; path = *end ? end + 1 : NULL) {
 		end = strchrnul(path, ':');
-		if (end > path && (size_t)snprintf(out, size, "%.*s/%s", (int)(end - path), path, name) < size &&
+		if (end > path &&
+		    (size_t)snprintf(out, size, "%.*s/%s", (int)(end - path), path, name) < size &&
 		    is_program(out))
 			return 0;
 	}

@@ -1,9 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * util.h: ownership macros and the few string, time and file helpers that both the host and the guest use.
  *
- * Threads: every function is safe to call from any thread; none keeps state.
- * Memory:  functions that return an allocated string or buffer return NULL on ENOMEM; the caller frees with free().
- * Errors:  0 (or a count, where said) or a negative errno.
+ * Threads:   every function is safe to call from any thread; none keeps state.
+ * Memory:    functions that return an allocated string or buffer return NULL on ENOMEM; the caller frees with free().
+ * Errors:    0 (or a count, where said) or a negative errno.
  */
 #ifndef BASE_UTIL_H
 #define BASE_UTIL_H
@@ -19,9 +20,12 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-/* ---- ownership ---------------------------------------------------------------------------------------------- */
+/* ---- ownership ----------------------------------------------------------------------------------------- */
 
-/* Closes fd if it is >= 0, keeps errno, returns -1: `fd = close_fd(fd);`. EINTR is not retried (Linux closes anyway). */
+/*
+ * Closes fd if it is >= 0, keeps errno, returns -1: `fd = close_fd(fd);`. EINTR is not retried (Linux closes
+ * anyway).
+ */
 int close_fd(int fd);
 
 static inline void cleanup_free_fn(void *p)
@@ -42,24 +46,24 @@ static inline void cleanup_fclose_fn(FILE **f)
 }
 
 #define CLEANUP(fn)   __attribute__((cleanup(fn)))
-#define CLEANUP_FREE  CLEANUP(cleanup_free_fn)   /* char *s CLEANUP_FREE = NULL; */
-#define CLEANUP_CLOSE CLEANUP(cleanup_close_fn)  /* int fd CLEANUP_CLOSE = -1; */
+#define CLEANUP_FREE  CLEANUP(cleanup_free_fn)	 /* char *s CLEANUP_FREE = NULL; */
+#define CLEANUP_CLOSE CLEANUP(cleanup_close_fn)	 /* int fd CLEANUP_CLOSE = -1; */
 #define CLEANUP_FILE  CLEANUP(cleanup_fclose_fn) /* FILE *f CLEANUP_FILE = NULL; */
 
 /* Defines `static void <name>_cleanup(type **p)` that calls `fn(*p)`, for CLEANUP(name_cleanup). */
-#define DEFINE_CLEANUP(name, type, fn)                                                                               \
-	static inline __attribute__((unused)) void name##_cleanup(type **p)                                          \
-	{                                                                                                            \
-		if (*p)                                                                                              \
-			fn(*p);                                                                                      \
+#define DEFINE_CLEANUP(name, type, fn)                                                                       \
+	static inline __attribute__((unused)) void name##_cleanup(type **p)                                  \
+	{                                                                                                    \
+		if (*p)                                                                                      \
+			fn(*p);                                                                              \
 	}
 
 /* Hands a value over: the variable is left NULL (or -1) and the old value is the result. */
-#define move_ptr(p)                                                                                                  \
-	__extension__({                                                                                              \
-		__typeof__(p) moved_ = (p);                                                                          \
-		(p) = NULL;                                                                                          \
-		moved_;                                                                                              \
+#define move_ptr(p)                                                                                          \
+	__extension__({                                                                                      \
+		__typeof__(p) moved_ = (p);                                                                  \
+		(p) = NULL;                                                                                  \
+		moved_;                                                                                      \
 	})
 static inline int move_fd_(int *fd)
 {
@@ -72,7 +76,7 @@ static inline int move_fd_(int *fd)
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
-/* ---- strings ------------------------------------------------------------------------------------------------ */
+/* ---- strings ------------------------------------------------------------------------------------------- */
 
 /* asprintf that returns the string, or NULL on ENOMEM. */
 char *xasprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -112,22 +116,22 @@ void hex_encode(const void *data, size_t len, char *out);
 /* n random bytes as hex from getrandom(2) into out (2*n+1 bytes); 0 or negative errno. */
 int random_hex(size_t n, char *out);
 
-/* ---- time --------------------------------------------------------------------------------------------------- */
+/* ---- time ---------------------------------------------------------------------------------------------- */
 
 int64_t now_monotonic_ns(void);
 int64_t now_realtime_ns(void);
 #define NS_PER_SEC 1000000000LL
 #define NS_PER_MS  1000000LL
 
-/* ---- files and fds ------------------------------------------------------------------------------------------ */
+/* ---- files and fds ------------------------------------------------------------------------------------- */
 
 /* Reads until len bytes or EOF; the count read or a negative errno. Blocking fds. */
 ssize_t read_full(int fd, void *buf, size_t len);
 /* Writes all len bytes, 0 or a negative errno. Blocking fds; SIGPIPE is the caller's affair. */
 int write_full(int fd, const void *buf, size_t len);
 /*
- * Reads a whole file, NUL-terminated for convenience (*ret_len, which may be NULL, excludes that byte). -EFBIG if it
- * holds more than max bytes. Works for /proc and sysfs files.
+ * Reads a whole file, NUL-terminated for convenience (*ret_len, which may be NULL, excludes that byte).
+ * -EFBIG if it holds more than max bytes. Works for /proc and sysfs files.
  */
 int read_file_at(int dirfd, const char *path, size_t max, char **ret_data, size_t *ret_len);
 static inline int read_file(const char *path, size_t max, char **ret_data, size_t *ret_len)
@@ -148,8 +152,10 @@ int remove_tree(const char *path);
 int set_nonblock(int fd, bool on);
 /* A regular file that may be executed. */
 bool is_program(const char *path);
-/* Finds a program: `name` with a slash as it is, else in PATH, or in the usual places if that is empty. 0, -ENOENT or
- * -ENAMETOOLONG. */
+/*
+ * Finds a program: `name` with a slash as it is, else in PATH, or in the usual places if that is empty. 0,
+ * -ENOENT or -ENAMETOOLONG.
+ */
 int find_program(const char *name, char *out, size_t size);
 
 #endif

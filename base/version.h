@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * version.h: which crivisor this is. One file alone knows, so a build of another version compiles one file
  * anew.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* agent_priv.h: what the agent*.c files share. See agent.h. */
 #ifndef CRI_AGENT_AGENT_INTERNAL_H
 #define CRI_AGENT_AGENT_INTERNAL_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/agent/agent.h"
 
 #include "api/agent/agent.pb-c.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "base/util.h"
 #include "cri/health/check.h"
 #include "cri/command/command.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/command/logsink.h"
 
 #include "base/log.h"

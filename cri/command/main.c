@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The crivisor binary: finds the subcommand. */
 #include "base/util.h"
 #include "base/version.h"
@@ -19,7 +20,9 @@ static const struct {
 
 static int help(void)
 {
-	printf("crivisor %s: a Kubernetes CRI server that gives every pod its own virtual machine\n\nUsage:\n", crv_version);
+	printf("crivisor %s: a Kubernetes CRI server that gives every pod its own virtual "
+	       "machine\n\nUsage:\n",
+	       crv_version);
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		printf("  crivisor %s\n      %s\n", commands[i].usage, commands[i].what);
 	puts("\nWithout --config, /etc/crivisor/config.toml is read, then /etc/crivisor/config.d/*.toml.");

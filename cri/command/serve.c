@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "base/log.h"
 #include "base/util.h"
 #include "cri/command/command.h"
@@ -12,7 +13,9 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-/* The pool's threads come and go: an arena for each would keep what every one of them has ever used at once.
+/*
+ * The workers' threads come and go: an arena for each would keep what every one of them has ever used at
+ * once.
  */
 static void limit_heap(void)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/command/server.h"
 
 #include "base/log.h"
@@ -17,8 +18,8 @@
 #include <sys/sysinfo.h>
 #include <systemd/sd-daemon.h>
 
-#define RPC_STOP_NS  (20 * NS_PER_SEC)
-#define POOL_STOP_NS (30 * NS_PER_SEC)
+#define RPC_STOP_NS	(20 * NS_PER_SEC)
+#define WORKERS_STOP_NS (30 * NS_PER_SEC)
 
 /* What server_run puts together and takes apart. */
 struct running {
@@ -56,9 +57,9 @@ static int make_dirs(const struct config *config, struct err *err)
 		const char *base, *sub;
 		mode_t mode;
 	} dirs[] = {
-		{config->server.state_dir, "", 0711}, {config->server.state_dir, "/logs", 0700},
+		{config->server.state_dir, "", 0711},	  {config->server.state_dir, "/logs", 0700},
 		{config->server.state_dir, "/cni", 0700}, {config->server.run_dir, "", 0711},
-		{config->server.run_dir, "/pods", 0711}, {config->server.run_dir, "/netns", 0755},
+		{config->server.run_dir, "/pods", 0711},  {config->server.run_dir, "/netns", 0755},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
@@ -81,17 +82,18 @@ static void serve(void *arg)
 	if (server->stopping)
 		return;
 	if (run->code == 0)
-		run->code = rpc_server_start(server->config->server.socket, fd, service_methods, server, server->loop,
-					     server->pool, &run->rpc, &run->err);
+		run->code = rpc_server_start(server->config->server.socket, fd, service_methods, server,
+					     server->loop, server->workers, &run->rpc, &run->err);
 	if (run->code < 0) {
 		loop_stop(server->loop);
 		return;
 	}
-	log_line(LOG_LEVEL_INFO, LOG_FIELDS("socket", server->config->server.socket, "version", crv_version), "serving");
+	log_line(LOG_LEVEL_INFO, LOG_FIELDS("socket", server->config->server.socket, "version", crv_version),
+		 "serving");
 	sd_notify(0, "READY=1");
 }
 
-/* On a pool thread, since it blocks: what was left is dealt with before anybody may ask. */
+/* On a worker thread, since it blocks: what was left is dealt with before anybody may ask. */
 static void start_job(void *arg)
 {
 	struct running *run = arg;
@@ -134,8 +136,8 @@ static void *stop_all(void *arg)
 
 	cancel_creations(&run->server);
 	run->rpc = rpc_server_stop(run->rpc, now_monotonic_ns() + RPC_STOP_NS);
-	if (!pool_stop(run->server.pool, POOL_STOP_NS))
-		log_warn("work in progress did not end within %d s", (int)(POOL_STOP_NS / NS_PER_SEC));
+	if (!workers_stop(run->server.workers, WORKERS_STOP_NS))
+		log_warn("work in progress did not end within %d s", (int)(WORKERS_STOP_NS / NS_PER_SEC));
 	loop_stop(run->server.loop);
 	return NULL;
 }
@@ -171,13 +173,13 @@ static void reload_job(void *arg)
 	log_info("configuration read again: log level, vcpus and memory_in_mb; all else wants a restart");
 }
 
-/* Files are read on a pool thread. */
+/* Files are read on a worker thread. */
 static void on_hangup(void *arg, int signo)
 {
 	struct running *run = arg;
 
 	(void)signo;
-	if (pool_submit(run->server.pool, POOL_QUICK, reload_job, run) < 0)
+	if (workers_submit(run->server.workers, LANE_QUICK, reload_job, run) < 0)
 		log_error("configuration not read again: the server is busy");
 }
 
@@ -205,13 +207,13 @@ static int build(struct running *run, struct err *err)
 	if (r == 0)
 		r = loop_new(&server->loop, err);
 	if (r == 0)
-		r = pool_new(&server->pool, err);
+		r = workers_new(&server->workers, err);
 	if (r == 0)
 		r = store_open(config->server.state_dir, &server->store, err);
 	if (r < 0)
 		return r;
 	images.store = server->store;
-	images.pool = server->pool;
+	images.workers = server->workers;
 	r = image_store_open(&images, &server->images, err);
 	if (r == 0)
 		r = cni_new(config->cni.bin_dirs, config->cni.conf_dir, cni_cache, &server->cni, err);
@@ -229,11 +231,12 @@ static int run_loop(struct running *run, struct err *err)
 	for (size_t i = 0; i < ARRAY_SIZE(signals) && r == 0; i++)
 		r = loop_add_signal(run->server.loop, signals[i], on_signal, run, &source[i], err);
 	if (r == 0 && sd_watchdog_enabled(0, &usec) > 0)
-		r = loop_add_timer(run->server.loop, now_monotonic_ns(), on_watchdog, &watchdog, &watchdog, err);
+		r = loop_add_timer(run->server.loop, now_monotonic_ns(), on_watchdog, &watchdog, &watchdog,
+				   err);
 	if (r == 0 && clock_watch(&run->server, err) < 0)
 		log_warn("the wall clock is not watched: %s", err->msg);
 	if (r == 0)
-		r = pool_submit(run->server.pool, POOL_SLOW, start_job, run);
+		r = workers_submit(run->server.workers, LANE_SLOW, start_job, run);
 	if (r == 0)
 		r = loop_run(run->server.loop, err);
 	if (run->stopper_runs)
@@ -248,7 +251,9 @@ int server_run(const struct config *config, struct err *err)
 	struct server *server = &run.server;
 	int r;
 
-	run = (struct running){.server = {.config = config, .started_ns = now_realtime_ns()}, .lock_fd = -1, .err = ERR_INIT};
+	run = (struct running){.server = {.config = config, .started_ns = now_realtime_ns()},
+			       .lock_fd = -1,
+			       .err = ERR_INIT};
 	pthread_mutex_init(&server->tables, NULL);
 	pthread_mutex_init(&server->choice_lock, NULL);
 	gate_init(&server->boots, 2 * (unsigned int)get_nprocs());
@@ -259,8 +264,11 @@ int server_run(const struct config *config, struct err *err)
 		r = run_loop(&run, err);
 	if (r == 0 && run.code < 0)
 		r = err_copy(err, &run.err);
-	/* Jobs that write come to their end; the rest ends with the process, which may be killed at any moment anyway. */
-	server->pool = pool_free(server->pool, run.stopper_runs ? 0 : POOL_STOP_NS);
+	/*
+	 * Jobs that write come to their end; the rest ends with the process, which may be killed at any
+	 * moment anyway.
+	 */
+	server->workers = workers_free(server->workers, run.stopper_runs ? 0 : WORKERS_STOP_NS);
 	run.lock_fd = close_fd(run.lock_fd);
 	return r;
 }

@@ -1,15 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * server.h: the one object that owns all others, and the tables of pods and containers.
  *
  * Locks, in the order in which they may nest:
- *   server.tables   the two tables and the reference counts of what they hold; held for a look-up or a walk, never across
- *                   I/O.
- *   pod.lock        one pod's fields and those of its containers; held for an access, never across a call to a
- *                   VMM, a guest, a CNI plugin, a registry or the store.
- *   pod.rows        before pod.lock: the rows of one pod and of its containers in the store; held while a state is read and
- *                   written, so that an older state never overwrites a newer one and no row comes back after its removal.
- * Long work is marked, not locked: pod.op and container.op say who is changing the object ("the turn"); others wait on
- * pod.changed, or overtake by setting pod.cancel and killing the VM. Reads take pod.lock alone, so they never wait for work.
+ *   server.tables the two tables and the reference counts of what they hold; held for a look-up or a walk,
+ *   never across
+ *                   I/O. pod.lock one pod's fields and those of its containers; held for an access, never
+ *                   across a call to a VMM, a guest, a CNI plugin, a registry or the store. pod.rows before
+ *                   pod.lock: the rows of one pod and of its containers in the store; held while a state is
+ *                   read and written, so that an older state never overwrites a newer one and no row comes
+ *                   back after its removal. Long work is marked, not locked: pod.op and container.op say who
+ *                   is changing the object ("the turn"); others wait on pod.changed, or overtake by setting
+ *                   pod.cancel and killing the VM. Reads take pod.lock alone, so they never wait for work.
  */
 #ifndef CRI_COMMAND_SERVER_H
 #define CRI_COMMAND_SERVER_H
@@ -33,7 +35,7 @@ struct container;
 struct server {
 	const struct config *config;
 	struct loop *loop;
-	struct pool *pool;
+	struct workers *workers;
 	struct store *store;
 	struct image_store *images;
 	struct cni *cni;
@@ -44,7 +46,7 @@ struct server {
 	struct container *containers;
 
 	pthread_mutex_t choice_lock;
-	struct vmm_known known;   /* choice_lock */
+	struct vmm_known known;	  /* choice_lock */
 	struct vmm_choice choice; /* choice_lock: the last that was good */
 
 	/* What a pod without limits boots with: the configuration's, read again on SIGHUP. */
@@ -54,7 +56,9 @@ struct server {
 	bool stopping;
 };
 
-/* Runs the server until SIGTERM or SIGINT; VMs keep running. `version` of the config is the caller's to log. */
+/*
+ * Runs the server until SIGTERM or SIGINT; VMs keep running. `version` of the config is the caller's to log.
+ */
 int server_run(const struct config *config, struct err *err);
 
 #endif

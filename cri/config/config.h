@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * config.h: /etc/crivisor/config.toml and its drop-ins.
  *
@@ -56,7 +57,10 @@ struct config_live {
 	uint32_t vcpus; /* of a pod without limits, as is memory_bytes */
 	uint64_t memory_bytes;
 };
-/* Reads the files of `config` again, all or nothing: a mistake anywhere in them leaves *ret_live alone. Any thread. */
+/*
+ * Reads the files of `config` again, all or nothing: a mistake anywhere in them leaves *ret_live alone. Any
+ * thread.
+ */
 int config_reload(const struct config *config, struct config_live *ret_live, struct err *err);
 /* Writes a whole configuration, commented, as TOML that config_load accepts. 0 or -EIO. */
 int config_write(const struct config *config, FILE *out);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 // The one file of the configuration that is C++: toml++ has no C interface. Nothing thrown leaves it.
 #include "cri/config/toml.hpp"
 

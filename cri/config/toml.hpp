@@ -1,11 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * toml.hpp: toml++ as this project's C++ files include it, made safe for text that nobody has checked.
  *
- * Why:     toml++ 3.3 (Debian 12) asserts on its input ("[(") and runs into __builtin_unreachable at characters
- *          beyond ASCII in many places that are not TOML. Here an assertion throws, which toml_read answers like
- *          any other fault, and toml++ sees nothing but ASCII: other bytes are spelt out before and put back
- *          into the strings after.
- * Threads: no shared state.
+ * Why: toml++ 3.3 (Debian 12) asserts on its input ("[(") and runs into __builtin_unreachable at characters
+ *          beyond ASCII in many places that are not TOML. Here an assertion throws, which toml_read answers
+ *          like any other fault, and toml++ sees nothing but ASCII: other bytes are spelt out before and put
+ *          back into the strings after.
+ * Threads:   no shared state.
  */
 #ifndef CRI_TOML_HPP
 #define CRI_TOML_HPP
@@ -104,7 +105,9 @@ class toml_ascii
 	}
 };
 
-/* The line of a table's header that begins with no key, where toml++ has an assertion instead of words; or 0. */
+/*
+ * The line of a table's header that begins with no key, where toml++ has an assertion instead of words; or 0.
+ */
 inline unsigned toml_headless_line(const std::string &text)
 {
 	unsigned line = 1;

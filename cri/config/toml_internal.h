@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * toml_internal.h: TOML text as a walk over its keys. The C face of the one file of the configuration that is
  * C++.
@@ -5,7 +6,8 @@
  * Threads:   no state.
  * Ownership: what the callback is given lives until it returns.
  * Errors:    "<name>:<line>: …"; -EINVAL for text that is no TOML. What the callback returns, if negative,
- * ends the walk. Source:    https://toml.io/en/v1.0.0
+ *            ends the walk.
+ * Source:    https://toml.io/en/v1.0.0
  */
 #ifndef CRI_CONFIG_TOML_INTERNAL_H
 #define CRI_CONFIG_TOML_INTERNAL_H

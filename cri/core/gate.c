@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/core/gate.h"
 
 #include "base/util.h"
@@ -35,7 +36,8 @@ static void unlink_waiter(struct gate *gate, struct gate_waiter *waiter)
 }
 
 /* Lock held; let go of while it waits. 0 once this waiter is the first and there is a place. */
-static int wait_turn(struct gate *gate, struct gate_waiter *waiter, int64_t deadline_ns, bool (*given_up)(void *arg), void *arg)
+static int wait_turn(struct gate *gate, struct gate_waiter *waiter, int64_t deadline_ns,
+		     bool (*given_up)(void *arg), void *arg)
 {
 	while (gate->first != waiter || gate->inside >= gate->slots) {
 		int64_t now = now_monotonic_ns(), until = now + ASK_NS;
@@ -57,7 +59,8 @@ static int wait_turn(struct gate *gate, struct gate_waiter *waiter, int64_t dead
 	return 0;
 }
 
-int gate_enter(struct gate *gate, int64_t deadline_ns, bool (*given_up)(void *arg), void *arg, struct err *err)
+int gate_enter(struct gate *gate, int64_t deadline_ns, bool (*given_up)(void *arg), void *arg,
+	       struct err *err)
 {
 	struct gate_waiter waiter = {NULL};
 	int r;
@@ -71,7 +74,8 @@ int gate_enter(struct gate *gate, int64_t deadline_ns, bool (*given_up)(void *ar
 	unlink_waiter(gate, &waiter);
 	pthread_mutex_unlock(&gate->lock);
 	if (r == -ETIMEDOUT)
-		return err_set_status(err, r, ERR_DEADLINE_EXCEEDED, "no turn within the time given: %u are at it", gate->slots);
+		return err_set_status(err, r, ERR_DEADLINE_EXCEEDED,
+				      "no turn within the time given: %u are at it", gate->slots);
 	return r < 0 ? err_set(err, r, "given up while waiting for a turn") : 0;
 }
 

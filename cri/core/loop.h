@@ -1,11 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * loop.h: the server's one event loop (sd-event), which owns every watched fd, timer and pidfd.
  *
  * Threads:   loop_post and loop_on_thread from any thread; everything else on the loop's own thread only
- * (asserted), before loop_run or inside a callback. Callbacks never block. Ownership: loop_source_free
- * detaches and frees a source at once, also from inside its own callback; its callback does not run again.
- * loop_free frees what is left. Free a source before closing its fd. Limits:    the post queue grows as
- * needed; a post fails only with -ENOMEM.
+ *            (asserted), before loop_run or inside a callback. Callbacks never block.
+ * Ownership: loop_source_free detaches and frees a source at once, also from inside its own callback; its
+ *            callback does not run again. loop_free frees what is left. Free a source before closing its fd.
+ * Limits:    the post queue grows as needed; a post fails only with -ENOMEM.
  */
 #ifndef CRI_CORE_LOOP_H
 #define CRI_CORE_LOOP_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/core/workers.h"
 
 #include "base/util.h"
@@ -22,10 +23,10 @@
 
 static const struct {
 	unsigned int threads_max, queue_max;
-} limits[POOL_LANES] = {
-	[POOL_QUICK] = {16, 4096}, [POOL_SLOW] = {128, 4096}, [POOL_STOP] = {128, 4096},
-	[POOL_EXEC] = {512, 0},	   [POOL_IMAGE] = {32, 1024}, [POOL_LOG] = {16, 65536},
-	[POOL_NET] = {128, 4096},
+} limits[LANES] = {
+	[LANE_QUICK] = {16, 4096}, [LANE_SLOW] = {128, 4096}, [LANE_STOP] = {128, 4096},
+	[LANE_EXEC] = {512, 0},	   [LANE_IMAGE] = {32, 1024}, [LANE_LOG] = {16, 65536},
+	[LANE_NET] = {128, 4096},
 };
 
 struct job {
@@ -57,8 +58,8 @@ struct lane {
 	pthread_cond_t ended; /* a thread ended while stopping */
 };
 
-struct pool {
-	struct lane lanes[POOL_LANES];
+struct workers {
+	struct lane lanes[LANES];
 };
 
 static struct timespec deadline_of(int64_t when_ns)
@@ -112,7 +113,7 @@ static void trim(void)
 static bool next_job(struct lane *lane, struct worker *w, struct job *ret_job)
 {
 	struct queued *q = lane->head;
-	struct timespec until = deadline_of(now_monotonic_ns() + POOL_IDLE_S * NS_PER_SEC);
+	struct timespec until = deadline_of(now_monotonic_ns() + WORKERS_IDLE_S * NS_PER_SEC);
 	int r = 0;
 
 	if (q) {
@@ -230,21 +231,22 @@ static int place(struct lane *lane, struct job job)
 	return enqueue(lane, job);
 }
 
-int pool_submit(struct pool *pool, enum pool_lane lane, void (*fn)(void *arg), void *arg)
+int workers_submit(struct workers *workers, enum workers_lane lane, void (*fn)(void *arg), void *arg)
 {
-	struct lane *l = &pool->lanes[lane];
+	struct lane *l = &workers->lanes[lane];
 	int r;
 
-	assert(lane < POOL_LANES && fn);
+	assert(lane < LANES && fn);
 	pthread_mutex_lock(&l->lock);
 	r = place(l, (struct job){.fn = fn, .arg = arg});
 	pthread_mutex_unlock(&l->lock);
 	return r;
 }
 
-void pool_load(struct pool *pool, enum pool_lane lane, unsigned int *ret_running, unsigned int *ret_queued)
+void workers_load(struct workers *workers, enum workers_lane lane, unsigned int *ret_running,
+		  unsigned int *ret_queued)
 {
-	struct lane *l = &pool->lanes[lane];
+	struct lane *l = &workers->lanes[lane];
 
 	pthread_mutex_lock(&l->lock);
 	if (ret_running)
@@ -254,14 +256,14 @@ void pool_load(struct pool *pool, enum pool_lane lane, unsigned int *ret_running
 	pthread_mutex_unlock(&l->lock);
 }
 
-int pool_new(struct pool **ret_pool, struct err *err)
+int workers_new(struct workers **ret_workers, struct err *err)
 {
-	struct pool *pool = calloc(1, sizeof(*pool));
+	struct workers *workers = calloc(1, sizeof(*workers));
 
-	if (!pool)
-		return err_set(err, -ENOMEM, "no memory for the thread pool");
-	for (size_t i = 0; i < POOL_LANES; i++) {
-		struct lane *lane = &pool->lanes[i];
+	if (!workers)
+		return err_set(err, -ENOMEM, "no memory for the workers");
+	for (size_t i = 0; i < LANES; i++) {
+		struct lane *lane = &workers->lanes[i];
 
 		lane->tail = &lane->head;
 		lane->threads_max = limits[i].threads_max;
@@ -269,7 +271,7 @@ int pool_new(struct pool **ret_pool, struct err *err)
 		pthread_mutex_init(&lane->lock, NULL);
 		cond_init_monotonic(&lane->ended);
 	}
-	*ret_pool = pool;
+	*ret_workers = workers;
 	return 0;
 }
 
@@ -296,28 +298,28 @@ static bool lane_wait(struct lane *lane, const struct timespec *until)
 	return ended;
 }
 
-bool pool_stop(struct pool *pool, int64_t timeout_ns)
+bool workers_stop(struct workers *workers, int64_t timeout_ns)
 {
 	struct timespec until;
 	bool ended = true;
 
 	until = deadline_of(now_monotonic_ns() + (timeout_ns > 0 ? timeout_ns : 0));
-	for (size_t i = 0; i < POOL_LANES; i++)
-		lane_stop(&pool->lanes[i]);
-	for (size_t i = 0; i < POOL_LANES; i++)
-		ended = lane_wait(&pool->lanes[i], &until) && ended;
+	for (size_t i = 0; i < LANES; i++)
+		lane_stop(&workers->lanes[i]);
+	for (size_t i = 0; i < LANES; i++)
+		ended = lane_wait(&workers->lanes[i], &until) && ended;
 	return ended;
 }
 
-struct pool *pool_free(struct pool *pool, int64_t timeout_ns)
+struct workers *workers_free(struct workers *workers, int64_t timeout_ns)
 {
-	/* A thread that hangs still looks at its lane: then the pool stays until exit(). */
-	if (!pool || !pool_stop(pool, timeout_ns))
+	/* A thread that hangs still looks at its lane: then the workers stays until exit(). */
+	if (!workers || !workers_stop(workers, timeout_ns))
 		return NULL;
-	for (size_t i = 0; i < POOL_LANES; i++) {
-		pthread_mutex_destroy(&pool->lanes[i].lock);
-		pthread_cond_destroy(&pool->lanes[i].ended);
+	for (size_t i = 0; i < LANES; i++) {
+		pthread_mutex_destroy(&workers->lanes[i].lock);
+		pthread_cond_destroy(&workers->lanes[i].ended);
 	}
-	free(pool);
+	free(workers);
 	return NULL;
 }

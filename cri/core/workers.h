@@ -1,12 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * workers.h: threads for work that blocks: RPC handlers, boots, pulls, log writing.
  *
- * Purpose:   an elastic pool. A job never waits behind another job's wait: if no thread is idle a new one
- * starts, up to the lane's cap; beyond the cap jobs queue. Lanes keep kinds of work apart, so that a hundred
- * hung ExecSyncs cannot hold up a stop. Idle threads end after POOL_IDLE_S seconds, so an idle server has
- * none. Threads:   every function from any thread. Limits:    per lane: threads and queue length (-EAGAIN
- * when the queue is full: the caller answers ResourceExhausted). Stacks are 256 KiB (untouched pages cost
- * nothing): a handler keeps large buffers on the heap.
+ * Purpose:   an elastic set of threads. A job never waits behind another job's wait: if no thread is idle a
+ *            new one starts, up to the lane's cap; beyond the cap jobs queue. Lanes keep kinds of work apart,
+ *            so that a hundred hung ExecSyncs cannot hold up a stop. Idle threads end after WORKERS_IDLE_S
+ *            seconds, so an idle server has none.
+ * Threads:   every function from any thread.
+ * Limits:    per lane: threads and queue length (-EAGAIN when the queue is full: the caller answers
+ *            ResourceExhausted). Stacks are 256 KiB (untouched pages cost nothing): a handler keeps large
+ *            buffers on the heap.
  */
 #ifndef CRI_CORE_WORKERS_H
 #define CRI_CORE_WORKERS_H
@@ -16,35 +19,36 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum pool_lane {
-	POOL_QUICK, /* reads and state changes: at most 16 threads, queue 4096 */
-	POOL_SLOW,  /* boots, creates, CNI: at most 128 threads, queue 4096 */
-	POOL_STOP,  /* stop, kill, remove: at most 128 threads, queue 4096 */
-	POOL_EXEC,  /* ExecSync: at most 512 threads, queue 0 */
-	POOL_IMAGE, /* pulls and unpacking: at most 32 threads, queue 1024 */
-	POOL_NET,   /* what other lanes' jobs wait for: CNI, exits: at most 128 threads, queue 4096 */
-	POOL_LOG,   /* log files: at most 16 threads, queue 65536 */
-	POOL_LANES,
+enum workers_lane {
+	LANE_QUICK, /* reads and state changes: at most 16 threads, queue 4096 */
+	LANE_SLOW,  /* boots, creates, CNI: at most 128 threads, queue 4096 */
+	LANE_STOP,  /* stop, kill, remove: at most 128 threads, queue 4096 */
+	LANE_EXEC,  /* ExecSync: at most 512 threads, queue 0 */
+	LANE_IMAGE, /* pulls and unpacking: at most 32 threads, queue 1024 */
+	LANE_NET,   /* what other lanes' jobs wait for: CNI, exits: at most 128 threads, queue 4096 */
+	LANE_LOG,   /* log files: at most 16 threads, queue 65536 */
+	LANES,
 };
-#define POOL_IDLE_S 5
+#define WORKERS_IDLE_S 5
 
-struct pool;
+struct workers;
 
-int pool_new(struct pool **ret_pool, struct err *err);
+int workers_new(struct workers **ret_workers, struct err *err);
 /*
- * Refuses new jobs and waits for queued and running ones: true once all have ended. For jobs that need what ends before the
- * pool is freed, like the loop. Not from a job.
+ * Refuses new jobs and waits for queued and running ones: true once all have ended. For jobs that need what
+ * ends before the workers are freed, like the loop. Not from a job.
  */
-bool pool_stop(struct pool *pool, int64_t timeout_ns);
+bool workers_stop(struct workers *workers, int64_t timeout_ns);
 /*
  * Refuses new jobs, lets queued and running ones end within timeout_ns, then frees. If some have not ended by
- * then their threads and the pool are left to exit(), which must follow. Not from a job. Returns NULL.
+ * then their threads and the workers are left to exit(), which must follow. Not from a job. Returns NULL.
  */
-struct pool *pool_free(struct pool *pool, int64_t timeout_ns);
-/* 0, -EAGAIN (all threads busy and the queue full, or no thread to be had), -ESHUTDOWN (pool_free began),
+struct workers *workers_free(struct workers *workers, int64_t timeout_ns);
+/* 0, -EAGAIN (all threads busy and the queue full, or no thread to be had), -ESHUTDOWN (workers_free began),
  * -ENOMEM. */
-int pool_submit(struct pool *pool, enum pool_lane lane, void (*fn)(void *arg), void *arg);
+int workers_submit(struct workers *workers, enum workers_lane lane, void (*fn)(void *arg), void *arg);
 /* Running and queued jobs of a lane, for Status info and tests. */
-void pool_load(struct pool *pool, enum pool_lane lane, unsigned int *ret_running, unsigned int *ret_queued);
+void workers_load(struct workers *workers, enum workers_lane lane, unsigned int *ret_running,
+		  unsigned int *ret_queued);
 
 #endif

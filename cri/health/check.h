@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * check.h: what `crivisor check` finds out: records first, then one of two printers, so that text and JSON
  * cannot differ.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* check_cgroup.c: whether pods can be limited and ended here. */
 #include "cri/health/check.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* check_disk.c: where the server keeps its files, and its socket. */
 #include "cri/health/check.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* check_host.c: who runs this, the kernel, and what of it every pod needs. */
 #include "cri/health/check.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* check_memory.c: whether a pod's VM finds its memory here. */
 #include "cri/health/check.h"
 

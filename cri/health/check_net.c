@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* check_net.c: whether a pod's VM can be joined to a network here, and whether there is one. */
 #include "cri/health/check.h"
 

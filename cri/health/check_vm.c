@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* check_vm.c: what runs a pod's VM: KVM, the VMM and its helpers, the guest's kernel and image. */
 #include "cri/health/check.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/health/readiness.h"
 
 #include "base/log.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/blob_internal.h"
 
 #include "base/util.h"
@@ -144,10 +145,7 @@ int blob_put(struct blob_store *s, const void *data, size_t len, char ret_digest
 	return 0;
 }
 
-/*
- * ---- from a file
- * --------------------------------------------------------------------------------------------
- */
+/* ---- from a file --------------------------------------------------------------------------------------- */
 
 static int copy_hashed(int from, int to, struct image_digest *hash, uint64_t *ret_size, struct err *err)
 {
@@ -207,10 +205,7 @@ int blob_put_fd(struct blob_store *s, int fd, const char *digest, char ret_diges
 	return 0;
 }
 
-/*
- * ---- from a registry
- * ----------------------------------------------------------------------------------------
- */
+/* ---- from a registry ----------------------------------------------------------------------------------- */
 
 struct part {
 	struct blob_store *store;
@@ -456,10 +451,7 @@ int blob_fetch(struct blob_store *s, struct registry_client *client, const char 
 	return r;
 }
 
-/*
- * ---- collection
- * ---------------------------------------------------------------------------------------------
- */
+/* ---- collection ---------------------------------------------------------------------------------------- */
 
 void blob_release(struct blob_store *s, const char *digest)
 {

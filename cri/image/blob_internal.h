@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * blob_internal.h: the content store: <images>/blobs/sha256/<hex>, whole and verified, or <hex>.part, to be
  * resumed.

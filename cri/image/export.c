@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/image_internal.h"
 
 #include "base/util.h"
@@ -27,10 +28,7 @@ static int no_memory(struct err *err)
 	return err_set(err, -ENOMEM, "out of memory");
 }
 
-/*
- * ---- members
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- members ------------------------------------------------------------------------------------------- */
 
 static int tar_error(struct export *ex, const char *name, struct err *err)
 {
@@ -157,10 +155,7 @@ static int put_blobs(struct export *ex, struct err *err)
 	return r;
 }
 
-/*
- * ---- indexes
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- indexes ------------------------------------------------------------------------------------------- */
 
 static void add_names(json_object *descriptor, const char *tag)
 {
@@ -259,10 +254,7 @@ static int put_all(struct export *ex, struct err *err)
 	return r == 0 ? put_index(ex, err) : r;
 }
 
-/*
- * ---- targets
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- targets ------------------------------------------------------------------------------------------- */
 
 static int to_directory(struct export *ex, const char *path, struct err *err)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/image_internal.h"
 
 #include "base/log.h"
@@ -17,10 +18,7 @@ static int no_memory(struct err *err)
 	return err_set(err, -ENOMEM, "out of memory");
 }
 
-/*
- * ---- open and close
- * -----------------------------------------------------------------------------------------
- */
+/* ---- open and close ------------------------------------------------------------------------------------ */
 
 static int make_dirs(struct image_store *images, struct err *err)
 {
@@ -46,7 +44,7 @@ static int init(struct image_store *images, const struct image_store_options *op
 	int r;
 
 	images->store = options->store;
-	images->pool = options->pool;
+	images->workers = options->workers;
 	images->limits = UNPACK_LIMITS_DEFAULT;
 	images->state_dir = strdup(options->state_dir);
 	images->dir = xasprintf("%s/images", options->state_dir);
@@ -110,10 +108,7 @@ void images_wait(struct image_store *images)
 	pthread_cond_timedwait(&images->changed, &images->lock, &until);
 }
 
-/*
- * ---- the lock between processes, and collection
- * -------------------------------------------------------------
- */
+/* ---- the lock between processes, and collection -------------------------------------------------------- */
 
 static int open_lock(const struct image_store *images, struct err *err)
 {
@@ -244,10 +239,7 @@ int images_collect(struct image_store *images, struct err *err)
 	return r;
 }
 
-/*
- * ---- what there is
- * ------------------------------------------------------------------------------------------
- */
+/* ---- what there is ------------------------------------------------------------------------------------- */
 
 struct image *image_free(struct image *image)
 {

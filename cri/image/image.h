@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * image.h: images: references, pulls, the content store, unpacked layers and container root file systems.
  *
@@ -25,7 +26,7 @@ struct image_store;
 
 struct image_store_options {
 	struct store *store;
-	struct pool *pool; /* POOL_IMAGE for removing files; may be NULL: the caller waits for it */
+	struct workers *workers; /* LANE_IMAGE for removing files; may be NULL: the caller waits for it */
 	const char *state_dir;
 	const char *registry_config_dir; /* hosts.toml layout */
 };

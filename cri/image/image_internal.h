@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * image_internal.h: what the image store's own files share.
  *
@@ -25,7 +26,7 @@ struct image_unpacking;
 
 struct image_store {
 	struct store *store;
-	struct pool *pool;
+	struct workers *workers;
 	char *state_dir, *dir, *registry_config_dir; /* dir: <state_dir>/images */
 	struct blob_store *blobs;
 	struct unpack_limits limits;
@@ -69,7 +70,7 @@ int layers_bury(struct image_store *images, bool (*keep)(void *arg, const char *
  * errno.
  */
 int layers_bury_tree(struct image_store *images, int dirfd, const char *name);
-/* In the pool, where there is one; else at once. */
+/* In the workers, where there is one; else at once. */
 void layers_remove_buried(struct image_store *images);
 
 /*

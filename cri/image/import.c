@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/image_internal.h"
 
 #include "base/log.h"
@@ -87,10 +88,7 @@ static int read_blob(const struct import *im, const char *digest, size_t max, ch
 		       : bad(err, "digest mismatch: blob %s has the content of %s", digest, found);
 }
 
-/*
- * ---- an image whose manifest is known
- * -----------------------------------------------------------------------
- */
+/* ---- an image whose manifest is known ------------------------------------------------------------------ */
 
 struct found_image {
 	struct oci_manifest manifest;
@@ -185,10 +183,7 @@ static int finish_image(struct import *im, const struct found_image *f, char *co
 	return r;
 }
 
-/*
- * ---- OCI layout
- * ---------------------------------------------------------------------------------------------
- */
+/* ---- OCI layout ---------------------------------------------------------------------------------------- */
 
 /* From an entry of index.json through nested indexes to this platform's manifest. */
 static int find_manifest(struct import *im, const char *digest, struct found_image *f, struct err *err)
@@ -321,10 +316,7 @@ static int import_layout(struct import *im, struct err *err)
 	return r;
 }
 
-/*
- * ---- docker save
- * --------------------------------------------------------------------------------------------
- */
+/* ---- docker save --------------------------------------------------------------------------------------- */
 
 static const char *layer_type(int fd)
 {
@@ -473,10 +465,7 @@ static int import_docker(struct import *im, struct err *err)
 	return r;
 }
 
-/*
- * ---- the whole
- * ----------------------------------------------------------------------------------------------
- */
+/* ---- the whole ----------------------------------------------------------------------------------------- */
 
 static int import_tree(struct import *im, const char *dir, struct err *err)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/image_internal.h"
 
 #include "base/log.h"
@@ -137,10 +138,7 @@ int layer_unpack(struct image_store *images, const char *blob, const char *diff_
 	return r;
 }
 
-/*
- * ---- removal
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- removal ------------------------------------------------------------------------------------------- */
 
 typedef int each_fn(struct image_store *images, int dirfd, const char *name, void *arg, struct err *err);
 
@@ -250,6 +248,6 @@ void layers_remove_buried(struct image_store *images)
 	 * A job of its own, which needs nothing but the path: an RPC should not wait for thousands of files
 	 * to go.
 	 */
-	if (!images->pool || pool_submit(images->pool, POOL_IMAGE, remove_buried_job, layers) < 0)
+	if (!images->workers || workers_submit(images->workers, LANE_IMAGE, remove_buried_job, layers) < 0)
 		remove_buried_job(layers);
 }

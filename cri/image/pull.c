@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/image_internal.h"
 
 #include "base/log.h"
@@ -93,10 +94,7 @@ static bool main_stopped(void *arg)
 	return p->stop;
 }
 
-/*
- * ---- manifest and config
- * ------------------------------------------------------------------------------------
- */
+/* ---- manifest and config ------------------------------------------------------------------------------- */
 
 /* By digest, a manifest may be here already. */
 static int get_manifest(struct pull *p, const char *what, bool local, char **ret_data, size_t *ret_len,
@@ -170,10 +168,7 @@ static int get_config(struct pull *p, struct err *err)
 	return p->chains ? 0 : no_memory(err);
 }
 
-/*
- * ---- layers
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- layers -------------------------------------------------------------------------------------------- */
 
 static void fetch_ended(struct pull *p, size_t i, int r, const struct err *err)
 {
@@ -220,7 +215,7 @@ static void *fetcher(void *arg)
 }
 
 /*
- * Threads of the pull's own, not the pool's: a full lane of pulls must not wait for jobs queued behind
+ * Threads of the pull's own, not the workers': a full lane of pulls must not wait for jobs queued behind
  * itself.
  */
 static size_t start_fetchers(struct pull *p, pthread_t *threads)
@@ -315,10 +310,7 @@ static int get_layers(struct pull *p, struct err *err)
 	return r;
 }
 
-/*
- * ---- the whole
- * ----------------------------------------------------------------------------------------------
- */
+/* ---- the whole ----------------------------------------------------------------------------------------- */
 
 /* Already here: nothing to fetch or unpack. */
 static bool complete(const struct pull *p)
@@ -425,10 +417,7 @@ static int pull_once(struct image_store *images, const char *text, const struct 
 	return r;
 }
 
-/*
- * ---- joining
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- joining ------------------------------------------------------------------------------------------- */
 
 /* What must be the same for two pulls to be one: the image and the credentials. */
 static char *make_key(const struct image_ref *ref, const struct image_auth *auth)

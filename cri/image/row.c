@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/row_internal.h"
 
 #include "base/log.h"
@@ -30,10 +31,7 @@ struct image_row **image_rows_free(struct image_row **rows)
 	return NULL;
 }
 
-/*
- * ---- writing
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- writing ------------------------------------------------------------------------------------------- */
 
 static json_object *strings_json(char *const *v)
 {
@@ -81,10 +79,7 @@ int image_row_put(struct store *store, const struct image_row *row, struct err *
 	return put_json(store, IMAGE_KIND, row->id, row_json(row), err);
 }
 
-/*
- * ---- reading
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- reading ------------------------------------------------------------------------------------------- */
 
 static json_object *parse(const void *value, size_t len)
 {
@@ -227,10 +222,7 @@ int image_rows_load(struct store *store, struct image_row ***ret_rows, struct er
 	return 0;
 }
 
-/*
- * ---- finding
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- finding ------------------------------------------------------------------------------------------- */
 
 static bool strv_has(char *const *v, const char *s)
 {
@@ -291,10 +283,7 @@ int image_rows_find(struct image_row *const *rows, const char *text, struct imag
 	return find_prefix(rows, text, ret_row, err);
 }
 
-/*
- * ---- uses
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- uses ---------------------------------------------------------------------------------------------- */
 
 int rootfs_row_put(struct store *store, const char *container_id, const char *image_id, char *const *chains,
 		   struct err *err)

@@ -1,9 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * row_internal.h: what the store keeps of an image and of a container's use of one.
  *
  * Purpose:   rows of the kinds "image" (id: the image's id) and "rootfs" (id: the container's), as JSON that
  *            is checked when read.
- * Threads:   no shared state. Ownership: rows own what they point to; image_row_free frees.
+ * Threads:   no shared state.
+ * Ownership: rows own what they point to; image_row_free frees.
  */
 #ifndef CRI_IMAGE_ROW_INTERNAL_H
 #define CRI_IMAGE_ROW_INTERNAL_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/image_internal.h"
 
 #include "base/util.h"
@@ -39,10 +40,7 @@ static void add_tree(int dirfd, const char *name, struct image_usage *u, int dep
 	closedir(dir);
 }
 
-/*
- * ---- layers: counted once, when they are unpacked
- * -----------------------------------------------------------
- */
+/* ---- layers: counted once, when they are unpacked ------------------------------------------------------ */
 
 int layer_usage_note(const char *layer_dir, struct err *err)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/logs/file_internal.h"
 
 #include "base/util.h"
@@ -9,7 +10,7 @@
 #include <time.h>
 
 #define POS_MAGIC UINT64_C(0x6c6f67706f733031) /* "logpos01" */
-#define POS_SLOT  65536                       /* two slots, written in turn */
+#define POS_SLOT  65536			       /* two slots, written in turn */
 
 /* The start of an unfinished line. */
 struct held {
@@ -21,7 +22,7 @@ struct log_file {
 	char *path;
 	int fd, pos_fd;
 	uint64_t offset; /* of the next byte */
-	uint64_t size;   /* of the log */
+	uint64_t size;	 /* of the log */
 	uint64_t seq;
 	struct held held[2]; /* stdout, stderr */
 };
@@ -76,7 +77,10 @@ static int pos_save(struct log_file *file, struct err *err)
 	slot = calloc(1, sizeof(*slot));
 	if (!slot)
 		return err_set(err, -ENOMEM, "out of memory");
-	slot->pos = (struct pos){.magic = POS_MAGIC, .seq = file->seq + 1, .offset = file->offset, .size = file->size,
+	slot->pos = (struct pos){.magic = POS_MAGIC,
+				 .seq = file->seq + 1,
+				 .offset = file->offset,
+				 .size = file->size,
 				 .ino = st.st_ino};
 	for (int i = 0; i < 2; i++) {
 		slot->pos.held_len[i] = (uint32_t)file->held[i].len;
@@ -88,7 +92,8 @@ static int pos_save(struct log_file *file, struct err *err)
 	n = pwrite(file->pos_fd, slot, sizeof(slot->pos) + len, (off_t)((file->seq + 1) % 2 * POS_SLOT));
 	free(slot);
 	if (n != (ssize_t)(sizeof(struct pos) + len))
-		return err_set_errno(err, n < 0 ? -errno : -ENOSPC, "remembering the position in log %s", file->path);
+		return err_set_errno(err, n < 0 ? -errno : -ENOSPC, "remembering the position in log %s",
+				     file->path);
 	file->seq++;
 	return 0;
 }
@@ -193,8 +198,8 @@ struct log_file *log_file_close(struct log_file *file)
 }
 DEFINE_CLEANUP(log_file, struct log_file, log_file_close)
 
-int log_file_open(const char *path, const char *pos_path, bool resume, struct log_file **ret_file, uint64_t *ret_offset,
-		  struct err *err)
+int log_file_open(const char *path, const char *pos_path, bool resume, struct log_file **ret_file,
+		  uint64_t *ret_offset, struct err *err)
 {
 	struct log_file *file CLEANUP(log_file_cleanup) = calloc(1, sizeof(*file));
 	struct slot *slot CLEANUP_FREE = NULL;
@@ -301,13 +306,15 @@ static int append(struct log_file *file, const char *text, size_t len, struct er
 static int batch_copy_held(struct batch *batch, const struct log_file *file)
 {
 	for (int i = 0; i < 2; i++) {
-		if (file->held[i].len > 0 && held_put(&batch->held[i], file->held[i].data, file->held[i].len) < 0)
+		if (file->held[i].len > 0 &&
+		    held_put(&batch->held[i], file->held[i].data, file->held[i].len) < 0)
 			return -ENOMEM;
 	}
 	return 0;
 }
 
-static int run_batch(struct log_file *file, const struct log_record *records, size_t n, bool finish, struct err *err)
+static int run_batch(struct log_file *file, const struct log_record *records, size_t n, bool finish,
+		     struct err *err)
 {
 	struct batch batch = {0};
 	char *text CLEANUP_FREE = NULL;

@@ -1,10 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * file_internal.h: a container's log in the CRI format, written exactly once.
  *
  * Purpose:   turns records of raw output into lines `<RFC3339Nano> stdout|stderr P|F <data>`, splits lines at
- *            LOG_LINE_BYTES (P: partial), and remembers beside the log how far it came, so that a server that is killed at any
- *            moment neither loses nor repeats a byte: on opening again, what was written after the last remembered
- *            position is cut off and is read again from the agent.
+ *            LOG_LINE_BYTES (P: partial), and remembers beside the log how far it came. A server that is
+ *            killed at any moment neither loses nor repeats a byte: on opening again, what was written after
+ *            the last remembered position is cut off and is read again from the agent.
  * Source:    kubernetes design "CRI logging format"; the split and the final P are those of containerd.
  * Threads:   one at a time; the pump sees to it.
  * Ownership: the position file holds no secrets but may hold output (an unfinished line).
@@ -30,16 +31,19 @@ struct log_record {
 };
 
 /*
- * Opens (or, with `resume`, continues) the log. path NULL or "": output is counted and dropped. *ret_offset is the offset
- * of the first byte not yet written. The directory of path is made.
+ * Opens (or, with `resume`, continues) the log. path NULL or "": output is counted and dropped. *ret_offset
+ * is the offset of the first byte not yet written. The directory of path is made.
  */
-int log_file_open(const char *path, const char *pos_path, bool resume, struct log_file **ret_file, uint64_t *ret_offset,
-		  struct err *err);
+int log_file_open(const char *path, const char *pos_path, bool resume, struct log_file **ret_file,
+		  uint64_t *ret_offset, struct err *err);
 /* Appends records, the first of which begins at the current offset, and remembers the position. */
 int log_file_write(struct log_file *file, const struct log_record *records, size_t n, struct err *err);
 /* Writes what is left of unfinished lines as P. */
 int log_file_finish(struct log_file *file, struct err *err);
-/* After a rotation by rename: creates path anew and goes on there. On error the old file stays in use and no file is made. */
+/*
+ * After a rotation by rename: creates path anew and goes on there. On error the old file stays in use and no
+ * file is made.
+ */
 int log_file_reopen(struct log_file *file, struct err *err);
 uint64_t log_file_offset(const struct log_file *file);
 struct log_file *log_file_close(struct log_file *file);

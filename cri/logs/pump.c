@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/logs/pump.h"
 
 #include "api/agent/agent.pb-c.h"
@@ -11,17 +12,17 @@
 
 #include <time.h>
 
-#define WAIT_MS       30000
-#define READ_NS       (60 * NS_PER_SEC) /* the agent answers within WAIT_MS */
-#define OPEN_NS       (20 * NS_PER_SEC)
-#define RETRY_NS      NS_PER_SEC
-#define PAUSE_NS      (100 * NS_PER_MS)
-#define RECORDS_MAX   4096
-#define LOST_MAX      10 /* connections lost in a row before the log is given up */
+#define WAIT_MS	    30000
+#define READ_NS	    (60 * NS_PER_SEC) /* the agent answers within WAIT_MS */
+#define OPEN_NS	    (20 * NS_PER_SEC)
+#define RETRY_NS    NS_PER_SEC
+#define PAUSE_NS    (100 * NS_PER_MS)
+#define RECORDS_MAX 4096
+#define LOST_MAX    10 /* connections lost in a row before the log is given up */
 
 /*
- * One cycle: read (loop) → reply (loop) → write (pool) → acknowledge and read again (loop). Exactly one stage is active at a time and
- * holds one reference; `lock` is for what others touch: file, flags.
+ * One cycle: read (loop) → reply (loop) → write (workers) → acknowledge and read again (loop). Exactly one
+ * stage is active at a time and holds one reference; `lock` is for what others touch: file, flags.
  */
 struct log_pump {
 	struct pod *pod; /* a reference: its agent must not go before the last connection */
@@ -30,12 +31,12 @@ struct log_pump {
 	struct agent *agent;
 	struct agent_conn *conn;  /* loop thread, once started */
 	struct agent_conn *fresh; /* of the stage that reconnects */
-	unsigned int lost;        /* connections lost since the last answer; loop thread */
+	unsigned int lost;	  /* connections lost since the last answer; loop thread */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	int refs;
 	struct log_file *file;
-	struct loop_source *retry;                   /* loop thread */
+	struct loop_source *retry;		     /* loop thread */
 	Crivisor__Agent__V1__ReadLogResponse *batch; /* of the stage that holds it */
 	bool eof, broken, stop, complained;
 };
@@ -91,7 +92,7 @@ static bool pump_stopped(struct log_pump *pump)
 
 static void to_pool(struct log_pump *pump)
 {
-	if (pool_submit(pump->server->pool, POOL_LOG, pump_write, pump) < 0)
+	if (workers_submit(pump->server->workers, LANE_LOG, pump_write, pump) < 0)
 		pump_end(pump, false);
 }
 
@@ -128,14 +129,18 @@ static void on_pause_end(void *arg)
 	pump_read(pump);
 }
 
-/* After an empty answer. An honest agent gives one after WAIT_MS; one that gives it at once must not keep the loop busy. */
+/*
+ * After an empty answer. An honest agent gives one after WAIT_MS; one that gives it at once must not keep the
+ * loop busy.
+ */
 static void read_later(struct log_pump *pump)
 {
-	if (loop_add_timer(pump->server->loop, now_monotonic_ns() + PAUSE_NS, on_pause_end, pump, &pump->retry, NULL) < 0)
+	if (loop_add_timer(pump->server->loop, now_monotonic_ns() + PAUSE_NS, on_pause_end, pump,
+			   &pump->retry, NULL) < 0)
 		pump_end(pump, false);
 }
 
-/* ---- a connection that broke while its VM lives ---------------------------------------------------------------- */
+/* ---- a connection that broke while its VM lives -------------------------------------------------------- */
 
 /* Loop thread. */
 static void reconnected(void *arg)
@@ -153,7 +158,7 @@ static void reconnected(void *arg)
 	read_later(pump);
 }
 
-/* Pool thread. Of a dead VM this fails at once. */
+/* Worker thread. Of a dead VM this fails at once. */
 static void reconnect(void *arg)
 {
 	struct log_pump *pump = arg;
@@ -161,7 +166,8 @@ static void reconnect(void *arg)
 
 	if (agent_open(pump->agent, now_monotonic_ns() + OPEN_NS, &pump->fresh, &err) < 0) {
 		if (!pump_stopped(pump))
-			log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", pump->id), "its log ends here: %s", err.msg);
+			log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", pump->id), "its log ends here: %s",
+				 err.msg);
 		pump_end(pump, false);
 	} else if (loop_post(pump->server->loop, reconnected, pump) < 0) {
 		pump_end(pump, false);
@@ -176,7 +182,7 @@ static void drop_connection(void *arg)
 
 	agent_conn_close(conn);
 	if (pump_stopped(pump) || ++pump->lost > LOST_MAX ||
-	    pool_submit(pump->server->pool, POOL_NET, reconnect, pump) < 0)
+	    workers_submit(pump->server->workers, LANE_NET, reconnect, pump) < 0)
 		pump_end(pump, false);
 }
 
@@ -196,7 +202,8 @@ static void on_read_reply(void *arg, const struct err *err, const ProtobufCMessa
 	}
 	pump->lost = 0;
 	if (!batch_fits(pump, resp)) {
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", pump->id), "the guest's agent sent log records that do not fit; its log ends here");
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", pump->id),
+			 "the guest's agent sent log records that do not fit; its log ends here");
 		pump_end(pump, false);
 		return;
 	}
@@ -242,8 +249,8 @@ static void arm_retry(void *arg)
 {
 	struct log_pump *pump = arg;
 
-	if (pump_stopped(pump) || loop_add_timer(pump->server->loop, now_monotonic_ns() + RETRY_NS, on_retry, pump,
-						 &pump->retry, NULL) < 0)
+	if (pump_stopped(pump) || loop_add_timer(pump->server->loop, now_monotonic_ns() + RETRY_NS, on_retry,
+						 pump, &pump->retry, NULL) < 0)
 		pump_end(pump, false);
 }
 
@@ -267,7 +274,7 @@ static void acknowledge(void *arg)
 	pump_read(pump);
 }
 
-/* Pool thread. */
+/* Worker thread. */
 static void pump_write(void *arg)
 {
 	struct log_pump *pump = arg;
@@ -292,7 +299,8 @@ static void pump_write(void *arg)
 	free(records);
 	if (r < 0) {
 		if (!pump->complained)
-			log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", pump->id), "%s; trying again each second", err.msg);
+			log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", pump->id),
+				 "%s; trying again each second", err.msg);
 		pump->complained = true;
 		if (loop_post(pump->server->loop, arm_retry, pump) < 0)
 			pump_end(pump, false);

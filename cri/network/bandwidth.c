@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/network/cni.h"
 
 #include "base/util.h"

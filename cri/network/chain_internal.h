@@ -1,10 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * chain_internal.h: one pod's attachment to a network, and the plugins' chain over it; inner header of cni*.c.
+ * chain_internal.h: one pod's attachment to a network, and the plugins' chain over it; inner header of
+ * cni*.c.
  *
  * Purpose:   an attachment keeps all that ADD was told (configuration, arguments, capabilities) and what it
- * answered, so that CHECK and DEL tell the plugins the same, even after a restart of the server or a change
- * of the configuration. Threads:   one attachment, one thread. Source:    CNI spec 1.0.0 and 1.1.0, sections
- * 2 "Execution protocol" and 3 "Execution of network configurations".
+ *            answered, so that CHECK and DEL tell the plugins the same, even after a restart of the server or
+ *            a change of the configuration.
+ * Threads:   one attachment, one thread.
+ * Source:    CNI spec 1.0.0 and 1.1.0, sections 2 "Execution protocol" and 3 "Execution of network
+ *            configurations".
  */
 #ifndef CRI_NETWORK_CHAIN_INTERNAL_H
 #define CRI_NETWORK_CHAIN_INTERNAL_H

@@ -1,20 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * cni.h: pod networks by CNI plugins (spec 1.0.0: https://www.cni.dev/docs/spec/; configurations of 0.3.0,
  * 0.3.1, 0.4.0 and 1.1.0 too).
  *
  * Purpose:   finds the network configuration (first *.conflist, *.conf or *.json of conf_dir by name, as
- * containerd and CRI-O do), runs its plugins in the pod's netns, returns what they gave. Rereads conf_dir
- * when it changes, so a mended configuration needs no restart. A first file that is wrong is an error, not a
- * reason to take the next one: a pod never lands on another network in silence. Threads:   every function
- * from any thread; each call spawns plugins and waits with a deadline. Calls for the same pod come one after
- * another (the pod's turn). No lock is held while a plugin runs. State:     <cache_dir>/<pod id>.json,
- * written before ADD runs and removed once DEL has succeeded: what ADD was told and answered, so that CHECK
- * and DEL say the same after a restart or a change of the configuration. Limits:    a plugin's output at most
- * 1 MiB; a plugin that outlives the deadline is killed with its process group. Errors:    name plugin and
- * network, and carry the plugin's own error message and code. FailedPrecondition: the configuration or a
- *            plugin is missing or wrong; Unavailable: a plugin says try again later (code 11);
- * DeadlineExceeded; else Internal. Routes:    those of the plugins' results; routes that a plugin makes in
- * the netns without a word in its result are not seen here.
+ *            containerd and CRI-O do), runs its plugins in the pod's netns, returns what they gave. Rereads
+ *            conf_dir when it changes, so a mended configuration needs no restart. A first file that is wrong
+ *            is an error, not a reason to take the next one: a pod never lands on another network in silence.
+ * Threads:   every function from any thread; each call spawns plugins and waits with a deadline. Calls for
+ *            the same pod come one after another (the pod's turn). No lock is held while a plugin runs.
+ * State:     <cache_dir>/<pod id>.json, written before ADD runs and removed once DEL has succeeded: what ADD
+ *            was told and answered, so that CHECK and DEL say the same after a restart or a change of the
+ *            configuration.
+ * Limits:    a plugin's output at most 1 MiB; a plugin that outlives the deadline is killed with its process
+ *            group.
+ * Errors:    name plugin and network, and carry the plugin's own error message and code. FailedPrecondition:
+ *            the configuration or a plugin is missing or wrong; Unavailable: a plugin says try again later
+ *            (code 11); DeadlineExceeded; else Internal. Routes: those of the plugins' results; routes that a
+ *            plugin makes in the netns without a word in its result are not seen here.
  */
 #ifndef CRI_NETWORK_CNI_H
 #define CRI_NETWORK_CNI_H
@@ -51,7 +54,9 @@ struct cni_pod {
 	const char *ifname; /* "eth0" */
 	const struct cni_port *ports;
 	size_t n_ports;
-	/* Bits per second, 0 none: annotations kubernetes.io/{ingress,egress}-bandwidth, cni_bandwidth_parse. */
+	/*
+	 * Bits per second, 0 none: annotations kubernetes.io/{ingress,egress}-bandwidth, cni_bandwidth_parse.
+	 */
 	uint64_t ingress_bps, egress_bps;
 	char *const *dns_servers, *const *dns_searches, *const *dns_options;
 	size_t n_dns_servers, n_dns_searches, n_dns_options;
@@ -108,9 +113,10 @@ int cni_check(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, s
 int cni_gc(struct cni *cni, const char *const *ids, size_t n_ids, int64_t deadline_ns, struct err *err);
 
 /*
- * Kills the plugins that a server which was killed left running on namespaces below netns_dir, and waits for their ends: one
- * that is in the middle of ADD would go on after the DEL that undoes it. Known by their environment (CNI spec, section 2:
- * CNI_NETNS). At the start only, when no plugin of this server runs. How many there were, or a negative errno. Blocks.
+ * Kills the plugins that a server which was killed left running on namespaces below netns_dir, and waits for
+ * their ends: one that is in the middle of ADD would go on after the DEL that undoes it. Known by their
+ * environment (CNI spec, section 2: CNI_NETNS). At the start only, when no plugin of this server runs. How
+ * many there were, or a negative errno. Blocks.
  */
 int cni_end_orphans(const char *netns_dir, struct err *err);
 

@@ -1,11 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * conf_internal.h: a network configuration as read from a file, checked; inner header of cni*.c.
  *
  * Threads:   none of its own. A struct cni_conf belongs to one call on one thread: json-c counts references
- * without atomics, so configurations are kept as text and parsed anew for each use. Limits:    CNI_CONF_MAX
- * bytes, CNI_CONF_PLUGINS plugins, CNI_JSON_DEPTH levels. Errors:    name the file and the field. Source: CNI
- * spec 1.0.0 and 1.1.0, section 1 "Network configuration format", section 4 "Deriving execution
- *            configuration".
+ *            without atomics, so configurations are kept as text and parsed anew for each use.
+ * Limits:    CNI_CONF_MAX bytes, CNI_CONF_PLUGINS plugins, CNI_JSON_DEPTH levels.
+ * Errors:    name the file and the field.
+ * Source:    CNI spec 1.0.0 and 1.1.0, section 1 "Network configuration format", section 4 "Deriving
+ *            execution configuration".
  */
 #ifndef CRI_NETWORK_CONF_INTERNAL_H
 #define CRI_NETWORK_CONF_INTERNAL_H

@@ -1,9 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * result_internal.h: what a plugin answers, checked; inner header of cni*.c.
  *
  * Threads:   pure functions.
  * Limits:    as struct cni_result has them: more addresses or routes than fit are an error, never cut in
- * silence. Source:    CNI spec 1.0.0 and 1.1.0, section 5 "Result types".
+ *            silence.
+ * Source:    CNI spec 1.0.0 and 1.1.0, section 5 "Result types".
  */
 #ifndef CRI_NETWORK_RESULT_INTERNAL_H
 #define CRI_NETWORK_RESULT_INTERNAL_H

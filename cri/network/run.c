@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/network/run_internal.h"
 
 #include "base/buf.h"

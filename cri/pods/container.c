@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/pods/container.h"
 
 #include "base/log.h"
@@ -102,7 +103,8 @@ int container_find(struct server *server, const char *id, struct container **ret
 	return 0;
 }
 
-int container_list(struct server *server, const struct pod *pod, struct container ***ret_list, struct err *err)
+int container_list(struct server *server, const struct pod *pod, struct container ***ret_list,
+		   struct err *err)
 {
 	struct container **list;
 	size_t n = 0;
@@ -235,6 +237,7 @@ int container_reopen_log(struct server *server, const char *id, struct err *err)
 		pump = c->pump;
 	pthread_mutex_unlock(&c->pod->lock);
 	if (!pump)
-		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "container \"%s\" is not running", c->id);
+		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION,
+				      "container \"%s\" is not running", c->id);
 	return log_pump_reopen(pump, err);
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* CreateContainer: root, mounts and spec on the host, then Task.Create in the guest. */
 #include "cri/pods/container.h"
 
@@ -14,11 +15,11 @@
 #include <signal.h>
 #include <sys/stat.h>
 
-#define CREATE_NS     (90 * NS_PER_SEC)
-#define DELETE_NS     (20 * NS_PER_SEC)
-#define MOUNTS_MAX    512
-#define PROFILE_MAX   (1 << 20)
-#define SIGNAL_FIRST  RUNTIME__V1__SIGNAL__SIGABRT
+#define CREATE_NS    (90 * NS_PER_SEC)
+#define DELETE_NS    (20 * NS_PER_SEC)
+#define MOUNTS_MAX   512
+#define PROFILE_MAX  (1 << 20)
+#define SIGNAL_FIRST RUNTIME__V1__SIGNAL__SIGABRT
 
 struct creation {
 	struct server *server;
@@ -29,7 +30,7 @@ struct creation {
 	Crivisor__State__V1__Pod *pod_state;
 	struct image *image;
 	struct image_user user;
-	char dir[384];    /* <pod dir>/mounts/<id> */
+	char dir[384]; /* <pod dir>/mounts/<id> */
 	char rootfs[400];
 	struct oci_mount *mounts;
 	size_t n_mounts;
@@ -61,11 +62,14 @@ static int check_config(const Runtime__V1__ContainerConfig *config, struct err *
 	if (config->windows)
 		return err_set(err, -EINVAL, "config.windows: this server runs Linux containers only");
 	if (config->n_cdi_devices > 0)
-		return err_set_status(err, -EINVAL, ERR_INVALID_ARGUMENT, "config.CDI_devices are not supported by this version");
+		return err_set_status(err, -EINVAL, ERR_INVALID_ARGUMENT,
+				      "config.CDI_devices are not supported by this version");
 	if (config->n_mounts > MOUNTS_MAX)
-		return err_set(err, -E2BIG, "config.mounts has %zu entries, at most %d are allowed", config->n_mounts, MOUNTS_MAX);
+		return err_set(err, -E2BIG, "config.mounts has %zu entries, at most %d are allowed",
+			       config->n_mounts, MOUNTS_MAX);
 	if (strchr(config->log_path, '\n') || leaves(config->log_path))
-		return err_set(err, -EINVAL, "config.log_path \"%s\" leaves the pod's log directory", config->log_path);
+		return err_set(err, -EINVAL, "config.log_path \"%s\" leaves the pod's log directory",
+			       config->log_path);
 	return 0;
 }
 
@@ -94,7 +98,8 @@ static uint32_t signal_number(const char *name)
 /* CRI's names have no '+' and '-': SIGRTMINPLUS1, SIGRTMAXMINUS2. */
 static uint32_t cri_signal_number(Runtime__V1__Signal value)
 {
-	const ProtobufCEnumValue *v = protobuf_c_enum_descriptor_get_value(&runtime__v1__signal__descriptor, (int)value);
+	const ProtobufCEnumValue *v =
+		protobuf_c_enum_descriptor_get_value(&runtime__v1__signal__descriptor, (int)value);
 	char name[32];
 	char *p;
 
@@ -142,8 +147,8 @@ static int reserve(struct creation *c, struct err *err)
 	state->created_at = now_realtime_ns();
 	state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_CREATING;
 	state->stop_signal = stop_signal(c->config, c->image);
-	if (!state->config || pb_set_str(&state->id, c->container->id) < 0 || pb_set_str(&state->pod_id, c->pod->id) < 0 ||
-	    pb_set_str(&state->image_id, c->image->id) < 0 ||
+	if (!state->config || pb_set_str(&state->id, c->container->id) < 0 ||
+	    pb_set_str(&state->pod_id, c->pod->id) < 0 || pb_set_str(&state->image_id, c->image->id) < 0 ||
 	    pb_set_str(&state->image_ref, c->image->id) < 0 || pb_set_str(&state->log_path, log) < 0)
 		return err_set(err, -ENOMEM, "out of memory");
 	if (container_store(c->container, err) < 0)
@@ -167,7 +172,8 @@ static int prepare_rootfs(struct creation *c, struct err *err)
 
 static int resolve_user(struct creation *c, struct err *err)
 {
-	const Runtime__V1__LinuxContainerSecurityContext *sc = c->config->linux ? c->config->linux->security_context : NULL;
+	const Runtime__V1__LinuxContainerSecurityContext *sc =
+		c->config->linux ? c->config->linux->security_context : NULL;
 	const char *user = c->image->config.user;
 	char number[64];
 
@@ -177,7 +183,8 @@ static int resolve_user(struct creation *c, struct err *err)
 		user = sc->run_as_username;
 	} else if (sc && sc->run_as_user) {
 		if (sc->run_as_user->value < 0 || sc->run_as_user->value > INT32_MAX)
-			return err_set(err, -EINVAL, "run_as_user %lld is out of range", (long long)sc->run_as_user->value);
+			return err_set(err, -EINVAL, "run_as_user %lld is out of range",
+				       (long long)sc->run_as_user->value);
 		snprintf(number, sizeof(number), "%lld", (long long)sc->run_as_user->value);
 		user = number;
 	}
@@ -197,14 +204,16 @@ static int prepare_mounts(struct creation *c, struct err *err)
 		int r;
 
 		if (m->image)
-			return err_set_status(err, -EINVAL, ERR_INVALID_ARGUMENT,
-					      "ImageVolumeMountFailed: image volumes are not supported by this version");
+			return err_set_status(
+				err, -EINVAL, ERR_INVALID_ARGUMENT,
+				"ImageVolumeMountFailed: image volumes are not supported by this version");
 		if (m->n_uidmappings > 0 || m->n_gidmappings > 0)
-			return err_set(err, -EINVAL, "mounts[%zu] (%s): idmapped mounts are not supported by this version", i,
-				       m->container_path);
+			return err_set(err, -EINVAL,
+				       "mounts[%zu] (%s): idmapped mounts are not supported by this version",
+				       i, m->container_path);
 		if (str_empty(m->host_path) || m->host_path[0] != '/')
-			return err_set(err, -EINVAL, "mounts[%zu] (%s): host_path \"%s\" is not absolute", i, m->container_path,
-				       m->host_path);
+			return err_set(err, -EINVAL, "mounts[%zu] (%s): host_path \"%s\" is not absolute", i,
+				       m->container_path, m->host_path);
 		r = share_bind(c->pod->dir, c->container->id, (unsigned int)i, m->host_path, m->readonly,
 			       m->recursive_read_only, err);
 		if (r < 0)
@@ -212,7 +221,8 @@ static int prepare_mounts(struct creation *c, struct err *err)
 		guest = xasprintf("%s/%s/mounts/%zu", GUEST_SHARE_DIR, c->container->id, i);
 		if (!guest)
 			return err_set(err, -ENOMEM, "out of memory");
-		c->mounts[c->n_mounts++] = (struct oci_mount){.guest_source = guest, .destination = m->container_path,
+		c->mounts[c->n_mounts++] = (struct oci_mount){.guest_source = guest,
+							      .destination = m->container_path,
 							      .read_only = m->readonly,
 							      .recursive_read_only = m->recursive_read_only};
 	}
@@ -222,19 +232,22 @@ static int prepare_mounts(struct creation *c, struct err *err)
 /* A pid namespace of another container of the pod: its guest pid names the namespace. */
 static int resolve_target(struct creation *c, struct err *err)
 {
-	const Runtime__V1__LinuxContainerSecurityContext *sc = c->config->linux ? c->config->linux->security_context : NULL;
+	const Runtime__V1__LinuxContainerSecurityContext *sc =
+		c->config->linux ? c->config->linux->security_context : NULL;
 	struct container *target CLEANUP_CONTAINER = NULL;
 	Containerd__Task__V2__StateRequest req = CONTAINERD__TASK__V2__STATE_REQUEST__INIT;
 	Containerd__Task__V2__StateResponse *resp = NULL;
 	int r;
 
-	if (!sc || !sc->namespace_options || sc->namespace_options->pid != RUNTIME__V1__NAMESPACE_MODE__TARGET)
+	if (!sc || !sc->namespace_options ||
+	    sc->namespace_options->pid != RUNTIME__V1__NAMESPACE_MODE__TARGET)
 		return 0;
 	r = container_find(c->server, sc->namespace_options->target_id, &target, err);
 	if (r < 0)
 		return err_wrap(err, "namespace_options.target_id");
 	if (target->pod != c->pod)
-		return err_set(err, -EINVAL, "namespace_options.target_id: container \"%s\" is in another pod", target->id);
+		return err_set(err, -EINVAL,
+			       "namespace_options.target_id: container \"%s\" is in another pod", target->id);
 	req.id = target->id;
 	r = agent_call(c->agent, &AGENT_TASK_STATE, &req.base, DELETE_NS, (ProtobufCMessage **)&resp, err);
 	if (r < 0)
@@ -263,7 +276,8 @@ static int note_user(struct creation *c, const char *spec_json, struct err *err)
 	size_t n = 0;
 	int64_t *list = NULL;
 
-	if (json_object_object_get_ex(spec, "process", &process) && json_object_object_get_ex(process, "user", &user) &&
+	if (json_object_object_get_ex(spec, "process", &process) &&
+	    json_object_object_get_ex(process, "user", &user) &&
 	    json_object_object_get_ex(user, "additionalGids", &groups))
 		n = json_object_array_length(groups);
 	if (n > 0)
@@ -309,7 +323,8 @@ static int write_spec(struct creation *c, struct err *err)
 
 	if (r < 0)
 		return r;
-	snprintf(hostname, sizeof(hostname), "%s", str_empty(pod->hostname) ? pod->metadata->name : pod->hostname);
+	snprintf(hostname, sizeof(hostname), "%s",
+		 str_empty(pod->hostname) ? pod->metadata->name : pod->hostname);
 	in.seccomp_profile_json = profile;
 	r = oci_spec_build(&in, &json, err);
 	if (r == 0)
@@ -385,9 +400,11 @@ static void roll_back(struct creation *c)
 	let_go = container_end_in_guest(c->agent, container->id, c->task_tried, &err) == 0;
 	if (share_container_destroy(c->dir, !let_go, &err) < 0 ||
 	    journal_undo_owner(c->server->store, container->id, pod_undo, c->server, &err) < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", container->id), "undoing a container that failed: %s", err.msg);
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", container->id),
+			 "undoing a container that failed: %s", err.msg);
 	if (container_forget(container, &err) < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", container->id), "forgetting a container that failed: %s", err.msg);
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", container->id),
+			 "forgetting a container that failed: %s", err.msg);
 	container_table_remove(container);
 }
 
@@ -456,7 +473,9 @@ int container_create(struct server *server, const char *pod_id, const Runtime__V
 		*ret_id = strdup(c.container->id);
 		if (!*ret_id)
 			r = err_set(err, -ENOMEM, "out of memory");
-		log_line(LOG_LEVEL_INFO, LOG_FIELDS("container", c.container->id, "pod", pod->id, "name", config->metadata->name),
+		log_line(LOG_LEVEL_INFO,
+			 LOG_FIELDS("container", c.container->id, "pod", pod->id, "name",
+				    config->metadata->name),
 			 "container is created");
 	}
 	for (size_t i = 0; i < c.n_mounts; i++)

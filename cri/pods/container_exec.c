@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* ExecSync: a process in a container, its output collected, its end awaited, on a thread of the exec lane. */
 #include "cri/pods/container.h"
 
@@ -12,10 +13,10 @@
 
 #include <signal.h>
 
-#define CALL_NS   (20 * NS_PER_SEC)
-#define START_NS  (60 * NS_PER_SEC)
-#define POLL_MS   10000
-#define SPEC_MAX  (4 << 20)
+#define CALL_NS	 (20 * NS_PER_SEC)
+#define START_NS (60 * NS_PER_SEC)
+#define POLL_MS	 10000
+#define SPEC_MAX (4 << 20)
 
 struct exec {
 	struct container *container;
@@ -27,8 +28,8 @@ struct exec {
 	bool eof;
 };
 
-static int call(struct exec *e, const struct agent_method *method, const ProtobufCMessage *req, int64_t timeout_ns,
-		struct err *err)
+static int call(struct exec *e, const struct agent_method *method, const ProtobufCMessage *req,
+		int64_t timeout_ns, struct err *err)
 {
 	ProtobufCMessage *resp = NULL;
 	int r = agent_call(e->agent, method, req, timeout_ns, &resp, err);
@@ -39,7 +40,8 @@ static int call(struct exec *e, const struct agent_method *method, const Protobu
 
 static int begin(struct exec *e, char *const *args, struct err *err)
 {
-	char *path CLEANUP_FREE = xasprintf("%s/mounts/%s/config.json", e->container->pod->dir, e->container->id);
+	char *path CLEANUP_FREE =
+		xasprintf("%s/mounts/%s/config.json", e->container->pod->dir, e->container->id);
 	char *config CLEANUP_FREE = NULL;
 	char *process CLEANUP_FREE = NULL;
 	Containerd__Task__V2__ExecProcessRequest req = CONTAINERD__TASK__V2__EXEC_PROCESS_REQUEST__INIT;
@@ -82,10 +84,12 @@ static void forget(struct exec *e, bool ended)
 	(void)call(e, &AGENT_TASK_DELETE, &del.base, CALL_NS, NULL);
 }
 
-static int take_records(struct exec *e, const Crivisor__Agent__V1__ReadLogResponse *resp, uint64_t *offset, struct err *err)
+static int take_records(struct exec *e, const Crivisor__Agent__V1__ReadLogResponse *resp, uint64_t *offset,
+			struct err *err)
 {
 	if (resp->offset != *offset)
-		return err_set_status(err, -EBADMSG, ERR_INTERNAL, "the guest's agent sent output at the wrong offset");
+		return err_set_status(err, -EBADMSG, ERR_INTERNAL,
+				      "the guest's agent sent output at the wrong offset");
 	for (size_t i = 0; i < resp->n_records; i++) {
 		const Crivisor__Agent__V1__LogRecord *rec = resp->records[i];
 		struct buf *to = &e->out[rec->stream == CRIVISOR__AGENT__V1__STREAM__STREAM_STDERR];
@@ -142,7 +146,8 @@ static int wait_end(struct exec *e, int32_t *ret_code, struct err *err)
 
 	req.id = e->container->id;
 	req.exec_id = e->exec_id;
-	r = agent_call(e->agent, &AGENT_TASK_WAIT, &req.base, left > 0 ? left : 1, (ProtobufCMessage **)&resp, err);
+	r = agent_call(e->agent, &AGENT_TASK_WAIT, &req.base, left > 0 ? left : 1, (ProtobufCMessage **)&resp,
+		       err);
 	if (r < 0)
 		return r;
 	*ret_code = (int32_t)resp->exit_status;
@@ -164,8 +169,8 @@ static int run(struct exec *e, char *const *args, int64_t timeout_s, struct exec
 		forget(e, r == 0);
 	agent_conn_close(e->conn);
 	if (r == -ETIMEDOUT && timeout_s > 0)
-		return err_set(err, r, "command in container \"%s\" timed out after %lld s and was killed", e->container->id,
-			       (long long)timeout_s);
+		return err_set(err, r, "command in container \"%s\" timed out after %lld s and was killed",
+			       e->container->id, (long long)timeout_s);
 	return r < 0 ? err_wrap(err, "exec in container \"%s\"", e->container->id) : 0;
 }
 
@@ -199,7 +204,8 @@ int container_exec_sync(struct server *server, const char *id, char *const *args
 	running = c->state && c->state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_RUNNING;
 	pthread_mutex_unlock(&c->pod->lock);
 	if (!running)
-		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "container \"%s\" is not running", c->id);
+		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION,
+				      "container \"%s\" is not running", c->id);
 	r = pod_agent(c->pod, &e.agent, err);
 	if (r == 0)
 		r = random_hex(16, e.exec_id) < 0 ? err_set(err, -EIO, "no random numbers") : 0;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A container after its creation: start, exit, stop, removal. */
 #include "cri/pods/container.h"
 
@@ -13,19 +14,20 @@
 #include <signal.h>
 #include <time.h>
 
-#define CALL_NS  (20 * NS_PER_SEC)
+#define CALL_NS	 (20 * NS_PER_SEC)
 #define START_NS (60 * NS_PER_SEC)
-#define KILL_NS  (10 * NS_PER_SEC) /* a guest that cannot end a process by SIGKILL in this time is hung */
+#define KILL_NS	 (10 * NS_PER_SEC) /* a guest that cannot end a process by SIGKILL in this time is hung */
 #define DRAIN_NS (5 * NS_PER_SEC)
 
 typedef Crivisor__State__V1__Container State;
 #define RUNNING CRIVISOR__STATE__V1__PHASE__PHASE_RUNNING
-#define EXITED  CRIVISOR__STATE__V1__PHASE__PHASE_EXITED
+#define EXITED	CRIVISOR__STATE__V1__PHASE__PHASE_EXITED
 #define CREATED CRIVISOR__STATE__V1__PHASE__PHASE_READY
 
-/* ---- exit ------------------------------------------------------------------------------------------------------- */
+/* ---- exit ---------------------------------------------------------------------------------------------- */
 
-void container_exited(struct container *container, int32_t code, int64_t at_ns, const char *reason, const char *message)
+void container_exited(struct container *container, int32_t code, int64_t at_ns, const char *reason,
+		      const char *message)
 {
 	struct err err = ERR_INIT;
 	bool first;
@@ -36,16 +38,20 @@ void container_exited(struct container *container, int32_t code, int64_t at_ns, 
 		container->state->phase = EXITED;
 		container->state->exit_code = code;
 		container->state->finished_at = at_ns;
-		(void)pb_set_str(&container->state->reason, reason ? reason : code == 0 ? "Completed" : "Error");
+		(void)pb_set_str(&container->state->reason, reason	? reason
+							    : code == 0 ? "Completed"
+									: "Error");
 		(void)pb_set_text(&container->state->message, message);
 	}
 	pthread_cond_broadcast(&container->pod->changed);
 	pthread_mutex_unlock(&container->pod->lock);
 	if (!first)
 		return;
-	log_line(LOG_LEVEL_INFO, LOG_FIELDS("container", container->id), "container has exited with %d", code);
+	log_line(LOG_LEVEL_INFO, LOG_FIELDS("container", container->id), "container has exited with %d",
+		 code);
 	if (container_store(container, &err) < 0 && err.code != -ENOENT)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", container->id), "storing an exit: %s", err.msg);
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", container->id), "storing an exit: %s",
+			 err.msg);
 }
 
 void container_vm_died(struct pod *pod, const char *why)
@@ -58,7 +64,8 @@ void container_vm_died(struct pod *pod, const char *why)
 		bool was_running;
 
 		pthread_mutex_lock(&pod->lock);
-		was_running = list[i]->state && (list[i]->state->phase == RUNNING || list[i]->state->phase == CREATED);
+		was_running = list[i]->state &&
+			      (list[i]->state->phase == RUNNING || list[i]->state->phase == CREATED);
 		pthread_mutex_unlock(&pod->lock);
 		if (was_running)
 			container_exited(list[i], 128 + SIGKILL, now_realtime_ns(), "Error", why);
@@ -89,7 +96,10 @@ static bool was_oom_killed(struct container *container)
 	return oom;
 }
 
-/* On a pool thread: the exit shows only once the log is complete, so that a client that sees it can read all. */
+/*
+ * On a worker thread: the exit shows only once the log is complete, so that a client that sees it can read
+ * all.
+ */
 static void exit_job(void *arg)
 {
 	struct exit_note *note = arg;
@@ -103,7 +113,8 @@ static void exit_job(void *arg)
 	if (pump)
 		log_pump_wait_eof(pump, now_monotonic_ns() + DRAIN_NS);
 	if (note->unknown)
-		container_exited(c, note->code, note->at_ns, "ContainerStatusUnknown", "the guest does not know this container");
+		container_exited(c, note->code, note->at_ns, "ContainerStatusUnknown",
+				 "the guest does not know this container");
 	else
 		container_exited(c, note->code, note->at_ns, oom ? "OOMKilled" : NULL, NULL);
 	container_unref(c);
@@ -125,7 +136,10 @@ static void on_wait_reply(void *arg, const struct err *err, const ProtobufCMessa
 	c->ending = unknown || !err;
 	pthread_mutex_unlock(&c->pod->lock);
 	if (err && !unknown) {
-		/* Either the pod is dead already, and its death ends the container, or the guest broke the connection. */
+		/*
+		 * Either the pod is dead already, and its death ends the container, or the guest broke the
+		 * connection.
+		 */
 		snprintf(why, sizeof(why), "waiting for a container: %.200s", err->msg);
 		pod_lost(c->pod, why);
 	} else {
@@ -137,7 +151,7 @@ static void on_wait_reply(void *arg, const struct err *err, const ProtobufCMessa
 			/* The guest's clock is its own affair; the host's says when the exit was learned. */
 			note->at_ns = now_realtime_ns();
 		}
-		if (!note || pool_submit(c->server->pool, POOL_NET, exit_job, note) < 0) {
+		if (!note || workers_submit(c->server->workers, LANE_NET, exit_job, note) < 0) {
 			container_exited(c, code, now_realtime_ns(), NULL, NULL);
 			if (note)
 				container_unref(c);
@@ -168,7 +182,7 @@ int container_watch(struct container *container, struct err *err)
 	return 0;
 }
 
-/* ---- start ------------------------------------------------------------------------------------------------------ */
+/* ---- start --------------------------------------------------------------------------------------------- */
 
 static int start_steps(struct container *c, struct err *err)
 {
@@ -191,7 +205,10 @@ static int start_steps(struct container *c, struct err *err)
 		c->pump = pump;
 		pthread_mutex_unlock(&c->pod->lock);
 	}
-	/* Stored first: a server that dies between here and the start finds out from the guest what became of it. */
+	/*
+	 * Stored first: a server that dies between here and the start finds out from the guest what became of
+	 * it.
+	 */
 	pthread_mutex_lock(&c->pod->lock);
 	if (c->state->phase == CREATED) {
 		c->state->phase = RUNNING;
@@ -201,7 +218,9 @@ static int start_steps(struct container *c, struct err *err)
 	}
 	pthread_mutex_unlock(&c->pod->lock);
 	if (r < 0)
-		return pod_agent(c->pod, &agent, err) < 0 ? r : err_set(err, r, "container \"%s\" has ended", c->id);
+		return pod_agent(c->pod, &agent, err) < 0
+			       ? r
+			       : err_set(err, r, "container \"%s\" has ended", c->id);
 	r = container_store(c, err);
 	if (r == 0) {
 		req.id = c->id;
@@ -229,7 +248,8 @@ int container_start(struct server *server, const char *id, struct err *err)
 	phase = (int)c->state->phase;
 	pthread_mutex_unlock(&c->pod->lock);
 	if (phase != CREATED)
-		r = err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "container \"%s\" is %s, not created", c->id,
+		r = err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION,
+				   "container \"%s\" is %s, not created", c->id,
 				   phase == RUNNING ? "running" : "exited");
 	else
 		r = start_steps(c, err);
@@ -239,7 +259,7 @@ int container_start(struct server *server, const char *id, struct err *err)
 	return r;
 }
 
-/* ---- stop ------------------------------------------------------------------------------------------------------- */
+/* ---- stop ---------------------------------------------------------------------------------------------- */
 
 static bool is_running(struct container *c)
 {
@@ -366,7 +386,7 @@ void container_kill_all(struct pod *pod, int64_t deadline_ns)
 	container_list_free(list);
 }
 
-/* ---- removal ---------------------------------------------------------------------------------------------------- */
+/* ---- removal ------------------------------------------------------------------------------------------- */
 
 static int delete_task(struct agent *agent, const char *id, struct err *err)
 {
@@ -424,7 +444,8 @@ int container_wait_creations(struct pod *pod, int64_t deadline_ns, struct err *e
 	pthread_mutex_lock(&pod->lock);
 	for (size_t i = 0; list[i] && r == 0; i++) {
 		while (list[i]->op == CONTAINER_OP_CREATE && r == 0)
-			r = pthread_cond_timedwait(&pod->changed, &pod->lock, &ts) == ETIMEDOUT ? -ETIMEDOUT : 0;
+			r = pthread_cond_timedwait(&pod->changed, &pod->lock, &ts) == ETIMEDOUT ? -ETIMEDOUT
+												: 0;
 	}
 	pthread_mutex_unlock(&pod->lock);
 	container_list_free(list);

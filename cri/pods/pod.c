@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/pods/pod.h"
 
 #include "base/log.h"
@@ -257,8 +258,9 @@ int pod_agent(struct pod *pod, struct agent **ret_agent, struct err *err)
 	if (!pod->state)
 		r = err_set(err, -ENOENT, "pod sandbox \"%s\" not found", pod->id);
 	else if (pod->state->phase != CRIVISOR__STATE__V1__PHASE__PHASE_READY || pod->dead || !pod->agent)
-		r = err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "pod sandbox \"%s\" is not ready%s%s", pod->id,
-				   pod->reason[0] ? ": " : "", pod->reason);
+		r = err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION,
+				   "pod sandbox \"%s\" is not ready%s%s", pod->id, pod->reason[0] ? ": " : "",
+				   pod->reason);
 	else
 		*ret_agent = pod->agent;
 	pthread_mutex_unlock(&pod->lock);
@@ -269,7 +271,7 @@ static int cni_bandwidth(const Runtime__V1__PodSandboxConfig *config, struct cni
 {
 	for (size_t i = 0; i < config->n_annotations; i++) {
 		const char *key = config->annotations[i]->key;
-		uint64_t *bps = str_eq(key, "kubernetes.io/ingress-bandwidth")  ? &ret->ingress_bps
+		uint64_t *bps = str_eq(key, "kubernetes.io/ingress-bandwidth")	? &ret->ingress_bps
 				: str_eq(key, "kubernetes.io/egress-bandwidth") ? &ret->egress_bps
 										: NULL;
 
@@ -279,8 +281,8 @@ static int cni_bandwidth(const Runtime__V1__PodSandboxConfig *config, struct cni
 	return 0;
 }
 
-int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandboxConfig *config, struct cni_port *ports,
-		 size_t n_ports, struct cni_pod *ret, struct err *err)
+int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandboxConfig *config,
+		 struct cni_port *ports, size_t n_ports, struct cni_pod *ret, struct err *err)
 {
 	static const char *const protocols[] = {"tcp", "udp", "sctp"};
 	size_t n = 0;
@@ -300,11 +302,15 @@ int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandbo
 
 		if (p->host_port == 0)
 			continue; /* informational only, as with containerd */
-		if (p->host_port < 0 || p->host_port > 65535 || p->container_port < 1 || p->container_port > 65535)
-			return err_set(err, -EINVAL, "port_mappings[%zu]: host_port %d and container_port %d must be 1 to 65535",
-				       i, p->host_port, p->container_port);
+		if (p->host_port < 0 || p->host_port > 65535 || p->container_port < 1 ||
+		    p->container_port > 65535)
+			return err_set(
+				err, -EINVAL,
+				"port_mappings[%zu]: host_port %d and container_port %d must be 1 to 65535",
+				i, p->host_port, p->container_port);
 		if (p->protocol < 0 || (size_t)p->protocol >= ARRAY_SIZE(protocols))
-			return err_set(err, -EINVAL, "port_mappings[%zu]: unknown protocol %d", i, (int)p->protocol);
+			return err_set(err, -EINVAL, "port_mappings[%zu]: unknown protocol %d", i,
+				       (int)p->protocol);
 		if (n == n_ports)
 			return err_set(err, -E2BIG, "more than %zu port mappings", n_ports);
 		ports[n++] = (struct cni_port){

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A pod after its start: watching its VM, condemning it, stopping, removing. */
 #include "cri/pods/container.h"
 #include "cri/pods/pod.h"
@@ -11,15 +12,16 @@
 
 #include <sys/epoll.h>
 
-#define STOP_NS        (10 * NS_PER_SEC)
-#define DRAIN_NS       (5 * NS_PER_SEC)
-#define CREATION_NS    (60 * NS_PER_SEC) /* for the host's part of a CreateContainer whose VM is dead */
+#define STOP_NS		(10 * NS_PER_SEC)
+#define DRAIN_NS	(5 * NS_PER_SEC)
+#define CREATION_NS	(60 * NS_PER_SEC) /* for the host's part of a CreateContainer whose VM is dead */
 #define HEALTH_EVERY_NS (10 * NS_PER_SEC)
-#define CLOCK_EVERY    60 /* looks at the agent: some ten minutes */
-#define HEALTH_NS      (30 * NS_PER_SEC) /* an agent silent for longer counts as dead */
-#define LOST_NS        (NS_PER_SEC / 4)  /* from the end of a VM's sockets to that of its process, and plenty of it */
+#define CLOCK_EVERY	60		  /* looks at the agent: some ten minutes */
+#define HEALTH_NS	(30 * NS_PER_SEC) /* an agent silent for longer counts as dead */
+#define LOST_NS                                                                                              \
+	(NS_PER_SEC / 4) /* from the end of a VM's sockets to that of its process, with room to spare */
 
-/* ---- the VM's events ------------------------------------------------------------------------------------------- */
+/* ---- the VM's events ----------------------------------------------------------------------------------- */
 
 static void describe(const struct vmm_event *event, char *buf, size_t size)
 {
@@ -34,16 +36,18 @@ static void describe(const struct vmm_event *event, char *buf, size_t size)
 		snprintf(buf, size, "the guest powered off");
 		break;
 	case VMM_EVENT_HELPER_EXITED:
-		snprintf(buf, size, "%s of the VM ended%s%s", event->what, event->detail[0] ? ": " : "", event->detail);
+		snprintf(buf, size, "%s of the VM ended%s%s", event->what, event->detail[0] ? ": " : "",
+			 event->detail);
 		break;
 	case VMM_EVENT_VMM_EXITED:
 	case VMM_EVENT_NONE:
 	case VMM_EVENT_DEVICE_REMOVED:
 		if (event->status < 0)
-			snprintf(buf, size, "the VMM ended, status unknown%s%s", event->detail[0] ? ": " : "", event->detail);
-		else
-			snprintf(buf, size, "the VMM ended with status %d%s%s", event->status, event->detail[0] ? ": " : "",
+			snprintf(buf, size, "the VMM ended, status unknown%s%s", event->detail[0] ? ": " : "",
 				 event->detail);
+		else
+			snprintf(buf, size, "the VMM ended with status %d%s%s", event->status,
+				 event->detail[0] ? ": " : "", event->detail);
 		break;
 	}
 }
@@ -61,14 +65,15 @@ static void on_vm_event(void *arg, int fd, uint32_t revents)
 			continue;
 		describe(&event, why, sizeof(why));
 		pod_condemn(pod, why);
-		if (event.type == VMM_EVENT_VMM_EXITED) { /* nothing more will come, and the fd may stay readable */
+		if (event.type ==
+		    VMM_EVENT_VMM_EXITED) { /* nothing more will come, and the fd may stay readable */
 			pod->vm_source = loop_source_free(pod->vm_source);
 			return;
 		}
 	}
 }
 
-/* ---- the agent's health ----------------------------------------------------------------------------------------- */
+/* ---- the agent's health -------------------------------------------------------------------------------- */
 
 static void on_health_reply(void *arg, const struct err *err, const ProtobufCMessage *msg)
 {
@@ -105,7 +110,7 @@ static void on_health_timer(void *arg)
 		clock_sync(pod);
 }
 
-/* ---- the agent lost ---------------------------------------------------------------------------------------------- */
+/* ---- the agent lost ------------------------------------------------------------------------------------ */
 
 static void on_lost_timer(void *arg)
 {
@@ -126,7 +131,7 @@ void pod_lost(struct pod *pod, const char *why)
 	loop_timer_set(pod->lost, now_monotonic_ns() + LOST_NS);
 }
 
-/* ---- watching --------------------------------------------------------------------------------------------------- */
+/* ---- watching ------------------------------------------------------------------------------------------ */
 
 struct on_loop {
 	struct pod *pod;
@@ -175,12 +180,14 @@ static void watch_on_loop(struct on_loop *job)
 {
 	struct pod *pod = job->pod;
 
-	job->code = loop_add_fd(pod->server->loop, vmm_fd(pod->vm), EPOLLIN, on_vm_event, pod, &pod->vm_source, &job->err);
+	job->code = loop_add_fd(pod->server->loop, vmm_fd(pod->vm), EPOLLIN, on_vm_event, pod,
+				&pod->vm_source, &job->err);
 	if (job->code == 0)
-		job->code = loop_add_timer(pod->server->loop, now_monotonic_ns() + HEALTH_EVERY_NS, on_health_timer, pod,
-					   &pod->health, &job->err);
+		job->code = loop_add_timer(pod->server->loop, now_monotonic_ns() + HEALTH_EVERY_NS,
+					   on_health_timer, pod, &pod->health, &job->err);
 	if (job->code == 0)
-		job->code = loop_add_timer(pod->server->loop, INT64_MAX, on_lost_timer, pod, &pod->lost, &job->err);
+		job->code = loop_add_timer(pod->server->loop, INT64_MAX, on_lost_timer, pod, &pod->lost,
+					   &job->err);
 }
 
 static void unwatch_on_loop(struct on_loop *job)
@@ -200,7 +207,7 @@ void pod_unwatch(struct pod *pod)
 	call_on_loop(pod, unwatch_on_loop, NULL);
 }
 
-/* ---- death ------------------------------------------------------------------------------------------------------ */
+/* ---- death --------------------------------------------------------------------------------------------- */
 
 static void condemned_job(void *arg)
 {
@@ -242,13 +249,14 @@ void pod_condemn(struct pod *pod, const char *why)
 	agent_abort(pod->agent, &err);
 	pod_ref(pod);
 	/* Not the lane of the stops: they wait for what this job brings about. */
-	if (pool_submit(pod->server->pool, POOL_NET, condemned_job, pod) < 0) {
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id), "no thread to clean up a dead pod; StopPodSandbox will");
+	if (workers_submit(pod->server->workers, LANE_NET, condemned_job, pod) < 0) {
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id),
+			 "no thread to clean up a dead pod; StopPodSandbox will");
 		pod_unref(pod);
 	}
 }
 
-/* ---- stop and remove -------------------------------------------------------------------------------------------- */
+/* ---- stop and remove ----------------------------------------------------------------------------------- */
 
 /* With the turn taken. Idempotent: what is undone leaves the journal. */
 static int stop_steps(struct pod *pod, struct err *err)
@@ -268,7 +276,8 @@ static int stop_steps(struct pod *pod, struct err *err)
 	pthread_cond_broadcast(&pod->changed);
 	pthread_mutex_unlock(&pod->lock);
 	if (pod->agent) {
-		err_set_status(&gone, -ECONNRESET, ERR_UNAVAILABLE, "pod sandbox \"%s\" was stopped", pod->id);
+		err_set_status(&gone, -ECONNRESET, ERR_UNAVAILABLE, "pod sandbox \"%s\" was stopped",
+			       pod->id);
 		agent_abort(pod->agent, &gone);
 	}
 	if (pod->vm) {

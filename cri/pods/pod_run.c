@@ -1,4 +1,8 @@
-/* RunPodSandbox: from a request to a booted, networked VM. Each function is one step; failure undoes what was journalled. */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * RunPodSandbox: from a request to a booted, networked VM. Each function is one step; failure undoes what was
+ * journalled.
+ */
 #include "cri/pods/container.h"
 #include "cri/pods/pod_run_internal.h"
 
@@ -16,31 +20,35 @@
 #define CREATION_NS (60 * NS_PER_SEC)
 
 /*
- * The kubelet sends the sum of those limits that there are. Whether every container has one shows in the cgroup that it made for the
- * pod, which has a limit only then (pkg/kubelet/cm/helpers_linux.go, ResourceConfigForPod).
+ * The kubelet sends the sum of those limits that there are. Whether every container has one shows in the
+ * cgroup that it made for the pod, which has a limit only then (pkg/kubelet/cm/helpers_linux.go,
+ * ResourceConfigForPod).
  */
 static bool some_without_limit(const struct pod_run *run)
 {
 	const Runtime__V1__LinuxPodSandboxConfig *lx = run->config->linux;
 	uint64_t limit;
 
-	return lx && !str_empty(lx->cgroup_parent) && vmm_cgroup_memory_limit(lx->cgroup_parent, &limit, NULL) == 0 && limit == 0;
+	return lx && !str_empty(lx->cgroup_parent) &&
+	       vmm_cgroup_memory_limit(lx->cgroup_parent, &limit, NULL) == 0 && limit == 0;
 }
 
 /*
- * Size of the VM: from the pod's own limits where it has them, else from the configuration. Containers without a limit beside
- * others that have one get what a pod without limits gets.
+ * Size of the VM: from the pod's own limits where it has them, else from the configuration. Containers
+ * without a limit beside others that have one get what a pod without limits gets.
  */
 static void size_vm(struct pod_run *run)
 {
-	const Runtime__V1__LinuxContainerResources *res = run->config->linux ? run->config->linux->resources : NULL;
+	const Runtime__V1__LinuxContainerResources *res =
+		run->config->linux ? run->config->linux->resources : NULL;
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	int64_t wanted = atomic_load(&run->server->pod_vcpus);
 
 	run->memory_bytes = atomic_load(&run->server->pod_memory_bytes);
 	if (res && res->memory_limit_in_bytes > 0)
-		run->memory_bytes = (some_without_limit(run) ? run->memory_bytes : GUEST_OWN) +
-				    ((uint64_t)res->memory_limit_in_bytes + 2 * MIB - 1) / (2 * MIB) * (2 * MIB);
+		run->memory_bytes =
+			(some_without_limit(run) ? run->memory_bytes : GUEST_OWN) +
+			((uint64_t)res->memory_limit_in_bytes + 2 * MIB - 1) / (2 * MIB) * (2 * MIB);
 	if (res && res->cpu_quota > 0 && res->cpu_period > 0)
 		wanted = res->cpu_quota / res->cpu_period + (res->cpu_quota % res->cpu_period != 0);
 	if (wanted > cpus)
@@ -61,18 +69,22 @@ static int reserve(struct pod_run *run, const char *handler, struct err *err)
 	if (run->config->linux && !str_empty(run->config->linux->cgroup_parent))
 		parent = run->config->linux->cgroup_parent;
 	if (parent[0] != '/' || strstr(parent, "/../") || str_ends(parent, "/.."))
-		return err_set(err, -EINVAL, "cgroup_parent \"%s\" is not an absolute path of the cgroupfs driver", parent);
-	len = snprintf(run->cgroup, sizeof(run->cgroup), "%s%scrivisor-%s", parent, str_ends(parent, "/") ? "" : "/", pod->id);
+		return err_set(err, -EINVAL,
+			       "cgroup_parent \"%s\" is not an absolute path of the cgroupfs driver", parent);
+	len = snprintf(run->cgroup, sizeof(run->cgroup), "%s%scrivisor-%s", parent,
+		       str_ends(parent, "/") ? "" : "/", pod->id);
 	/* Cut short it would name another's cgroup, whose processes the removal would kill. */
 	if (len >= (int)sizeof(run->cgroup))
-		return err_set(err, -EINVAL, "cgroup_parent is longer than %zu bytes", sizeof(run->cgroup) - 75);
-	snprintf(run->netns, sizeof(run->netns), "%s/netns/%.20s", run->server->config->server.run_dir, pod->id);
+		return err_set(err, -EINVAL, "cgroup_parent is longer than %zu bytes",
+			       sizeof(run->cgroup) - 75);
+	snprintf(run->netns, sizeof(run->netns), "%s/netns/%.20s", run->server->config->server.run_dir,
+		 pod->id);
 	state->config = PB_CLONE(run->config);
 	state->created_at = now_realtime_ns();
 	state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_CREATING;
-	if (!state->config || pb_set_str(&state->id, pod->id) < 0 || pb_set_str(&state->runtime_handler, handler) < 0 ||
-	    pb_set_str(&state->dir, pod->dir) < 0 || pb_set_str(&state->netns, run->netns) < 0 ||
-	    pb_set_str(&state->cgroup, run->cgroup) < 0)
+	if (!state->config || pb_set_str(&state->id, pod->id) < 0 ||
+	    pb_set_str(&state->runtime_handler, handler) < 0 || pb_set_str(&state->dir, pod->dir) < 0 ||
+	    pb_set_str(&state->netns, run->netns) < 0 || pb_set_str(&state->cgroup, run->cgroup) < 0)
 		return err_set(err, -ENOMEM, "out of memory");
 	if (pod_store(pod, err) < 0)
 		return err_wrap(err, "reserving the pod's name");
@@ -109,7 +121,9 @@ static int finish(struct pod_run *run, struct err *err)
 		pod->state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_READY;
 	pthread_mutex_unlock(&pod->lock);
 	if (r < 0)
-		return err_set(err, r, r == -ENOMEM ? "out of memory" : "the pod was stopped while it was being created");
+		return err_set(err, r,
+			       r == -ENOMEM ? "out of memory"
+					    : "the pod was stopped while it was being created");
 	r = pod_store(pod, err);
 	return r < 0 ? r : pod_watch(pod, err);
 }
@@ -135,7 +149,9 @@ static int run_steps(struct pod_run *run, struct err *err)
 	if (r == 0)
 		r = finish(run, err);
 	pod_run_trace(run, "finish");
-	if (r < 0 && run->cni_begun) /* the CNI job uses `run` and must have ended; its own failure matters less than ours */
+	if (r < 0 &&
+	    /* the CNI job uses `run` and must have ended; its own failure matters less than ours */
+	    run->cni_begun)
 		pod_run_cni_wait(run, NULL);
 	return r;
 }
@@ -172,12 +188,15 @@ static void roll_back(struct pod_run *run)
 		agent_abort(pod->agent, &err);
 	}
 	if (pod->vm && vmm_stop(pod->vm, now_monotonic_ns() + 10 * NS_PER_SEC, &err) < 0)
-		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", pod->id), "stopping the VM of a pod that failed: %s", err.msg);
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", pod->id),
+			 "stopping the VM of a pod that failed: %s", err.msg);
 	if (remove_containers(pod, &err) < 0 ||
 	    journal_undo_owner(run->server->store, pod->id, pod_undo, run->server, &err) < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id), "undoing a pod that failed: %s", err.msg);
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id), "undoing a pod that failed: %s",
+			 err.msg);
 	if (pod_forget(pod, &err) < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id), "forgetting a pod that failed: %s", err.msg);
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id), "forgetting a pod that failed: %s",
+			 err.msg);
 	pod_table_remove(pod);
 	pthread_mutex_lock(&pod->lock);
 	pb_free(pod->state);
@@ -201,7 +220,11 @@ static int run_reserved(struct pod_run *run, const char *handler, struct err *er
 int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, const char *handler,
 	    int64_t deadline_ns, bool (*cancelled)(void *arg), void *arg, char **ret_id, struct err *err)
 {
-	struct pod_run run = {.server = server, .config = config, .client_deadline_ns = deadline_ns, .cancelled = cancelled, .cancelled_arg = arg};
+	struct pod_run run = {.server = server,
+			      .config = config,
+			      .client_deadline_ns = deadline_ns,
+			      .cancelled = cancelled,
+			      .cancelled_arg = arg};
 	struct pod *pod CLEANUP_POD = NULL;
 	int64_t start = now_monotonic_ns();
 	const char *reason;
@@ -239,7 +262,8 @@ int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, 
 	}
 	if (r == 0) {
 		*ret_id = strdup(id);
-		log_line(LOG_LEVEL_INFO, LOG_FIELDS("pod", id, "name", config->metadata->name, "driver", run.choice.driver),
+		log_line(LOG_LEVEL_INFO,
+			 LOG_FIELDS("pod", id, "name", config->metadata->name, "driver", run.choice.driver),
 			 "pod is ready after %lld ms", (long long)((now_monotonic_ns() - start) / NS_PER_MS));
 	}
 	cni_result_done(&run.cni);

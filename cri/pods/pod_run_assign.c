@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a booted VM is told of its pod: network, name and sysctls, in one SetupSandbox. */
 #include "cri/pods/pod_run_internal.h"
 
@@ -21,7 +22,8 @@ static int add_address(Grpc__Interface *ifc, const struct cni_ip *ip, struct err
 	snprintf(address, sizeof(address), "%s", ip->address);
 	slash = strchr(address, '/');
 	if (!a || !slash)
-		return err_set(err, a ? -EBADMSG : -ENOMEM, "CNI gave the address \"%s\" without a prefix length", ip->address);
+		return err_set(err, a ? -EBADMSG : -ENOMEM,
+			       "CNI gave the address \"%s\" without a prefix length", ip->address);
 	*slash++ = 0;
 	a->family = strchr(address, ':') ? GRPC__IPFAMILY__v6 : GRPC__IPFAMILY__v4;
 	if (pb_set_str(&a->address, address) < 0 || pb_set_str(&a->mask, slash) < 0)
@@ -40,14 +42,15 @@ static int add_route(Grpc__SetupSandboxRequest *req, const char *dst, const char
 	return 0;
 }
 
-static int fill_network(struct pod_run *run, Grpc__SetupSandboxRequest *req, const struct vmm_if_info *nic, struct err *err)
+static int fill_network(struct pod_run *run, Grpc__SetupSandboxRequest *req, const struct vmm_if_info *nic,
+			struct err *err)
 {
 	Grpc__Interface *ifc = pb_append(&req->interfaces, &req->n_interfaces, &grpc__interface__descriptor);
 	char mac[18];
 	int r = 0;
 
-	snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", nic->mac[0], nic->mac[1], nic->mac[2], nic->mac[3],
-		 nic->mac[4], nic->mac[5]);
+	snprintf(mac, sizeof(mac), "%02x:%02x:%02x:%02x:%02x:%02x", nic->mac[0], nic->mac[1], nic->mac[2],
+		 nic->mac[3], nic->mac[4], nic->mac[5]);
 	if (!ifc || pb_set_str(&ifc->device, IFNAME) < 0 || pb_set_str(&ifc->name, IFNAME) < 0 ||
 	    pb_set_str(&ifc->hwaddr, mac) < 0)
 		return err_set(err, -ENOMEM, "out of memory");

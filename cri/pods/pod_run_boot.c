@@ -1,4 +1,8 @@
-/* The boot of a pod's VM: in its turn, with CNI beside it, until the guest's agent has answered; why not, if it does not. */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The boot of a pod's VM: in its turn, with CNI beside it, until the guest's agent has answered; why not, if
+ * it does not.
+ */
 #include "cri/pods/pod_run_internal.h"
 
 #include "api/agent/agent.pb-c.h"
@@ -14,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BOOT_NS     (90 * NS_PER_SEC)
+#define BOOT_NS	    (90 * NS_PER_SEC)
 #define CNI_ADD_NS  (60 * NS_PER_SEC)
 #define BOOT_ID_MAX 64 /* a UUID has 36 */
 
@@ -128,7 +132,8 @@ static int reach_agent(struct pod_run *run, struct err *err)
 		return err_wrap(err, "asking the guest's agent who it is");
 	if (strlen(info->boot_id) > BOOT_ID_MAX) {
 		pb_free(info);
-		return err_set_status(err, -EBADMSG, ERR_INTERNAL, "the guest's agent gives a boot id of more than %d bytes", BOOT_ID_MAX);
+		return err_set_status(err, -EBADMSG, ERR_INTERNAL,
+				      "the guest's agent gives a boot id of more than %d bytes", BOOT_ID_MAX);
 	}
 	pthread_mutex_lock(&pod->lock);
 	r = pb_set_str(&pod->state->boot_id, info->boot_id);
@@ -148,11 +153,14 @@ static bool died_mute(struct pod_run *run, const struct err *err)
 	pthread_mutex_lock(&pod->lock);
 	cancelled = pod->cancel || !pod->vm;
 	pthread_mutex_unlock(&pod->lock);
-	return !cancelled && err->status != ERR_DEADLINE_EXCEEDED && now_monotonic_ns() < run->deadline_ns && path &&
-	       stat(path, &st) == 0 && st.st_size == 0;
+	return !cancelled && err->status != ERR_DEADLINE_EXCEEDED && now_monotonic_ns() < run->deadline_ns &&
+	       path && stat(path, &st) == 0 && st.st_size == 0;
 }
 
-/* Puts the dead VM aside (others may still hold its handle; it goes with the pod) and removes its sockets and logs. */
+/*
+ * Puts the dead VM aside (others may still hold its handle; it goes with the pod) and removes its sockets and
+ * logs.
+ */
 static int clear_vm(struct pod_run *run, struct err *err)
 {
 	struct pod *pod = run->pod;
@@ -180,8 +188,9 @@ static int clear_vm(struct pod_run *run, struct err *err)
 }
 
 /*
- * Starts the VM and reaches its agent. On a host short of CPU a guest sometimes dies before its console exists (seen about once
- * in a hundred boots with QEMU's emulation under heavy load); such a one is started once more, and the log says so.
+ * Starts the VM and reaches its agent. On a host short of CPU a guest sometimes dies before its console
+ * exists (seen about once in a hundred boots with QEMU's emulation under heavy load); such a one is started
+ * once more, and the log says so.
  */
 static int boot(struct pod_run *run, struct err *err)
 {
@@ -195,8 +204,8 @@ static int boot(struct pod_run *run, struct err *err)
 		return 0;
 	if (!died_mute(run, &first))
 		return err_copy(err, &first);
-	log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", run->pod->id), "the VM died before its kernel spoke and is started once more: %s",
-		 first.msg);
+	log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", run->pod->id),
+		 "the VM died before its kernel spoke and is started once more: %s", first.msg);
 	r = clear_vm(run, err);
 	if (r == 0)
 		r = start_vm(run, err);
@@ -217,7 +226,10 @@ static bool unwanted(void *arg)
 	return cancel || (run->cancelled && run->cancelled(run->cancelled_arg));
 }
 
-/* From the first thing that is made until the agent has answered: what keeps the host's CPUs busy, and so behind the gate. */
+/*
+ * From the first thing that is made until the agent has answered: what keeps the host's CPUs busy, and so
+ * behind the gate.
+ */
 int pod_run_boot(struct pod_run *run, struct err *err)
 {
 	int64_t limit;
@@ -232,10 +244,11 @@ int pod_run_boot(struct pod_run *run, struct err *err)
 	r = pod_run_prepare(run, err);
 	pod_run_trace(run, "cgroup");
 	if (r == 0) {
-		r = pool_submit(run->server->pool, POOL_NET, cni_job, run);
+		r = workers_submit(run->server->workers, LANE_NET, cni_job, run);
 		run->cni_begun = r == 0;
 		if (r < 0)
-			err_set_status(err, r, ERR_RESOURCE_EXHAUSTED, "too many pods are being set up at once");
+			err_set_status(err, r, ERR_RESOURCE_EXHAUSTED,
+				       "too many pods are being set up at once");
 	}
 	if (r == 0)
 		r = boot(run, err);

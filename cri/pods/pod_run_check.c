@@ -1,4 +1,8 @@
-/* What a RunPodSandbox asks for, before anything is begun: whether this server does it, and whether it makes sense. */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a RunPodSandbox asks for, before anything is begun: whether this server does it, and whether it makes
+ * sense.
+ */
 #include "cri/pods/pod_run_internal.h"
 
 #include "base/util.h"
@@ -20,7 +24,8 @@ static int check_words(const char *what, char *const *words, size_t n, struct er
 	int r = 0;
 
 	for (size_t i = 0; i < n && r == 0; i++)
-		r = str_empty(words[i]) ? err_set(err, -EINVAL, "%s has an empty entry", what) : check_word(what, words[i], err);
+		r = str_empty(words[i]) ? err_set(err, -EINVAL, "%s has an empty entry", what)
+					: check_word(what, words[i], err);
 	return r;
 }
 
@@ -53,14 +58,16 @@ int pod_run_check(const Runtime__V1__PodSandboxConfig *config, const char *handl
 	if (!config->metadata || str_empty(config->metadata->name))
 		return err_set(err, -EINVAL, "config.metadata.name is missing");
 	if (!str_empty(handler) && !str_eq(handler, "crivisor"))
-		return err_set(err, -EINVAL, "no runtime handler \"%s\": this server has \"\" and \"crivisor\"", handler);
+		return err_set(err, -EINVAL,
+			       "no runtime handler \"%s\": this server has \"\" and \"crivisor\"", handler);
 	if (config->windows)
 		return err_set(err, -EINVAL, "config.windows: this server runs Linux pods only");
 	if (config->linux && config->linux->security_context)
 		ns = config->linux->security_context->namespace_options;
 	if (ns && ns->network == RUNTIME__V1__NAMESPACE_MODE__NODE)
 		return err_set_status(err, -EOPNOTSUPP, ERR_INVALID_ARGUMENT,
-				      "host network: a pod in a VM has a network of its own, hostNetwork pods cannot run here yet");
+				      "host network: a pod in a VM has a network of its own, hostNetwork "
+				      "pods cannot run here yet");
 	if (ns && ns->ipc == RUNTIME__V1__NAMESPACE_MODE__NODE)
 		return err_set_status(err, -EOPNOTSUPP, ERR_INVALID_ARGUMENT,
 				      "host IPC: a pod in a VM cannot share the host's IPC namespace");
@@ -70,7 +77,8 @@ int pod_run_check(const Runtime__V1__PodSandboxConfig *config, const char *handl
 	if (strlen(config->hostname) > 64)
 		return err_set(err, -EINVAL, "config.hostname is longer than 64 bytes");
 	if (!str_empty(config->log_directory) && config->log_directory[0] != '/')
-		return err_set(err, -EINVAL, "config.log_directory \"%s\" is not absolute", config->log_directory);
+		return err_set(err, -EINVAL, "config.log_directory \"%s\" is not absolute",
+			       config->log_directory);
 	return check_lines(config, err);
 }
 

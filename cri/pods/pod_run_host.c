@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The host's part of a pod: its directories and files, namespaces, and cgroup. */
 #include "cri/pods/pod_run_internal.h"
 
@@ -23,7 +24,8 @@ static int write_resolv(struct pod_run *run, struct err *err)
 	if (!dns || (dns->n_servers == 0 && dns->n_searches == 0 && dns->n_options == 0)) {
 		if (read_file("/etc/resolv.conf", RESOLV_MAX, &text, NULL) < 0)
 			text = strdup("");
-		return text ? share_write(run->pod->dir, "resolv.conf", text, err) : err_set(err, -ENOMEM, "out of memory");
+		return text ? share_write(run->pod->dir, "resolv.conf", text, err)
+			    : err_set(err, -ENOMEM, "out of memory");
 	}
 	f = open_memstream(&text, &len);
 	if (!f)
@@ -73,7 +75,8 @@ int pod_run_prepare(struct pod_run *run, struct err *err)
 {
 	struct pod *pod = run->pod;
 	struct vmm_resources res = {0};
-	const Runtime__V1__LinuxContainerResources *limits = run->config->linux ? run->config->linux->resources : NULL;
+	const Runtime__V1__LinuxContainerResources *limits =
+		run->config->linux ? run->config->linux->resources : NULL;
 	uint64_t own = str_eq(run->choice.accel, "kvm") ? VMM_OWN_KVM : VMM_OWN_TCG;
 	int r = pod_run_journal(run, "rundir", pod->dir, err);
 

@@ -1,8 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * pod_run_internal.h: what the files of RunPodSandbox (pod_run*.c) share.
  *
- * Threads:   one run is one call on a pool thread; CNI's ADD runs beside it on another, from inside pod_run_boot until
- *            pod_run_cni_wait has returned.
+ * Threads:   one run is one call on a worker thread; CNI's ADD runs beside it on another, from inside
+ *            pod_run_boot until pod_run_cni_wait has returned.
  * Ownership: `struct pod_run` lives on the stack of pod_run and lends out its parts.
  * Errors:    a failed step leaves what it has begun in the journal; pod_run undoes it.
  */
@@ -16,9 +17,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define MIB       (UINT64_C(1) << 20)
-#define TAP       "tap0"
-#define IFNAME    "eth0"
+#define MIB	  (UINT64_C(1) << 20)
+#define TAP	  "tap0"
+#define IFNAME	  "eth0"
 #define PORTS_MAX 64
 #define SETUP_NS  (20 * NS_PER_SEC) /* for one call of the agent */
 
@@ -56,9 +57,14 @@ int pod_run_prepare(struct pod_run *run, struct err *err);
 /* As the pod's processes see it; lives as long as the run's config. */
 const char *pod_run_hostname(const struct pod_run *run);
 
-/* pod_run_boot.c: waits for its turn, prepares the host, begins CNI and boots, until the agent has answered. */
+/*
+ * pod_run_boot.c: waits for its turn, prepares the host, begins CNI and boots, until the agent has answered.
+ */
 int pod_run_boot(struct pod_run *run, struct err *err);
-/* The end of CNI's ADD, and its error. Must be called once cni_begun is set, whatever else has failed; err may be NULL. */
+/*
+ * The end of CNI's ADD, and its error. Must be called once cni_begun is set, whatever else has failed; err
+ * may be NULL.
+ */
 int pod_run_cni_wait(struct pod_run *run, struct err *err);
 
 /* pod_run_assign.c: gives a booted VM that knows nothing of the pod its network and name. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The undo of every journalled step of pods and containers: rollback, removal and recovery all come here. */
 #include "cri/pods/container.h"
 #include "cri/pods/pod.h"
@@ -8,7 +9,7 @@
 
 #include <stdio.h>
 
-#define KILL_NS   (10 * NS_PER_SEC)
+#define KILL_NS	   (10 * NS_PER_SEC)
 #define CNI_DEL_NS (60 * NS_PER_SEC)
 
 /* arg: "<netns path>". The pod's own row, if it is still there, tells the rest. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* After a start: what a previous server left is adopted, or undone if it was half done. */
 #include "cri/pods/container.h"
 #include "cri/pods/pod.h"
@@ -11,8 +12,9 @@
 #include "api/pb.h"
 #include "cri/sandbox/share.h"
 
-#define CONNECT_NS (30 * NS_PER_SEC) /* as long as a health check waits: a busy guest must not die of a restart */
-#define CALL_NS    (15 * NS_PER_SEC)
+#define CONNECT_NS                                                                                           \
+	(30 * NS_PER_SEC) /* as long as a health check waits: a busy guest must not die of a restart */
+#define CALL_NS (15 * NS_PER_SEC)
 
 /* Rows, collected first: a walk must not call the store. */
 struct rows {
@@ -20,7 +22,7 @@ struct rows {
 		char *id;
 		void *data;
 		size_t len;
-	} *row;
+	} * row;
 	size_t n;
 };
 
@@ -49,15 +51,17 @@ static void rows_done(struct rows *rows)
 	free(rows->row);
 }
 
-/* ---- pods ------------------------------------------------------------------------------------------------------- */
+/* ---- pods ---------------------------------------------------------------------------------------------- */
 
 static int undo_half_done(struct server *server, const char *kind, const char *id)
 {
 	struct err err = ERR_INIT;
 
-	log_line(LOG_LEVEL_WARN, LOG_FIELDS(kind, id), "undoing a %s that the previous server did not finish", kind);
+	log_line(LOG_LEVEL_WARN, LOG_FIELDS(kind, id), "undoing a %s that the previous server did not finish",
+		 kind);
 	if (journal_undo_owner(server->store, id, pod_undo, server, &err) < 0) {
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS(kind, id), "undoing it: %s; the next start tries again", err.msg);
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS(kind, id), "undoing it: %s; the next start tries again",
+			 err.msg);
 		return err.code;
 	}
 	if (store_delete(server->store, kind, id, &err) < 0) {
@@ -146,7 +150,7 @@ static void adopt(struct pod *pod, struct recovery *all)
 	pthread_mutex_lock(&all->lock);
 	all->pending++;
 	pthread_mutex_unlock(&all->lock);
-	if (pool_submit(pod->server->pool, POOL_SLOW, adopt_job, job) < 0)
+	if (workers_submit(pod->server->workers, LANE_SLOW, adopt_job, job) < 0)
 		adopt_job(job);
 }
 
@@ -214,7 +218,7 @@ int pod_recover_all(struct server *server, struct err *err)
 	return r < 0 ? err_wrap(err, "reading the pods of a previous run") : 0;
 }
 
-/* ---- containers --------------------------------------------------------------------------------------------------- */
+/* ---- containers ---------------------------------------------------------------------------------------- */
 
 /* The row says "running" before the start is sent: whether it ever was, the guest knows. */
 static bool never_started(struct container *c, struct agent *agent)
@@ -230,7 +234,8 @@ static bool never_started(struct container *c, struct agent *agent)
 	pb_free(resp);
 	if (!created)
 		return false;
-	log_line(LOG_LEVEL_INFO, LOG_FIELDS("container", c->id), "the previous server did not get to start it: it is created");
+	log_line(LOG_LEVEL_INFO, LOG_FIELDS("container", c->id),
+		 "the previous server did not get to start it: it is created");
 	pthread_mutex_lock(&c->pod->lock);
 	c->state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_READY;
 	c->state->started_at = 0;
@@ -255,11 +260,13 @@ static void adopt_running(struct container *c)
 		c->pump = pump;
 		pthread_mutex_unlock(&c->pod->lock);
 		if (r < 0)
-			log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->id), "its log does not go on: %s", err.msg);
+			log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->id),
+				 "its log does not go on: %s", err.msg);
 		r = container_watch(c, &err);
 	}
 	if (r < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->id), "its exit cannot be learned: %s", err.msg);
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->id), "its exit cannot be learned: %s",
+			 err.msg);
 }
 
 static bool pod_dead(struct pod *pod)
@@ -281,13 +288,15 @@ static void end_half_created(struct pod *pod, const char *id)
 
 	if (!dir || pod_agent(pod, &agent, NULL) < 0)
 		return;
-	if (container_end_in_guest(agent, id, true, &err) < 0 || share_container_destroy(dir, false, &err) < 0)
+	if (container_end_in_guest(agent, id, true, &err) < 0 ||
+	    share_container_destroy(dir, false, &err) < 0)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", id), "ending it in its guest: %s", err.msg);
 }
 
 static void recover_container(struct server *server, const struct row *row)
 {
-	Crivisor__State__V1__Container *state = crivisor__state__v1__container__unpack(NULL, row->len, row->data);
+	Crivisor__State__V1__Container *state =
+		crivisor__state__v1__container__unpack(NULL, row->len, row->data);
 	struct pod *pod CLEANUP_POD = NULL;
 	struct container *c;
 
@@ -327,7 +336,10 @@ int container_recover_all(struct server *server, struct err *err)
 	rows_done(&rows);
 	if (r < 0)
 		return err_wrap(err, "reading the containers of a previous run");
-	/* Steps whose owner has no row any more: a removal that was cut short after its last statement but one. */
+	/*
+	 * Steps whose owner has no row any more: a removal that was cut short after its last statement but
+	 * one.
+	 */
 	r = journal_owners(server->store, &owners, err);
 	for (size_t i = 0; r == 0 && owners && owners[i]; i++) {
 		void *data CLEANUP_FREE = NULL;

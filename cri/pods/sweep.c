@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* After a power cut: what no row knows any more, since the database lost its last commits. */
 #include "cri/pods/container.h"
 #include "cri/pods/pod.h"

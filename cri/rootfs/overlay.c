@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/image_internal.h"
 
 #include "base/util.h"
@@ -43,10 +44,7 @@ static bool is_mounted(const char *target)
 	       (stx.stx_attributes & STATX_ATTR_MOUNT_ROOT);
 }
 
-/*
- * ---- which layers
- * -------------------------------------------------------------------------------------------
- */
+/* ---- which layers -------------------------------------------------------------------------------------- */
 
 static int image_chains(struct image_store *images, const char *image_id, char ***ret_chains, struct err *err)
 {
@@ -128,10 +126,7 @@ static int open_lowers(const struct image_store *images, char *const *chains, st
 	return l->n > 0 ? 0 : open_one(l, empty, err);
 }
 
-/*
- * ---- mounting
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- mounting ------------------------------------------------------------------------------------------ */
 
 /*
  * The kernel's own words, where fsopen has any: "e overlay: …". Before 6.5 overlayfs takes any parameter, and

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "api/pbcheck.h"
 #include "base/log.h"
 #include "base/util.h"
@@ -249,7 +250,7 @@ static void run_stream(struct rpc_call *call, const ProtobufCMessage *req)
 		finish(call, ERR_OK, "", NULL);
 }
 
-/* A job of the pool. */
+/* A job of the workers. */
 static void run_call(void *arg)
 {
 	struct rpc_call *call = arg;
@@ -418,7 +419,7 @@ static void on_request(struct rpc_call *call)
 		       "no request came", NULL);
 		return;
 	}
-	r = pool_submit(call->server->pool, call->method->lane, run_call, call);
+	r = workers_submit(call->server->workers, call->method->lane, run_call, call);
 	if (r == -ESHUTDOWN)
 		finish(call, ERR_UNAVAILABLE, "the server is stopping", NULL);
 	else if (r < 0)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/rpc/rpc_internal.h"
 
 #include "base/log.h"
@@ -185,7 +186,8 @@ static void cond_init_monotonic(pthread_cond_t *cond)
 }
 
 int rpc_server_start(const char *socket_path, int listen_fd, const struct rpc_method *methods, void *ctx,
-		     struct loop *loop, struct pool *pool, struct rpc_server **ret_server, struct err *err)
+		     struct loop *loop, struct workers *workers, struct rpc_server **ret_server,
+		     struct err *err)
 {
 	struct rpc_server *server = calloc(1, sizeof(*server));
 	int r;
@@ -195,7 +197,7 @@ int rpc_server_start(const char *socket_path, int listen_fd, const struct rpc_me
 	server->magic = SERVER_MAGIC;
 	server->ctx = ctx;
 	server->loop = loop;
-	server->pool = pool;
+	server->workers = workers;
 	server->shutdown_tag.type = RPC_TAG_SHUTDOWN;
 	pthread_mutex_init(&server->lock, NULL);
 	cond_init_monotonic(&server->changed);

@@ -1,15 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rpc.h: the gRPC server on the CRI socket, on gRPC's C core.
  *
  * Purpose:   owns the listener (lock file, bind, accept, peer credentials; grpc only gets connected fds,
- * since grpc_server_add_http2_port would steal a running server's socket), decodes and checks requests, runs
- * handlers on the pool's lanes, encodes answers. Threads:   one completion-queue thread that only enqueues;
- * requests are checked and unpacked, and handlers run, on pool threads. Connections are accepted on the
- * loop's thread. Limits:    16 MiB a message either way; at most 4096 calls in flight and as many of a kind
- * as the lane takes, ResourceExhausted beyond; 1024 connections. Compressed messages are refused. Errors: a
- * handler's err becomes the call's gRPC status and message, and is logged here, once. A method without
- * handler answers Unimplemented. Source:    https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md;
- * grpc/grpc.h of gRPC core 1.51.
+ *            since grpc_server_add_http2_port would steal a running server's socket), decodes and checks
+ *            requests, runs handlers on the workers' lanes, encodes answers.
+ * Threads:   one completion-queue thread that only enqueues; requests are checked and unpacked, and handlers
+ *            run, on worker threads. Connections are accepted on the loop's thread.
+ * Limits:    16 MiB a message either way; at most 4096 calls in flight and as many of a kind as the lane
+ *            takes, ResourceExhausted beyond; 1024 connections. Compressed messages are refused.
+ * Errors:    a handler's err becomes the call's gRPC status and message, and is logged here, once. A method
+ *            without handler answers Unimplemented.
+ * Source:    https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md; grpc/grpc.h of gRPC core 1.51.
  */
 #ifndef CRI_RPC_RPC_H
 #define CRI_RPC_RPC_H
@@ -53,7 +55,7 @@ int rpc_send(struct rpc_call *call, const ProtobufCMessage *msg, struct err *err
 struct rpc_method {
 	const char *path; /* "/runtime.v1.RuntimeService/Version" */
 	const ProtobufCMessageDescriptor *request, *response;
-	enum pool_lane lane;
+	enum workers_lane lane;
 	rpc_unary_fn *unary; /* one of the two, or neither: Unimplemented */
 	rpc_stream_fn *stream;
 };
@@ -69,7 +71,8 @@ struct rpc_server;
  * service manager, used instead and owned from then on. Loop thread.
  */
 int rpc_server_start(const char *socket_path, int listen_fd, const struct rpc_method *methods, void *ctx,
-		     struct loop *loop, struct pool *pool, struct rpc_server **ret_server, struct err *err);
+		     struct loop *loop, struct workers *workers, struct rpc_server **ret_server,
+		     struct err *err);
 /*
  * No new connections or calls; waits for calls in flight until the deadline, then cancels them; removes the
  * socket. Handlers may need the loop to end, so call it from another thread while the loop runs; on the

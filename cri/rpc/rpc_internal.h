@@ -1,10 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rpc_internal.h: what rpc.c (server), rpc_call.c (one call) and rpc_listen.c (socket) share. No one else
  * includes it.
  *
- * Locks: rpc_server.lock and rpc_call.lock; neither is held while the other is taken, nor across a call into
- * gRPC, a handler or the pool. Fields without a lock's name beside them are set before other threads can see
- * the object.
+ * Locks:     rpc_server.lock and rpc_call.lock; neither is held while the other is taken, nor across a call
+ *            into gRPC, a handler or the workers. Fields without a lock's name beside them are set before
+ *            other threads can see the object.
  */
 #ifndef CRI_RPC_RPC_INTERNAL_H
 #define CRI_RPC_RPC_INTERNAL_H
@@ -58,7 +59,7 @@ struct rpc_server {
 	size_t n_methods;
 	void *ctx;
 	struct loop *loop;
-	struct pool *pool;
+	struct workers *workers;
 	struct rpc_listener *listener;
 	grpc_server *grpc;
 	grpc_server_credentials *creds;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/sandbox/clock.h"
 
 #include "api/agent/sandbox.pb-c.h"
@@ -16,7 +17,7 @@
 #define JUMP_NS	     (10 * NS_PER_MS)
 #define TIME_MAX_NS  (INT64_MAX / 2) /* the year 2116: keeps the arithmetic from overflowing */
 
-/* ---- one guest -------------------------------------------------------------------------------------- */
+/* ---- one guest ----------------------------------------------------------------------------------------- */
 
 struct question {
 	struct pod *pod;
@@ -93,7 +94,7 @@ void clock_sync(struct pod *pod)
 	}
 }
 
-/* ---- the host --------------------------------------------------------------------------------------- */
+/* ---- the host ------------------------------------------------------------------------------------------ */
 
 struct watch {
 	struct server *server;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/sandbox/share.h"
 
 #include "base/util.h"
@@ -9,8 +10,9 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#define UMOUNT_TRIES   40
-#define UMOUNT_WAIT_MS 50 /* the guest's FORGETs reach virtiofsd some time after its umount; nothing tells when */
+#define UMOUNT_TRIES 40
+#define UMOUNT_WAIT_MS                                                                                       \
+	50 /* the guest's FORGETs reach virtiofsd some time after its umount; nothing tells when */
 
 int share_create(const char *pod_dir, struct err *err)
 {
@@ -22,10 +24,12 @@ int share_create(const char *pod_dir, struct err *err)
 		return err_set(err, -ENOMEM, "out of memory");
 	if ((mkdir(mounts, 0755) < 0 && errno != EEXIST) || (mkdir(shared, 0755) < 0 && errno != EEXIST))
 		return err_set_errno(err, -errno, "making %s", mounts);
-	if (mount(mounts, mounts, NULL, MS_BIND, NULL) < 0 || mount(NULL, mounts, NULL, MS_PRIVATE, NULL) < 0 ||
-	    mount(NULL, mounts, NULL, MS_SHARED, NULL) < 0)
+	if (mount(mounts, mounts, NULL, MS_BIND, NULL) < 0 ||
+	    mount(NULL, mounts, NULL, MS_PRIVATE, NULL) < 0 || mount(NULL, mounts, NULL, MS_SHARED, NULL) < 0)
 		return err_set_errno(err, -errno, "mounting %s", mounts);
-	/* The bind is a peer of `mounts`: what is mounted there appears here. Only its own top is read-only. */
+	/*
+	 * The bind is a peer of `mounts`: what is mounted there appears here. Only its own top is read-only.
+	 */
 	if (mount(mounts, shared, NULL, MS_BIND, NULL) < 0)
 		return err_set_errno(err, -errno, "mounting %s", shared);
 	if (mount_setattr(AT_FDCWD, shared, 0, &ro, sizeof(ro)) < 0)
@@ -126,8 +130,8 @@ int share_container_create(const char *pod_dir, const char *container_id, struct
 	return 0;
 }
 
-int share_bind(const char *pod_dir, const char *container_id, unsigned int index, const char *source, bool read_only,
-	       bool recursive_ro, struct err *err)
+int share_bind(const char *pod_dir, const char *container_id, unsigned int index, const char *source,
+	       bool read_only, bool recursive_ro, struct err *err)
 {
 	char *target CLEANUP_FREE = xasprintf("%s/mounts/%s/mounts/%u", pod_dir, container_id, index);
 	int tree CLEANUP_CLOSE = -1;
@@ -154,8 +158,8 @@ int share_bind(const char *pod_dir, const char *container_id, unsigned int index
 	}
 	if (mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &priv, sizeof(priv)) < 0)
 		return err_set_errno(err, -errno, "making the mount of %s private", source);
-	if (read_only && mount_setattr(tree, "", AT_EMPTY_PATH | (recursive_ro ? AT_RECURSIVE : 0u), &ro,
-				       sizeof(ro)) < 0)
+	if (read_only &&
+	    mount_setattr(tree, "", AT_EMPTY_PATH | (recursive_ro ? AT_RECURSIVE : 0u), &ro, sizeof(ro)) < 0)
 		return err_set_errno(err, -errno, "making the mount of %s read-only", source);
 	if (move_mount(tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
 		return err_set_errno(err, -errno, "mounting %s at %s", source, target);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* RuntimeService: containers. */
 #include "cri/service/service.h"
 
@@ -57,7 +58,8 @@ SERVICE_HANDLER(reopen_container_log)
 	return container_reopen_log(ctx, req->container_id, err);
 }
 
-static bool container_matches(const Runtime__V1__ContainerFilter *f, const Crivisor__State__V1__Container *state,
+static bool container_matches(const Runtime__V1__ContainerFilter *f,
+			      const Crivisor__State__V1__Container *state,
 			      const Runtime__V1__ContainerStatus *s)
 {
 	if (!f)
@@ -73,8 +75,8 @@ static bool container_matches(const Runtime__V1__ContainerFilter *f, const Crivi
 }
 
 /* Takes what the list entry shares with the status out of it. */
-static int add_container(Runtime__V1__ListContainersResponse *resp, const Crivisor__State__V1__Container *state,
-			 Runtime__V1__ContainerStatus *s)
+static int add_container(Runtime__V1__ListContainersResponse *resp,
+			 const Crivisor__State__V1__Container *state, Runtime__V1__ContainerStatus *s)
 {
 	Runtime__V1__Container *c =
 		pb_append(&resp->containers, &resp->n_containers, &runtime__v1__container__descriptor);
@@ -154,7 +156,8 @@ SERVICE_HANDLER(container_status)
 		char *info CLEANUP_FREE = container_info(c);
 
 		r = info ? pb_map_add(&resp->info, &resp->n_info,
-				      &runtime__v1__container_status_response__info_entry__descriptor, "info", info)
+				      &runtime__v1__container_status_response__info_entry__descriptor, "info",
+				      info)
 			 : -ENOMEM;
 	}
 	pb_free(state);
@@ -173,7 +176,8 @@ SERVICE_HANDLER(exec_sync)
 		if (strv_add(&args, req->cmd[i]) < 0)
 			return err_set(err, -ENOMEM, "out of memory");
 	}
-	r = container_exec_sync(ctx, req->container_id, args, req->timeout, rpc_call_deadline(call), &result, err);
+	r = container_exec_sync(ctx, req->container_id, args, req->timeout, rpc_call_deadline(call), &result,
+				err);
 	if (r < 0)
 		return r;
 	resp->stdout.data = result.out;

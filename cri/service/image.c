@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* ImageService. */
 #include "cri/service/service.h"
 
@@ -14,7 +15,8 @@ static int fill_image(Runtime__V1__Image *to, const struct image *from)
 
 	if (pb_set_str(&to->id, from->id) < 0 ||
 	    pb_set_strv(&to->repo_tags, &to->n_repo_tags, from->repo_tags, strv_len(from->repo_tags)) < 0 ||
-	    pb_set_strv(&to->repo_digests, &to->n_repo_digests, from->repo_digests, strv_len(from->repo_digests)) < 0)
+	    pb_set_strv(&to->repo_digests, &to->n_repo_digests, from->repo_digests,
+			strv_len(from->repo_digests)) < 0)
 		return -ENOMEM;
 	to->size = from->size_bytes ? from->size_bytes : 1;
 	to->pinned = from->pinned;
@@ -45,7 +47,8 @@ SERVICE_HANDLER(list_images)
 
 	(void)call;
 	for (size_t i = 0; r == 0 && list && list[i]; i++) {
-		Runtime__V1__Image *im = pb_append(&resp->images, &resp->n_images, &runtime__v1__image__descriptor);
+		Runtime__V1__Image *im =
+			pb_append(&resp->images, &resp->n_images, &runtime__v1__image__descriptor);
 
 		if (!im || fill_image(im, list[i]) < 0)
 			r = err_set(err, -ENOMEM, "out of memory");
@@ -75,8 +78,9 @@ SERVICE_HANDLER(image_status)
 	resp->image = pb_new(&runtime__v1__image__descriptor);
 	r = resp->image ? fill_image(resp->image, image) : -ENOMEM;
 	if (r == 0 && req->verbose && image->config_json)
-		r = pb_map_add(&resp->info, &resp->n_info, &runtime__v1__image_status_response__info_entry__descriptor,
-			       "imageSpec", image->config_json);
+		r = pb_map_add(&resp->info, &resp->n_info,
+			       &runtime__v1__image_status_response__info_entry__descriptor, "imageSpec",
+			       image->config_json);
 	image_free(image);
 	return r < 0 ? err_set(err, r, "out of memory") : 0;
 }
@@ -107,7 +111,8 @@ SERVICE_HANDLER(pull_image)
 			.auth = req->auth->auth,
 		};
 	}
-	r = image_pull(server->images, req->image->image, req->auth ? &auth : NULL, call_gone, call, &id, err);
+	r = image_pull(server->images, req->image->image, req->auth ? &auth : NULL, call_gone, call, &id,
+		       err);
 	if (r == 0)
 		resp->image_ref = id;
 	return r;
@@ -135,7 +140,8 @@ static int add_usage(void *vector, size_t *n, const struct image_fs_info *info)
 	u->fs_id = pb_new(&runtime__v1__filesystem_identifier__descriptor);
 	u->used_bytes = pb_new(&runtime__v1__uint64_value__descriptor);
 	u->inodes_used = pb_new(&runtime__v1__uint64_value__descriptor);
-	if (!u->fs_id || !u->used_bytes || !u->inodes_used || pb_set_str(&u->fs_id->mountpoint, info->mountpoint) < 0)
+	if (!u->fs_id || !u->used_bytes || !u->inodes_used ||
+	    pb_set_str(&u->fs_id->mountpoint, info->mountpoint) < 0)
 		return -ENOMEM;
 	u->used_bytes->value = info->used_bytes;
 	u->inodes_used->value = info->inodes_used;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* RuntimeService: what the server is, and pods. */
 #include "cri/service/service.h"
 
@@ -21,7 +22,8 @@ SERVICE_HANDLER(version)
 	(void)call;
 	(void)request;
 	if (pb_set_str(&resp->version, CRI_VERSION) < 0 || pb_set_str(&resp->runtime_name, "crivisor") < 0 ||
-	    pb_set_str(&resp->runtime_version, crv_version) < 0 || pb_set_str(&resp->runtime_api_version, "v1") < 0)
+	    pb_set_str(&resp->runtime_version, crv_version) < 0 ||
+	    pb_set_str(&resp->runtime_api_version, "v1") < 0)
 		return err_set(err, -ENOMEM, "out of memory");
 	return 0;
 }
@@ -29,8 +31,8 @@ SERVICE_HANDLER(version)
 static int add_condition(Runtime__V1__RuntimeStatus *status, const char *type, bool ok, const char *reason,
 			 const char *message)
 {
-	Runtime__V1__RuntimeCondition *c =
-		pb_append(&status->conditions, &status->n_conditions, &runtime__v1__runtime_condition__descriptor);
+	Runtime__V1__RuntimeCondition *c = pb_append(&status->conditions, &status->n_conditions,
+						     &runtime__v1__runtime_condition__descriptor);
 
 	if (!c || pb_set_str(&c->type, type) < 0 || pb_set_str(&c->reason, ok ? "" : reason) < 0 ||
 	    pb_set_text(&c->message, ok ? "" : message) < 0)
@@ -63,9 +65,9 @@ static int add_handlers(Runtime__V1__StatusResponse *resp)
 
 static char *status_info(struct server *server, const struct vmm_choice *choice)
 {
-	static const char *const lanes[POOL_LANES] = {"quick", "slow", "stop", "exec", "image", "net", "log"};
+	static const char *const lanes[LANES] = {"quick", "slow", "stop", "exec", "image", "net", "log"};
 	struct json_object *o = json_object_new_object();
-	struct json_object *pool = json_object_new_object();
+	struct json_object *workers = json_object_new_object();
 	char *text;
 
 	json_object_object_add(o, "driver", choice ? json_object_new_string(choice->driver) : NULL);
@@ -75,15 +77,15 @@ static char *status_info(struct server *server, const struct vmm_choice *choice)
 	json_object_object_add(o, "accel", choice ? json_object_new_string(choice->accel) : NULL);
 	json_object_object_add(o, "stateDir", json_object_new_string(server->config->server.state_dir));
 	json_object_object_add(o, "runDir", json_object_new_string(server->config->server.run_dir));
-	for (int i = 0; i < POOL_LANES; i++) {
+	for (int i = 0; i < LANES; i++) {
 		unsigned int running, queued;
 		char buf[64];
 
-		pool_load(server->pool, (enum pool_lane)i, &running, &queued);
+		workers_load(server->workers, (enum workers_lane)i, &running, &queued);
 		snprintf(buf, sizeof(buf), "%u running, %u queued", running, queued);
-		json_object_object_add(pool, lanes[i], json_object_new_string(buf));
+		json_object_object_add(workers, lanes[i], json_object_new_string(buf));
 	}
-	json_object_object_add(o, "pool", pool);
+	json_object_object_add(o, "pool", workers);
 	text = strdup(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
 	json_object_put(o);
 	return text;
@@ -97,7 +99,8 @@ SERVICE_HANDLER(status)
 	struct vmm_choice choice;
 	struct err vm_err = ERR_INIT, net_err = ERR_INIT;
 	const char *reason = "";
-	bool vm_ok = server_ready(server, atomic_load(&server->pod_memory_bytes), &choice, &reason, &vm_err) == 0;
+	bool vm_ok =
+		server_ready(server, atomic_load(&server->pod_memory_bytes), &choice, &reason, &vm_err) == 0;
 	bool net_ok = cni_status(server->cni, &net_err) == 0;
 	int r;
 
@@ -111,8 +114,8 @@ SERVICE_HANDLER(status)
 	if (r == 0 && req->verbose) {
 		char *info CLEANUP_FREE = status_info(server, vm_ok ? &choice : NULL);
 
-		r = info ? pb_map_add(&resp->info, &resp->n_info, &runtime__v1__status_response__info_entry__descriptor,
-				      "config", info)
+		r = info ? pb_map_add(&resp->info, &resp->n_info,
+				      &runtime__v1__status_response__info_entry__descriptor, "config", info)
 			 : -ENOMEM;
 	}
 	return r < 0 ? err_set(err, r, "out of memory") : 0;
@@ -155,7 +158,8 @@ SERVICE_HANDLER(run_pod_sandbox)
 	const Runtime__V1__RunPodSandboxRequest *req = (const void *)request;
 	Runtime__V1__RunPodSandboxResponse *resp = (void *)response;
 	char *id = NULL;
-	int r = pod_run(ctx, req->config, req->runtime_handler, rpc_call_deadline(call), call_gone, call, &id, err);
+	int r = pod_run(ctx, req->config, req->runtime_handler, rpc_call_deadline(call), call_gone, call, &id,
+			err);
 
 	if (r == 0)
 		resp->pod_sandbox_id = id;
@@ -212,8 +216,9 @@ static int fill_pod_status(Runtime__V1__PodSandboxStatus *s, const Crivisor__Sta
 		if (pb_set_str(&s->network->ip, state->ips[0]) < 0)
 			return -ENOMEM;
 		for (size_t i = 1; i < state->n_ips; i++) {
-			Runtime__V1__PodIP *ip = pb_append(&s->network->additional_ips, &s->network->n_additional_ips,
-							   &runtime__v1__pod_ip__descriptor);
+			Runtime__V1__PodIP *ip =
+				pb_append(&s->network->additional_ips, &s->network->n_additional_ips,
+					  &runtime__v1__pod_ip__descriptor);
 
 			if (!ip || pb_set_str(&ip->ip, state->ips[i]) < 0)
 				return -ENOMEM;
@@ -302,7 +307,8 @@ SERVICE_HANDLER(pod_sandbox_status)
 		char *info CLEANUP_FREE = pod_info(pod, state);
 
 		if (!info || pb_map_add(&resp->info, &resp->n_info,
-					&runtime__v1__pod_sandbox_status_response__info_entry__descriptor, "info", info) < 0)
+					&runtime__v1__pod_sandbox_status_response__info_entry__descriptor,
+					"info", info) < 0)
 			r = err_set(err, -ENOMEM, "out of memory");
 	}
 	pb_free(state);
@@ -323,14 +329,16 @@ static bool pod_matches(const Runtime__V1__PodSandboxFilter *f, const Crivisor__
 
 static int add_pod(Runtime__V1__ListPodSandboxResponse *resp, const Crivisor__State__V1__Pod *state)
 {
-	Runtime__V1__PodSandbox *p = pb_append(&resp->items, &resp->n_items, &runtime__v1__pod_sandbox__descriptor);
+	Runtime__V1__PodSandbox *p =
+		pb_append(&resp->items, &resp->n_items, &runtime__v1__pod_sandbox__descriptor);
 
 	if (!p)
 		return -ENOMEM;
 	p->metadata = PB_CLONE(state->config->metadata);
 	p->state = pod_cri_state(state);
 	p->created_at = state->created_at;
-	if (!p->metadata || pb_set_str(&p->id, state->id) < 0 || pb_set_str(&p->runtime_handler, state->runtime_handler) < 0 ||
+	if (!p->metadata || pb_set_str(&p->id, state->id) < 0 ||
+	    pb_set_str(&p->runtime_handler, state->runtime_handler) < 0 ||
 	    service_copy_map(&p->labels, &p->n_labels, state->config->labels, state->config->n_labels) < 0)
 		return -ENOMEM;
 	return service_copy_map(&p->annotations, &p->n_annotations, state->config->annotations,

@@ -1,7 +1,8 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * service.h: the CRI methods: from protobuf requests to pods, containers and images, and back.
  *
- * Threads: handlers run on the pool's lanes, with the server as their ctx.
+ * Threads: handlers run on the workers' lanes, with the server as their ctx.
  */
 #ifndef CRI_SERVICE_SERVICE_H
 #define CRI_SERVICE_SERVICE_H
@@ -12,8 +13,8 @@
 extern const struct rpc_method service_methods[];
 
 /* Handlers, by the file that holds them. */
-#define SERVICE_HANDLER(name)                                                                                        \
-	int service_##name(void *ctx, struct rpc_call *call, const ProtobufCMessage *request,                        \
+#define SERVICE_HANDLER(name)                                                                                \
+	int service_##name(void *ctx, struct rpc_call *call, const ProtobufCMessage *request,                \
 			   ProtobufCMessage *response, struct err *err)
 SERVICE_HANDLER(version);
 SERVICE_HANDLER(status);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/service/util_internal.h"
 
 #include "base/util.h"
@@ -135,9 +136,9 @@ int service_container_status_of(Runtime__V1__ContainerStatus *s, const Crivisor_
 	s->metadata = PB_CLONE(config->metadata);
 	s->image = PB_CLONE(config->image);
 	if (!s->metadata || !s->image || pb_set_str(&s->id, state->id) < 0 ||
-	    pb_set_str(&s->image_ref, state->image_ref) < 0 || pb_set_str(&s->image_id, state->image_id) < 0 ||
-	    pb_set_str(&s->reason, state->reason) < 0 || pb_set_str(&s->message, state->message) < 0 ||
-	    pb_set_str(&s->log_path, state->log_path) < 0)
+	    pb_set_str(&s->image_ref, state->image_ref) < 0 ||
+	    pb_set_str(&s->image_id, state->image_id) < 0 || pb_set_str(&s->reason, state->reason) < 0 ||
+	    pb_set_str(&s->message, state->message) < 0 || pb_set_str(&s->log_path, state->log_path) < 0)
 		return -ENOMEM;
 	if (config->linux && config->linux->resources) {
 		s->resources = pb_new(&runtime__v1__container_resources__descriptor);
@@ -148,5 +149,6 @@ int service_container_status_of(Runtime__V1__ContainerStatus *s, const Crivisor_
 	if (fill_user(s, state) < 0 || fill_mounts(s, config) < 0 ||
 	    service_copy_map(&s->labels, &s->n_labels, config->labels, config->n_labels) < 0)
 		return -ENOMEM;
-	return service_copy_map(&s->annotations, &s->n_annotations, config->annotations, config->n_annotations);
+	return service_copy_map(&s->annotations, &s->n_annotations, config->annotations,
+				config->n_annotations);
 }

@@ -1,7 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * util_internal.h: what several CRI handlers need: label maps and a container's status.
  *
- * Threads: pure functions. Errors: -ENOMEM.
+ * Threads:   pure functions.
+ * Errors:    -ENOMEM.
  */
 #ifndef CRI_SERVICE_UTIL_INTERNAL_H
 #define CRI_SERVICE_UTIL_INTERNAL_H
@@ -11,7 +13,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* The generated entry types of all map<string, string> fields have one shape: that of protobuf-c's base, key, value. */
+/*
+ * The generated entry types of all map<string, string> fields have one shape: that of protobuf-c's base, key,
+ * value.
+ */
 
 /* Copies a map field into an empty one. */
 int service_copy_map(void *to_vector, size_t *n_to, const void *from_vector, size_t n_from);

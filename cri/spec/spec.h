@@ -1,13 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * spec.h: the OCI runtime spec (config.json) of a container in the guest, from CRI's words and the
- * image's.
+ * spec.h: the OCI runtime spec (config.json) of a container in the guest, from CRI's words and the image's.
  *
  * Source:    https://github.com/opencontainers/runtime-spec (1.0.2); CRI's meaning of each field as
- * containerd and CRI-O have it. Threads:   pure functions. Limits:    65536 environment variables,
- * supplementary groups and mounts each; a seccomp profile of 1 MiB. Errors:    a field that cannot be
- * honoured is an error that names it (InvalidArgument where a VM cannot mean it, Unimplemented where it is
- * yet to come), never left out in silence. One exception, as with containerd on a host without SELinux:
- *            selinux_options and selinux_relabel label nothing where nothing has labels.
+ *            containerd and CRI-O have it.
+ * Threads:   pure functions.
+ * Limits:    65536 environment variables, supplementary groups and mounts each; a seccomp profile of 1 MiB.
+ * Errors:    a field that cannot be honoured is an error that names it (InvalidArgument where a VM cannot
+ *            mean it, Unimplemented where it is yet to come), never left out in silence. One exception, as
+ *            with containerd on a host without SELinux: selinux_options and selinux_relabel label nothing
+ *            where nothing has labels.
  * Masking:   masked_paths and readonly_paths are what CRI says (kubelet always does); none are made up.
  * Privileged: means the VM: all capabilities, no seccomp filter, writable /sys and own cgroup, the devices of
  *            OCI_GUEST_DEVICES. Not the VM's own disk (pmem), nor /dev/vsock: the agent stays out of reach.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * spec_internal.h: what the oci_spec*.c files share.
  *

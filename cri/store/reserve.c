@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "base/util.h"
 #include "cri/store/store_internal.h"
 
@@ -41,8 +42,8 @@ void store_reserve_keep(struct store *store)
 }
 
 /*
- * A log that was written back to the database begins anew in the room that it has, so that comes first: the reserve alone would last
- * for some fifty changes.
+ * A log that was written back to the database begins anew in the room that it has, so that comes first: the
+ * reserve alone would last for some fifty changes.
  */
 int store_step_reserve(struct store *store, sqlite3_stmt *stmt)
 {
@@ -51,7 +52,8 @@ int store_step_reserve(struct store *store, sqlite3_stmt *stmt)
 	for (int way = 0; (rc & 0xff) == SQLITE_FULL && store->depth == 0 && way < 2; way++) {
 		sqlite3_reset(stmt);
 		if (way == 0)
-			(void)sqlite3_wal_checkpoint_v2(store->db, NULL, SQLITE_CHECKPOINT_RESTART, NULL, NULL);
+			(void)sqlite3_wal_checkpoint_v2(store->db, NULL, SQLITE_CHECKPOINT_RESTART, NULL,
+							NULL);
 		else if (!store_reserve_release(store))
 			return rc;
 		rc = sqlite3_step(stmt);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/store/store.h"
 
 #include "base/util.h"
@@ -236,8 +237,9 @@ static int migrate(struct store *store, void *arg, struct err *err)
 
 /*
  * NORMAL: a commit is in the kernel's hands when it returns, so it survives a kill -9 of the server. A power
- * cut may take the last commits (never the consistency); what they were about goes with the boot, or state_sweep
- * finds it. cache_size in KiB; the write-ahead log keeps its (small) file, so that deletes work on a full disk.
+ * cut may take the last commits (never the consistency); what they were about goes with the boot, or
+ * state_sweep finds it. cache_size in KiB; the write-ahead log keeps its (small) file, so that deletes work
+ * on a full disk.
  */
 static const char settings[] = "PRAGMA journal_mode = WAL;"
 			       "PRAGMA synchronous = NORMAL;"
@@ -248,8 +250,8 @@ static const char settings[] = "PRAGMA journal_mode = WAL;"
 			       "PRAGMA trusted_schema = OFF;";
 
 /*
- * SQLite does not wait where it might wait for ever: of two that put a new database in WAL mode at once, each with
- * a lock that the other wants, one hears BUSY at once. It has changed nothing then, so it tries again.
+ * SQLite does not wait where it might wait for ever: of two that put a new database in WAL mode at once, each
+ * with a lock that the other wants, one hears BUSY at once. It has changed nothing then, so it tries again.
  */
 static int apply_settings(struct store *store, struct err *err)
 {
@@ -427,7 +429,10 @@ static int put_locked(struct store *store, const char *kind, const char *id, con
 	rc = sqlite3_bind_blob64(stmt, 4, value ? value : "", len, SQLITE_STATIC);
 	if (rc == SQLITE_OK)
 		rc = sqlite3_step(stmt);
-	/* The end of a pod or of a container must be written down on a full disk too, or neither can be removed. */
+	/*
+	 * The end of a pod or of a container must be written down on a full disk too, or neither can be
+	 * removed.
+	 */
 	if ((rc & 0xff) == SQLITE_FULL && exists_locked(store, kind, id)) {
 		sqlite3_reset(stmt);
 		rc = store_step_reserve(store, stmt);

@@ -1,16 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * store.h: the metadata that outlives the server: one SQLite database (WAL) in state_dir, and the journal of
  * steps.
  *
  * Purpose:   rows of pods, containers, images, blobs and layers; and a journal in which every step that
- * leaves something behind on the host is written before it is taken, so that after a crash it can be undone.
+ *            leaves something behind on the host is written before it is taken, so that after a crash it can
+ *            be undone.
  * Threads:   every function from any thread; one connection, one mutex, held for a statement or a
- * transaction, never across anything outside SQLite. Ownership: rows are handed out as copies; the caller
- * frees. Errors:    SQLite's words; a full disk is -ENOSPC (ResourceExhausted), but for changes that only
- * remove or replace what is there, a damaged file -EUCLEAN (DataLoss). A database written by a newer version is refused. Durable: what
- * has returned 0 survives a kill -9 of the server. A power cut may take the last commits, never the
- *            consistency (WAL, synchronous=NORMAL): the processes, mounts and namespaces that they named are
- * gone with it. Secrets:   never stored.
+ *            transaction, never across anything outside SQLite.
+ * Ownership: rows are handed out as copies; the caller frees.
+ * Errors:    SQLite's words; a full disk is -ENOSPC (ResourceExhausted), but for changes that only remove or
+ *            replace what is there, a damaged file -EUCLEAN (DataLoss). A database written by a newer version
+ *            is refused.
+ * Durable:   what has returned 0 survives a kill -9 of the server. A power cut may take the last commits,
+ *            never the consistency (WAL, synchronous=NORMAL): the processes, mounts and namespaces that they
+ *            named are gone with it.
+ * Secrets:   never stored.
  */
 #ifndef CRI_STORE_STORE_H
 #define CRI_STORE_STORE_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * store_internal.h: what store.c and store_journal.c share. No one else includes it.
  *
@@ -53,13 +54,16 @@ int store_run_remove(struct store *store, sqlite3_stmt *stmt, const char *what, 
 int store_fail(struct store *store, int rc, const char *what, struct err *err);
 
 /*
- * store_reserve.c: room for removals, and for changes of what is there, on a full disk. needed: the disk is as good as full; keep: makes the
- * file if it is missing and there is room; release: true if it gave some.
+ * store_reserve.c: room for removals, and for changes of what is there, on a full disk. needed: the disk is
+ * as good as full; keep: makes the file if it is missing and there is room; release: true if it gave some.
  */
 bool store_reserve_needed(const struct store *store);
 void store_reserve_keep(struct store *store);
 bool store_reserve_release(struct store *store);
-/* sqlite3_step for a change that must not fail on a full disk: finds room in the log, then gives the reserve up. */
+/*
+ * sqlite3_step for a change that must not fail on a full disk: finds room in the log, then gives the reserve
+ * up.
+ */
 int store_step_reserve(struct store *store, sqlite3_stmt *stmt);
 
 #endif

@@ -1,4 +1,8 @@
-/* Tries to open a vsock socket and to reach the agent's port on every address that could be it; says what came of it. */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Tries to open a vsock socket and to reach the agent's port on every address that could be it; says what
+ * came of it.
+ */
 #include <linux/vm_sockets.h>
 #include <stdio.h>
 #include <sys/socket.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * imagectl.c: the image store from the command line, for tests: imagectl STATE_DIR HOSTS_DIR COMMAND
  * ARGUMENT…

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The body of a Cloud Hypervisor error, the answer to CONNECT, and a VM's console: text from outside, into
  * words.

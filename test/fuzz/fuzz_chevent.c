@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Cloud Hypervisor's event monitor, in pieces of a size that the first byte names. */
 #include "base/util.h"
 #include "vmm/ch.h"

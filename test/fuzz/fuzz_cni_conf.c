@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A network configuration, as a list and as a single plugin. */
 #include "cri/network/conf_internal.h"
 

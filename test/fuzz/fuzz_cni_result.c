@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a plugin prints: a result or an error. */
 #include "cri/network/result_internal.h"
 

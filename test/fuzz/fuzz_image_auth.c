@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* WWW-Authenticate headers (a line each), and token answers. */
 #include "base/util.h"
 #include "cri/image/registry/auth.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* hosts.toml */
 #include "base/util.h"
 #include "cri/image/registry/hosts_internal.h"

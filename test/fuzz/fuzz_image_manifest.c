@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Index, manifest and config: the first byte picks the content type that a registry would claim. */
 #include "base/util.h"
 #include "cri/image/oci/manifest.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* An image reference: what is accepted must come out the same when its parts are put together again. */
 #include "base/util.h"
 #include "cri/image/oci/reference.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A layer on top of another one: whatever it says, nothing outside the target changes. Two files stand beside
  * the target, which an escape would touch first; "made-outside" must not appear.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Any bytes as any of the larger messages: what pb_check lets through must unpack, and stay sound when packed
  * and checked again. The first byte chooses the message.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * QMP as QEMU might send it, in pieces of a size that the first byte names; what comes as a reply is read as
  * query-pci.

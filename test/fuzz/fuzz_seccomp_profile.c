@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A localhost seccomp profile on its way into a container's spec. */
 #include "cri/spec/spec.h"
 

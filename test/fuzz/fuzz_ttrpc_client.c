@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a hostile guest can send to the host's ttrpc client, with calls and streams of every kind in flight.
  */
 #include "api/ttrpc/ttrpc.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What any client can send to the agent's ttrpc server: handlers that answer at once, later, never, and
  * streams. */
 #include "api/ttrpc/ttrpc.h"

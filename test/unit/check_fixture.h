@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * check_fixture.h: a host that lacks something, for test_check*.c: a directory that stands before /proc, /sys
  * and /dev, and programs that are scripts.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * cni_fixture.h: plugins that are shell scripts, and what they were called with, for test_cni*.c.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * oci_spec_fixture.h: requests, and looks into the specification that comes of them, for test_oci_spec*.c.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rpc_fixture.h: a server with one method for each thing to test, and a client on gRPC's own core, for
  * test_rpc*.c.
@@ -40,7 +41,7 @@ const char *__tsan_default_options(void)
 struct fixture {
 	char dir[64], socket[192];
 	struct loop *loop;
-	struct pool *pool;
+	struct workers *workers;
 	struct rpc_server *server;
 	pthread_t thread;
 	int listen_fd;
@@ -165,14 +166,14 @@ static inline int stream(void *ctx, struct rpc_call *call, const ProtobufCMessag
 			__VA_ARGS__                                                                          \
 	}
 static const struct rpc_method methods[] = {
-	METHOD("Version", version_request, version_response, POOL_QUICK, version, NULL),
-	METHOD("PodSandboxStatus", pod_sandbox_status_request, pod_sandbox_status_response, POOL_QUICK,
+	METHOD("Version", version_request, version_response, LANE_QUICK, version, NULL),
+	METHOD("PodSandboxStatus", pod_sandbox_status_request, pod_sandbox_status_response, LANE_QUICK,
 	       fail_with, NULL),
-	METHOD("Exec", exec_request, exec_response, POOL_QUICK, huge, NULL),
-	METHOD("ExecSync", exec_sync_request, exec_sync_response, POOL_EXEC, hang, NULL),
-	METHOD("StreamContainers", stream_containers_request, stream_containers_response, POOL_SLOW, NULL,
+	METHOD("Exec", exec_request, exec_response, LANE_QUICK, huge, NULL),
+	METHOD("ExecSync", exec_sync_request, exec_sync_response, LANE_EXEC, hang, NULL),
+	METHOD("StreamContainers", stream_containers_request, stream_containers_response, LANE_SLOW, NULL,
 	       stream),
-	METHOD("CheckpointContainer", checkpoint_container_request, checkpoint_container_response, POOL_SLOW,
+	METHOD("CheckpointContainer", checkpoint_container_request, checkpoint_container_response, LANE_SLOW,
 	       NULL, NULL),
 	{0},
 };
@@ -183,7 +184,7 @@ static inline void *serve(void *arg)
 	int r = loop_new(&f->loop, &f->err);
 
 	if (r == 0)
-		r = rpc_server_start(f->socket, f->listen_fd, methods, f, f->loop, f->pool, &f->server,
+		r = rpc_server_start(f->socket, f->listen_fd, methods, f, f->loop, f->workers, &f->server,
 				     &f->err);
 	pthread_mutex_lock(&f->lock);
 	f->start_result = r;
@@ -226,13 +227,13 @@ static inline struct fixture *fixture_new(void)
 	snprintf(f->socket, sizeof(f->socket), "%s/run/s.sock", f->dir);
 	pthread_mutex_init(&f->lock, NULL);
 	pthread_cond_init(&f->changed, NULL);
-	assert_int_equal(pool_new(&f->pool, NULL), 0);
+	assert_int_equal(workers_new(&f->workers, NULL), 0);
 	return f;
 }
 
 static inline void fixture_free(struct fixture *f)
 {
-	pool_free(f->pool, 5 * NS_PER_SEC);
+	workers_free(f->workers, 5 * NS_PER_SEC);
 	assert_int_equal(remove_tree(f->dir), 0);
 	free(f);
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The host's client of the agent against a scripted agent on a socket pair. */
 #include "api/agent/agent.pb-c.h"
 #include "api/agent/streaming.pb-c.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The base library: errors, strings, files, buffers, log lines. */
 #include "base/buf.h"
 #include "base/err.h"
@@ -70,10 +71,10 @@ static void utf8_valid_refuses_what_rfc3629_does(void **state)
 {
 	(void)state;
 	assert_true(utf8_valid("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 10));
-	assert_false(utf8_valid("\xc0\x80", 2));         /* overlong NUL */
-	assert_false(utf8_valid("\xed\xa0\x80", 3));     /* surrogate */
+	assert_false(utf8_valid("\xc0\x80", 2));	 /* overlong NUL */
+	assert_false(utf8_valid("\xed\xa0\x80", 3));	 /* surrogate */
 	assert_false(utf8_valid("\xf4\x90\x80\x80", 4)); /* beyond U+10FFFF */
-	assert_false(utf8_valid("\xe2\x82", 2));         /* cut */
+	assert_false(utf8_valid("\xe2\x82", 2));	 /* cut */
 	assert_false(utf8_valid("a\0b", 3));
 }
 
@@ -202,9 +203,11 @@ static void log_line_hostile_value_cannot_forge_a_line(void **state)
 {
 	(void)state;
 	log_set_sink(keep_line);
-	log_line(LOG_LEVEL_INFO, LOG_FIELDS("pod", "a\nlevel=error msg=forged", "none", NULL, "plain", "x/1"), "said \"%s\"",
-		 "hi\x1b[31m");
-	assert_string_equal(last_line, "level=info msg=\"said \\\"hi\\x1b[31m\\\"\" pod=\"a\\nlevel=error msg=forged\" plain=x/1");
+	log_line(LOG_LEVEL_INFO, LOG_FIELDS("pod", "a\nlevel=error msg=forged", "none", NULL, "plain", "x/1"),
+		 "said \"%s\"", "hi\x1b[31m");
+	assert_string_equal(
+		last_line,
+		"level=info msg=\"said \\\"hi\\x1b[31m\\\"\" pod=\"a\\nlevel=error msg=forged\" plain=x/1");
 	last_line[0] = 0;
 	log_debug("not at this level");
 	assert_string_equal(last_line, "");

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* `crivisor check`: its records, its two printers, its exit status, and what it says of kernel, memory and
  * cgroups. Needs root. */
 #include "check_fixture.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* `crivisor check`: networks, cgroups and directories. Needs root, /dev/net/tun, overlay and tmpfs. */
 #include "check_fixture.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* `crivisor check`: KVM, VMMs and their helpers, the guest. */
 #include "check_fixture.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* ADD, DEL, CHECK and GC: plugins in a chain, what they are called with, how they fail. */
 #include "cni_fixture.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Configurations and results of CNI: which are taken, and which refused with what words. */
 #include "cni_fixture.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * CNI with Debian's own plugins (bridge, host-local, portmap, firewall, bandwidth), in network and mount
  * namespaces of its own: the process is the host, a second namespace the pod. Needs root,

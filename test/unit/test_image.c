@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The image store's parsers: references, challenges, manifests, configs, hosts.toml, paths. */
 #include "base/util.h"
 #include "cri/image/registry/auth.h"
@@ -109,10 +110,7 @@ static void image_host_is_loopback_knows_what_is(void **state)
 	assert_false(image_host_is_loopback("registry"));
 }
 
-/*
- * ---- challenges
- * ---------------------------------------------------------------------------------------------
- */
+/* ---- challenges ---------------------------------------------------------------------------------------- */
 
 static void auth_challenge_parse_takes_bearer_before_basic(void **state)
 {
@@ -204,10 +202,7 @@ static void http_same_origin_compares_scheme_host_port(void **state)
 	assert_false(http_same_origin("https://a/", "nonsense"));
 }
 
-/*
- * ---- documents
- * ----------------------------------------------------------------------------------------------
- */
+/* ---- documents ----------------------------------------------------------------------------------------- */
 
 #define DESC(type) "{\"mediaType\":\"" type "\",\"digest\":\"" D1 "\",\"size\":5}"
 
@@ -217,7 +212,7 @@ static void oci_manifest_parse_reads_both_kinds(void **state)
 		OCI_TYPE_LAYER_ZSTD) "," DESC(OCI_TYPE_LAYER) "]}";
 	const char *index = "{\"schemaVersion\":2,\"manifests\":[{\"mediaType\":\"" OCI_TYPE_MANIFEST
 			    "\",\"digest\":\"" D1 "\",\"size\":1,\"platform\":{\"os\":\"linux\","
-						  "\"architecture\":\"amd64\",\"variant\":\"v3\"}},"
+			    "\"architecture\":\"amd64\",\"variant\":\"v3\"}},"
 			    "{\"mediaType\":\"" OCI_TYPE_MANIFEST "\",\"digest\":\"" D1
 			    "\",\"size\":2,\"platform\":{\"os\":\"linux\",\"architecture\":\"amd64\"}}]} \n";
 	const struct oci_descriptor *entry;
@@ -300,10 +295,7 @@ static void oci_config_parse_refuses_nonsense(void **state)
 	}
 }
 
-/*
- * ---- hosts.toml
- * ---------------------------------------------------------------------------------------------
- */
+/* ---- hosts.toml ---------------------------------------------------------------------------------------- */
 
 static void registry_hosts_parse_keeps_the_files_order(void **state)
 {
@@ -374,7 +366,8 @@ static void registry_hosts_parse_takes_any_character_in_text(void **state)
 	assert_string_equal(h.items[0].ca[0], "/\xc3\xa9<@@\xc3\xbc.pem");
 	registry_hosts_done(&h);
 	assert_int_equal(registry_hosts_parse(stray, strlen(stray), "f", "/b", "x.test", &h, &err), -EINVAL);
-	assert_int_equal(registry_hosts_parse(broken, strlen(broken), "f", "/b", "x.test", &h, &err), -EINVAL);
+	assert_int_equal(registry_hosts_parse(broken, strlen(broken), "f", "/b", "x.test", &h, &err),
+			 -EINVAL);
 }
 
 static void registry_hosts_load_without_configuration(void **state)
@@ -398,10 +391,7 @@ static void registry_hosts_load_without_configuration(void **state)
 	registry_hosts_done(&h);
 }
 
-/*
- * ---- paths
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- paths --------------------------------------------------------------------------------------------- */
 
 static void path_clean_makes_names_relative(void **state)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The log of a container: format, splitting, and exactly once across a kill. */
 #include "base/util.h"
 #include "cri/logs/file_internal.h"
@@ -278,14 +279,20 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(log_file_write_lines_become_full_entries, setup, teardown),
-		cmocka_unit_test_setup_teardown(log_file_write_pieces_of_a_line_are_joined_per_stream, setup, teardown),
-		cmocka_unit_test_setup_teardown(log_file_write_long_line_is_split_at_the_limit, setup, teardown),
-		cmocka_unit_test_setup_teardown(log_file_open_resume_cuts_what_was_not_remembered, setup, teardown),
-		cmocka_unit_test_setup_teardown(log_file_open_resume_torn_slot_falls_back_to_the_one_before, setup, teardown),
-		cmocka_unit_test_setup_teardown(log_file_open_resume_after_rotation_cuts_the_renamed_file, setup, teardown),
+		cmocka_unit_test_setup_teardown(log_file_write_pieces_of_a_line_are_joined_per_stream, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(log_file_write_long_line_is_split_at_the_limit, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(log_file_open_resume_cuts_what_was_not_remembered, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(log_file_open_resume_torn_slot_falls_back_to_the_one_before,
+						setup, teardown),
+		cmocka_unit_test_setup_teardown(log_file_open_resume_after_rotation_cuts_the_renamed_file,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(log_file_reopen_new_file_goes_on, setup, teardown),
 		cmocka_unit_test_setup_teardown(log_file_reopen_failure_keeps_the_old_file, setup, teardown),
-		cmocka_unit_test_setup_teardown(log_file_write_full_disk_keeps_everything_for_the_next_try, setup, teardown),
+		cmocka_unit_test_setup_teardown(log_file_write_full_disk_keeps_everything_for_the_next_try,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(log_file_open_no_path_counts_and_drops, setup, teardown),
 	};
 

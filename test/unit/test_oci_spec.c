@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The OCI spec from CRI's words: each field's meaning, and the words for what cannot be had. */
 #include "oci_spec_fixture.h"
 

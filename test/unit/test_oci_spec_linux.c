@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the kernel is told of a container: mounts, devices, resources, seccomp and other profiles. */
 #include "oci_spec_fixture.h"
 

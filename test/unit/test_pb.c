@@ -1,5 +1,7 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Helpers around protobuf-c messages. */
 #include "base/util.h"
+#include "api/cri/runtime.pb-c.h"
 #include "api/pb.h"
 
 #include <setjmp.h>
@@ -50,8 +52,9 @@ static void pb_map_add_keeps_both(void **state)
 	Runtime__V1__PodSandboxConfig *copy;
 
 	(void)state;
-	assert_int_equal(pb_map_add(&c->labels, &c->n_labels, &runtime__v1__pod_sandbox_config__labels_entry__descriptor, "k",
-				    "v"), 0);
+	assert_int_equal(pb_map_add(&c->labels, &c->n_labels,
+				    &runtime__v1__pod_sandbox_config__labels_entry__descriptor, "k", "v"),
+			 0);
 	copy = PB_CLONE(c);
 	assert_int_equal(copy->n_labels, 1);
 	assert_string_equal(copy->labels[0]->key, "k");

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* pb_check and pb_unpack, on CRI messages made by protobuf-c and on bytes made by hand. */
 #include "api/cri/runtime.pb-c.h"
 #include "api/pbcheck.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Calls, their errors, limits and deadlines, and streams. */
 #include "rpc_fixture.h"
 

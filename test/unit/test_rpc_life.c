@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Many clients at once, and those that vanish; the server's end; its socket. */
 #include "rpc_fixture.h"
 

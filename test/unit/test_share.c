@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The tree that a pod's virtiofsd exports, with real mounts in a mount namespace of the test's own. */
 #include "base/util.h"
 #include "cri/sandbox/share.h"
@@ -174,12 +175,17 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(share_bind_appears_in_the_exported_tree, setup, teardown),
-		cmocka_unit_test_setup_teardown(share_create_exported_tree_itself_is_read_only, setup, teardown),
-		cmocka_unit_test_setup_teardown(share_bind_read_only_leaves_nested_mounts_as_they_are, setup, teardown),
-		cmocka_unit_test_setup_teardown(share_bind_is_private_later_mounts_of_the_host_do_not_appear, setup, teardown),
+		cmocka_unit_test_setup_teardown(share_create_exported_tree_itself_is_read_only, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(share_bind_read_only_leaves_nested_mounts_as_they_are, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(share_bind_is_private_later_mounts_of_the_host_do_not_appear,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(share_bind_single_file_and_missing_source, setup, teardown),
-		cmocka_unit_test_setup_teardown(share_container_destroy_removes_the_tree_and_spares_the_volume, setup, teardown),
-		cmocka_unit_test_setup_teardown(share_destroy_with_mounts_left_spares_the_volume, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			share_container_destroy_removes_the_tree_and_spares_the_volume, setup, teardown),
+		cmocka_unit_test_setup_teardown(share_destroy_with_mounts_left_spares_the_volume, setup,
+						teardown),
 	};
 
 	/* As on a host with systemd: / is shared; all of it in a namespace of our own. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "base/util.h"
 #include "cri/store/store.h"
 
@@ -429,7 +430,9 @@ static void two_processes_may_write(void **state)
 	assert_int_equal(status, 0);
 }
 
-/* As the server's first start beside `crivisor image …`: both make the database, and both put it in WAL mode. */
+/*
+ * As the server's first start beside `crivisor image …`: both make the database, and both put it in WAL mode.
+ */
 static void many_processes_may_open_it_first(void **state)
 {
 	struct fixture *f = *state;
@@ -492,7 +495,10 @@ static int fill_and_delete(const char *dir)
 	}
 	if (r != -ENOSPC || err.status != ERR_RESOURCE_EXHAUSTED)
 		return 10;
-	/* What is there can still be changed, as often as it takes, and deleted; and then there is room again. */
+	/*
+	 * What is there can still be changed, as often as it takes, and deleted; and then there is room
+	 * again.
+	 */
 	for (int k = 0; k < 500; k++) {
 		if (store_put(store, "pod", "p0", NULL, memset(big, k, 16384), 16384, &err) < 0) {
 			fprintf(stderr, "change %d: %s\n", k, err.msg);

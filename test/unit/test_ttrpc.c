@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Calls and streams between both ends of a connection. */
 #include "ttrpc_fixture.h"
 

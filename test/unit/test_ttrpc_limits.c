@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Limits, and a peer that misbehaves. */
 #include "ttrpc_fixture.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ttrpc_fixture.h: both ends of a ttrpc connection wired back to back, and frames by hand where one end must
  * misbehave, for test_ttrpc*.c.

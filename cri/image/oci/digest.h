@@ -1,7 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * digest.h: running SHA-256 by libcrypto, printed as "sha256:<hex>".
  *
- * Threads: an object belongs to one thread at a time. Errors: -ENOMEM (libcrypto has no other here).
+ * Threads:   an object belongs to one thread at a time.
+ * Errors:    -ENOMEM (libcrypto has no other here).
  */
 #ifndef CRI_IMAGE_OCI_DIGEST_H
 #define CRI_IMAGE_OCI_DIGEST_H

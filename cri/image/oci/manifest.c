@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/oci/manifest.h"
 
 #include "base/log.h"
@@ -363,10 +364,7 @@ int oci_manifest_check_types(const struct oci_manifest *m, struct err *err)
 	return 0;
 }
 
-/*
- * ---- config
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- config -------------------------------------------------------------------------------------------- */
 
 void image_config_done(struct image_config *c)
 {

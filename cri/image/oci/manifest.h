@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * manifest.h: the JSON documents of an image: index, manifest, config.
  *
@@ -7,7 +8,8 @@
  * Source:    OCI image-spec 1.1 image-index.md, manifest.md, config.md, media-types.md; Docker distribution
  *            spec "manifest v2, schema 2".
  * Limits:    OCI_MANIFEST_MAX and OCI_CONFIG_MAX bytes, OCI_LAYERS_MAX layers, JSON nested 32 deep.
- * Threads:   no shared state. Ownership: the structs own what they point to; *_done frees.
+ * Threads:   no shared state.
+ * Ownership: the structs own what they point to; *_done frees.
  * Errors:    -EBADMSG with status DataLoss for what is no such document, -EOPNOTSUPP (Unimplemented) for what
  *            is a valid one of a kind that cannot be run, -ENOENT for an index without this platform.
  */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * reference.h: image references: "busybox", "registry:5000/team/app:v1", "app@sha256:…".
  *
@@ -7,7 +8,8 @@
  * Source:    https://github.com/distribution/reference (grammar in reference.go), OCI distribution-spec 1.1
  *            "Pulling manifests".
  * Limits:    name 255 bytes, tag 128, digests sha256 only.
- * Threads:   no shared state. Ownership: struct image_ref owns its strings; image_ref_done frees them.
+ * Threads:   no shared state.
+ * Ownership: struct image_ref owns its strings; image_ref_done frees them.
  * Errors:    -EINVAL (InvalidArgument) naming the reference and what is wrong in it.
  */
 #ifndef CRI_IMAGE_OCI_REFERENCE_H

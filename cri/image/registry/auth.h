@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * auth.h: what a registry asks for in WWW-Authenticate, and the answers.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 // The one file of the image code that is C++: toml++ has no C interface. Nothing thrown leaves it.
 #include "cri/config/toml.hpp"
 
@@ -328,10 +329,7 @@ bool read_file_hosts(parser &p, const toml::table &root, std::vector<host> &host
 	return true;
 }
 
-/*
- * ---- to C
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- to C ---------------------------------------------------------------------------------------------- */
 
 char *copy(const std::string &s)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * hosts_internal.h: which hosts serve a registry: hosts.toml in containerd's layout.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/registry/http_internal.h"
 
 #include "base/util.h"
@@ -224,10 +225,7 @@ static size_t on_body(char *data, size_t size, size_t n, void *arg)
 	return x->failed < 0 ? 0 : len;
 }
 
-/*
- * ---- set-up
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- set-up -------------------------------------------------------------------------------------------- */
 
 /*
  * curl takes one set of authorities: the configured files together; the system's stay through its CA

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * http_internal.h: one HTTP exchange by libcurl, for the registry client.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Whose credentials a registry gets, and how it is answered when it asks for them. */
 #include "cri/image/registry/registry_internal.h"
 
@@ -204,7 +205,7 @@ static int fetch_token(struct registry_client *c, size_t i, const struct auth_ch
 }
 
 int registry_answer_challenge(struct registry_client *c, size_t i, const struct auth_challenge *ch,
-			    const char *used, bool fresh, struct err *err)
+			      const char *used, bool fresh, struct err *err)
 {
 	const struct registry *reg = c->reg;
 	const struct registry_host *host = &reg->hosts.items[i];

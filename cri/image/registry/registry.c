@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/registry/registry_internal.h"
 
 #include "base/log.h"
@@ -23,10 +24,7 @@ enum next {
 	NEXT_HOST,
 };
 
-/*
- * ---- the object
- * ---------------------------------------------------------------------------------------------
- */
+/* ---- the object ---------------------------------------------------------------------------------------- */
 
 int registry_new(const struct registry_options *options, struct registry **ret_registry, struct err *err)
 {
@@ -92,10 +90,7 @@ struct registry_client *registry_client_free(struct registry_client *c)
 	return NULL;
 }
 
-/*
- * ---- one request with redirects
- * -----------------------------------------------------------------------------
- */
+/* ---- one request with redirects ------------------------------------------------------------------------ */
 
 /* A blob is verified by its digest, so a redirect of it may leave TLS; anything else may not. */
 static int check_redirect(const struct http_request *req, const char *to, struct err *err)
@@ -145,10 +140,7 @@ static int follow(struct registry_client *c, const struct http_request *first, s
 	}
 }
 
-/*
- * ---- what an answer means
- * -----------------------------------------------------------------------------------
- */
+/* ---- what an answer means ------------------------------------------------------------------------------ */
 
 /* The first error of {"errors":[{"code","message"}]} if the body holds one. */
 static void registry_words(const struct http_response *resp, char *out, size_t room)
@@ -306,10 +298,7 @@ static int exchange(struct registry_client *c, size_t i, struct http_request *re
 	}
 }
 
-/*
- * ---- waiting
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- waiting ------------------------------------------------------------------------------------------- */
 
 static bool stopped(const struct registry *reg)
 {
@@ -338,10 +327,7 @@ static int back_off(const struct registry *reg, int tries, long retry_after_s, s
 	return 0;
 }
 
-/*
- * ---- manifests
- * ----------------------------------------------------------------------------------------------
- */
+/* ---- manifests ----------------------------------------------------------------------------------------- */
 
 static bool usable(const struct registry *reg, size_t i, bool resolve)
 {
@@ -440,10 +426,7 @@ int registry_manifest(struct registry_client *c, const char *what, size_t max_by
 	return err_copy(err, &last);
 }
 
-/*
- * ---- blobs
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- blobs --------------------------------------------------------------------------------------------- */
 
 struct blob_fetch {
 	const struct registry_sink *sink;

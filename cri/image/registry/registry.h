@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * registry.h: one repository of one registry, over HTTP(S): manifests and blobs from the hosts that
  * serve it.

@@ -1,7 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * registry_internal.h: what the files of the registry client (image_registry*.c) share.
  *
- * Threads:   a registry is shared by the threads of one pull, each with a client of its own; only what is marked below changes.
+ * Threads:   a registry is shared by the threads of one pull, each with a client of its own; only what is
+ *            marked below changes.
  * Secrets:   every string that holds credentials is freed by image_secret_free, and is in no message.
  */
 #ifndef CRI_IMAGE_REGISTRY_REGISTRY_INTERNAL_H
@@ -34,13 +36,16 @@ struct registry_client {
 
 /* Credentials of a pull, copied. -ENOMEM. */
 int registry_copy_auth(struct registry *reg, const struct image_auth *auth);
-/* A copy of the Authorization header that the host of this index is known to take (image_secret_free), or NULL. */
+/*
+ * A copy of the Authorization header that the host of this index is known to take (image_secret_free), or
+ * NULL.
+ */
 char *registry_auth_of(struct registry *reg, size_t host);
 /*
- * Answers a 401 of the host of index i. `used` is the header that was refused (NULL: none was sent), `fresh` that it was made for this
- * request. 0: the host has a header worth trying.
+ * Answers a 401 of the host of index i. `used` is the header that was refused (NULL: none was sent), `fresh`
+ * that it was made for this request. 0: the host has a header worth trying.
  */
-int registry_answer_challenge(struct registry_client *c, size_t i, const struct auth_challenge *ch, const char *used, bool fresh,
-			      struct err *err);
+int registry_answer_challenge(struct registry_client *c, size_t i, const struct auth_challenge *ch,
+			      const char *used, bool fresh, struct err *err);
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/unpack/unpack_internal.h"
 
 #include "base/util.h"
@@ -36,10 +37,7 @@ int unpack_io_error(struct err *err, const char *path)
 	return err_set_errno(err, -errno, "unpacking \"%.200s\"", path);
 }
 
-/*
- * ---- files
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 /*
  * Clears the way for an entry. 0: nothing is there; 1: a directory stays, to be merged with; 2: a whiteout
@@ -271,10 +269,7 @@ static int make_dir(int dirfd, const char *base, int way, const char *path, stru
 	return way == 2 ? unpack_set_opaque(dirfd, base, path, err) : 0;
 }
 
-/*
- * ---- whiteouts
- * --------------------------------------------------------------------------------------------
- */
+/* ---- whiteouts ----------------------------------------------------------------------------------------- */
 
 /* Hides what lies beneath; what this layer itself has stays (layer.md). */
 static int make_whiteout(struct unpack *u, const char *parent, const char *hidden, const char *path,
@@ -316,10 +311,7 @@ static int make_opaque(struct unpack *u, const char *parent, const char *path, s
 	return 0;
 }
 
-/*
- * ---- an entry
- * ---------------------------------------------------------------------------------------------
- */
+/* ---- an entry ------------------------------------------------------------------------------------------ */
 
 static int make_thing(struct unpack *u, const char *parent, const char *base, struct archive_entry *entry,
 		      const char *path, struct err *err)

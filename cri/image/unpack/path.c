@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/unpack/unpack_internal.h"
 
 #include "base/util.h"
@@ -15,10 +16,7 @@ bool unpack_is_whiteout(const struct stat *st)
 	return S_ISCHR(st->st_mode) && st->st_rdev == makedev(0, 0);
 }
 
-/*
- * ---- what lies in the layers beneath
- * ----------------------------------------------------------------------
- */
+/* ---- what lies in the layers beneath ------------------------------------------------------------------- */
 
 static bool is_opaque(int fd)
 {
@@ -74,10 +72,7 @@ int unpack_lower_find(const struct unpack *u, const char *path)
 	return -ENOENT;
 }
 
-/*
- * ---- parents
- * ----------------------------------------------------------------------------------------------
- */
+/* ---- parents ------------------------------------------------------------------------------------------- */
 
 void unpack_forget_parent(struct unpack *u)
 {

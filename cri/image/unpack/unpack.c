@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/unpack/unpack_internal.h"
 
 #include "base/util.h"
@@ -43,10 +44,7 @@ int unpack_check_room(struct unpack *u, struct err *err)
 	return 0;
 }
 
-/*
- * ---- the decompressed stream
- * --------------------------------------------------------------------------------
- */
+/* ---- the decompressed stream --------------------------------------------------------------------------- */
 
 static int check_stream(struct unpack *u, struct err *err)
 {

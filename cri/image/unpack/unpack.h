@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * unpack.h: a layer's tar archive becomes a directory that overlayfs takes as a lower one.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * unpack_internal.h: what the parts of an unpacking share: image_unpack.c (the streams), image_unpack_fs.c
  * (an entry becomes a file), image_unpack_path.c (the directory that it goes into, and the layers beneath),

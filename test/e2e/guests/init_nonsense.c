@@ -1,4 +1,8 @@
-/* A PID 1 that listens where the agent should and answers every connection with bytes that are no frame of any protocol. */
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A PID 1 that listens where the agent should and answers every connection with bytes that are no frame of
+ * any protocol.
+ */
 #include <linux/vm_sockets.h>
 #include <string.h>
 #include <sys/socket.h>

@@ -1,8 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * reads_at_term.c FILE: maps FILE, says `ready`, and reads from it at SIGTERM, for ever.
  *
- * It runs from memory, and FILE is closed: nothing that a process that is killed waits for at its end is in the share, and
- * its read is in flight.
+ * It runs from memory, and FILE is closed: nothing that a process that is killed waits for at its end is in
+ * the share, and its read is in flight.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -25,10 +26,12 @@ static void fail(const char *what)
 static void run_from_memory(char *file)
 {
 	char *const args[] = {"reads_at_term", file, "in memory", NULL};
-	int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), to = memfd_create("reads_at_term", MFD_CLOEXEC);
+	int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC),
+	    to = memfd_create("reads_at_term", MFD_CLOEXEC);
 	struct stat st;
 
-	if (from < 0 || to < 0 || fstat(from, &st) < 0 || sendfile(to, from, NULL, (size_t)st.st_size) != st.st_size)
+	if (from < 0 || to < 0 || fstat(from, &st) < 0 ||
+	    sendfile(to, from, NULL, (size_t)st.st_size) != st.st_size)
 		fail("copying itself");
 	fexecve(to, args, environ);
 	fail("fexecve");

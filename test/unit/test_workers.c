@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "base/util.h"
 #include "cri/core/workers.h"
 
@@ -17,7 +18,7 @@ struct gate {
 };
 
 struct fixture {
-	struct pool *pool;
+	struct workers *workers;
 	struct gate gate;
 };
 
@@ -28,7 +29,7 @@ static int setup(void **state)
 
 	pthread_mutex_init(&f->gate.lock, NULL);
 	pthread_cond_init(&f->gate.changed, NULL);
-	assert_int_equal(pool_new(&f->pool, &err), 0);
+	assert_int_equal(workers_new(&f->workers, &err), 0);
 	*state = f;
 	return 0;
 }
@@ -46,7 +47,7 @@ static int teardown(void **state)
 	struct fixture *f = *state;
 
 	open_gate(&f->gate);
-	pool_free(f->pool, 10 * NS_PER_SEC);
+	workers_free(f->workers, 10 * NS_PER_SEC);
 	free(f);
 	return 0;
 }
@@ -107,7 +108,7 @@ static int thread_count(void)
 static int baseline;
 static void await_threads(int n)
 {
-	int64_t until = now_monotonic_ns() + (POOL_IDLE_S + 10) * NS_PER_SEC;
+	int64_t until = now_monotonic_ns() + (WORKERS_IDLE_S + 10) * NS_PER_SEC;
 
 	while (thread_count() > n && now_monotonic_ns() < until)
 		usleep(20000);
@@ -119,10 +120,10 @@ static void hung_execs_do_not_delay_a_stop(void **state)
 	struct fixture *f = *state;
 
 	for (int i = 0; i < 100; i++)
-		assert_int_equal(pool_submit(f->pool, POOL_EXEC, wait_behind_gate, &f->gate), 0);
+		assert_int_equal(workers_submit(f->workers, LANE_EXEC, wait_behind_gate, &f->gate), 0);
 	await_waiting(&f->gate, 100);
-	assert_int_equal(pool_submit(f->pool, POOL_STOP, pass, &f->gate), 0);
-	assert_int_equal(pool_submit(f->pool, POOL_QUICK, pass, &f->gate), 0);
+	assert_int_equal(workers_submit(f->workers, LANE_STOP, pass, &f->gate), 0);
+	assert_int_equal(workers_submit(f->workers, LANE_QUICK, pass, &f->gate), 0);
 	await_done(&f->gate, 2);
 }
 
@@ -132,9 +133,9 @@ static void job_never_waits_behind_another_below_the_cap(void **state)
 	unsigned int running, queued;
 
 	for (int i = 0; i < 16; i++)
-		assert_int_equal(pool_submit(f->pool, POOL_QUICK, wait_behind_gate, &f->gate), 0);
+		assert_int_equal(workers_submit(f->workers, LANE_QUICK, wait_behind_gate, &f->gate), 0);
 	await_waiting(&f->gate, 16);
-	pool_load(f->pool, POOL_QUICK, &running, &queued);
+	workers_load(f->workers, LANE_QUICK, &running, &queued);
 	assert_int_equal(running, 16);
 	assert_int_equal(queued, 0);
 }
@@ -145,9 +146,9 @@ static void beyond_the_cap_jobs_queue_and_then_run(void **state)
 	unsigned int running, queued;
 
 	for (int i = 0; i < 40; i++)
-		assert_int_equal(pool_submit(f->pool, POOL_QUICK, wait_behind_gate, &f->gate), 0);
+		assert_int_equal(workers_submit(f->workers, LANE_QUICK, wait_behind_gate, &f->gate), 0);
 	await_waiting(&f->gate, 16);
-	pool_load(f->pool, POOL_QUICK, &running, &queued);
+	workers_load(f->workers, LANE_QUICK, &running, &queued);
 	assert_int_equal(running, 16);
 	assert_int_equal(queued, 24);
 	open_gate(&f->gate);
@@ -159,8 +160,8 @@ static void queue_full_refuses(void **state)
 	struct fixture *f = *state;
 
 	for (int i = 0; i < 512; i++)
-		assert_int_equal(pool_submit(f->pool, POOL_EXEC, wait_behind_gate, &f->gate), 0);
-	assert_int_equal(pool_submit(f->pool, POOL_EXEC, pass, &f->gate), -EAGAIN);
+		assert_int_equal(workers_submit(f->workers, LANE_EXEC, wait_behind_gate, &f->gate), 0);
+	assert_int_equal(workers_submit(f->workers, LANE_EXEC, pass, &f->gate), -EAGAIN);
 	open_gate(&f->gate);
 	await_done(&f->gate, 512);
 }
@@ -171,14 +172,14 @@ static void idle_threads_end(void **state)
 
 	await_threads(baseline);
 	for (int i = 0; i < 20; i++)
-		assert_int_equal(pool_submit(f->pool, POOL_SLOW, wait_behind_gate, &f->gate), 0);
+		assert_int_equal(workers_submit(f->workers, LANE_SLOW, wait_behind_gate, &f->gate), 0);
 	await_waiting(&f->gate, 20);
 	assert_int_equal(thread_count(), baseline + 20);
 	open_gate(&f->gate);
 	await_done(&f->gate, 20);
 	await_threads(baseline);
 	/* and the lane serves again */
-	assert_int_equal(pool_submit(f->pool, POOL_SLOW, pass, &f->gate), 0);
+	assert_int_equal(workers_submit(f->workers, LANE_SLOW, pass, &f->gate), 0);
 	await_done(&f->gate, 21);
 }
 
@@ -190,10 +191,10 @@ static void trickle_is_served_by_one_thread(void **state)
 	for (int i = 1; i <= 50; i++) {
 		unsigned int running = 1;
 
-		assert_int_equal(pool_submit(f->pool, POOL_LOG, pass, &f->gate), 0);
+		assert_int_equal(workers_submit(f->workers, LANE_LOG, pass, &f->gate), 0);
 		await_done(&f->gate, i);
 		while (running)
-			pool_load(f->pool, POOL_LOG, &running, NULL);
+			workers_load(f->workers, LANE_LOG, &running, NULL);
 	}
 	assert_true(thread_count() <= baseline + 1);
 }
@@ -209,9 +210,9 @@ static void free_waits_for_running_and_queued_jobs(void **state)
 	struct fixture *f = *state;
 
 	for (int i = 0; i < 32; i++)
-		assert_int_equal(pool_submit(f->pool, POOL_QUICK, nap, &f->gate), 0);
-	f->pool = pool_free(f->pool, 10 * NS_PER_SEC);
-	assert_null(f->pool);
+		assert_int_equal(workers_submit(f->workers, LANE_QUICK, nap, &f->gate), 0);
+	f->workers = workers_free(f->workers, 10 * NS_PER_SEC);
+	assert_null(f->workers);
 	assert_int_equal(f->gate.done, 32);
 }
 
@@ -220,7 +221,7 @@ static void *submitter(void *arg)
 	struct fixture *f = arg;
 
 	for (int i = 0; i < 2000; i++) {
-		int r = pool_submit(f->pool, (enum pool_lane)(i % POOL_LANES), pass, &f->gate);
+		int r = workers_submit(f->workers, (enum workers_lane)(i % LANES), pass, &f->gate);
 
 		if (r == -EAGAIN) /* more than a lane takes: wait a little */
 			i--, usleep(100);
@@ -240,7 +241,7 @@ static void many_submitters_run_each_job_once(void **state)
 	for (int i = 0; i < 4; i++)
 		pthread_join(threads[i], NULL);
 	await_done(&f->gate, 8000);
-	f->pool = pool_free(f->pool, 10 * NS_PER_SEC);
+	f->workers = workers_free(f->workers, 10 * NS_PER_SEC);
 	assert_int_equal(f->gate.done, 8000);
 }
 
