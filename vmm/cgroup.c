@@ -7,7 +7,7 @@
  * the mount table for the life of the process and has neither cgroup.kill nor subtree_control. In a hybrid
  * the leaf is made in the v2 tree as well, although no controller sits there: that gives cgroup.kill.
  */
-#include "vmm/cgroup.h"
+#include "vmm/cgroup_internal.h"
 
 #include "base/util.h"
 

@@ -1,8 +1,8 @@
 /* cgroup_member.c: who is in the pod's cgroup, killing them, and the cgroup's figures. */
-#include "vmm/cgroup.h"
+#include "vmm/cgroup_internal.h"
 
 #include "base/util.h"
-#include "vmm/wait.h"
+#include "vmm/wait_internal.h"
 
 #include <signal.h>
 #include <sys/syscall.h>

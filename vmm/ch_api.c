@@ -1,7 +1,7 @@
-#include "vmm/ch.h"
+#include "vmm/ch_internal.h"
 
 #include "base/util.h"
-#include "vmm/wait.h"
+#include "vmm/wait_internal.h"
 
 #include <curl/curl.h>
 

@@ -1,10 +1,10 @@
 /*
  * ch_cmdline.c: Cloud Hypervisor's command line, boot devices in the described system's order, and restoring.
  */
-#include "vmm/ch.h"
+#include "vmm/ch_internal.h"
 
 #include "base/util.h"
-#include "vmm/json.h"
+#include "vmm/json_internal.h"
 
 #include <limits.h>
 #include <sys/stat.h>

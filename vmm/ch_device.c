@@ -1,9 +1,9 @@
 /* ch_device.c: hot plug and size of a running Cloud Hypervisor, over its REST API. */
-#include "vmm/ch.h"
+#include "vmm/ch_internal.h"
 
 #include "base/util.h"
-#include "vmm/json.h"
-#include "vmm/wait.h"
+#include "vmm/json_internal.h"
+#include "vmm/wait_internal.h"
 
 #define RESIZE_PAUSE_NS (20 * NS_PER_MS)
 

@@ -2,10 +2,10 @@
  * ch_event.c: Cloud Hypervisor's event monitor: JSON objects, each followed by an empty line (vmm/src/lib.rs,
  * start_event_monitor_thread); pretty-printed JSON holds no empty line itself.
  */
-#include "vmm/ch.h"
+#include "vmm/ch_internal.h"
 
 #include "base/util.h"
-#include "vmm/json.h"
+#include "vmm/json_internal.h"
 
 #define SEPARATOR "\n\n"
 

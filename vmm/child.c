@@ -1,7 +1,7 @@
-#include "vmm/child.h"
+#include "vmm/child_internal.h"
 
 #include "base/util.h"
-#include "vmm/wait.h"
+#include "vmm/wait_internal.h"
 
 #include <ctype.h>
 #include <fcntl.h>

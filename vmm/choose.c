@@ -1,8 +1,8 @@
-#include "vmm/driver.h"
+#include "vmm/driver_internal.h"
 
 #include "base/util.h"
-#include "vmm/guest_files.h"
-#include "vmm/wait.h"
+#include "vmm/guest_files_internal.h"
+#include "vmm/wait_internal.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -1,8 +1,8 @@
 /* cloud_hypervisor.c: the driver for Cloud Hypervisor v53: start, events, state, snapshot. */
-#include "vmm/ch.h"
+#include "vmm/ch_internal.h"
 
 #include "base/util.h"
-#include "vmm/wait.h"
+#include "vmm/wait_internal.h"
 
 #include <fcntl.h>
 #include <sys/inotify.h>

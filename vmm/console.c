@@ -1,4 +1,4 @@
-#include "vmm/driver.h"
+#include "vmm/driver_internal.h"
 
 #include "base/util.h"
 

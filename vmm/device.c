@@ -1,7 +1,7 @@
-#include "vmm/vm.h"
+#include "vmm/vm_internal.h"
 
 #include "base/util.h"
-#include "vmm/wait.h"
+#include "vmm/wait_internal.h"
 
 /* ---- the table of plugged devices ---------------------------------------------------------------------- */
 

@@ -1,4 +1,4 @@
-#include "vmm/guest_files.h"
+#include "vmm/guest_files_internal.h"
 
 #include "base/util.h"
 

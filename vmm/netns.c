@@ -4,7 +4,7 @@
  * setns(2) belongs to a thread: whatever has to happen inside a namespace is done by a thread that is made
  * for it and dies with it, so no thread of the server ever changes its own.
  */
-#include "vmm/netns.h"
+#include "vmm/netns_internal.h"
 
 #include "base/util.h"
 #include "vmm/vmm.h"

@@ -1,5 +1,5 @@
 /* probe.c: what this host has, for those who ask without starting a VM. */
-#include "vmm/cgroup.h"
+#include "vmm/cgroup_internal.h"
 
 #include "base/util.h"
 

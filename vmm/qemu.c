@@ -4,11 +4,11 @@
  * Facts: QMP commands and events as in QEMU's qapi schema (qemu-qmp-ref(7)): SHUTDOWN's reasons,
  *        GUEST_PANICKED, DEVICE_DELETED.
  */
-#include "vmm/qemu.h"
+#include "vmm/qemu_internal.h"
 
 #include "base/util.h"
-#include "vmm/json.h"
-#include "vmm/wait.h"
+#include "vmm/json_internal.h"
+#include "vmm/wait_internal.h"
 
 #include <sys/socket.h>
 

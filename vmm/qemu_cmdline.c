@@ -4,7 +4,7 @@
  * Facts: qemu(1) of 7.2; docs/interop/vhost-user; the order of devices is the described system's: pmem, rng,
  *        vsock, console, fs.
  */
-#include "vmm/qemu.h"
+#include "vmm/qemu_internal.h"
 
 #include "base/util.h"
 

@@ -5,11 +5,11 @@
  * so all of it can be found again in a running QEMU (query-pci), and nothing but QEMU has to remember it. The
  * PCI address is read from the port's bus number as the guest's firmware has programmed it.
  */
-#include "vmm/qemu.h"
+#include "vmm/qemu_internal.h"
 
 #include "base/util.h"
-#include "vmm/json.h"
-#include "vmm/wait.h"
+#include "vmm/json_internal.h"
+#include "vmm/wait_internal.h"
 
 #include <sys/stat.h>
 

@@ -2,10 +2,10 @@
  * qemu_size.c: vCPUs and memory of a running QEMU: query-hotpluggable-cpus and device_add for the ones,
  * virtio-mem for the other.
  */
-#include "vmm/qemu.h"
+#include "vmm/qemu_internal.h"
 
 #include "base/util.h"
-#include "vmm/json.h"
+#include "vmm/json_internal.h"
 
 #define CPU_PREFIX "hotcpu-"
 

@@ -1,4 +1,4 @@
-#include "vmm/qmp.h"
+#include "vmm/qmp_internal.h"
 
 #include "base/util.h"
 

@@ -1,9 +1,9 @@
 /* recover.c: what of a VM outlives the server, as JSON, and the way back. */
-#include "vmm/vm.h"
+#include "vmm/vm_internal.h"
 
 #include "base/util.h"
-#include "vmm/json.h"
-#include "vmm/wait.h"
+#include "vmm/json_internal.h"
+#include "vmm/wait_internal.h"
 
 #include <json-c/json.h>
 

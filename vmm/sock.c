@@ -1,7 +1,7 @@
-#include "vmm/driver.h"
+#include "vmm/driver_internal.h"
 
 #include "base/util.h"
-#include "vmm/wait.h"
+#include "vmm/wait_internal.h"
 
 #include <libgen.h>
 #include <sys/inotify.h>

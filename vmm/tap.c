@@ -5,10 +5,10 @@
  * egress (mirred), as Kata's "tcfilter" does: no bridge, and the guest sees every frame. tc(8), tc-u32(8),
  * tc-mirred(8); Documentation/networking/tuntap.rst.
  */
-#include "vmm/driver.h"
+#include "vmm/driver_internal.h"
 
 #include "base/util.h"
-#include "vmm/netns.h"
+#include "vmm/netns_internal.h"
 
 #include <fcntl.h>
 #include <linux/if_ether.h>

@@ -6,7 +6,7 @@
  * mounts below the shared directory later appears inside, provided that directory lies on a shared mount when
  * the daemon starts.
  */
-#include "vmm/driver.h"
+#include "vmm/driver_internal.h"
 
 #include "base/util.h"
 

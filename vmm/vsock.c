@@ -6,10 +6,10 @@
  * vhost-device-vsock for QEMU. Where the kernel has /dev/vhost-vsock, QEMU's guests are reached by AF_VSOCK
  * (vsock(7)) instead; their CIDs are host-wide.
  */
-#include "vmm/driver.h"
+#include "vmm/driver_internal.h"
 
 #include "base/util.h"
-#include "vmm/wait.h"
+#include "vmm/wait_internal.h"
 
 #include <fcntl.h>
 #include <linux/vhost.h>

@@ -1,4 +1,4 @@
-#include "vmm/wait.h"
+#include "vmm/wait_internal.h"
 
 #include "base/util.h"
 

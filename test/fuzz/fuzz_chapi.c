@@ -4,7 +4,7 @@
  * words.
  */
 #include "base/util.h"
-#include "vmm/ch.h"
+#include "vmm/ch_internal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cloud Hypervisor's event monitor, in pieces of a size that the first byte names. */
 #include "base/util.h"
-#include "vmm/ch.h"
-#include "vmm/vm.h"
+#include "vmm/ch_internal.h"
+#include "vmm/vm_internal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -4,7 +4,7 @@
  * query-pci.
  */
 #include "base/util.h"
-#include "vmm/qemu.h"
+#include "vmm/qemu_internal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -2,8 +2,8 @@
  * The pod's cgroup, on the real hierarchies of the machine that runs the test (v1, hybrid or v2). Needs root.
  */
 #include "base/util.h"
-#include "vmm/child.h"
-#include "vmm/driver.h"
+#include "vmm/child_internal.h"
+#include "vmm/driver_internal.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

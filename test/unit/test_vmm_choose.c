@@ -1,8 +1,8 @@
 /* What a host can run: the driver's choice, and whether guest kernel and image are any good, told from made
  * files. */
 #include "base/util.h"
-#include "vmm/driver.h"
-#include "vmm/guest_files.h"
+#include "vmm/driver_internal.h"
+#include "vmm/guest_files_internal.h"
 
 #include <elf.h>
 #include <endian.h>

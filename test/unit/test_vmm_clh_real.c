@@ -4,8 +4,8 @@
  * Skipped, by name, where the program or /dev/kvm is missing. Needs root (a tap in a namespace of its own).
  */
 #include "base/util.h"
-#include "vmm/ch.h"
-#include "vmm/wait.h"
+#include "vmm/ch_internal.h"
+#include "vmm/wait_internal.h"
 
 #include <fcntl.h>
 #include <setjmp.h>

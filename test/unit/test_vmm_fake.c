@@ -3,7 +3,7 @@
  * every way in which a VMM can misbehave must end in words, in time, and with no process left. Needs python3.
  */
 #include "base/util.h"
-#include "vmm/driver.h"
+#include "vmm/driver_internal.h"
 
 #include <dirent.h>
 #include <fcntl.h>

@@ -6,7 +6,7 @@
  * virtualize. CRV_TEST_DRIVER chooses one driver.
  */
 #include "base/util.h"
-#include "vmm/driver.h"
+#include "vmm/driver_internal.h"
 
 #include <fcntl.h>
 #include <poll.h>

@@ -1,8 +1,8 @@
 /* The parsers and command lines of vmm/, without any process. */
 #include "base/util.h"
-#include "vmm/ch.h"
-#include "vmm/qemu.h"
-#include "vmm/vm.h"
+#include "vmm/ch_internal.h"
+#include "vmm/qemu_internal.h"
+#include "vmm/vm_internal.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,12 +1,12 @@
 /*
- * cgroup.h: what cgroup.c (finding, making, limits) and cgroup_member.c (members, killing, figures) share.
+ * cgroup_internal.h: what cgroup.c (finding, making, limits) and cgroup_member.c (members, killing, figures) share.
  *
  * Threads: no state; each call reads the mount table anew.
  */
-#ifndef VMM_CGROUP_H
-#define VMM_CGROUP_H
+#ifndef VMM_CGROUP_INTERNAL_H
+#define VMM_CGROUP_INTERNAL_H
 
-#include "vmm/driver.h"
+#include "vmm/driver_internal.h"
 
 #define CGROUP_HIERARCHIES_MAX 24
 #define CGROUP_PATH_MAX	       1024

@@ -1,11 +1,11 @@
 /*
- * netns.h: work inside a network namespace, for the files of this room.
+ * netns_internal.h: work inside a network namespace, for the files of this room.
  *
  * Threads: netns_run blocks the caller while a thread of its own does the work; the caller's namespace never
  *          changes.
  */
-#ifndef VMM_NETNS_H
-#define VMM_NETNS_H
+#ifndef VMM_NETNS_INTERNAL_H
+#define VMM_NETNS_INTERNAL_H
 
 #include "base/err.h"
 

@@ -1,12 +1,12 @@
 /*
- * child.h: child processes of a VM: started by crivisor-spawn, watched by pidfd, adopted after a restart.
+ * child_internal.h: child processes of a VM: started by crivisor-spawn, watched by pidfd, adopted after a restart.
  *
  * Threads:   no shared state; one struct child is used by one thread at a time (the VM's lock sees to that).
  * Ownership: struct child is embedded; child_done closes its fds and never touches the process.
  * Limits:    CHILD_FDS_MAX inherited fds.
  */
-#ifndef VMM_CHILD_H
-#define VMM_CHILD_H
+#ifndef VMM_CHILD_INTERNAL_H
+#define VMM_CHILD_INTERNAL_H
 
 #include "base/err.h"
 

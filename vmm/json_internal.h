@@ -1,13 +1,13 @@
 /*
- * json.h: json-c in short, for the files of this room.
+ * json_internal.h: json-c in short, for the files of this room.
  *
  * Threads:   no state. Ownership: vjson_add_* put new values into o, which owns them; what vjson_get and
  *            vjson_str return is borrowed from o.
  * Errors:    a member that is missing or of another type is NULL, "" or 0: what comes from outside may be
  *            anything.
  */
-#ifndef VMM_JSON_H
-#define VMM_JSON_H
+#ifndef VMM_JSON_INTERNAL_H
+#define VMM_JSON_INTERNAL_H
 
 #include <json-c/json.h>
 #include <stdbool.h>

@@ -1,13 +1,13 @@
 /*
- * qmp.h: the QEMU Machine Protocol on one connection (docs/interop/qmp-spec.txt of QEMU 7.2).
+ * qmp_internal.h: the QEMU Machine Protocol on one connection (docs/interop/qmp-spec.txt of QEMU 7.2).
  *
  * Purpose:   tells greeting, replies and events apart as they come; knows nothing of sockets' waiting.
  * Threads:   the VM's io lock guards a struct qmp.
  * Limits:    a line of at most QMP_LINE_MAX bytes, JSON nested at most 32 deep; beyond that, and for anything
  *            that is not the protocol, qmp_feed fails and the connection is of no more use.
  */
-#ifndef VMM_QMP_H
-#define VMM_QMP_H
+#ifndef VMM_QMP_INTERNAL_H
+#define VMM_QMP_INTERNAL_H
 
 #include "base/buf.h"
 #include "base/err.h"

@@ -1,9 +1,9 @@
-/* qemu.h: what the files of the QEMU driver share. Not for others. */
-#ifndef VMM_QEMU_H
-#define VMM_QEMU_H
+/* qemu_internal.h: what the files of the QEMU driver share. Not for others. */
+#ifndef VMM_QEMU_INTERNAL_H
+#define VMM_QEMU_INTERNAL_H
 
-#include "vmm/driver.h"
-#include "vmm/qmp.h"
+#include "vmm/driver_internal.h"
+#include "vmm/qmp_internal.h"
 
 #define QEMU_ROOT_PORTS	  8 /* places for hot plug: pcie-root-port rp0 … rp7 */
 #define QEMU_MEMORY_ALIGN (2ULL << 20)

@@ -1,13 +1,13 @@
 /*
- * guest_files.h: whether guest kernel and image are what a VMM can boot, told from the files alone.
+ * guest_files_internal.h: whether guest kernel and image are what a VMM can boot, told from the files alone.
  *
  * Purpose:   a wrong or damaged file is named with its path and what is wrong with it, before a VM is started
  *            with it: from outside, a guest that cannot boot looks like one that is slow.
  * Threads:   any; blocks for as long as it takes to read the files (some 40 MB at the first look).
  * Limits:    no more than a few KiB of a file are interpreted; SHA256SUMS is read up to 64 KiB.
  */
-#ifndef VMM_GUEST_FILES_H
-#define VMM_GUEST_FILES_H
+#ifndef VMM_GUEST_FILES_INTERNAL_H
+#define VMM_GUEST_FILES_INTERNAL_H
 
 #include "vmm/vmm.h"
 

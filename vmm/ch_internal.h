@@ -1,15 +1,15 @@
 /*
- * ch.h: what the files of the Cloud Hypervisor driver share. Not for others.
+ * ch_internal.h: what the files of the Cloud Hypervisor driver share. Not for others.
  *
  * Facts: cloud-hypervisor v53: `--help`, vmm/src/api/openapi/cloud-hypervisor.yaml, event_monitor/ and the
  *        places named in the
  * code. An error's body is a JSON array of messages, the outermost first (vmm/src/api/http/mod.rs,
  * error_response).
  */
-#ifndef VMM_CH_H
-#define VMM_CH_H
+#ifndef VMM_CH_INTERNAL_H
+#define VMM_CH_INTERNAL_H
 
-#include "vmm/driver.h"
+#include "vmm/driver_internal.h"
 
 #include "base/buf.h"
 

@@ -1,5 +1,5 @@
 /*
- * driver.h: what the files of this room share: the VM itself, and what a driver (one per VMM program) must do
+ * driver_internal.h: what the files of this room share: the VM itself, and what a driver (one per VMM program) must do
  * for it.
  *
  * Locks of one VM (nobody holds one while waiting for a VMM, a guest or a process):
@@ -9,10 +9,10 @@
  *   never around it.
  * Fields without a lock's name are set before the VM is handed out and never change.
  */
-#ifndef VMM_DRIVER_H
-#define VMM_DRIVER_H
+#ifndef VMM_DRIVER_INTERNAL_H
+#define VMM_DRIVER_INTERNAL_H
 
-#include "vmm/child.h"
+#include "vmm/child_internal.h"
 #include "vmm/vmm.h"
 
 #include <pthread.h>

@@ -1,11 +1,11 @@
 /*
- * vm.h: the life of struct vmm, shared by vm.c, start.c, recover.c and device.c. Not for drivers, not for
+ * vm_internal.h: the life of struct vmm, shared by vm.c, start.c, recover.c and device.c. Not for drivers, not for
  * others.
  */
-#ifndef VMM_VM_H
-#define VMM_VM_H
+#ifndef VMM_VM_INTERNAL_H
+#define VMM_VM_INTERNAL_H
 
-#include "vmm/driver.h"
+#include "vmm/driver_internal.h"
 
 /* A VM without processes; every fd open. NULL with err. */
 struct vmm *vm_new(const struct vmm_driver *driver, const char *id, const char *run_dir, struct err *err);

@@ -1,10 +1,10 @@
 /*
- * wait.h: waiting with a deadline.
+ * wait_internal.h: waiting with a deadline.
  *
  * Threads: any; no shared state. Units: CLOCK_MONOTONIC nanoseconds.
  */
-#ifndef VMM_WAIT_H
-#define VMM_WAIT_H
+#ifndef VMM_WAIT_INTERNAL_H
+#define VMM_WAIT_INTERNAL_H
 
 #include <poll.h>
 #include <stdint.h>
