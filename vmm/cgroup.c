@@ -10,6 +10,7 @@
 #include "vmm/cgroup_internal.h"
 
 #include "base/util.h"
+#include "vmm/driver_internal.h"
 
 #include <ctype.h>
 #include <sys/stat.h>

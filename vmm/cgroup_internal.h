@@ -6,7 +6,7 @@
 #ifndef VMM_CGROUP_INTERNAL_H
 #define VMM_CGROUP_INTERNAL_H
 
-#include "vmm/driver_internal.h"
+#include "vmm/cgroup.h"
 
 #define CGROUP_HIERARCHIES_MAX 24
 #define CGROUP_PATH_MAX	       1024

@@ -5,7 +5,7 @@
 #include "vmm/wait_internal.h"
 
 #include <signal.h>
-#include <sys/syscall.h>
+#include <sys/pidfd.h>
 
 #define PIDS_AT_ONCE   1024
 #define RMDIR_PAUSE_NS (2 * NS_PER_MS)
@@ -61,7 +61,7 @@ static int kill_members(const struct cgroup_hierarchy *h, const char *path, pid_
 		cgroup_put(h, path, "freezer.state", "FROZEN", NULL);
 	n = read_pids(h, path, pids, PIDS_AT_ONCE);
 	for (int i = 0; i < n; i++) {
-		int fd = pids[i] == getpid() ? -1 : (int)syscall(SYS_pidfd_open, pids[i], 0);
+		int fd = pids[i] == getpid() ? -1 : pidfd_open(pids[i], 0);
 
 		if (fd < 0)
 			continue;
@@ -69,7 +69,7 @@ static int kill_members(const struct cgroup_hierarchy *h, const char *path, pid_
 		 * A recycled number would be somebody else's process; inside the cgroup it is fair game, so
 		 * look again.
 		 */
-		syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+		pidfd_send_signal(fd, SIGKILL, NULL, 0);
 		close_fd(watch);
 		watch = fd;
 	}

@@ -194,7 +194,7 @@ int ch_request(const struct ch_request *rq, int64_t deadline_ns, struct json_obj
 	return r;
 }
 
-int ch_call(struct vmm *vm, const char *method, const char *endpoint, struct json_object *body,
+int ch_call(struct vm *vm, const char *method, const char *endpoint, struct json_object *body,
 	    int64_t deadline_ns, struct json_object **ret_reply, struct err *err)
 {
 	char path[256];
@@ -203,8 +203,8 @@ int ch_call(struct vmm *vm, const char *method, const char *endpoint, struct jso
 				.endpoint = endpoint,
 				.body = body,
 				.stop_fd = vm->stop_fd,
-				.pid_fd = vm->procs[VMM_ROLE_VMM].pidfd};
-	int r = vm_path(vm, VMM_FILE_API, path, sizeof(path), err);
+				.pid_fd = vm->procs[VM_ROLE_VMM].pidfd};
+	int r = vm_path(vm, VM_FILE_API, path, sizeof(path), err);
 
 	if (r == 0)
 		r = vm_check_alive(vm, err);

@@ -20,7 +20,7 @@
 			r = strv_addf(v, __VA_ARGS__);                                                       \
 	} while (0)
 
-static int add_vm(const struct vmm *vm, const struct vmm_launch *l, char ***v, struct err *err)
+static int add_vm(const struct vm *vm, const struct vm_launch *l, char ***v, struct err *err)
 {
 	const char *huge = l->config->hugepages ? "on" : "off";
 	const char *entropy =
@@ -47,11 +47,11 @@ static int add_vm(const struct vmm *vm, const struct vmm_launch *l, char ***v, s
 	ADD("--cmdline", "%s", cmdline);
 	ADD("--pmem", "file=%s,id=rootfs,discard_writes=on", l->config->image_path);
 	ADD("--rng", "src=%s", entropy);
-	ADD("--vsock", "cid=%d,socket=%s/" VMM_FILE_VSOCK, VMM_VSOCK_CID, vm->run_dir);
-	ADD("--console", "file=%s/" VMM_FILE_CONSOLE, vm->run_dir);
-	ADD("--fs", "tag=kuasar,socket=%s/" VMM_FILE_FS, vm->run_dir);
+	ADD("--vsock", "cid=%d,socket=%s/" VM_FILE_VSOCK, VM_VSOCK_CID, vm->run_dir);
+	ADD("--console", "file=%s/" VM_FILE_CONSOLE, vm->run_dir);
+	ADD("--fs", "tag=kuasar,socket=%s/" VM_FILE_FS, vm->run_dir);
 	if (vm->debug)
-		ADD("--serial", "file=%s/" VMM_FILE_SERIAL, vm->run_dir);
+		ADD("--serial", "file=%s/" VM_FILE_SERIAL, vm->run_dir);
 	else
 		ADD("--serial", "%s", "off");
 	if (l->tap >= 0) {
@@ -61,7 +61,7 @@ static int add_vm(const struct vmm *vm, const struct vmm_launch *l, char ***v, s
 	return r < 0 ? r : strv_add(v, "--pvpanic");
 }
 
-static int add_restore(const struct vmm *vm, const struct vmm_launch *l, char ***v)
+static int add_restore(const struct vm *vm, const struct vm_launch *l, char ***v)
 {
 	int r = 0;
 
@@ -73,7 +73,7 @@ static int add_restore(const struct vmm *vm, const struct vmm_launch *l, char **
 	return r;
 }
 
-int ch_command(const struct vmm *vm, const struct vmm_launch *l, char ***ret_argv, struct err *err)
+int ch_command(const struct vm *vm, const struct vm_launch *l, char ***ret_argv, struct err *err)
 {
 	char **argv CLEANUP_STRV = NULL;
 	char ***v = &argv;
@@ -92,7 +92,7 @@ int ch_command(const struct vmm *vm, const struct vmm_launch *l, char ***ret_arg
 	ADD("--api-socket", "fd=%d", launch_fd(l, l->monitor));
 	if (r == 0)
 		r = l->restore_dir ? add_restore(vm, l, v) : add_vm(vm, l, v, err);
-	ADD("--event-monitor", "path=%s/" VMM_FILE_EVENTS, vm->run_dir);
+	ADD("--event-monitor", "path=%s/" VM_FILE_EVENTS, vm->run_dir);
 	ADD("--seccomp", "%s", "true");
 	if (vm->debug) {
 		ADD("--log-file", "%s/cloud-hypervisor.log", vm->run_dir);
@@ -107,7 +107,7 @@ int ch_command(const struct vmm *vm, const struct vmm_launch *l, char ***ret_arg
 
 /* ---- restoring ----------------------------------------------------------------------------------------- */
 
-static void set_path(struct json_object *o, const char *key, const struct vmm *vm, const char *file)
+static void set_path(struct json_object *o, const char *key, const struct vm *vm, const char *file)
 {
 	char path[256];
 
@@ -116,16 +116,16 @@ static void set_path(struct json_object *o, const char *key, const struct vmm *v
 }
 
 /* Sockets and files of the VM that was saved become this one's. */
-static void rewrite_config(const struct vmm *vm, struct json_object *o)
+static void rewrite_config(const struct vm *vm, struct json_object *o)
 {
 	struct json_object *fs = vjson_get(o, "fs", json_type_array);
 
-	set_path(vjson_get(o, "vsock", json_type_object), "socket", vm, VMM_FILE_VSOCK);
-	set_path(vjson_get(o, "console", json_type_object), "file", vm, VMM_FILE_CONSOLE);
+	set_path(vjson_get(o, "vsock", json_type_object), "socket", vm, VM_FILE_VSOCK);
+	set_path(vjson_get(o, "console", json_type_object), "file", vm, VM_FILE_CONSOLE);
 	if (fs && json_object_array_length(fs) > 0)
-		set_path(json_object_array_get_idx(fs, 0), "socket", vm, VMM_FILE_FS);
+		set_path(json_object_array_get_idx(fs, 0), "socket", vm, VM_FILE_FS);
 	if (vm->debug)
-		set_path(vjson_get(o, "serial", json_type_object), "file", vm, VMM_FILE_SERIAL);
+		set_path(vjson_get(o, "serial", json_type_object), "file", vm, VM_FILE_SERIAL);
 }
 
 static int link_file(const char *from_dir, const char *to_dir, const char *name, struct err *err)
@@ -142,7 +142,7 @@ static int link_file(const char *from_dir, const char *to_dir, const char *name,
 	return 0;
 }
 
-int ch_prepare_restore(const struct vmm *vm, const struct vmm_launch *l, struct err *err)
+int ch_prepare_restore(const struct vm *vm, const struct vm_launch *l, struct err *err)
 {
 	char dir[256], path[PATH_MAX];
 	char *text CLEANUP_FREE = NULL;

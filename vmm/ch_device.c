@@ -7,7 +7,7 @@
 
 #define RESIZE_PAUSE_NS (20 * NS_PER_MS)
 
-static void add_net(struct json_object *o, const struct vmm_device *d)
+static void add_net(struct json_object *o, const struct vm_device *d)
 {
 	char mac[18];
 
@@ -20,42 +20,42 @@ static void add_net(struct json_object *o, const struct vmm_device *d)
 		vjson_add_u64(o, "mtu", d->mtu);
 }
 
-int ch_device_request(const struct vmm_device *d, const char **ret_endpoint, struct json_object **ret_body,
+int ch_device_request(const struct vm_device *d, const char **ret_endpoint, struct json_object **ret_body,
 		      struct err *err)
 {
 	static const char *const endpoints[] = {
-		[VMM_DEVICE_DISK] = "vm.add-disk",   [VMM_DEVICE_PMEM] = "vm.add-pmem",
-		[VMM_DEVICE_NET] = "vm.add-net",     [VMM_DEVICE_FS] = "vm.add-fs",
-		[VMM_DEVICE_VFIO] = "vm.add-device",
+		[VM_DEVICE_DISK] = "vm.add-disk",   [VM_DEVICE_PMEM] = "vm.add-pmem",
+		[VM_DEVICE_NET] = "vm.add-net",     [VM_DEVICE_FS] = "vm.add-fs",
+		[VM_DEVICE_VFIO] = "vm.add-device",
 	};
 	struct json_object *o = json_object_new_object();
-	char name[VMM_DEVICE_NAME_MAX];
+	char name[VM_DEVICE_NAME_MAX];
 
 	if (!o)
 		return err_set(err, -ENOMEM, "out of memory");
-	vmm_device_name(d->type, d->id, name);
+	vm_device_name(d->type, d->id, name);
 	vjson_add_str(o, "id", name);
 	switch (d->type) {
-	case VMM_DEVICE_DISK:
+	case VM_DEVICE_DISK:
 		vjson_add_str(o, "path", d->path);
 		vjson_add_bool(o, "readonly", d->read_only);
 		/* Without it, v53 looks into the file and lets a guest make a raw disk pass for qcow2. */
 		vjson_add_str(o, "image_type", "Raw");
 		break;
-	case VMM_DEVICE_PMEM:
+	case VM_DEVICE_PMEM:
 		vjson_add_str(o, "file", d->path);
 		vjson_add_bool(o, "discard_writes", d->read_only);
 		break;
-	case VMM_DEVICE_NET:
+	case VM_DEVICE_NET:
 		add_net(o, d);
 		break;
-	case VMM_DEVICE_FS:
+	case VM_DEVICE_FS:
 		vjson_add_str(o, "tag", d->tag);
 		vjson_add_str(o, "socket", d->path);
 		vjson_add_u64(o, "num_queues", 1);
 		vjson_add_u64(o, "queue_size", 1024);
 		break;
-	case VMM_DEVICE_VFIO:
+	case VM_DEVICE_VFIO:
 		vjson_add_str(o, "path", d->path);
 		break;
 	}
@@ -64,7 +64,7 @@ int ch_device_request(const struct vmm_device *d, const char **ret_endpoint, str
 	return 0;
 }
 
-int ch_attach(struct vmm *vm, const struct vmm_device *d, char ret_pci[VMM_PCI_ADDRESS_MAX],
+int ch_attach(struct vm *vm, const struct vm_device *d, char ret_pci[VM_PCI_ADDRESS_MAX],
 	      int64_t deadline_ns, struct err *err)
 {
 	struct json_object *body = NULL, *reply = NULL;
@@ -76,22 +76,22 @@ int ch_attach(struct vmm *vm, const struct vmm_device *d, char ret_pci[VMM_PCI_A
 	if (r < 0)
 		return r;
 	bdf = vjson_str(reply, "bdf");
-	if (!*bdf || strlen(bdf) >= VMM_PCI_ADDRESS_MAX)
+	if (!*bdf || strlen(bdf) >= VM_PCI_ADDRESS_MAX)
 		r = err_set(err, -EPROTO, "%s: cloud-hypervisor tells no PCI address (%s)", endpoint,
 			    reply ? json_object_to_json_string(reply) : "no body");
 	else
-		snprintf(ret_pci, VMM_PCI_ADDRESS_MAX, "%s", bdf);
+		snprintf(ret_pci, VM_PCI_ADDRESS_MAX, "%s", bdf);
 	json_object_put(reply);
 	return r;
 }
 
-static bool slot_removed(struct vmm *vm, void *arg)
+static bool slot_removed(struct vm *vm, void *arg)
 {
-	const struct vmm_slot *slot = arg;
+	const struct vm_slot *slot = arg;
 	bool gone = true;
 
 	pthread_mutex_lock(&vm->lock);
-	for (size_t i = 0; i < VMM_DEVICES_MAX; i++) {
+	for (size_t i = 0; i < VM_DEVICES_MAX; i++) {
 		if (str_eq(vm->devices[i].id, slot->id) && !vm->devices[i].removed)
 			gone = false;
 	}
@@ -99,17 +99,17 @@ static bool slot_removed(struct vmm *vm, void *arg)
 	return gone;
 }
 
-int ch_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, struct err *err)
+int ch_detach(struct vm *vm, const struct vm_slot *slot, int64_t deadline_ns, struct err *err)
 {
 	struct json_object *body;
-	struct vmm_slot copy = *slot;
-	char name[VMM_DEVICE_NAME_MAX];
+	struct vm_slot copy = *slot;
+	char name[VM_DEVICE_NAME_MAX];
 	int r;
 
 	if (slot_removed(vm, &copy))
 		return 0;
 	body = json_object_new_object();
-	vmm_device_name(slot->type, slot->id, name);
+	vm_device_name(slot->type, slot->id, name);
 	vjson_add_str(body, "id", name);
 	r = ch_call(vm, "PUT", "vm.remove-device", body, deadline_ns, NULL, err);
 	/* The reply says only that the guest has been asked. */
@@ -120,7 +120,7 @@ int ch_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, 
 
 /* ---- learning from vm.info ----------------------------------------------------------------------------- */
 
-int ch_learn(struct vmm *vm, struct json_object *info, struct err *err)
+int ch_learn(struct vm *vm, struct json_object *info, struct err *err)
 {
 	struct json_object *tree = vjson_get(info, "device_tree", json_type_object);
 	int r = 0;
@@ -129,8 +129,8 @@ int ch_learn(struct vmm *vm, struct json_object *info, struct err *err)
 		return 0;
 	json_object_object_foreach(tree, name, node)
 	{
-		enum vmm_device_type type;
-		const char *id = vmm_device_id(name, &type);
+		enum vm_device_type type;
+		const char *id = vm_device_id(name, &type);
 
 		if (r == 0 && id)
 			r = vm_slot_add(vm, type, id, vjson_str(node, "pci_bdf"), err);
@@ -140,7 +140,7 @@ int ch_learn(struct vmm *vm, struct json_object *info, struct err *err)
 
 /* ---- size ---------------------------------------------------------------------------------------------- */
 
-static int wait_memory(struct vmm *vm, uint64_t want, int64_t deadline_ns, struct err *err)
+static int wait_memory(struct vm *vm, uint64_t want, int64_t deadline_ns, struct err *err)
 {
 	for (;;) {
 		struct json_object *info = NULL;
@@ -161,7 +161,7 @@ static int wait_memory(struct vmm *vm, uint64_t want, int64_t deadline_ns, struc
 	}
 }
 
-int ch_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err)
+int ch_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err)
 {
 	struct json_object *body = json_object_new_object();
 	int r;

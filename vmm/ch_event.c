@@ -3,13 +3,14 @@
  * start_event_monitor_thread); pretty-printed JSON holds no empty line itself.
  */
 #include "vmm/ch_internal.h"
+#include "vmm/death.h"
 
 #include "base/util.h"
 #include "vmm/json_internal.h"
 
 #define SEPARATOR "\n\n"
 
-static void take_event(struct vmm *vm, struct json_object *o)
+static void take_event(struct vm *vm, struct json_object *o)
 {
 	const char *source = vjson_str(o, "source"), *event = vjson_str(o, "event");
 	struct json_object *properties = NULL;
@@ -18,8 +19,8 @@ static void take_event(struct vmm *vm, struct json_object *o)
 
 	json_object_object_get_ex(o, "properties", &properties);
 	if (str_eq(source, "vm") && str_eq(event, "device-removed")) {
-		enum vmm_device_type type;
-		const char *id = vmm_device_id(vjson_str(properties, "id"), &type);
+		enum vm_device_type type;
+		const char *id = vm_device_id(vjson_str(properties, "id"), &type);
 
 		if (id)
 			vm_device_removed(vm, id);
@@ -27,18 +28,18 @@ static void take_event(struct vmm *vm, struct json_object *o)
 		c->up = true;
 		vm_progress(vm);
 	} else if (str_eq(source, "guest") && str_eq(event, "panic")) {
-		vm_console_words(vm, words, sizeof(words));
-		vm_event(vm, VMM_EVENT_GUEST_PANIC, 0, "guest", words);
+		vm_console_tail(vm->run_dir, words, sizeof(words));
+		vm_push_event(vm, VM_EVENT_GUEST_PANIC, 0, "guest", words);
 	} else if (str_eq(source, "vm") && str_eq(event, "rebooting")) {
 		/* A guest's reset or triple fault becomes a reboot inside the same process. */
-		vm_console_words(vm, words, sizeof(words));
-		vm_event(vm, VMM_EVENT_GUEST_RESET, 0, "guest", words);
+		vm_console_tail(vm->run_dir, words, sizeof(words));
+		vm_push_event(vm, VM_EVENT_GUEST_RESET, 0, "guest", words);
 	} else if ((str_eq(source, "vm") || str_eq(source, "vmm")) && str_eq(event, "shutdown")) {
-		vm_event(vm, VMM_EVENT_GUEST_SHUTDOWN, 0, "guest", "");
+		vm_push_event(vm, VM_EVENT_GUEST_SHUTDOWN, 0, "guest", "");
 	}
 }
 
-static int take_text(struct vmm *vm, const char *text, size_t len, struct err *err)
+static int take_text(struct vm *vm, const char *text, size_t len, struct err *err)
 {
 	struct json_tokener *t;
 	struct json_object *o;
@@ -63,7 +64,7 @@ static int take_text(struct vmm *vm, const char *text, size_t len, struct err *e
 	return r;
 }
 
-int ch_feed_events(struct vmm *vm, struct buf *in, struct err *err)
+int ch_feed_events(struct vm *vm, struct buf *in, struct err *err)
 {
 	int r = 0;
 

@@ -42,16 +42,16 @@ struct ch_request {
 int ch_request(const struct ch_request *rq, int64_t deadline_ns, struct json_object **ret_reply,
 	       struct err *err);
 /* For a VM. Takes body in any case. */
-int ch_call(struct vmm *vm, const char *method, const char *endpoint, struct json_object *body,
+int ch_call(struct vm *vm, const char *method, const char *endpoint, struct json_object *body,
 	    int64_t deadline_ns, struct json_object **ret_reply, struct err *err);
 /* The messages of an error's body on one line; what is no JSON array of strings is shown as it is. */
 void ch_error_words(const char *body, size_t len, char *out, size_t size);
 
 /* ---- ch_cmdline.c -------------------------------------------------------------------------------------- */
 
-int ch_command(const struct vmm *vm, const struct vmm_launch *launch, char ***ret_argv, struct err *err);
+int ch_command(const struct vm *vm, const struct vm_launch *launch, char ***ret_argv, struct err *err);
 /* Makes <run_dir>/restore from a snapshot: its files, and its config.json with this VM's paths in it. */
-int ch_prepare_restore(const struct vmm *vm, const struct vmm_launch *launch, struct err *err);
+int ch_prepare_restore(const struct vm *vm, const struct vm_launch *launch, struct err *err);
 
 /* ---- ch_event.c ---------------------------------------------------------------------------------------- */
 
@@ -59,18 +59,18 @@ int ch_prepare_restore(const struct vmm *vm, const struct vmm_launch *launch, st
  * Takes the whole events that are in `in`; 0 or -EPROTO. Sets `up` of vm->state, calls vm_event and
  * vm_device_removed.
  */
-int ch_feed_events(struct vmm *vm, struct buf *in, struct err *err);
+int ch_feed_events(struct vm *vm, struct buf *in, struct err *err);
 
 /* ---- ch_device.c --------------------------------------------------------------------------------------- */
 
-int ch_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX],
+int ch_attach(struct vm *vm, const struct vm_device *device, char ret_pci[VM_PCI_ADDRESS_MAX],
 	      int64_t deadline_ns, struct err *err);
-int ch_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, struct err *err);
-int ch_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
+int ch_detach(struct vm *vm, const struct vm_slot *slot, int64_t deadline_ns, struct err *err);
+int ch_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
 /* The endpoint and body that plug a device; the body is the caller's. */
-int ch_device_request(const struct vmm_device *device, const char **ret_endpoint,
+int ch_device_request(const struct vm_device *device, const char **ret_endpoint,
 		      struct json_object **ret_body, struct err *err);
 /* Fills the VM's device table from vm.info's answer. */
-int ch_learn(struct vmm *vm, struct json_object *info, struct err *err);
+int ch_learn(struct vm *vm, struct json_object *info, struct err *err);
 
 #endif

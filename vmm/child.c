@@ -8,7 +8,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
+#include <sys/pidfd.h>
 #include <sys/wait.h>
 
 #define STATUS_FD    3
@@ -17,17 +17,6 @@
 #define LAST_LINES   4
 #define TAIL_BYTES   4096
 #define CHILDREN_MAX 4096
-
-#ifndef P_PIDFD
-#define P_PIDFD 3
-#endif
-
-static int pidfd_open_(pid_t pid)
-{
-	long fd = syscall(SYS_pidfd_open, pid, 0);
-
-	return fd < 0 ? -errno : (int)fd;
-}
 
 /* State and fields after the command name of /proc/<pid>/stat; 0 or -ESRCH. */
 static int read_stat(pid_t pid, char *ret_state, unsigned long *ret_flags, uint64_t *ret_start)
@@ -172,9 +161,9 @@ int child_spawn(struct child *p, const struct child_spec *spec, struct err *err)
 	if (r < 0)
 		return err_set_errno(err, r, "running the spawn helper %s", spec->helper);
 	p->pid = pid;
-	p->pidfd = pidfd_open_(pid);
+	p->pidfd = pidfd_open(pid, 0);
 	if (p->pidfd < 0) {
-		r = p->pidfd;
+		r = -errno;
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
 		*p = CHILD_INIT;
@@ -224,7 +213,7 @@ int child_confirm(struct child *p, int64_t deadline_ns, struct err *err)
 int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe, struct err *err)
 {
 	char runs[sizeof(p->exe)];
-	int fd CLEANUP_CLOSE = pid > 0 ? pidfd_open_(pid) : -ESRCH;
+	int fd CLEANUP_CLOSE = pid > 0 ? pidfd_open(pid, 0) : -1;
 	uint64_t start = 0;
 
 	*p = CHILD_INIT;
@@ -260,7 +249,7 @@ bool child_poll(struct child *p)
 		return false;
 	p->exited = true;
 	p->status = -1;
-	if (waitid((idtype_t)P_PIDFD, (id_t)p->pidfd, &si, WEXITED | WNOHANG) == 0 && si.si_pid == p->pid)
+	if (waitid(P_PIDFD, (id_t)p->pidfd, &si, WEXITED | WNOHANG) == 0 && si.si_pid == p->pid)
 		p->status = si.si_code == CLD_EXITED ? si.si_status : 128 + si.si_status;
 	return true;
 }
@@ -277,7 +266,7 @@ int child_wait(struct child *p, int64_t deadline_ns)
 void child_signal(const struct child *p, int sig)
 {
 	if (p->pidfd >= 0 && !p->exited)
-		syscall(SYS_pidfd_send_signal, p->pidfd, sig, NULL, 0);
+		pidfd_send_signal(p->pidfd, sig, NULL, 0);
 }
 
 /*
@@ -286,7 +275,7 @@ void child_signal(const struct child *p, int sig)
  */
 static void kill_child_of(pid_t pid, pid_t parent)
 {
-	int fd CLEANUP_CLOSE = pidfd_open_(pid);
+	int fd CLEANUP_CLOSE = pidfd_open(pid, 0);
 	char path[64];
 	char *data CLEANUP_FREE = NULL;
 	const char *p;
@@ -297,7 +286,7 @@ static void kill_child_of(pid_t pid, pid_t parent)
 		return;
 	p = strrchr(data, ')');
 	if (p && sscanf(p + 1, " %*c %d", &ppid) == 1 && ppid == parent)
-		syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+		pidfd_send_signal(fd, SIGKILL, NULL, 0);
 }
 
 void child_kill_family(const struct child *p)

@@ -226,7 +226,7 @@ int vmm_choose_driver(const struct vmm_config *config, struct vmm_choice *ret_ch
 	return 0;
 }
 
-int vmm_choose_known(const struct vmm_config *config, struct vmm_known *known, struct vmm_choice *ret_choice, struct err *err)
+int vmm_choose(const struct vmm_config *config, struct vmm_known *known, struct vmm_choice *ret_choice, struct err *err)
 {
 	struct vmm_choice c;
 	struct vmm_known nothing = {0};
@@ -244,11 +244,6 @@ int vmm_choose_known(const struct vmm_config *config, struct vmm_known *known, s
 	snprintf(c.version, sizeof(c.version), "%s", known->version);
 	*ret_choice = c;
 	return 0;
-}
-
-int vmm_choose(const struct vmm_config *config, struct vmm_choice *ret_choice, struct err *err)
-{
-	return vmm_choose_known(config, NULL, ret_choice, err);
 }
 
 int vmm_check_kernel(const struct vmm_config *config, struct err *err)

@@ -13,29 +13,29 @@
  * Opens what it inherits or writes to: the API's listener, and the event file, which must be there to be
  * watched.
  */
-static int ch_prepare(struct vmm *vm, struct vmm_launch *launch, struct err *err)
+static int ch_prepare(struct vm *vm, struct vm_launch *launch, struct err *err)
 {
 	char path[256];
 	int r = launch->restore_dir ? ch_prepare_restore(vm, launch, err) : 0;
 
 	if (r == 0)
-		r = vm_path(vm, VMM_FILE_EVENTS, path, sizeof(path), err);
+		r = vm_path(vm, VM_FILE_EVENTS, path, sizeof(path), err);
 	if (r < 0)
 		return r;
 	r = write_file(path, "", 0, 0600);
 	if (r < 0)
 		return err_set_errno(err, r, "making %s", path);
-	r = vm_path(vm, VMM_FILE_API, path, sizeof(path), err);
+	r = vm_path(vm, VM_FILE_API, path, sizeof(path), err);
 	if (r < 0)
 		return r;
 	r = sock_listen(path, err);
 	return r < 0 ? r : launch_add_fd(launch, r, &launch->monitor, err);
 }
 
-static int open_events(struct vmm *vm, struct ch *c, struct err *err)
+static int open_events(struct vm *vm, struct ch *c, struct err *err)
 {
 	char path[256];
-	int r = vm_path(vm, VMM_FILE_EVENTS, path, sizeof(path), err);
+	int r = vm_path(vm, VM_FILE_EVENTS, path, sizeof(path), err);
 
 	if (r < 0)
 		return r;
@@ -48,7 +48,7 @@ static int open_events(struct vmm *vm, struct ch *c, struct err *err)
 	return 0;
 }
 
-static void ch_pump(struct vmm *vm)
+static void ch_pump(struct vm *vm)
 {
 	struct ch *c = vm->state;
 	char drop[1024];
@@ -70,7 +70,7 @@ static void ch_pump(struct vmm *vm)
 	}
 }
 
-static int check_running(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err *err)
+static int check_running(struct vm *vm, bool adopt, int64_t deadline_ns, struct err *err)
 {
 	struct json_object *info = NULL, *state = NULL;
 	int r = ch_call(vm, "GET", "vm.info", NULL, deadline_ns, &info, err);
@@ -91,7 +91,7 @@ static int check_running(struct vmm *vm, bool adopt, int64_t deadline_ns, struct
 	return r;
 }
 
-static bool is_up(struct vmm *vm, void *arg)
+static bool is_up(struct vm *vm, void *arg)
 {
 	const struct ch *c = vm->state;
 
@@ -99,7 +99,7 @@ static bool is_up(struct vmm *vm, void *arg)
 	return c->up || c->events < 0;
 }
 
-static int ch_ready(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err *err)
+static int ch_ready(struct vm *vm, bool adopt, int64_t deadline_ns, struct err *err)
 {
 	struct ch *c = calloc(1, sizeof(*c));
 	int r;
@@ -126,24 +126,24 @@ static int ch_ready(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err 
 	return r < 0 ? r : check_running(vm, adopt, deadline_ns, err);
 }
 
-static int ch_monitor_fd(const struct vmm *vm)
+static int ch_monitor_fd(const struct vm *vm)
 {
 	const struct ch *c = vm->state;
 
 	return c ? c->watch : -1;
 }
 
-static int ch_pause(struct vmm *vm, int64_t deadline_ns, struct err *err)
+static int ch_pause(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
 	return ch_call(vm, "PUT", "vm.pause", NULL, deadline_ns, NULL, err);
 }
 
-static int ch_resume(struct vmm *vm, int64_t deadline_ns, struct err *err)
+static int ch_resume(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
 	return ch_call(vm, "PUT", "vm.resume", NULL, deadline_ns, NULL, err);
 }
 
-static int ch_snapshot(struct vmm *vm, const char *dir, int64_t deadline_ns, struct err *err)
+static int ch_snapshot(struct vm *vm, const char *dir, int64_t deadline_ns, struct err *err)
 {
 	struct json_object *body = json_object_new_object();
 	char url[512];
@@ -157,7 +157,7 @@ static int ch_snapshot(struct vmm *vm, const char *dir, int64_t deadline_ns, str
 	return ch_call(vm, "PUT", "vm.snapshot", body, deadline_ns, NULL, err);
 }
 
-static int ch_state_name(struct vmm *vm, char *out, size_t size, int64_t deadline_ns, struct err *err)
+static int ch_state_name(struct vm *vm, char *out, size_t size, int64_t deadline_ns, struct err *err)
 {
 	struct json_object *info = NULL, *state;
 	int r = ch_call(vm, "GET", "vm.info", NULL, deadline_ns, &info, err);
@@ -169,7 +169,7 @@ static int ch_state_name(struct vmm *vm, char *out, size_t size, int64_t deadlin
 	return r;
 }
 
-static void ch_done(struct vmm *vm)
+static void ch_done(struct vm *vm)
 {
 	struct ch *c = vm->state;
 

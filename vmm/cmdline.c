@@ -7,7 +7,7 @@
 	"console=hvc0 root=/dev/pmem0p1 rootflags=data=ordered,errors=remount-ro,dax ro rootfstype=ext4 "    \
 	"task.sharefs_type=virtiofs panic=-1"
 
-char *vmm_kernel_cmdline(const struct vmm_config *config, const struct vmm_spec *spec)
+char *vmm_kernel_cmdline(const struct vmm_config *config, const struct vm_spec *spec)
 {
 	const char *params = str_empty(config->kernel_params) ? "" : config->kernel_params;
 	const char *extra = str_empty(spec->extra_params) ? "" : spec->extra_params;
@@ -17,13 +17,13 @@ char *vmm_kernel_cmdline(const struct vmm_config *config, const struct vmm_spec 
 			 params, *extra ? " " : "", extra);
 }
 
-int launch_fd(const struct vmm_launch *launch, int index)
+int launch_fd(const struct vm_launch *launch, int index)
 {
 	(void)launch;
 	return CHILD_FD_BASE + index;
 }
 
-int launch_add_fd(struct vmm_launch *launch, int fd, int *ret_index, struct err *err)
+int launch_add_fd(struct vm_launch *launch, int fd, int *ret_index, struct err *err)
 {
 	if (launch->n_fds >= CHILD_FDS_MAX) {
 		close_fd(fd);
@@ -49,16 +49,16 @@ bool vmm_mac_zero(const uint8_t mac[6])
 #define DEVICE_PREFIX "hot-"
 
 static const char *const type_names[] = {
-	[VMM_DEVICE_DISK] = "disk", [VMM_DEVICE_PMEM] = "pmem", [VMM_DEVICE_NET] = "net",
-	[VMM_DEVICE_FS] = "fs",	    [VMM_DEVICE_VFIO] = "vfio",
+	[VM_DEVICE_DISK] = "disk", [VM_DEVICE_PMEM] = "pmem", [VM_DEVICE_NET] = "net",
+	[VM_DEVICE_FS] = "fs",	    [VM_DEVICE_VFIO] = "vfio",
 };
 
-void vmm_device_name(enum vmm_device_type type, const char *id, char out[VMM_DEVICE_NAME_MAX])
+void vm_device_name(enum vm_device_type type, const char *id, char out[VM_DEVICE_NAME_MAX])
 {
-	snprintf(out, VMM_DEVICE_NAME_MAX, DEVICE_PREFIX "%s-%s", type_names[type], id);
+	snprintf(out, VM_DEVICE_NAME_MAX, DEVICE_PREFIX "%s-%s", type_names[type], id);
 }
 
-const char *vmm_device_id(const char *name, enum vmm_device_type *ret_type)
+const char *vm_device_id(const char *name, enum vm_device_type *ret_type)
 {
 	if (!str_starts(name, DEVICE_PREFIX))
 		return NULL;
@@ -67,7 +67,7 @@ const char *vmm_device_id(const char *name, enum vmm_device_type *ret_type)
 		size_t n = strlen(type_names[i]);
 
 		if (strncmp(name, type_names[i], n) == 0 && name[n] == '-' && name[n + 1]) {
-			*ret_type = (enum vmm_device_type)i;
+			*ret_type = (enum vm_device_type)i;
 			return name + n + 1;
 		}
 	}

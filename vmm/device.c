@@ -6,18 +6,18 @@
 /* ---- the table of plugged devices ---------------------------------------------------------------------- */
 
 /* With lock held. */
-static struct vmm_slot *find_slot(struct vmm *vm, const char *id)
+static struct vm_slot *find_slot(struct vm *vm, const char *id)
 {
-	for (size_t i = 0; i < VMM_DEVICES_MAX; i++) {
+	for (size_t i = 0; i < VM_DEVICES_MAX; i++) {
 		if (str_eq(vm->devices[i].id, id))
 			return &vm->devices[i];
 	}
 	return NULL;
 }
 
-int vm_slot_add(struct vmm *vm, enum vmm_device_type type, const char *id, const char *pci, struct err *err)
+int vm_slot_add(struct vm *vm, enum vm_device_type type, const char *id, const char *pci, struct err *err)
 {
-	struct vmm_slot *s;
+	struct vm_slot *s;
 	int r = 0;
 
 	pthread_mutex_lock(&vm->lock);
@@ -26,9 +26,9 @@ int vm_slot_add(struct vmm *vm, enum vmm_device_type type, const char *id, const
 		r = err_set(err, -EEXIST, "the VM has a device \"%s\" already", id);
 	} else if (!s) {
 		r = err_set(err, -ENOSPC, "the VM has %d plugged devices already, the most it takes",
-			    VMM_DEVICES_MAX);
+			    VM_DEVICES_MAX);
 	} else {
-		*s = (struct vmm_slot){.type = type};
+		*s = (struct vm_slot){.type = type};
 		snprintf(s->id, sizeof(s->id), "%s", id);
 		snprintf(s->pci, sizeof(s->pci), "%s", pci);
 	}
@@ -36,9 +36,9 @@ int vm_slot_add(struct vmm *vm, enum vmm_device_type type, const char *id, const
 	return r;
 }
 
-static void slot_set_pci(struct vmm *vm, const char *id, const char *pci)
+static void slot_set_pci(struct vm *vm, const char *id, const char *pci)
 {
-	struct vmm_slot *s;
+	struct vm_slot *s;
 
 	pthread_mutex_lock(&vm->lock);
 	s = find_slot(vm, id);
@@ -47,20 +47,20 @@ static void slot_set_pci(struct vmm *vm, const char *id, const char *pci)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-static void slot_drop(struct vmm *vm, const char *id)
+static void slot_drop(struct vm *vm, const char *id)
 {
-	struct vmm_slot *s;
+	struct vm_slot *s;
 
 	pthread_mutex_lock(&vm->lock);
 	s = find_slot(vm, id);
 	if (s)
-		*s = (struct vmm_slot){0};
+		*s = (struct vm_slot){0};
 	pthread_mutex_unlock(&vm->lock);
 }
 
 /* ---- calls --------------------------------------------------------------------------------------------- */
 
-static int need_cap(const struct vmm *vm, uint32_t cap, const char *what, struct err *err)
+static int need_cap(const struct vm *vm, uint32_t cap, const char *what, struct err *err)
 {
 	uint32_t caps = vm->driver->caps;
 
@@ -69,33 +69,33 @@ static int need_cap(const struct vmm *vm, uint32_t cap, const char *what, struct
 	return caps & cap ? 0 : err_set(err, -EOPNOTSUPP, "%s cannot %s here", vm->driver->name, what);
 }
 
-static int check_device(const struct vmm *vm, const struct vmm_device *d, struct err *err)
+static int check_device(const struct vm *vm, const struct vm_device *d, struct err *err)
 {
 	static const uint32_t caps[] = {
-		[VMM_DEVICE_DISK] = VMM_CAP_HOTPLUG_DISK, [VMM_DEVICE_PMEM] = VMM_CAP_HOTPLUG_PMEM,
-		[VMM_DEVICE_NET] = VMM_CAP_HOTPLUG_NET,	  [VMM_DEVICE_FS] = VMM_CAP_HOTPLUG_FS,
-		[VMM_DEVICE_VFIO] = VMM_CAP_HOTPLUG_VFIO,
+		[VM_DEVICE_DISK] = VMM_CAP_HOTPLUG_DISK, [VM_DEVICE_PMEM] = VMM_CAP_HOTPLUG_PMEM,
+		[VM_DEVICE_NET] = VMM_CAP_HOTPLUG_NET,	  [VM_DEVICE_FS] = VMM_CAP_HOTPLUG_FS,
+		[VM_DEVICE_VFIO] = VMM_CAP_HOTPLUG_VFIO,
 	};
 	size_t len = d->id ? strlen(d->id) : 0;
 
-	if (len == 0 || len >= VMM_DEVICE_ID_MAX - 8 ||
+	if (len == 0 || len >= VM_DEVICE_ID_MAX - 8 ||
 	    strspn(d->id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != len)
 		return err_set(err, -EINVAL,
 			       "device id \"%s\": 1 to %d of letters, digits, - _ . are allowed",
-			       d->id ? d->id : "", VMM_DEVICE_ID_MAX - 9);
+			       d->id ? d->id : "", VM_DEVICE_ID_MAX - 9);
 	if ((size_t)d->type >= ARRAY_SIZE(caps))
 		return err_set(err, -EINVAL, "unknown device type %d", (int)d->type);
 	if (str_empty(d->path))
 		return err_set(err, -EINVAL, "device %s has no path", d->id);
-	if (d->type == VMM_DEVICE_FS && str_empty(d->tag))
+	if (d->type == VM_DEVICE_FS && str_empty(d->tag))
 		return err_set(err, -EINVAL, "share %s has no tag", d->id);
 	return need_cap(vm, caps[d->type], "plug a device of this kind", err);
 }
 
-int vmm_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX],
+int vm_attach(struct vm *vm, const struct vm_device *device, char ret_pci[VM_PCI_ADDRESS_MAX],
 	       int64_t deadline_ns, struct err *err)
 {
-	char pci[VMM_PCI_ADDRESS_MAX] = "";
+	char pci[VM_PCI_ADDRESS_MAX] = "";
 	int r = check_device(vm, device, err);
 
 	if (r < 0)
@@ -119,10 +119,10 @@ int vmm_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM
 	return 0;
 }
 
-int vmm_detach(struct vmm *vm, const char *id, int64_t deadline_ns, struct err *err)
+int vm_detach(struct vm *vm, const char *id, int64_t deadline_ns, struct err *err)
 {
-	struct vmm_slot copy = {0};
-	struct vmm_slot *s;
+	struct vm_slot copy = {0};
+	struct vm_slot *s;
 	int r;
 
 	deadline_ns = wait_deadline(deadline_ns);
@@ -144,7 +144,7 @@ int vmm_detach(struct vmm *vm, const char *id, int64_t deadline_ns, struct err *
 	return r < 0 ? err_wrap(err, "detaching %s", id ? id : "") : 0;
 }
 
-int vmm_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err)
+int vm_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err)
 {
 	int r = need_cap(vm, VMM_CAP_RESIZE, "resize a VM", err);
 
@@ -166,7 +166,7 @@ int vmm_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t de
 	return r < 0 ? err_wrap(err, "resizing the VM") : 0;
 }
 
-int vmm_pause(struct vmm *vm, int64_t deadline_ns, struct err *err)
+int vm_pause(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
 	int r;
 
@@ -179,7 +179,7 @@ int vmm_pause(struct vmm *vm, int64_t deadline_ns, struct err *err)
 	return r < 0 ? err_wrap(err, "pausing the VM") : 0;
 }
 
-int vmm_resume(struct vmm *vm, int64_t deadline_ns, struct err *err)
+int vm_resume(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
 	int r;
 
@@ -192,7 +192,7 @@ int vmm_resume(struct vmm *vm, int64_t deadline_ns, struct err *err)
 	return r < 0 ? err_wrap(err, "resuming the VM") : 0;
 }
 
-int vmm_snapshot(struct vmm *vm, const char *dir, int64_t deadline_ns, struct err *err)
+int vm_snapshot(struct vm *vm, const char *dir, int64_t deadline_ns, struct err *err)
 {
 	int r;
 
@@ -210,10 +210,10 @@ int vmm_snapshot(struct vmm *vm, const char *dir, int64_t deadline_ns, struct er
 	return r < 0 ? err_wrap(err, "taking a snapshot of the VM") : 0;
 }
 
-int vmm_info(struct vmm *vm, struct vmm_info *ret_info, struct err *err)
+int vm_info(struct vm *vm, struct vm_info *ret_info, struct err *err)
 {
 	int64_t deadline_ns = wait_deadline(0);
-	struct vmm_info info = {.driver = vm->driver->name};
+	struct vm_info info = {.driver = vm->driver->name};
 	int r = vm_turn_take(vm, deadline_ns, err);
 
 	if (r < 0)
@@ -221,14 +221,14 @@ int vmm_info(struct vmm *vm, struct vmm_info *ret_info, struct err *err)
 	r = vm->driver->state_name(vm, info.state, sizeof(info.state), deadline_ns, err);
 	vm_turn_give(vm);
 	if (r == 0)
-		r = vm_path(vm, VMM_FILE_CONSOLE, info.console_path, sizeof(info.console_path), err);
+		r = vm_path(vm, VM_FILE_CONSOLE, info.console_path, sizeof(info.console_path), err);
 	if (r < 0)
 		return err_wrap(err, "asking about the VM");
 	snprintf(info.accel, sizeof(info.accel), "%s", vm->accel);
 	pthread_mutex_lock(&vm->lock);
-	info.vmm_pid = vm->procs[VMM_ROLE_VMM].pid;
-	info.virtiofsd_pid = vm->procs[VMM_ROLE_FS].pid;
-	info.vsock_pid = vm->procs[VMM_ROLE_VSOCK].pid;
+	info.vmm_pid = vm->procs[VM_ROLE_VMM].pid;
+	info.virtiofsd_pid = vm->procs[VM_ROLE_FS].pid;
+	info.vsock_pid = vm->procs[VM_ROLE_VSOCK].pid;
 	info.vcpus = vm->vcpus;
 	info.memory_bytes = vm->memory;
 	pthread_mutex_unlock(&vm->lock);

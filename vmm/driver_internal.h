@@ -13,52 +13,54 @@
 #define VMM_DRIVER_INTERNAL_H
 
 #include "vmm/child_internal.h"
-#include "vmm/vmm.h"
+#include "vmm/choose.h"
+#include "vmm/config.h"
+#include "vmm/vm.h"
 
 #include <pthread.h>
 
 struct json_object;
 
 /* Files in run_dir. */
-#define VMM_FILE_API	 "api.sock" /* Cloud Hypervisor's REST socket */
-#define VMM_FILE_QMP	 "qmp.sock"
-#define VMM_FILE_FS	 "virtiofs.sock"
-#define VMM_FILE_VSOCK	 "task.vsock" /* hybrid vsock */
-#define VMM_FILE_VHOST	 "vhost-vsock.sock"
-#define VMM_FILE_CONSOLE "console.log"
-#define VMM_FILE_SERIAL	 "serial.log"  /* only with debug */
-#define VMM_FILE_EVENTS	 "events.json" /* Cloud Hypervisor's event monitor */
-#define VMM_FILE_LOG	 "vmm.log"     /* the VMM's stdout and stderr */
-#define VMM_FILE_FS_LOG	 "virtiofsd.log"
-#define VMM_FILE_VS_LOG	 "vsock.log"
+#define VM_FILE_API	 "api.sock" /* Cloud Hypervisor's REST socket */
+#define VM_FILE_QMP	 "qmp.sock"
+#define VM_FILE_FS	 "virtiofs.sock"
+#define VM_FILE_VSOCK	 "task.vsock" /* hybrid vsock */
+#define VM_FILE_VHOST	 "vhost-vsock.sock"
+#define VM_FILE_CONSOLE "console.log"
+#define VM_FILE_SERIAL	 "serial.log"  /* only with debug */
+#define VM_FILE_EVENTS	 "events.json" /* Cloud Hypervisor's event monitor */
+#define VM_FILE_LOG	 "vmm.log"     /* the VMM's stdout and stderr */
+#define VM_FILE_FS_LOG	 "virtiofsd.log"
+#define VM_FILE_VS_LOG	 "vsock.log"
 
-enum vmm_role {
-	VMM_ROLE_VMM,
-	VMM_ROLE_FS,
-	VMM_ROLE_VSOCK,
-	VMM_ROLE_COUNT,
+enum vm_role {
+	VM_ROLE_VMM,
+	VM_ROLE_FS,
+	VM_ROLE_VSOCK,
+	VM_ROLE_COUNT,
 };
 
-#define VMM_DEVICES_MAX	  32
-#define VMM_DEVICE_ID_MAX 64
-#define VMM_EVENTS_MAX	  16
-#define VMM_VSOCK_CID	  3 /* of hybrid vsock, where each VM has its own CID space */
+#define VM_DEVICES_MAX	  32
+#define VM_DEVICE_ID_MAX 64
+#define VM_EVENTS_MAX	  16
+#define VM_VSOCK_CID	  3 /* of hybrid vsock, where each VM has its own CID space */
 
-struct vmm_slot {
-	char id[VMM_DEVICE_ID_MAX]; /* "": free */
-	enum vmm_device_type type;
-	char pci[VMM_PCI_ADDRESS_MAX];
+struct vm_slot {
+	char id[VM_DEVICE_ID_MAX]; /* "": free */
+	enum vm_device_type type;
+	char pci[VM_PCI_ADDRESS_MAX];
 	bool removed; /* the guest has let go of it */
 };
 
-struct vmm {
+struct vm {
 	const struct vmm_driver *driver;
 	void *state; /* the driver's; by io */
 	char *id, *run_dir, *netns_path;
 	char accel[16];
-	char exe[VMM_ROLE_COUNT][64]; /* their names, for messages */
+	char exe[VM_ROLE_COUNT][64]; /* their names, for messages */
 	bool debug;
-	uint32_t cid; /* AF_VSOCK CID; 0: hybrid vsock on VMM_FILE_VSOCK */
+	uint32_t cid; /* AF_VSOCK CID; 0: hybrid vsock on VM_FILE_VSOCK */
 	uint32_t vcpus_boot, vcpus_max;
 	uint64_t memory_boot, memory_max;
 	int epoll_fd;
@@ -78,18 +80,18 @@ struct vmm {
 	bool guest_up;	     /* lock: the guest's userspace has been seen to run */
 	uint32_t vcpus;	     /* lock */
 	uint64_t memory;     /* lock */
-	struct child procs[VMM_ROLE_COUNT];	  /* lock; pidfds stay open until vmm_free */
-	bool reported[VMM_ROLE_COUNT];		  /* lock */
-	struct vmm_event events[VMM_EVENTS_MAX];  /* lock; a ring */
+	struct child procs[VM_ROLE_COUNT];	  /* lock; pidfds stay open until vm_free */
+	bool reported[VM_ROLE_COUNT];		  /* lock */
+	struct vm_event events[VM_EVENTS_MAX];  /* lock; a ring */
 	unsigned events_head, events_len;	  /* lock */
-	struct vmm_slot devices[VMM_DEVICES_MAX]; /* lock */
+	struct vm_slot devices[VM_DEVICES_MAX]; /* lock */
 };
 
-/* What a start has at hand; lives during vmm_start only. */
-struct vmm_launch {
+/* What a start has at hand; lives during vm_start only. */
+struct vm_launch {
 	const struct vmm_config *config;
 	const struct vmm_choice *choice;
-	const struct vmm_spec *spec;
+	const struct vm_spec *spec;
 	const char *restore_dir; /* NULL: boot */
 	uint64_t image_bytes;
 	uint8_t mac[6];
@@ -105,35 +107,35 @@ struct vmm_driver {
 	const char *name;
 	const char *exe; /* default program name */
 	bool own_vsock;	 /* serves hybrid vsock itself */
-	bool fs_by_fd;	 /* takes a connected vhost-user fd; else connects to VMM_FILE_FS */
+	bool fs_by_fd;	 /* takes a connected vhost-user fd; else connects to VM_FILE_FS */
 	uint32_t caps;
 	uint32_t mtu_max;
 	/* Opens what the VMM must inherit besides the common fds; may be NULL. */
-	int (*prepare)(struct vmm *vm, struct vmm_launch *launch, struct err *err);
+	int (*prepare)(struct vm *vm, struct vm_launch *launch, struct err *err);
 	/* Pure: the command line. */
-	int (*command)(const struct vmm *vm, const struct vmm_launch *launch, char ***ret_argv,
+	int (*command)(const struct vm *vm, const struct vm_launch *launch, char ***ret_argv,
 		       struct err *err);
 	/*
 	 * Connects to the running VMM's API and waits until it answers; also used to adopt. Fills what it
 	 * learns.
 	 */
-	int (*ready)(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err *err);
+	int (*ready)(struct vm *vm, bool adopt, int64_t deadline_ns, struct err *err);
 	/* The fd that polls readable when pump has work; -1: none. Constant after ready. */
-	int (*monitor_fd)(const struct vmm *vm);
+	int (*monitor_fd)(const struct vm *vm);
 	/* With io held: reads without blocking what the VMM has to say, queues events. */
-	void (*pump)(struct vmm *vm);
+	void (*pump)(struct vm *vm);
 	/* These are called with the turn held. */
-	int (*attach)(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX],
+	int (*attach)(struct vm *vm, const struct vm_device *device, char ret_pci[VM_PCI_ADDRESS_MAX],
 		      int64_t deadline_ns, struct err *err);
-	int (*detach)(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, struct err *err);
-	int (*resize)(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns,
+	int (*detach)(struct vm *vm, const struct vm_slot *slot, int64_t deadline_ns, struct err *err);
+	int (*resize)(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns,
 		      struct err *err);
-	int (*pause)(struct vmm *vm, int64_t deadline_ns, struct err *err);
-	int (*resume)(struct vmm *vm, int64_t deadline_ns, struct err *err);
-	int (*snapshot)(struct vmm *vm, const char *dir, int64_t deadline_ns,
+	int (*pause)(struct vm *vm, int64_t deadline_ns, struct err *err);
+	int (*resume)(struct vm *vm, int64_t deadline_ns, struct err *err);
+	int (*snapshot)(struct vm *vm, const char *dir, int64_t deadline_ns,
 			struct err *err); /* NULL: cannot */
-	int (*state_name)(struct vmm *vm, char *out, size_t size, int64_t deadline_ns, struct err *err);
-	void (*done)(struct vmm *vm);
+	int (*state_name)(struct vm *vm, char *out, size_t size, int64_t deadline_ns, struct err *err);
+	void (*done)(struct vm *vm);
 };
 
 extern const struct vmm_driver vmm_driver_qemu, vmm_driver_cloud_hypervisor;
@@ -142,51 +144,49 @@ const struct vmm_driver *vmm_driver_find(const char *name);
 /* ---- vmm.c, for drivers -------------------------------------------------------------------------------- */
 
 /* "<run_dir>/<file>" into out; 0 or -ENAMETOOLONG. */
-int vm_path(const struct vmm *vm, const char *file, char *out, size_t size, struct err *err);
+int vm_path(const struct vm *vm, const char *file, char *out, size_t size, struct err *err);
 /*
  * Queues an event (the oldest are kept; what does not fit is dropped) and marks the VM as ending where it is
  * one.
  */
-void vm_event(struct vmm *vm, enum vmm_event_type type, int status, const char *what, const char *detail);
+void vm_push_event(struct vm *vm, enum vm_event_type type, int status, const char *what, const char *detail);
 /* Tells a waiting vm_await to look at its condition again. */
-void vm_progress(struct vmm *vm);
+void vm_progress(struct vm *vm);
 /* A device has left the guest: marks its slot and queues the event. */
-void vm_device_removed(struct vmm *vm, const char *id);
+void vm_device_removed(struct vm *vm, const char *id);
 /* The monitor connection has ended. */
-void vm_monitor_eof(struct vmm *vm);
+void vm_monitor_eof(struct vm *vm);
 /*
  * Waits until done(vm, arg), which is called with io held, is true. -ETIMEDOUT, -ECANCELED when the VM is
  * being stopped, -ENOTCONN with the VMM's last words when it has died; `what` names what was awaited.
  */
-typedef bool vm_done_fn(struct vmm *vm, void *arg);
-int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what,
+typedef bool vm_done_fn(struct vm *vm, void *arg);
+int vm_await(struct vm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what,
 	     struct err *err);
 /* -ECANCELED or -ENOTCONN as in vm_await, else 0. */
-int vm_check_alive(struct vmm *vm, struct err *err);
+int vm_check_alive(struct vm *vm, struct err *err);
 /*
  * For a VMM that has hung up: its last words if it is dead or dies within a second, else `what`. Negative
  * errno.
  */
-int vm_lost(struct vmm *vm, const char *what, struct err *err);
+int vm_lost(struct vm *vm, const char *what, struct err *err);
 /* Records a device that the VMM has (used when adopting). */
-int vm_slot_add(struct vmm *vm, enum vmm_device_type type, const char *id, const char *pci, struct err *err);
-/* The most telling line of the console: a panic, the agent's fatal error; else the last lines. */
-void vm_console_words(const struct vmm *vm, char *out, size_t size);
+int vm_slot_add(struct vm *vm, enum vm_device_type type, const char *id, const char *pci, struct err *err);
 
 /* ---- cmdline.c ----------------------------------------------------------------------------------------- */
 
 /* The kernel command line: the described system's parameters, then the configured ones. NULL on ENOMEM. */
-char *vmm_kernel_cmdline(const struct vmm_config *config, const struct vmm_spec *spec);
-int launch_fd(const struct vmm_launch *launch, int index); /* the child's number */
-int launch_add_fd(struct vmm_launch *launch, int fd, int *ret_index,
+char *vmm_kernel_cmdline(const struct vmm_config *config, const struct vm_spec *spec);
+int launch_fd(const struct vm_launch *launch, int index); /* the child's number */
+int launch_add_fd(struct vm_launch *launch, int fd, int *ret_index,
 		  struct err *err); /* takes fd in any case */
 void vmm_mac_words(const uint8_t mac[6], char out[18]);
 bool vmm_mac_zero(const uint8_t mac[6]);
 /* Our name inside the VMM for a plugged device, from which type and id can be told again. */
-#define VMM_DEVICE_NAME_MAX (VMM_DEVICE_ID_MAX + 16)
-void vmm_device_name(enum vmm_device_type type, const char *id, char out[VMM_DEVICE_NAME_MAX]);
+#define VM_DEVICE_NAME_MAX (VM_DEVICE_ID_MAX + 16)
+void vm_device_name(enum vm_device_type type, const char *id, char out[VM_DEVICE_NAME_MAX]);
 /* The id inside such a name, or NULL if it is not one. */
-const char *vmm_device_id(const char *name, enum vmm_device_type *ret_type);
+const char *vm_device_id(const char *name, enum vm_device_type *ret_type);
 /*
  * A value inside QEMU's or Cloud Hypervisor's comma-separated options: neither comma nor control character.
  */
@@ -219,14 +219,14 @@ int virtiofsd_find(const struct vmm_config *config, char *out, size_t size, bool
 		   struct err *err);
 int virtiofsd_command(const struct vmm_config *config, const char *path, bool legacy, const char *shared_dir,
 		      int fd, char ***ret_argv, struct err *err);
-int virtiofsd_spawn(struct vmm *vm, const struct vmm_launch *launch, const char *helper, struct err *err);
+int virtiofsd_spawn(struct vm *vm, const struct vm_launch *launch, const char *helper, struct err *err);
 
 /* True if the kernel serves AF_VSOCK to guests here. */
 bool vsock_kernel_usable(void);
 /* Claims a free CID on /dev/vhost-vsock: the fd, and the CID. */
 int vsock_claim(uint32_t *ret_cid, struct err *err);
 int vsock_daemon_find(const struct vmm_config *config, char *out, size_t size, struct err *err);
-int vsock_daemon_spawn(struct vmm *vm, const struct vmm_launch *launch, const char *helper, struct err *err);
+int vsock_daemon_spawn(struct vm *vm, const struct vm_launch *launch, const char *helper, struct err *err);
 /* One attempt at most until the deadline: a connected socket; -EAGAIN if the guest is not there yet. */
 int vsock_dial_hybrid(const char *path, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns,
 		      struct err *err);

@@ -9,7 +9,7 @@
 #ifndef VMM_GUEST_FILES_INTERNAL_H
 #define VMM_GUEST_FILES_INTERNAL_H
 
-#include "vmm/vmm.h"
+#include "vmm/choose.h"
 
 #define GUEST_SUMS "SHA256SUMS" /* beside kernel and image, as sha256sum(1) writes it; may be missing */
 

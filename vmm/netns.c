@@ -7,7 +7,7 @@
 #include "vmm/netns_internal.h"
 
 #include "base/util.h"
-#include "vmm/vmm.h"
+#include "vmm/network.h"
 
 #include <fcntl.h>
 #include <net/if.h>

@@ -1,14 +1,16 @@
 /* probe.c: what this host has, for those who ask without starting a VM. */
-#include "vmm/cgroup_internal.h"
+#include "vmm/host.h"
 
 #include "base/util.h"
+#include "vmm/cgroup_internal.h"
+#include "vmm/driver_internal.h"
 
 #include <fcntl.h>
 
 #define CPUINFO_MAX (4 * 1024 * 1024)
 
-_Static_assert(sizeof(VMM_FILE_VHOST) - 1 <= VMM_SOCKET_NAME_MAX, "longest socket");
-_Static_assert(sizeof(VMM_FILE_FS) - 1 <= VMM_SOCKET_NAME_MAX, "longest socket");
+_Static_assert(sizeof(VM_FILE_VHOST) - 1 <= VM_SOCKET_NAME_MAX, "longest socket");
+_Static_assert(sizeof(VM_FILE_FS) - 1 <= VM_SOCKET_NAME_MAX, "longest socket");
 
 /* ---- programs ------------------------------------------------------------------------------------------ */
 

@@ -7,6 +7,7 @@
 #include "vmm/qemu_internal.h"
 
 #include "base/util.h"
+#include "vmm/death.h"
 #include "vmm/json_internal.h"
 #include "vmm/wait_internal.h"
 
@@ -17,29 +18,29 @@
 /* With io held. */
 static void on_event(const char *name, struct json_object *data, void *arg)
 {
-	struct vmm *vm = arg;
+	struct vm *vm = arg;
 	struct qemu *q = vm->state;
 	char words[256];
 
 	if (str_eq(name, "GUEST_PANICKED")) {
-		vm_console_words(vm, words, sizeof(words));
-		vm_event(vm, VMM_EVENT_GUEST_PANIC, 0, "guest", words);
+		vm_console_tail(vm->run_dir, words, sizeof(words));
+		vm_push_event(vm, VM_EVENT_GUEST_PANIC, 0, "guest", words);
 	} else if (str_eq(name, "SHUTDOWN")) {
 		const char *reason = vjson_str(data, "reason");
 
-		vm_console_words(vm, words, sizeof(words));
+		vm_console_tail(vm->run_dir, words, sizeof(words));
 		if (str_eq(reason, "guest-panic"))
-			vm_event(vm, VMM_EVENT_GUEST_PANIC, 0, "guest", words);
+			vm_push_event(vm, VM_EVENT_GUEST_PANIC, 0, "guest", words);
 		else if (str_eq(reason, "guest-reset") || str_eq(reason, "subsystem-reset"))
-			vm_event(vm, VMM_EVENT_GUEST_RESET, 0, "guest", words);
+			vm_push_event(vm, VM_EVENT_GUEST_RESET, 0, "guest", words);
 		else
-			vm_event(vm, VMM_EVENT_GUEST_SHUTDOWN, 0, "guest", reason);
+			vm_push_event(vm, VM_EVENT_GUEST_SHUTDOWN, 0, "guest", reason);
 	} else if (str_eq(name, "RESET")) {
-		vm_event(vm, VMM_EVENT_GUEST_RESET, 0, "guest", vjson_str(data, "reason"));
+		vm_push_event(vm, VM_EVENT_GUEST_RESET, 0, "guest", vjson_str(data, "reason"));
 	} else if (str_eq(name, "DEVICE_DELETED")) {
 		const char *device = vjson_str(data, "device");
-		enum vmm_device_type type;
-		const char *id = vmm_device_id(device, &type);
+		enum vm_device_type type;
+		const char *id = vm_device_id(device, &type);
 
 		if (id)
 			vm_device_removed(vm, id);
@@ -50,7 +51,7 @@ static void on_event(const char *name, struct json_object *data, void *arg)
 	}
 }
 
-static void qemu_pump(struct vmm *vm)
+static void qemu_pump(struct vm *vm)
 {
 	struct qemu *q = vm->state;
 
@@ -72,7 +73,7 @@ static void qemu_pump(struct vmm *vm)
 }
 
 /* Writes all of it; QEMU reads its monitor whenever its main loop turns. */
-static int send_all(struct vmm *vm, const char *text, int fd, int64_t deadline_ns, struct err *err)
+static int send_all(struct vm *vm, const char *text, int fd, int64_t deadline_ns, struct err *err)
 {
 	struct qemu *q = vm->state;
 	size_t len = strlen(text), done = 0;
@@ -117,7 +118,7 @@ static int send_all(struct vmm *vm, const char *text, int fd, int64_t deadline_n
 	return 0;
 }
 
-static bool have_reply(struct vmm *vm, void *arg)
+static bool have_reply(struct vm *vm, void *arg)
 {
 	struct qemu *q = vm->state;
 
@@ -125,7 +126,7 @@ static bool have_reply(struct vmm *vm, void *arg)
 	return q->qmp.reply || q->broken;
 }
 
-int qemu_call(struct vmm *vm, const char *command, struct json_object *arguments, int fd, int64_t deadline_ns,
+int qemu_call(struct vm *vm, const char *command, struct json_object *arguments, int fd, int64_t deadline_ns,
 	      struct json_object **ret_value, struct err *err)
 {
 	struct qemu *q = vm->state;
@@ -161,7 +162,7 @@ int qemu_call(struct vmm *vm, const char *command, struct json_object *arguments
 	return r < 0 ? err_wrap(err, "%s", command) : 0;
 }
 
-static bool have_greeting(struct vmm *vm, void *arg)
+static bool have_greeting(struct vm *vm, void *arg)
 {
 	struct qemu *q = vm->state;
 
@@ -170,10 +171,10 @@ static bool have_greeting(struct vmm *vm, void *arg)
 }
 
 /* Opens what QEMU inherits: its monitor's listener, so that nobody waits for the file to appear. */
-static int qemu_prepare(struct vmm *vm, struct vmm_launch *launch, struct err *err)
+static int qemu_prepare(struct vm *vm, struct vm_launch *launch, struct err *err)
 {
 	char path[256];
-	int r = vm_path(vm, VMM_FILE_QMP, path, sizeof(path), err);
+	int r = vm_path(vm, VM_FILE_QMP, path, sizeof(path), err);
 
 	if (r < 0)
 		return r;
@@ -181,7 +182,7 @@ static int qemu_prepare(struct vmm *vm, struct vmm_launch *launch, struct err *e
 	return r < 0 ? r : launch_add_fd(launch, r, &launch->monitor, err);
 }
 
-static int qemu_ready(struct vmm *vm, bool adopt, int64_t deadline_ns, struct err *err)
+static int qemu_ready(struct vm *vm, bool adopt, int64_t deadline_ns, struct err *err)
 {
 	struct qemu *q = calloc(1, sizeof(*q));
 	char path[256];
@@ -192,10 +193,10 @@ static int qemu_ready(struct vmm *vm, bool adopt, int64_t deadline_ns, struct er
 	q->fd = -1;
 	qmp_init(&q->qmp, on_event, vm);
 	vm->state = q;
-	r = vm_path(vm, VMM_FILE_QMP, path, sizeof(path), err);
+	r = vm_path(vm, VM_FILE_QMP, path, sizeof(path), err);
 	if (r < 0)
 		return r;
-	r = sock_connect(path, deadline_ns, vm->stop_fd, &vm->procs[VMM_ROLE_VMM], err);
+	r = sock_connect(path, deadline_ns, vm->stop_fd, &vm->procs[VM_ROLE_VMM], err);
 	if (r < 0)
 		return err_wrap(err, "QEMU's monitor");
 	q->fd = r;
@@ -213,24 +214,24 @@ static int qemu_ready(struct vmm *vm, bool adopt, int64_t deadline_ns, struct er
 	return qemu_learn(vm, deadline_ns, err);
 }
 
-static int qemu_monitor_fd(const struct vmm *vm)
+static int qemu_monitor_fd(const struct vm *vm)
 {
 	const struct qemu *q = vm->state;
 
 	return q ? q->fd : -1;
 }
 
-static int qemu_pause(struct vmm *vm, int64_t deadline_ns, struct err *err)
+static int qemu_pause(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
 	return qemu_call(vm, "stop", NULL, -1, deadline_ns, NULL, err);
 }
 
-static int qemu_resume(struct vmm *vm, int64_t deadline_ns, struct err *err)
+static int qemu_resume(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
 	return qemu_call(vm, "cont", NULL, -1, deadline_ns, NULL, err);
 }
 
-static int qemu_state_name(struct vmm *vm, char *out, size_t size, int64_t deadline_ns, struct err *err)
+static int qemu_state_name(struct vm *vm, char *out, size_t size, int64_t deadline_ns, struct err *err)
 {
 	struct json_object *value = NULL;
 	int r = qemu_call(vm, "query-status", NULL, -1, deadline_ns, &value, err);
@@ -241,7 +242,7 @@ static int qemu_state_name(struct vmm *vm, char *out, size_t size, int64_t deadl
 	return r;
 }
 
-static void qemu_done(struct vmm *vm)
+static void qemu_done(struct vm *vm)
 {
 	struct qemu *q = vm->state;
 

@@ -34,7 +34,7 @@ static int add2(char ***v, const char *a, const char *b)
 			r = strv_addf(v, __VA_ARGS__);                                                       \
 	} while (0)
 
-static int add_machine(const struct vmm *vm, const struct vmm_launch *l, char ***v)
+static int add_machine(const struct vm *vm, const struct vm_launch *l, char ***v)
 {
 	bool kvm = str_eq(vm->accel, "kvm");
 	uint64_t hot = vm->memory_max > vm->memory_boot ? vm->memory_max - vm->memory_boot : 0;
@@ -63,7 +63,7 @@ static int add_machine(const struct vmm *vm, const struct vmm_launch *l, char **
 	return r;
 }
 
-static int add_boot_devices(const struct vmm *vm, const struct vmm_launch *l, char ***v)
+static int add_boot_devices(const struct vm *vm, const struct vm_launch *l, char ***v)
 {
 	const char *entropy =
 		str_empty(l->config->entropy_source) ? "/dev/urandom" : l->config->entropy_source;
@@ -81,7 +81,7 @@ static int add_boot_devices(const struct vmm *vm, const struct vmm_launch *l, ch
 		ADD("-chardev", "socket,id=vsock0-sock,fd=%d", launch_fd(l, l->vsock));
 		ADD("-device", "vhost-user-vsock-pci,id=vsock0,chardev=vsock0-sock");
 	}
-	ADD("-chardev", "file,id=console0-file,path=%s/" VMM_FILE_CONSOLE, vm->run_dir);
+	ADD("-chardev", "file,id=console0-file,path=%s/" VM_FILE_CONSOLE, vm->run_dir);
 	ADD("-device", "virtio-serial-pci,id=serial0,max_ports=1");
 	ADD("-device", "virtconsole,bus=serial0.0,chardev=console0-file");
 	ADD("-chardev", "socket,id=fs0-sock,fd=%d", launch_fd(l, l->fs));
@@ -89,7 +89,7 @@ static int add_boot_devices(const struct vmm *vm, const struct vmm_launch *l, ch
 	return r;
 }
 
-static int add_net(const struct vmm_launch *l, char ***v)
+static int add_net(const struct vm_launch *l, char ***v)
 {
 	char mac[18];
 	int r = 0;
@@ -103,7 +103,7 @@ static int add_net(const struct vmm_launch *l, char ***v)
 	return r;
 }
 
-static int add_rest(const struct vmm *vm, const struct vmm_launch *l, char ***v)
+static int add_rest(const struct vm *vm, const struct vm_launch *l, char ***v)
 {
 	int r = 0;
 
@@ -115,11 +115,11 @@ static int add_rest(const struct vmm *vm, const struct vmm_launch *l, char ***v)
 	ADD("-chardev", "socket,id=qmp0-sock,fd=%d,server=on,wait=off", launch_fd(l, l->monitor));
 	r = r < 0 ? r : add2(v, "-mon", "chardev=qmp0-sock,mode=control");
 	if (vm->debug)
-		ADD("-serial", "file:%s/" VMM_FILE_SERIAL, vm->run_dir);
+		ADD("-serial", "file:%s/" VM_FILE_SERIAL, vm->run_dir);
 	return r;
 }
 
-static int add_kernel(const struct vmm *vm, const struct vmm_launch *l, char ***v, struct err *err)
+static int add_kernel(const struct vm *vm, const struct vm_launch *l, char ***v, struct err *err)
 {
 	char *cmdline CLEANUP_FREE = vmm_kernel_cmdline(l->config, l->spec);
 	int r = 0;
@@ -137,7 +137,7 @@ static int add_kernel(const struct vmm *vm, const struct vmm_launch *l, char ***
 	return r;
 }
 
-int qemu_command(const struct vmm *vm, const struct vmm_launch *l, char ***ret_argv, struct err *err)
+int qemu_command(const struct vm *vm, const struct vm_launch *l, char ***ret_argv, struct err *err)
 {
 	char **argv CLEANUP_STRV = NULL;
 	char ***v = &argv;

@@ -54,7 +54,7 @@ void qemu_read_ports(struct json_object *value, struct qemu_port ports[QEMU_ROOT
 		read_port(json_object_array_get_idx(devices, i), ports);
 }
 
-static int query_ports(struct vmm *vm, struct qemu_port ports[QEMU_ROOT_PORTS], int64_t deadline_ns,
+static int query_ports(struct vm *vm, struct qemu_port ports[QEMU_ROOT_PORTS], int64_t deadline_ns,
 		       struct err *err)
 {
 	struct json_object *value = NULL;
@@ -67,7 +67,7 @@ static int query_ports(struct vmm *vm, struct qemu_port ports[QEMU_ROOT_PORTS], 
 	return 0;
 }
 
-static int free_port(struct vmm *vm, int *ret_port, int64_t deadline_ns, struct err *err)
+static int free_port(struct vm *vm, int *ret_port, int64_t deadline_ns, struct err *err)
 {
 	struct qemu_port ports[QEMU_ROOT_PORTS];
 	int r = query_ports(vm, ports, deadline_ns, err);
@@ -87,7 +87,7 @@ static int free_port(struct vmm *vm, int *ret_port, int64_t deadline_ns, struct 
  * The address as the guest sees it. Before the guest's firmware has numbered its buses there is none yet, and
  * no event.
  */
-static int read_address(struct vmm *vm, int port, char ret_pci[VMM_PCI_ADDRESS_MAX], int64_t deadline_ns,
+static int read_address(struct vm *vm, int port, char ret_pci[VM_PCI_ADDRESS_MAX], int64_t deadline_ns,
 			struct err *err)
 {
 	for (;;) {
@@ -98,7 +98,7 @@ static int read_address(struct vmm *vm, int port, char ret_pci[VMM_PCI_ADDRESS_M
 		if (r < 0)
 			return r;
 		if (p->bus > 0) {
-			snprintf(ret_pci, VMM_PCI_ADDRESS_MAX, "0000:%02x:%02x.%x", (unsigned)p->bus & 0xff,
+			snprintf(ret_pci, VM_PCI_ADDRESS_MAX, "0000:%02x:%02x.%x", (unsigned)p->bus & 0xff,
 				 (unsigned)p->slot & 0x1f, (unsigned)p->function & 7);
 			return 0;
 		}
@@ -110,7 +110,7 @@ static int read_address(struct vmm *vm, int port, char ret_pci[VMM_PCI_ADDRESS_M
 
 /* ---- backends ------------------------------------------------------------------------------------------ */
 
-static int add_disk(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev,
+static int add_disk(struct vm *vm, const struct vm_device *d, int port, struct json_object *dev,
 		    int64_t deadline_ns, struct err *err)
 {
 	struct json_object *args, *file;
@@ -134,7 +134,7 @@ static int add_disk(struct vmm *vm, const struct vmm_device *d, int port, struct
 	return qemu_call(vm, "blockdev-add", args, -1, deadline_ns, NULL, err);
 }
 
-static int add_pmem(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev,
+static int add_pmem(struct vm *vm, const struct vm_device *d, int port, struct json_object *dev,
 		    int64_t deadline_ns, struct err *err)
 {
 	struct json_object *args;
@@ -159,7 +159,7 @@ static int add_pmem(struct vmm *vm, const struct vmm_device *d, int port, struct
 	return qemu_call(vm, "object-add", args, -1, deadline_ns, NULL, err);
 }
 
-static int add_net(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev,
+static int add_net(struct vm *vm, const struct vm_device *d, int port, struct json_object *dev,
 		   int64_t deadline_ns, struct err *err)
 {
 	int fd CLEANUP_CLOSE = tap_open(vm->netns_path, d->path, err);
@@ -191,7 +191,7 @@ static int add_net(struct vmm *vm, const struct vmm_device *d, int port, struct 
 	return qemu_call(vm, "netdev_add", args, -1, deadline_ns, NULL, err);
 }
 
-static int add_fs(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev,
+static int add_fs(struct vm *vm, const struct vm_device *d, int port, struct json_object *dev,
 		  int64_t deadline_ns, struct err *err)
 {
 	struct json_object *args = json_object_new_object(), *backend = json_object_new_object(),
@@ -216,42 +216,42 @@ static int add_fs(struct vmm *vm, const struct vmm_device *d, int port, struct j
 	return qemu_call(vm, "chardev-add", args, -1, deadline_ns, NULL, err);
 }
 
-static int add_vfio(const struct vmm_device *d, struct json_object *dev)
+static int add_vfio(const struct vm_device *d, struct json_object *dev)
 {
 	vjson_add_str(dev, "driver", "vfio-pci");
 	vjson_add_str(dev, "sysfsdev", d->path);
 	return 0;
 }
 
-static int add_backend(struct vmm *vm, const struct vmm_device *d, int port, struct json_object *dev,
+static int add_backend(struct vm *vm, const struct vm_device *d, int port, struct json_object *dev,
 		       int64_t deadline_ns, struct err *err)
 {
 	switch (d->type) {
-	case VMM_DEVICE_DISK:
+	case VM_DEVICE_DISK:
 		return add_disk(vm, d, port, dev, deadline_ns, err);
-	case VMM_DEVICE_PMEM:
+	case VM_DEVICE_PMEM:
 		return add_pmem(vm, d, port, dev, deadline_ns, err);
-	case VMM_DEVICE_NET:
+	case VM_DEVICE_NET:
 		return add_net(vm, d, port, dev, deadline_ns, err);
-	case VMM_DEVICE_FS:
+	case VM_DEVICE_FS:
 		return add_fs(vm, d, port, dev, deadline_ns, err);
-	case VMM_DEVICE_VFIO:
+	case VM_DEVICE_VFIO:
 		return add_vfio(d, dev);
 	}
 	return err_set(err, -EINVAL, "unknown device type");
 }
 
-static int del_backend(struct vmm *vm, enum vmm_device_type type, int port, int64_t deadline_ns,
+static int del_backend(struct vm *vm, enum vm_device_type type, int port, int64_t deadline_ns,
 		       struct err *err)
 {
 	static const struct {
 		const char *command, *key, *suffix;
 	} how[] = {
-		[VMM_DEVICE_DISK] = {"blockdev-del", "node-name", "blk"},
-		[VMM_DEVICE_PMEM] = {"object-del", "id", "mem"},
-		[VMM_DEVICE_NET] = {"netdev_del", "id", "net"},
-		[VMM_DEVICE_FS] = {"chardev-remove", "id", "sock"},
-		[VMM_DEVICE_VFIO] = {NULL, NULL, NULL},
+		[VM_DEVICE_DISK] = {"blockdev-del", "node-name", "blk"},
+		[VM_DEVICE_PMEM] = {"object-del", "id", "mem"},
+		[VM_DEVICE_NET] = {"netdev_del", "id", "net"},
+		[VM_DEVICE_FS] = {"chardev-remove", "id", "sock"},
+		[VM_DEVICE_VFIO] = {NULL, NULL, NULL},
 	};
 	struct json_object *args;
 	char name[32];
@@ -266,18 +266,18 @@ static int del_backend(struct vmm *vm, enum vmm_device_type type, int port, int6
 
 /* ---- attach and detach --------------------------------------------------------------------------------- */
 
-int qemu_attach(struct vmm *vm, const struct vmm_device *d, char ret_pci[VMM_PCI_ADDRESS_MAX],
+int qemu_attach(struct vm *vm, const struct vm_device *d, char ret_pci[VM_PCI_ADDRESS_MAX],
 		int64_t deadline_ns, struct err *err)
 {
 	struct json_object *dev;
-	char name[VMM_DEVICE_NAME_MAX], bus[8];
+	char name[VM_DEVICE_NAME_MAX], bus[8];
 	int port = 0;
 	int r = free_port(vm, &port, deadline_ns, err);
 
 	if (r < 0)
 		return r;
 	dev = json_object_new_object();
-	vmm_device_name(d->type, d->id, name);
+	vm_device_name(d->type, d->id, name);
 	snprintf(bus, sizeof(bus), "rp%d", port);
 	vjson_add_str(dev, "id", name);
 	vjson_add_str(dev, "bus", bus);
@@ -299,13 +299,13 @@ struct removal {
 	bool gone;
 };
 
-static bool slot_removed(struct vmm *vm, void *arg)
+static bool slot_removed(struct vm *vm, void *arg)
 {
 	struct removal *w = arg;
 
 	pthread_mutex_lock(&vm->lock);
 	w->gone = true;
-	for (size_t i = 0; i < VMM_DEVICES_MAX; i++) {
+	for (size_t i = 0; i < VM_DEVICES_MAX; i++) {
 		if (str_eq(vm->devices[i].id, w->id) && !vm->devices[i].removed)
 			w->gone = false;
 	}
@@ -336,17 +336,17 @@ static int port_of_address(const struct qemu_port ports[QEMU_ROOT_PORTS], const 
 	return -1;
 }
 
-int qemu_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, struct err *err)
+int qemu_detach(struct vm *vm, const struct vm_slot *slot, int64_t deadline_ns, struct err *err)
 {
 	struct qemu_port ports[QEMU_ROOT_PORTS];
 	struct removal w = {.id = slot->id};
-	char name[VMM_DEVICE_NAME_MAX];
+	char name[VM_DEVICE_NAME_MAX];
 	int port;
 	int r = query_ports(vm, ports, deadline_ns, err);
 
 	if (r < 0)
 		return r;
-	vmm_device_name(slot->type, slot->id, name);
+	vm_device_name(slot->type, slot->id, name);
 	port = find_port(ports, name);
 	if (port >= 0) {
 		struct json_object *args = json_object_new_object();
@@ -368,15 +368,15 @@ int qemu_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns
 	return del_backend(vm, slot->type, port, deadline_ns, err);
 }
 
-int qemu_learn(struct vmm *vm, int64_t deadline_ns, struct err *err)
+int qemu_learn(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
 	struct qemu_port ports[QEMU_ROOT_PORTS];
 	int r = query_ports(vm, ports, deadline_ns, err);
 
 	for (int i = 0; r == 0 && i < QEMU_ROOT_PORTS; i++) {
-		char pci[VMM_PCI_ADDRESS_MAX];
-		enum vmm_device_type type;
-		const char *id = vmm_device_id(ports[i].device, &type);
+		char pci[VM_PCI_ADDRESS_MAX];
+		enum vm_device_type type;
+		const char *id = vm_device_id(ports[i].device, &type);
 
 		if (!id)
 			continue;

@@ -28,18 +28,18 @@ struct qemu_port {
 /* Reads query-pci's answer; whatever is strange in it is left out. */
 void qemu_read_ports(struct json_object *value, struct qemu_port ports[QEMU_ROOT_PORTS]);
 
-int qemu_command(const struct vmm *vm, const struct vmm_launch *launch, char ***ret_argv, struct err *err);
+int qemu_command(const struct vm *vm, const struct vm_launch *launch, char ***ret_argv, struct err *err);
 /*
  * One command: *ret_value (may be NULL) is owned by the caller (json_object_put). Takes arguments in any
  * case. fd >= 0 goes along by SCM_RIGHTS and stays the caller's.
  */
-int qemu_call(struct vmm *vm, const char *command, struct json_object *arguments, int fd, int64_t deadline_ns,
+int qemu_call(struct vm *vm, const char *command, struct json_object *arguments, int fd, int64_t deadline_ns,
 	      struct json_object **ret_value, struct err *err);
-int qemu_attach(struct vmm *vm, const struct vmm_device *device, char ret_pci[VMM_PCI_ADDRESS_MAX],
+int qemu_attach(struct vm *vm, const struct vm_device *device, char ret_pci[VM_PCI_ADDRESS_MAX],
 		int64_t deadline_ns, struct err *err);
-int qemu_detach(struct vmm *vm, const struct vmm_slot *slot, int64_t deadline_ns, struct err *err);
-int qemu_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
+int qemu_detach(struct vm *vm, const struct vm_slot *slot, int64_t deadline_ns, struct err *err);
+int qemu_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
 /* Fills the VM's device table and sizes from the running QEMU. */
-int qemu_learn(struct vmm *vm, int64_t deadline_ns, struct err *err);
+int qemu_learn(struct vm *vm, int64_t deadline_ns, struct err *err);
 
 #endif

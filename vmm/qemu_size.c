@@ -9,14 +9,14 @@
 
 #define CPU_PREFIX "hotcpu-"
 
-static bool cpu_gone(struct vmm *vm, void *arg)
+static bool cpu_gone(struct vm *vm, void *arg)
 {
 	struct qemu *q = vm->state;
 
 	return q->broken || str_eq(q->deleted, arg);
 }
 
-static int remove_cpu(struct vmm *vm, const char *name, int64_t deadline_ns, struct err *err)
+static int remove_cpu(struct vm *vm, const char *name, int64_t deadline_ns, struct err *err)
 {
 	struct qemu *q = vm->state;
 	struct json_object *args = json_object_new_object();
@@ -33,7 +33,7 @@ static int remove_cpu(struct vmm *vm, const char *name, int64_t deadline_ns, str
 }
 
 /* One entry of query-hotpluggable-cpus becomes a vCPU of the VM. */
-static int add_cpu(struct vmm *vm, struct json_object *entry, size_t index, int64_t deadline_ns,
+static int add_cpu(struct vm *vm, struct json_object *entry, size_t index, int64_t deadline_ns,
 		   struct err *err)
 {
 	struct json_object *dev = json_object_new_object(),
@@ -50,7 +50,7 @@ static int add_cpu(struct vmm *vm, struct json_object *entry, size_t index, int6
 	return qemu_call(vm, "device_add", dev, -1, deadline_ns, NULL, err);
 }
 
-static int resize_cpus(struct vmm *vm, uint32_t vcpus, int64_t deadline_ns, struct err *err)
+static int resize_cpus(struct vm *vm, uint32_t vcpus, int64_t deadline_ns, struct err *err)
 {
 	struct json_object *list = NULL;
 	size_t n = 0, have = 0;
@@ -82,7 +82,7 @@ static int resize_cpus(struct vmm *vm, uint32_t vcpus, int64_t deadline_ns, stru
 	return r;
 }
 
-static bool memory_changed(struct vmm *vm, void *arg)
+static bool memory_changed(struct vm *vm, void *arg)
 {
 	struct qemu *q = vm->state;
 
@@ -90,7 +90,7 @@ static bool memory_changed(struct vmm *vm, void *arg)
 	return q->broken || q->memory_changed;
 }
 
-static int get_hot_memory(struct vmm *vm, uint64_t *ret, int64_t deadline_ns, struct err *err)
+static int get_hot_memory(struct vm *vm, uint64_t *ret, int64_t deadline_ns, struct err *err)
 {
 	struct json_object *args = json_object_new_object(), *value = NULL;
 	int r;
@@ -104,7 +104,7 @@ static int get_hot_memory(struct vmm *vm, uint64_t *ret, int64_t deadline_ns, st
 	return r;
 }
 
-static int resize_memory(struct vmm *vm, uint64_t bytes, int64_t deadline_ns, struct err *err)
+static int resize_memory(struct vm *vm, uint64_t bytes, int64_t deadline_ns, struct err *err)
 {
 	struct qemu *q = vm->state;
 	struct json_object *args = json_object_new_object();
@@ -138,7 +138,7 @@ static int resize_memory(struct vmm *vm, uint64_t bytes, int64_t deadline_ns, st
 	return r;
 }
 
-int qemu_resize(struct vmm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err)
+int qemu_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err)
 {
 	int r = 0;
 

@@ -15,9 +15,9 @@
 #define KILL_NS	     (5 * NS_PER_SEC)
 
 static const char *const role_keys[] = {
-	[VMM_ROLE_VMM] = "vmm",
-	[VMM_ROLE_FS] = "virtiofsd",
-	[VMM_ROLE_VSOCK] = "vsock",
+	[VM_ROLE_VMM] = "vmm",
+	[VM_ROLE_FS] = "virtiofsd",
+	[VM_ROLE_VSOCK] = "vsock",
 };
 
 static void read_boot_id(char *out, size_t size)
@@ -38,9 +38,9 @@ static void add(struct json_object *o, const char *key, struct json_object *v)
 	json_object_object_add(o, key, v);
 }
 
-static void save_procs(const struct vmm *vm, struct json_object *o)
+static void save_procs(const struct vm *vm, struct json_object *o)
 {
-	for (int i = 0; i < VMM_ROLE_COUNT; i++) {
+	for (int i = 0; i < VM_ROLE_COUNT; i++) {
 		struct json_object *p;
 
 		if (vm->procs[i].pid == 0)
@@ -54,7 +54,7 @@ static void save_procs(const struct vmm *vm, struct json_object *o)
 	}
 }
 
-char *vmm_save(const struct vmm *vm)
+char *vm_save(const struct vm *vm)
 {
 	/* Only the lock is changed: the VM itself stays as it is. */
 	pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&vm->lock;
@@ -140,7 +140,7 @@ static int check_head(struct json_object *o, const struct vmm_driver **ret_drive
 	return 0;
 }
 
-static void fill(struct vmm *vm, struct json_object *o)
+static void fill(struct vm *vm, struct json_object *o)
 {
 	const char *accel = get_str(o, "accel");
 	struct json_object *v;
@@ -157,11 +157,11 @@ static void fill(struct vmm *vm, struct json_object *o)
 }
 
 /* Each process that still lives is adopted; the first one that does not is reported. */
-static int adopt_procs(struct vmm *vm, struct json_object *o, struct err *err)
+static int adopt_procs(struct vm *vm, struct json_object *o, struct err *err)
 {
 	int result = 0;
 
-	for (int i = 0; i < VMM_ROLE_COUNT; i++) {
+	for (int i = 0; i < VM_ROLE_COUNT; i++) {
 		struct json_object *p;
 		const char *exe, *name;
 		struct err e = ERR_INIT;
@@ -169,7 +169,7 @@ static int adopt_procs(struct vmm *vm, struct json_object *o, struct err *err)
 
 		if (!json_object_object_get_ex(o, role_keys[i], &p) ||
 		    !json_object_is_type(p, json_type_object)) {
-			if (i == VMM_ROLE_VMM)
+			if (i == VM_ROLE_VMM)
 				result = err_set(err, -EINVAL, "a saved VM without its VMM's process");
 			continue;
 		}
@@ -180,19 +180,18 @@ static int adopt_procs(struct vmm *vm, struct json_object *o, struct err *err)
 				&e);
 		if (r < 0 && result == 0)
 			result = err_set(err, -ESRCH, "%s has died meanwhile (%s)",
-					 i == VMM_ROLE_VMM ? vm->driver->name : vm->exe[i], e.msg);
+					 i == VM_ROLE_VMM ? vm->driver->name : vm->exe[i], e.msg);
 	}
 	return result;
 }
 
-int vmm_recover(const struct vmm_config *config, const char *json, struct vmm **ret_vm, struct err *err)
+int vm_recover(const char *json, struct vm **ret_vm, struct err *err)
 {
 	const struct vmm_driver *driver = NULL;
 	struct json_object *o = NULL;
-	struct vmm *vm = NULL;
+	struct vm *vm = NULL;
 	int r = parse(json, &o, err);
 
-	(void)config;
 	if (r == 0)
 		r = check_head(o, &driver, err);
 	if (r == 0) {
@@ -216,7 +215,7 @@ int vmm_recover(const struct vmm_config *config, const char *json, struct vmm **
 	}
 	json_object_put(o);
 	if (r < 0) {
-		vmm_free(vm);
+		vm_free(vm);
 		return err_wrap(err, "adopting the VM");
 	}
 	*ret_vm = vm;

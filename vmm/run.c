@@ -6,7 +6,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/syscall.h>
+#include <sys/pidfd.h>
 #include <sys/wait.h>
 
 static int spawn_quiet(pid_t *ret_pid, char *const *argv, int out_fd)
@@ -79,7 +79,7 @@ int vmm_run(const struct vmm_run *run, int64_t deadline_ns)
 	write_end = close_fd(write_end);
 	r = drain(read_end, run->out, run->out_size, deadline_ns);
 	/* One that has closed its output need not end by itself. */
-	pid_fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	pid_fd = pidfd_open(pid, 0);
 	if (r == 0)
 		r = pid_fd < 0 ? -errno : wait_fd(pid_fd, POLLIN, deadline_ns);
 	if (r < 0)

@@ -17,7 +17,6 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <linux/close_range.h>
 
 #define KEEP_MAX 16
@@ -93,7 +92,7 @@ static void open_stdio(const char *log)
 
 static void close_others(const int *keep, size_t n_keep)
 {
-	if (syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+	if (close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
 		die("close_range");
 	for (size_t i = 0; i < n_keep; i++) {
 		if (fcntl(keep[i], F_SETFD, 0) < 0)

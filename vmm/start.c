@@ -18,7 +18,7 @@
 
 /* ---- the spec ------------------------------------------------------------------------------------------ */
 
-static int check_spec(const struct vmm_config *config, const struct vmm_spec *spec, struct err *err)
+static int check_spec(const struct vmm_config *config, const struct vm_spec *spec, struct err *err)
 {
 	size_t len = spec->id ? strlen(spec->id) : 0;
 	struct stat st;
@@ -39,7 +39,7 @@ static int check_spec(const struct vmm_config *config, const struct vmm_spec *sp
 	return 0;
 }
 
-static void set_sizes(struct vmm *vm, const struct vmm_config *config, const struct vmm_spec *spec)
+static void set_sizes(struct vm *vm, const struct vmm_config *config, const struct vm_spec *spec)
 {
 	uint32_t host = (uint32_t)get_nprocs();
 
@@ -60,7 +60,7 @@ static void set_sizes(struct vmm *vm, const struct vmm_config *config, const str
 	vm->memory = vm->memory_boot;
 }
 
-static int set_mac(struct vmm_launch *l, struct err *err)
+static int set_mac(struct vm_launch *l, struct err *err)
 {
 	memcpy(l->mac, l->spec->mac, sizeof(l->mac));
 	if (!vmm_mac_zero(l->mac))
@@ -71,7 +71,7 @@ static int set_mac(struct vmm_launch *l, struct err *err)
 	return 0;
 }
 
-static int set_image(struct vmm_launch *l, struct err *err)
+static int set_image(struct vm_launch *l, struct err *err)
 {
 	struct stat st;
 
@@ -91,7 +91,7 @@ static int set_image(struct vmm_launch *l, struct err *err)
 
 /* ---- start --------------------------------------------------------------------------------------------- */
 
-static int start_vsock(struct vmm *vm, struct vmm_launch *l, const char *helper, struct err *err)
+static int start_vsock(struct vm *vm, struct vm_launch *l, const char *helper, struct err *err)
 {
 	int fd;
 
@@ -109,43 +109,43 @@ static int start_vsock(struct vmm *vm, struct vmm_launch *l, const char *helper,
  * The vsock daemon takes one connection; it is made here and handed to the VMM, so that the VMM need not
  * retry.
  */
-static int connect_vsock(struct vmm *vm, struct vmm_launch *l, struct err *err)
+static int connect_vsock(struct vm *vm, struct vm_launch *l, struct err *err)
 {
 	char path[256];
 	int r;
 
-	if (vm->procs[VMM_ROLE_VSOCK].pid == 0)
+	if (vm->procs[VM_ROLE_VSOCK].pid == 0)
 		return 0;
-	r = vm_path(vm, VMM_FILE_VHOST, path, sizeof(path), err);
+	r = vm_path(vm, VM_FILE_VHOST, path, sizeof(path), err);
 	if (r < 0)
 		return r;
-	r = child_confirm(&vm->procs[VMM_ROLE_VSOCK], l->deadline_ns, err);
+	r = child_confirm(&vm->procs[VM_ROLE_VSOCK], l->deadline_ns, err);
 	if (r == 0)
-		r = sock_connect(path, l->deadline_ns, vm->stop_fd, &vm->procs[VMM_ROLE_VSOCK], err);
+		r = sock_connect(path, l->deadline_ns, vm->stop_fd, &vm->procs[VM_ROLE_VSOCK], err);
 	if (r < 0) {
 		char log[256], words[256] = "";
 
-		if (vm_path(vm, VMM_FILE_VS_LOG, log, sizeof(log), NULL) == 0)
+		if (vm_path(vm, VM_FILE_VS_LOG, log, sizeof(log), NULL) == 0)
 			child_last_words(log, words, sizeof(words));
 		return err_wrap(err, "vsock daemon%s%s%s", words[0] ? " (" : "", words, words[0] ? ")" : "");
 	}
 	return launch_add_fd(l, r, &l->vsock, err);
 }
 
-static int connect_fs(struct vmm *vm, struct vmm_launch *l, struct err *err)
+static int connect_fs(struct vm *vm, struct vm_launch *l, struct err *err)
 {
 	char path[256];
 	int r;
 
 	if (!vm->driver->fs_by_fd)
 		return 0;
-	r = vm_path(vm, VMM_FILE_FS, path, sizeof(path), err);
+	r = vm_path(vm, VM_FILE_FS, path, sizeof(path), err);
 	if (r == 0)
-		r = sock_connect(path, l->deadline_ns, vm->stop_fd, &vm->procs[VMM_ROLE_FS], err);
+		r = sock_connect(path, l->deadline_ns, vm->stop_fd, &vm->procs[VM_ROLE_FS], err);
 	return r < 0 ? err_wrap(err, "virtiofsd") : launch_add_fd(l, r, &l->fs, err);
 }
 
-static int open_boot_tap(struct vmm_launch *l, struct err *err)
+static int open_boot_tap(struct vm_launch *l, struct err *err)
 {
 	int fd;
 
@@ -155,14 +155,14 @@ static int open_boot_tap(struct vmm_launch *l, struct err *err)
 	return fd < 0 ? fd : launch_add_fd(l, fd, &l->tap, err);
 }
 
-static int spawn_vmm(struct vmm *vm, struct vmm_launch *l, const char *helper, struct err *err)
+static int spawn_vmm(struct vm *vm, struct vm_launch *l, const char *helper, struct err *err)
 {
 	struct child_spec ps = {
 		.helper = helper, .netns = l->spec->netns_path, .cgroup_procs = l->cgroup_procs};
 	char **argv CLEANUP_STRV = NULL;
 	const char *slash = strrchr(l->choice->path, '/');
 	char log[256];
-	int r = vm_path(vm, VMM_FILE_LOG, log, sizeof(log), err);
+	int r = vm_path(vm, VM_FILE_LOG, log, sizeof(log), err);
 
 	if (r == 0)
 		r = vm->driver->command(vm, l, &argv, err);
@@ -172,17 +172,17 @@ static int spawn_vmm(struct vmm *vm, struct vmm_launch *l, const char *helper, s
 	ps.log = log;
 	ps.fds = l->fds;
 	ps.n_fds = l->n_fds;
-	snprintf(vm->exe[VMM_ROLE_VMM], sizeof(vm->exe[0]), "%.63s", slash ? slash + 1 : l->choice->path);
-	return child_spawn(&vm->procs[VMM_ROLE_VMM], &ps, err);
+	snprintf(vm->exe[VM_ROLE_VMM], sizeof(vm->exe[0]), "%.63s", slash ? slash + 1 : l->choice->path);
+	return child_spawn(&vm->procs[VM_ROLE_VMM], &ps, err);
 }
 
 /* A helper that dies at once would show as a VMM that cannot connect: its own words are better. */
-static int check_helpers(struct vmm *vm, struct err *err)
+static int check_helpers(struct vm *vm, struct err *err)
 {
-	const struct child *v = &vm->procs[VMM_ROLE_VMM];
+	const struct child *v = &vm->procs[VM_ROLE_VMM];
 	bool dying = v->pid && child_is_dying(v);
 
-	for (int i = VMM_ROLE_FS; i < VMM_ROLE_COUNT; i++) {
+	for (int i = VM_ROLE_FS; i < VM_ROLE_COUNT; i++) {
 		char log[256], words[256] = "", status[96];
 
 		if (!vm->procs[i].pid || !child_poll(&vm->procs[i]))
@@ -191,7 +191,7 @@ static int check_helpers(struct vmm *vm, struct err *err)
 		if (dying && vm->procs[i].status == 0)
 			continue;
 		child_status_words(vm->procs[i].status, status, sizeof(status));
-		if (vm_path(vm, i == VMM_ROLE_FS ? VMM_FILE_FS_LOG : VMM_FILE_VS_LOG, log, sizeof(log),
+		if (vm_path(vm, i == VM_ROLE_FS ? VM_FILE_FS_LOG : VM_FILE_VS_LOG, log, sizeof(log),
 			    NULL) == 0)
 			child_last_words(log, words, sizeof(words));
 		return err_set_status(err, -ECHILD, ERR_INTERNAL, "%s %s%s%s", vm->exe[i], status,
@@ -200,7 +200,7 @@ static int check_helpers(struct vmm *vm, struct err *err)
 	return 0;
 }
 
-static int launch_all(struct vmm *vm, struct vmm_launch *l, struct err *err)
+static int launch_all(struct vm *vm, struct vm_launch *l, struct err *err)
 {
 	char helper[512];
 	int r = find_spawn_helper(l->config, helper, sizeof(helper), err);
@@ -219,14 +219,14 @@ static int launch_all(struct vmm *vm, struct vmm_launch *l, struct err *err)
 		r = connect_fs(vm, l, err);
 	if (r == 0)
 		r = spawn_vmm(vm, l, helper, err);
-	if (r == 0 && child_confirm(&vm->procs[VMM_ROLE_FS], l->deadline_ns, err) < 0)
+	if (r == 0 && child_confirm(&vm->procs[VM_ROLE_FS], l->deadline_ns, err) < 0)
 		r = err_wrap(err, "virtiofsd");
 	if (r == 0)
-		r = child_confirm(&vm->procs[VMM_ROLE_VMM], l->deadline_ns, err);
+		r = child_confirm(&vm->procs[VM_ROLE_VMM], l->deadline_ns, err);
 	return r;
 }
 
-static void launch_done(struct vmm_launch *l)
+static void launch_done(struct vm_launch *l)
 {
 	for (size_t i = 0; i < l->n_fds; i++)
 		close_fd(l->fds[i]);
@@ -235,20 +235,20 @@ static void launch_done(struct vmm_launch *l)
 }
 
 /* Waits for the VMM's API. What a VMM answers while it goes down is not its last word. */
-static int answer(struct vmm *vm, int64_t deadline_ns, struct err *err)
+static int answer(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
 	struct err dead = ERR_INIT;
 	int r = vm->driver->ready(vm, false, deadline_ns, err);
 
 	if (r == 0 || r == -ECANCELED || r == -ETIMEDOUT)
 		return r;
-	wait_fd(vm->procs[VMM_ROLE_VMM].pidfd, POLLIN, now_monotonic_ns() + DYING_NS);
+	wait_fd(vm->procs[VM_ROLE_VMM].pidfd, POLLIN, now_monotonic_ns() + DYING_NS);
 	vm_service(vm);
 	return vm_check_alive(vm, &dead) < 0 ? err_copy(err, &dead) : r;
 }
 
 /* Everything up to an answering VMM; leaves processes behind on failure, for the caller to kill. */
-static int start(struct vmm *vm, struct vmm_launch *l, struct err *err)
+static int start(struct vm *vm, struct vm_launch *l, struct err *err)
 {
 	struct err helper_err = ERR_INIT;
 	int r = set_image(l, err);
@@ -264,17 +264,17 @@ static int start(struct vmm *vm, struct vmm_launch *l, struct err *err)
 		r = answer(vm, l->deadline_ns, err);
 	if (r == 0)
 		r = vm_watch(vm, err);
-	if (r < 0 && check_helpers(vm, &helper_err) < 0 && vm->procs[VMM_ROLE_VMM].pid)
+	if (r < 0 && check_helpers(vm, &helper_err) < 0 && vm->procs[VM_ROLE_VMM].pid)
 		r = err_wrap(err, "%s", helper_err.msg);
 	return r;
 }
 
 static int start_from(const struct vmm_config *config, const struct vmm_choice *choice,
-		      const struct vmm_spec *spec, const char *restore_dir, int64_t deadline_ns,
-		      struct vmm **ret_vm, struct err *err)
+		      const struct vm_spec *spec, const char *restore_dir, int64_t deadline_ns,
+		      struct vm **ret_vm, struct err *err)
 {
 	const struct vmm_driver *driver = vmm_driver_find(choice->driver);
-	struct vmm_launch l = {.config = config,
+	struct vm_launch l = {.config = config,
 			       .choice = choice,
 			       .spec = spec,
 			       .restore_dir = restore_dir,
@@ -282,7 +282,7 @@ static int start_from(const struct vmm_config *config, const struct vmm_choice *
 			       .vsock = -1,
 			       .tap = -1,
 			       .monitor = -1};
-	struct vmm *vm;
+	struct vm *vm;
 	int r;
 
 	if (!driver)
@@ -308,21 +308,21 @@ static int start_from(const struct vmm_config *config, const struct vmm_choice *
 		r = start(vm, &l, err);
 	if (r < 0) {
 		vm_kill_all(vm, now_monotonic_ns() + STOP_NS);
-		vmm_free(vm);
+		vm_free(vm);
 		return err_wrap(err, "starting the VM with %s", driver->name);
 	}
 	*ret_vm = vm;
 	return 0;
 }
 
-int vmm_start(const struct vmm_config *config, const struct vmm_choice *choice, const struct vmm_spec *spec,
-	      int64_t deadline_ns, struct vmm **ret_vm, struct err *err)
+int vm_start(const struct vmm_config *config, const struct vmm_choice *choice, const struct vm_spec *spec,
+	      int64_t deadline_ns, struct vm **ret_vm, struct err *err)
 {
 	return start_from(config, choice, spec, NULL, deadline_ns, ret_vm, err);
 }
 
-int vmm_restore(const struct vmm_config *config, const struct vmm_choice *choice, const struct vmm_spec *spec,
-		const char *dir, int64_t deadline_ns, struct vmm **ret_vm, struct err *err)
+int vm_restore(const struct vmm_config *config, const struct vmm_choice *choice, const struct vm_spec *spec,
+		const char *dir, int64_t deadline_ns, struct vm **ret_vm, struct err *err)
 {
 	return start_from(config, choice, spec, dir, deadline_ns, ret_vm, err);
 }
@@ -330,12 +330,12 @@ int vmm_restore(const struct vmm_config *config, const struct vmm_choice *choice
 /* ---- connect ------------------------------------------------------------------------------------------- */
 
 /* Waits at most until `until` for the guest's console, the stop or the VMM's death. */
-static int pause_dial(struct vmm *vm, struct console *c, int64_t until, struct err *err)
+static int pause_dial(struct vm *vm, struct console *c, int64_t until, struct err *err)
 {
 	struct pollfd p[] = {
 		{.fd = c->watch, .events = POLLIN},
 		{.fd = vm->stop_fd, .events = POLLIN},
-		{.fd = vm->procs[VMM_ROLE_VMM].pidfd, .events = POLLIN},
+		{.fd = vm->procs[VM_ROLE_VMM].pidfd, .events = POLLIN},
 	};
 	int r = wait_poll(p, ARRAY_SIZE(p), until);
 
@@ -354,7 +354,7 @@ static int pause_dial(struct vmm *vm, struct console *c, int64_t until, struct e
  * until the guest's userspace has shown itself on the console. A guest that prints nothing at all is taken to
  * be up after SILENT_NS.
  */
-static int wait_userspace(struct vmm *vm, struct console *c, int64_t deadline_ns, struct err *err)
+static int wait_userspace(struct vm *vm, struct console *c, int64_t deadline_ns, struct err *err)
 {
 	int64_t silent = now_monotonic_ns() + SILENT_NS;
 	bool up;
@@ -382,13 +382,13 @@ static int wait_userspace(struct vmm *vm, struct console *c, int64_t deadline_ns
 	return 0;
 }
 
-static int dial(struct vmm *vm, struct console *c, uint32_t port, int64_t deadline_ns, struct err *err)
+static int dial(struct vm *vm, struct console *c, uint32_t port, int64_t deadline_ns, struct err *err)
 {
-	int pid_fd = vm->procs[VMM_ROLE_VMM].pidfd;
+	int pid_fd = vm->procs[VM_ROLE_VMM].pidfd;
 	char path[256];
-	int r = vm_path(vm, VMM_FILE_VSOCK, path, sizeof(path), err);
+	int r = vm_path(vm, VM_FILE_VSOCK, path, sizeof(path), err);
 
-	if (r == 0 && vm->procs[VMM_ROLE_VSOCK].pid)
+	if (r == 0 && vm->procs[VM_ROLE_VSOCK].pid)
 		r = wait_userspace(vm, c, deadline_ns, err);
 	while (r == 0) {
 		int64_t until;
@@ -411,11 +411,11 @@ static int dial(struct vmm *vm, struct console *c, uint32_t port, int64_t deadli
 	return r;
 }
 
-int vmm_connect(struct vmm *vm, uint32_t port, int64_t deadline_ns, struct err *err)
+int vm_connect(struct vm *vm, uint32_t port, int64_t deadline_ns, struct err *err)
 {
 	struct console c;
 	char path[256];
-	int r = vm_path(vm, VMM_FILE_CONSOLE, path, sizeof(path), err);
+	int r = vm_path(vm, VM_FILE_CONSOLE, path, sizeof(path), err);
 
 	if (r < 0)
 		return r;

@@ -9,6 +9,7 @@
 
 #include "base/util.h"
 #include "vmm/netns_internal.h"
+#include "vmm/network.h"
 
 #include <fcntl.h>
 #include <linux/if_ether.h>

@@ -147,7 +147,7 @@ int virtiofsd_command(const struct vmm_config *config, const char *path, bool le
 	return 0;
 }
 
-int virtiofsd_spawn(struct vmm *vm, const struct vmm_launch *launch, const char *helper, struct err *err)
+int virtiofsd_spawn(struct vm *vm, const struct vm_launch *launch, const char *helper, struct err *err)
 {
 	char path[512], log[256], sock[256];
 	char **argv CLEANUP_STRV = NULL;
@@ -158,9 +158,9 @@ int virtiofsd_spawn(struct vmm *vm, const struct vmm_launch *launch, const char 
 	int r = virtiofsd_find(launch->config, path, sizeof(path), &legacy, err);
 
 	if (r == 0)
-		r = vm_path(vm, VMM_FILE_FS_LOG, log, sizeof(log), err);
+		r = vm_path(vm, VM_FILE_FS_LOG, log, sizeof(log), err);
 	if (r == 0)
-		r = vm_path(vm, VMM_FILE_FS, sock, sizeof(sock), err);
+		r = vm_path(vm, VM_FILE_FS, sock, sizeof(sock), err);
 	if (r == 0)
 		r = virtiofsd_command(launch->config, path, legacy, launch->spec->shared_dir, CHILD_FD_BASE,
 				      &argv, err);
@@ -174,6 +174,6 @@ int virtiofsd_spawn(struct vmm *vm, const struct vmm_launch *launch, const char 
 	ps.log = log;
 	ps.fds = &listener;
 	ps.n_fds = 1;
-	snprintf(vm->exe[VMM_ROLE_FS], sizeof(vm->exe[0]), "%s", RUST_NAME);
-	return child_spawn(&vm->procs[VMM_ROLE_FS], &ps, err);
+	snprintf(vm->exe[VM_ROLE_FS], sizeof(vm->exe[0]), "%s", RUST_NAME);
+	return child_spawn(&vm->procs[VM_ROLE_FS], &ps, err);
 }

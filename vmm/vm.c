@@ -1,22 +1,19 @@
 #include "vmm/vm_internal.h"
 
 #include "base/util.h"
+#include "vmm/death.h"
 #include "vmm/wait_internal.h"
 
-#include <fcntl.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/stat.h>
 
-#define CONSOLE_TAIL 16384
-#define LOST_NS	     NS_PER_SEC
+#define LOST_NS NS_PER_SEC
 
 /* ---- birth and death ----------------------------------------------------------------------------------- */
 
-struct vmm *vm_new(const struct vmm_driver *driver, const char *id, const char *run_dir, struct err *err)
+struct vm *vm_new(const struct vmm_driver *driver, const char *id, const char *run_dir, struct err *err)
 {
-	struct vmm *vm = calloc(1, sizeof(*vm));
+	struct vm *vm = calloc(1, sizeof(*vm));
 	pthread_condattr_t attr;
 
 	if (!vm) {
@@ -24,7 +21,7 @@ struct vmm *vm_new(const struct vmm_driver *driver, const char *id, const char *
 		return NULL;
 	}
 	vm->driver = driver;
-	for (int i = 0; i < VMM_ROLE_COUNT; i++)
+	for (int i = 0; i < VM_ROLE_COUNT; i++)
 		vm->procs[i] = CHILD_INIT;
 	pthread_mutex_init(&vm->io, NULL);
 	pthread_mutex_init(&vm->lock, NULL);
@@ -38,22 +35,22 @@ struct vmm *vm_new(const struct vmm_driver *driver, const char *id, const char *
 	vm->progress_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (vm->epoll_fd < 0 || vm->stop_fd < 0 || vm->wake_fd < 0 || vm->progress_fd < 0) {
 		err_set_errno(err, -errno, "file descriptors for the VM");
-		return vmm_free(vm);
+		return vm_free(vm);
 	}
 	if (str_set(&vm->id, id) < 0 || str_set(&vm->run_dir, run_dir) < 0) {
 		err_set(err, -ENOMEM, "out of memory");
-		return vmm_free(vm);
+		return vm_free(vm);
 	}
 	return vm;
 }
 
-struct vmm *vmm_free(struct vmm *vm)
+struct vm *vm_free(struct vm *vm)
 {
 	if (!vm)
 		return NULL;
 	if (vm->driver)
 		vm->driver->done(vm);
-	for (int i = 0; i < VMM_ROLE_COUNT; i++)
+	for (int i = 0; i < VM_ROLE_COUNT; i++)
 		child_done(&vm->procs[i]);
 	close_fd(vm->epoll_fd);
 	close_fd(vm->stop_fd);
@@ -69,7 +66,7 @@ struct vmm *vmm_free(struct vmm *vm)
 	return NULL;
 }
 
-int vm_path(const struct vmm *vm, const char *file, char *out, size_t size, struct err *err)
+int vm_path(const struct vm *vm, const char *file, char *out, size_t size, struct err *err)
 {
 	if ((size_t)snprintf(out, size, "%s/%s", vm->run_dir, file) >= size)
 		return err_set(err, -ENAMETOOLONG, "run directory %s is too long", vm->run_dir);
@@ -87,39 +84,34 @@ static void wake(int fd)
 	}
 }
 
-void vm_progress(struct vmm *vm)
+void vm_progress(struct vm *vm)
 {
 	wake(vm->progress_fd);
 }
 
 /* With lock held. */
-static void queue_event(struct vmm *vm, enum vmm_event_type type, int status, const char *what,
+static void queue_event(struct vm *vm, enum vm_event_type type, int status, const char *what,
 			const char *detail)
 {
-	struct vmm_event *e;
+	struct vm_event e = {.type = type, .status = status};
 
-	if (type == VMM_EVENT_GUEST_PANIC || type == VMM_EVENT_GUEST_RESET ||
-	    type == VMM_EVENT_GUEST_SHUTDOWN) {
+	snprintf(e.what, sizeof(e.what), "%s", what);
+	snprintf(e.detail, sizeof(e.detail), "%s", detail);
+	if (type == VM_EVENT_GUEST_PANIC || type == VM_EVENT_GUEST_RESET ||
+	    type == VM_EVENT_GUEST_SHUTDOWN) {
 		/* The first reason is the true one: a panic's reset or shutdown is its consequence. */
 		if (vm->ending)
 			return;
 		vm->ending = true;
-		snprintf(vm->end_words, sizeof(vm->end_words), "the guest has %s%s%.120s",
-			 type == VMM_EVENT_GUEST_PANIC	 ? "panicked"
-			 : type == VMM_EVENT_GUEST_RESET ? "reset itself"
-							 : "powered off",
-			 detail[0] ? ": " : "", detail);
+		vm_death_words(&e, vm->end_words, sizeof(vm->end_words));
 	}
-	if (vm->events_len == VMM_EVENTS_MAX)
+	if (vm->events_len == VM_EVENTS_MAX)
 		return;
-	e = &vm->events[(vm->events_head + vm->events_len++) % VMM_EVENTS_MAX];
-	*e = (struct vmm_event){.type = type, .status = status};
-	snprintf(e->what, sizeof(e->what), "%s", what);
-	snprintf(e->detail, sizeof(e->detail), "%s", detail);
+	vm->events[(vm->events_head + vm->events_len++) % VM_EVENTS_MAX] = e;
 	wake(vm->wake_fd);
 }
 
-void vm_event(struct vmm *vm, enum vmm_event_type type, int status, const char *what, const char *detail)
+void vm_push_event(struct vm *vm, enum vm_event_type type, int status, const char *what, const char *detail)
 {
 	pthread_mutex_lock(&vm->lock);
 	queue_event(vm, type, status, what, detail);
@@ -127,24 +119,24 @@ void vm_event(struct vmm *vm, enum vmm_event_type type, int status, const char *
 	vm_progress(vm);
 }
 
-void vm_device_removed(struct vmm *vm, const char *id)
+void vm_device_removed(struct vm *vm, const char *id)
 {
 	bool ours = false;
 
 	pthread_mutex_lock(&vm->lock);
-	for (size_t i = 0; i < VMM_DEVICES_MAX; i++) {
+	for (size_t i = 0; i < VM_DEVICES_MAX; i++) {
 		if (vm->devices[i].id[0] && str_eq(vm->devices[i].id, id)) {
 			vm->devices[i].removed = true;
 			ours = true;
 		}
 	}
 	if (ours)
-		queue_event(vm, VMM_EVENT_DEVICE_REMOVED, 0, id, "");
+		queue_event(vm, VM_EVENT_DEVICE_REMOVED, 0, id, "");
 	pthread_mutex_unlock(&vm->lock);
 	vm_progress(vm);
 }
 
-void vm_monitor_eof(struct vmm *vm)
+void vm_monitor_eof(struct vm *vm)
 {
 	int fd = vm->driver->monitor_fd(vm);
 
@@ -156,17 +148,17 @@ void vm_monitor_eof(struct vmm *vm)
 	vm_progress(vm);
 }
 
-static const char *role_log(enum vmm_role role)
+static const char *role_log(enum vm_role role)
 {
-	return role == VMM_ROLE_VMM ? VMM_FILE_LOG : role == VMM_ROLE_FS ? VMM_FILE_FS_LOG : VMM_FILE_VS_LOG;
+	return role == VM_ROLE_VMM ? VM_FILE_LOG : role == VM_ROLE_FS ? VM_FILE_FS_LOG : VM_FILE_VS_LOG;
 }
 
-static const char *role_name(const struct vmm *vm, enum vmm_role role)
+static const char *role_name(const struct vm *vm, enum vm_role role)
 {
-	return role == VMM_ROLE_VMM ? vm->driver->name : vm->exe[role];
+	return role == VM_ROLE_VMM ? vm->driver->name : vm->exe[role];
 }
 
-static void death_words(const struct vmm *vm, enum vmm_role role, char *out, size_t size)
+static void death_words(const struct vm *vm, enum vm_role role, char *out, size_t size)
 {
 	char path[256], words[256], status[96];
 
@@ -178,7 +170,7 @@ static void death_words(const struct vmm *vm, enum vmm_role role, char *out, siz
 }
 
 /* With lock held: one process's death becomes an event, once. */
-static void report_death(struct vmm *vm, enum vmm_role role)
+static void report_death(struct vm *vm, enum vm_role role)
 {
 	struct child *p = &vm->procs[role];
 	char words[sizeof(vm->events[0].detail)], who[sizeof(vm->events[0].what)];
@@ -188,14 +180,14 @@ static void report_death(struct vmm *vm, enum vmm_role role)
 		epoll_ctl(vm->epoll_fd, EPOLL_CTL_DEL, p->pidfd, NULL);
 	death_words(vm, role, words, sizeof(words));
 	snprintf(who, sizeof(who), "%s", vm->exe[role]);
-	if (role == VMM_ROLE_VMM)
-		queue_event(vm, VMM_EVENT_VMM_EXITED, p->status, vm->driver->name, words);
+	if (role == VM_ROLE_VMM)
+		queue_event(vm, VM_EVENT_VMM_EXITED, p->status, vm->driver->name, words);
 	else if (!vm->ending && !vm->monitor_eof && !vm->stopping &&
-		 !child_is_dying(&vm->procs[VMM_ROLE_VMM]))
-		queue_event(vm, VMM_EVENT_HELPER_EXITED, p->status, who, words);
+		 !child_is_dying(&vm->procs[VM_ROLE_VMM]))
+		queue_event(vm, VM_EVENT_HELPER_EXITED, p->status, who, words);
 }
 
-static void pump(struct vmm *vm)
+static void pump(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->io);
 	if (vm->state)
@@ -203,13 +195,13 @@ static void pump(struct vmm *vm)
 	pthread_mutex_unlock(&vm->io);
 }
 
-void vm_service(struct vmm *vm)
+void vm_service(struct vm *vm)
 {
-	bool dead[VMM_ROLE_COUNT], any = false;
+	bool dead[VM_ROLE_COUNT], any = false;
 
 	pump(vm);
 	pthread_mutex_lock(&vm->lock);
-	for (int i = 0; i < VMM_ROLE_COUNT; i++) {
+	for (int i = 0; i < VM_ROLE_COUNT; i++) {
 		dead[i] = vm->procs[i].pid && !vm->reported[i] && child_poll(&vm->procs[i]);
 		any = any || dead[i];
 	}
@@ -219,20 +211,20 @@ void vm_service(struct vmm *vm)
 	/* What it said before it died comes before its death. */
 	pump(vm);
 	pthread_mutex_lock(&vm->lock);
-	for (int i = 0; i < VMM_ROLE_COUNT; i++) {
+	for (int i = 0; i < VM_ROLE_COUNT; i++) {
 		if (dead[i] && !vm->reported[i])
-			report_death(vm, (enum vmm_role)i);
+			report_death(vm, (enum vm_role)i);
 	}
 	pthread_mutex_unlock(&vm->lock);
 	vm_progress(vm);
 }
 
-int vmm_fd(const struct vmm *vm)
+int vm_fd(const struct vm *vm)
 {
 	return vm->epoll_fd;
 }
 
-int vmm_dispatch(struct vmm *vm, struct vmm_event *ret_event)
+int vm_dispatch(struct vm *vm, struct vm_event *ret_event)
 {
 	int r = 0;
 
@@ -240,7 +232,7 @@ int vmm_dispatch(struct vmm *vm, struct vmm_event *ret_event)
 	pthread_mutex_lock(&vm->lock);
 	if (vm->events_len > 0) {
 		*ret_event = vm->events[vm->events_head];
-		vm->events_head = (vm->events_head + 1) % VMM_EVENTS_MAX;
+		vm->events_head = (vm->events_head + 1) % VM_EVENTS_MAX;
 		vm->events_len--;
 		r = 1;
 	}
@@ -255,14 +247,14 @@ int vmm_dispatch(struct vmm *vm, struct vmm_event *ret_event)
 	return r;
 }
 
-static int watch_one(struct vmm *vm, int fd)
+static int watch_one(struct vm *vm, int fd)
 {
 	struct epoll_event e = {.events = EPOLLIN};
 
 	return fd < 0 || epoll_ctl(vm->epoll_fd, EPOLL_CTL_ADD, fd, &e) == 0 ? 0 : -errno;
 }
 
-int vm_watch(struct vmm *vm, struct err *err)
+int vm_watch(struct vm *vm, struct err *err)
 {
 	int r;
 
@@ -271,7 +263,7 @@ int vm_watch(struct vmm *vm, struct err *err)
 	r = watch_one(vm, vm->wake_fd);
 	if (r == 0 && !vm->monitor_eof)
 		r = watch_one(vm, vm->driver->monitor_fd(vm));
-	for (int i = 0; r == 0 && i < VMM_ROLE_COUNT; i++) {
+	for (int i = 0; r == 0 && i < VM_ROLE_COUNT; i++) {
 		if (vm->procs[i].pid && !vm->reported[i])
 			r = watch_one(vm, vm->procs[i].pidfd);
 	}
@@ -281,7 +273,7 @@ int vm_watch(struct vmm *vm, struct err *err)
 
 /* ---- waiting ------------------------------------------------------------------------------------------- */
 
-int vm_check_alive(struct vmm *vm, struct err *err)
+int vm_check_alive(struct vm *vm, struct err *err)
 {
 	char words[512], console[256];
 	int r = 0;
@@ -289,9 +281,9 @@ int vm_check_alive(struct vmm *vm, struct err *err)
 	pthread_mutex_lock(&vm->lock);
 	if (vm->stopping) {
 		r = err_set(err, -ECANCELED, "the VM is being stopped");
-	} else if (vm->procs[VMM_ROLE_VMM].exited) {
-		death_words(vm, VMM_ROLE_VMM, words, sizeof(words));
-		vm_console_words(vm, console, sizeof(console));
+	} else if (vm->procs[VM_ROLE_VMM].exited) {
+		death_words(vm, VM_ROLE_VMM, words, sizeof(words));
+		vm_console_tail(vm->run_dir, console, sizeof(console));
 		r = err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "%s%s%s", words,
 				   console[0] ? "; the guest's console: " : "", console);
 	}
@@ -299,7 +291,7 @@ int vm_check_alive(struct vmm *vm, struct err *err)
 	return r;
 }
 
-int vm_check_guest(struct vmm *vm, struct err *err)
+int vm_check_guest(struct vm *vm, struct err *err)
 {
 	int r;
 
@@ -312,18 +304,18 @@ int vm_check_guest(struct vmm *vm, struct err *err)
 	return r;
 }
 
-int vm_lost(struct vmm *vm, const char *what, struct err *err)
+int vm_lost(struct vm *vm, const char *what, struct err *err)
 {
 	int r;
 
 	/* Its process goes a moment after its sockets; then its last words can be told. */
-	wait_fd(vm->procs[VMM_ROLE_VMM].pidfd, POLLIN, now_monotonic_ns() + LOST_NS);
+	wait_fd(vm->procs[VM_ROLE_VMM].pidfd, POLLIN, now_monotonic_ns() + LOST_NS);
 	vm_service(vm);
 	r = vm_check_alive(vm, err);
 	return r < 0 ? r : err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "%s", what);
 }
 
-int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what,
+int vm_await(struct vm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what,
 	     struct err *err)
 {
 	for (;;) {
@@ -352,8 +344,8 @@ int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, c
 		pthread_mutex_lock(&vm->lock);
 		if (!vm->monitor_eof)
 			p[0].fd = vm->driver->monitor_fd(vm);
-		if (!vm->reported[VMM_ROLE_VMM])
-			p[3].fd = vm->procs[VMM_ROLE_VMM].pidfd;
+		if (!vm->reported[VM_ROLE_VMM])
+			p[3].fd = vm->procs[VM_ROLE_VMM].pidfd;
 		pthread_mutex_unlock(&vm->lock);
 		r = wait_poll(p, ARRAY_SIZE(p), deadline_ns);
 		if (r < 0)
@@ -361,7 +353,7 @@ int vm_await(struct vmm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, c
 	}
 }
 
-int vm_turn_take(struct vmm *vm, int64_t deadline_ns, struct err *err)
+int vm_turn_take(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
 	struct timespec ts = {.tv_sec = deadline_ns / NS_PER_SEC, .tv_nsec = deadline_ns % NS_PER_SEC};
 	int r = 0;
@@ -381,7 +373,7 @@ int vm_turn_take(struct vmm *vm, int64_t deadline_ns, struct err *err)
 	return r;
 }
 
-void vm_turn_give(struct vmm *vm)
+void vm_turn_give(struct vm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
 	vm->turn_taken = false;
@@ -391,7 +383,7 @@ void vm_turn_give(struct vmm *vm)
 
 /* ---- stopping ------------------------------------------------------------------------------------------ */
 
-int vm_kill_all(struct vmm *vm, int64_t deadline_ns)
+int vm_kill_all(struct vm *vm, int64_t deadline_ns)
 {
 	int r = 0;
 
@@ -399,11 +391,11 @@ int vm_kill_all(struct vmm *vm, int64_t deadline_ns)
 	vm->stopping = true;
 	wake(vm->stop_fd);
 	pthread_cond_broadcast(&vm->turn_free);
-	for (int i = 0; i < VMM_ROLE_COUNT; i++)
+	for (int i = 0; i < VM_ROLE_COUNT; i++)
 		child_kill_family(&vm->procs[i]);
 	pthread_mutex_unlock(&vm->lock);
-	/* pidfds stay open until vmm_free, so they may be polled without the lock. */
-	for (int i = 0; i < VMM_ROLE_COUNT; i++) {
+	/* pidfds stay open until vm_free, so they may be polled without the lock. */
+	for (int i = 0; i < VM_ROLE_COUNT; i++) {
 		if (vm->procs[i].pid && wait_fd(vm->procs[i].pidfd, POLLIN, deadline_ns) < 0)
 			r = -ETIMEDOUT;
 	}
@@ -411,55 +403,9 @@ int vm_kill_all(struct vmm *vm, int64_t deadline_ns)
 	return r;
 }
 
-int vmm_stop(struct vmm *vm, int64_t deadline_ns, struct err *err)
+int vm_stop(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
 	if (vm_kill_all(vm, wait_deadline(deadline_ns)) < 0)
 		return err_set(err, -ETIMEDOUT, "the VM's processes have been killed but have not gone yet");
 	return 0;
-}
-
-/* ---- words --------------------------------------------------------------------------------------------- */
-
-static void copy_line(const char *line, size_t len, char *out, size_t size)
-{
-	size_t at = 0;
-
-	for (size_t i = 0; i < len && at + 1 < size; i++) {
-		unsigned char c = (unsigned char)line[i];
-
-		if (c == '\r')
-			continue;
-		out[at++] = c < 0x20 || c >= 0x7f ? '?' : (char)c;
-	}
-	out[at] = 0;
-}
-
-void vm_console_words(const struct vmm *vm, char *out, size_t size)
-{
-	static const char *const telling[] = {"crivisor-agent: fatal:", "Kernel panic"};
-	char path[256];
-	char *tail CLEANUP_FREE = malloc(CONSOLE_TAIL + 1);
-	int fd CLEANUP_CLOSE = -1;
-	struct stat st;
-	ssize_t n;
-
-	out[0] = 0;
-	if (!tail || vm_path(vm, VMM_FILE_CONSOLE, path, sizeof(path), NULL) < 0)
-		return;
-	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
-	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return;
-	n = pread(fd, tail, CONSOLE_TAIL, st.st_size > CONSOLE_TAIL ? st.st_size - CONSOLE_TAIL : 0);
-	if (n <= 0)
-		return;
-	tail[n] = 0;
-	for (size_t i = 0; i < ARRAY_SIZE(telling); i++) {
-		char *hit = memmem(tail, (size_t)n, telling[i], strlen(telling[i]));
-
-		if (hit) {
-			copy_line(hit, (size_t)(strchrnul(hit, '\n') - hit), out, size);
-			return;
-		}
-	}
-	child_last_words(path, out, size);
 }

@@ -67,7 +67,7 @@ int vsock_daemon_find(const struct vmm_config *config, char *out, size_t size, s
 	return 0;
 }
 
-int vsock_daemon_spawn(struct vmm *vm, const struct vmm_launch *launch, const char *helper, struct err *err)
+int vsock_daemon_spawn(struct vm *vm, const struct vm_launch *launch, const char *helper, struct err *err)
 {
 	char path[512], log[256], vhost[256], uds[256];
 	char **argv CLEANUP_STRV = NULL;
@@ -76,17 +76,17 @@ int vsock_daemon_spawn(struct vmm *vm, const struct vmm_launch *launch, const ch
 	int r = vsock_daemon_find(launch->config, path, sizeof(path), err);
 
 	if (r == 0)
-		r = vm_path(vm, VMM_FILE_VS_LOG, log, sizeof(log), err);
+		r = vm_path(vm, VM_FILE_VS_LOG, log, sizeof(log), err);
 	if (r == 0)
-		r = vm_path(vm, VMM_FILE_VHOST, vhost, sizeof(vhost), err);
+		r = vm_path(vm, VM_FILE_VHOST, vhost, sizeof(vhost), err);
 	if (r == 0)
-		r = vm_path(vm, VMM_FILE_VSOCK, uds, sizeof(uds), err);
+		r = vm_path(vm, VM_FILE_VSOCK, uds, sizeof(uds), err);
 	if (r < 0)
 		return r;
 	unlink(vhost);
 	r = strv_add(&argv, path);
 	if (r == 0)
-		r = strv_addf(&argv, "--guest-cid=%d", VMM_VSOCK_CID);
+		r = strv_addf(&argv, "--guest-cid=%d", VM_VSOCK_CID);
 	if (r == 0)
 		r = strv_addf(&argv, "--socket=%s", vhost);
 	if (r == 0)
@@ -95,8 +95,8 @@ int vsock_daemon_spawn(struct vmm *vm, const struct vmm_launch *launch, const ch
 		return err_set_errno(err, r, "the vsock daemon's command line");
 	ps.argv = argv;
 	ps.log = log;
-	snprintf(vm->exe[VMM_ROLE_VSOCK], sizeof(vm->exe[0]), "%s", DAEMON_NAME);
-	return child_spawn(&vm->procs[VMM_ROLE_VSOCK], &ps, err);
+	snprintf(vm->exe[VM_ROLE_VSOCK], sizeof(vm->exe[0]), "%s", DAEMON_NAME);
+	return child_spawn(&vm->procs[VM_ROLE_VSOCK], &ps, err);
 }
 
 int vsock_parse_ok(const char *data, size_t len)

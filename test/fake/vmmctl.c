@@ -20,7 +20,10 @@
  */
 #include "base/log.h"
 #include "base/util.h"
-#include "vmm/vmm.h"
+#include "vmm/choose.h"
+#include "vmm/config.h"
+#include "vmm/network.h"
+#include "vmm/vm.h"
 
 #include <getopt.h>
 #include <poll.h>
@@ -31,7 +34,7 @@
 
 struct args {
 	struct vmm_config config;
-	struct vmm_spec spec;
+	struct vm_spec spec;
 	const char *from, *state;
 	int64_t seconds;
 	bool forever, commands;
@@ -148,11 +151,11 @@ static int parse_args(int argc, char **argv, struct args *a)
 
 #define WORDS_MAX 6
 
-static int run_attach(struct vmm *vm, char *const *w, struct err *err)
+static int run_attach(struct vm *vm, char *const *w, struct err *err)
 {
 	static const char *const types[] = {"disk", "pmem", "net", "fs"};
-	struct vmm_device d = {.id = w[2], .path = w[3], .tag = w[4]};
-	char pci[VMM_PCI_ADDRESS_MAX];
+	struct vm_device d = {.id = w[2], .path = w[3], .tag = w[4]};
+	char pci[VM_PCI_ADDRESS_MAX];
 	size_t type = 0;
 	int r;
 
@@ -160,17 +163,17 @@ static int run_attach(struct vmm *vm, char *const *w, struct err *err)
 		type++;
 	if (type == ARRAY_SIZE(types) || !w[2] || !w[3])
 		return err_set(err, -EINVAL, "attach disk|pmem|net|fs ID PATH [TAG]");
-	d.type = (enum vmm_device_type)type;
-	r = vmm_attach(vm, &d, pci, 0, err);
+	d.type = (enum vm_device_type)type;
+	r = vm_attach(vm, &d, pci, 0, err);
 	if (r == 0)
 		printf("ok attach %s\n", pci);
 	return r;
 }
 
-static int run_info(struct vmm *vm, struct err *err)
+static int run_info(struct vm *vm, struct err *err)
 {
-	struct vmm_info i;
-	int r = vmm_info(vm, &i, err);
+	struct vm_info i;
+	int r = vm_info(vm, &i, err);
 
 	if (r == 0)
 		printf("ok info driver=%s accel=%s state=%s vmm=%d virtiofsd=%d vsock=%d vcpus=%u "
@@ -180,24 +183,24 @@ static int run_info(struct vmm *vm, struct err *err)
 	return r;
 }
 
-static int run_save(struct vmm *vm, const char *path, struct err *err)
+static int run_save(struct vm *vm, const char *path, struct err *err)
 {
-	char *json CLEANUP_FREE = vmm_save(vm);
+	char *json CLEANUP_FREE = vm_save(vm);
 	int r = json ? write_file(path, json, strlen(json), 0600) : -ENOMEM;
 
 	return r < 0 ? err_set_errno(err, r, "writing %s", path) : 0;
 }
 
-static int run_connect(struct vmm *vm, const char *port, struct err *err)
+static int run_connect(struct vm *vm, const char *port, struct err *err)
 {
-	int fd = vmm_connect(vm, (uint32_t)strtoul(port, NULL, 10), 0, err);
+	int fd = vm_connect(vm, (uint32_t)strtoul(port, NULL, 10), 0, err);
 
 	close_fd(fd);
 	return fd < 0 ? fd : 0;
 }
 
 /* One line; 1 for `leave`. */
-static int command(struct vmm *vm, const struct args *a, char *line)
+static int command(struct vm *vm, const struct args *a, char *line)
 {
 	struct err err = ERR_INIT;
 	char *w[WORDS_MAX] = {0}, *save = NULL;
@@ -215,16 +218,16 @@ static int command(struct vmm *vm, const struct args *a, char *line)
 	else if (str_eq(w[0], "info"))
 		r = run_info(vm, &err);
 	else if (str_eq(w[0], "pause"))
-		r = vmm_pause(vm, 0, &err);
+		r = vm_pause(vm, 0, &err);
 	else if (str_eq(w[0], "resume"))
-		r = vmm_resume(vm, 0, &err);
+		r = vm_resume(vm, 0, &err);
 	else if (str_eq(w[0], "detach") && n == 2)
-		r = vmm_detach(vm, w[1], 0, &err);
+		r = vm_detach(vm, w[1], 0, &err);
 	else if (str_eq(w[0], "resize") && n == 3)
-		r = vmm_resize(vm, (uint32_t)strtoul(w[1], NULL, 10), strtoull(w[2], NULL, 10) << 20, 0,
+		r = vm_resize(vm, (uint32_t)strtoul(w[1], NULL, 10), strtoull(w[2], NULL, 10) << 20, 0,
 			       &err);
 	else if (str_eq(w[0], "snapshot") && n == 2)
-		r = vmm_snapshot(vm, w[1], 0, &err);
+		r = vm_snapshot(vm, w[1], 0, &err);
 	else if (str_eq(w[0], "tap") && n == 3)
 		r = vmm_tap_create(a->spec.netns_path, w[1], (uint32_t)strtoul(w[2], NULL, 10), &err);
 	else if (str_eq(w[0], "save") && n == 2)
@@ -244,24 +247,24 @@ static int command(struct vmm *vm, const struct args *a, char *line)
 /* ---- watching ------------------------------------------------------------------------------------------ */
 
 /* Prints what has happened; true once the VM has ended. */
-static bool print_events(struct vmm *vm, int64_t t0)
+static bool print_events(struct vm *vm, int64_t t0)
 {
 	static const char *const names[] = {"none",  "vmm exited",     "helper exited", "guest panic",
 					    "reset", "guest shutdown", "device removed"};
 	bool ended = false;
-	struct vmm_event e;
+	struct vm_event e;
 
-	while (vmm_dispatch(vm, &e) > 0) {
+	while (vm_dispatch(vm, &e) > 0) {
 		printf("%9.1f ms  event: %s, status %d, %s: %s\n", ms_since(t0), names[e.type], e.status,
 		       e.what, e.detail);
-		ended = ended || e.type == VMM_EVENT_VMM_EXITED;
+		ended = ended || e.type == VM_EVENT_VMM_EXITED;
 	}
 	fflush(stdout);
 	return ended;
 }
 
 /* Until the VM has ended or it is time to end. True if the VM is to be left alone. */
-static bool watch(struct vmm *vm, const struct args *a, int sfd, int64_t t0)
+static bool watch(struct vm *vm, const struct args *a, int sfd, int64_t t0)
 {
 	int64_t until = now_monotonic_ns() + a->seconds * NS_PER_SEC;
 	char line[1024];
@@ -269,7 +272,7 @@ static bool watch(struct vmm *vm, const struct args *a, int sfd, int64_t t0)
 	/* Unbuffered: what stdio keeps, poll does not see. */
 	setvbuf(stdin, NULL, _IONBF, 0);
 	for (;;) {
-		struct pollfd p[] = {{.fd = vmm_fd(vm), .events = POLLIN},
+		struct pollfd p[] = {{.fd = vm_fd(vm), .events = POLLIN},
 				     {.fd = sfd, .events = POLLIN},
 				     {.fd = a->commands ? STDIN_FILENO : -1, .events = POLLIN}};
 		int64_t left = (until - now_monotonic_ns()) / NS_PER_MS;
@@ -290,29 +293,29 @@ static bool watch(struct vmm *vm, const struct args *a, int sfd, int64_t t0)
 }
 
 /* Boots, restores or adopts. */
-static int obtain(const struct args *a, const struct vmm_choice *choice, struct vmm **ret, struct err *err)
+static int obtain(const struct args *a, const struct vmm_choice *choice, struct vm **ret, struct err *err)
 {
 	char *json CLEANUP_FREE = NULL;
 	int r;
 
 	if (a->from)
-		return vmm_restore(&a->config, choice, &a->spec, a->from, 0, ret, err);
+		return vm_restore(&a->config, choice, &a->spec, a->from, 0, ret, err);
 	if (!a->state)
-		return vmm_start(&a->config, choice, &a->spec, 0, ret, err);
+		return vm_start(&a->config, choice, &a->spec, 0, ret, err);
 	r = read_file(a->state, 65536, &json, NULL);
 	return r < 0 ? err_set_errno(err, r, "reading %s", a->state)
-		     : vmm_recover(&a->config, json, ret, err);
+		     : vm_recover(json, ret, err);
 }
 
 static int run(const struct args *a, int sfd)
 {
 	struct err err = ERR_INIT;
 	struct vmm_choice choice;
-	struct vmm *vm = NULL;
+	struct vm *vm = NULL;
 	int64_t t0 = now_monotonic_ns();
 	int fd, r = 0;
 
-	if (vmm_choose(&a->config, &choice, &err) < 0)
+	if (vmm_choose(&a->config, NULL, &choice, &err) < 0)
 		return fail(&err);
 	printf("%9.1f ms  %s (%s), %s: %s\n", ms_since(t0), choice.driver, choice.accel, choice.version,
 	       choice.reason);
@@ -322,7 +325,7 @@ static int run(const struct args *a, int sfd)
 	printf("%9.1f ms  the VMM answers\n", ms_since(t0));
 	fflush(stdout);
 	/* A restored VM is paused: nobody answers before the command to resume. */
-	fd = a->from ? -1 : vmm_connect(vm, PORT, 0, &err);
+	fd = a->from ? -1 : vm_connect(vm, PORT, 0, &err);
 	if (fd < 0 && !a->from)
 		r = fail(&err);
 	else if (fd >= 0)
@@ -332,11 +335,11 @@ static int run(const struct args *a, int sfd)
 	close_fd(fd);
 	if (!watch(vm, a, sfd, t0)) {
 		t0 = now_monotonic_ns();
-		if (vmm_stop(vm, 0, &err) < 0)
+		if (vm_stop(vm, 0, &err) < 0)
 			r = fail(&err);
 		printf("%9.1f ms  stopped\n", ms_since(t0));
 	}
-	vmm_free(vm);
+	vm_free(vm);
 	return r;
 }
 

@@ -11,7 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct console c = {.fd = -1, .watch = -1};
-	enum vmm_device_type type;
+	enum vm_device_type type;
 	char words[128], name[128];
 
 	ch_error_words((const char *)data, size, words, size % sizeof(words) + 1);
@@ -19,6 +19,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	console_sign(&c, (const char *)data, size / 2);
 	console_sign(&c, (const char *)data + size / 2, size - size / 2);
 	snprintf(name, sizeof(name), "%.*s", size < 127 ? (int)size : 127, (const char *)data);
-	vmm_device_id(name, &type);
+	vm_device_id(name, &type);
 	return 0;
 }

@@ -8,9 +8,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static struct vmm *vm;
+	static struct vm *vm;
 	static struct ch *c;
-	struct vmm_event e;
+	struct vm_event e;
 	size_t step = size ? (size_t)data[0] + 1 : 1;
 
 	if (!vm) {
@@ -29,7 +29,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (buf_put(&c->in, data + at, n) < 0 || ch_feed_events(vm, &c->in, NULL) < 0)
 			break;
 	}
-	while (vmm_dispatch(vm, &e) > 0)
+	while (vm_dispatch(vm, &e) > 0)
 		;
 	vm->ending = false;
 	return 0;

@@ -6,7 +6,7 @@
 #include "api/ttrpc/ttrpc.h"
 #include "base/util.h"
 #include "cri/agent/agent.h"
-#include "vmm/vmm.h"
+#include "vmm/vm.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -193,7 +193,7 @@ static void fake_stop(struct fake *f)
 static int next_fds[4];
 static atomic_int next_fd_at, next_fd_count;
 
-int vmm_connect(struct vmm *vm, uint32_t port, int64_t deadline_ns, struct err *err)
+int vm_connect(struct vm *vm, uint32_t port, int64_t deadline_ns, struct err *err)
 {
 	int at = atomic_fetch_add(&next_fd_at, 1);
 

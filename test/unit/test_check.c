@@ -4,6 +4,7 @@
 #include "check_fixture.h"
 
 #include "base/version.h"
+#include "vmm/cgroup.h"
 
 #include <json-c/json.h>
 #include <sys/utsname.h>

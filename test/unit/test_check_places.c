@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `crivisor check`: networks, cgroups and directories. Needs root, /dev/net/tun, overlay and tmpfs. */
 #include "check_fixture.h"
+#include "vmm/cgroup.h"
 
 #include <sched.h>
 #include <sys/mount.h>

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `crivisor check`: KVM, VMMs and their helpers, the guest. */
 #include "check_fixture.h"
+#include "vmm/choose.h"
+#include "vmm/host.h"
 
 /* ---- virtualization and programs ----------------------------------------------------------------------- */
 

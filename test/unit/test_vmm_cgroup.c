@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include "vmm/child_internal.h"
 #include "vmm/driver_internal.h"
+#include "vmm/cgroup.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -225,22 +225,22 @@ static void choose_names_what_is_missing(void **state)
 	struct vmm_choice choice;
 
 	config->driver = (char *)(uintptr_t) "bochs";
-	assert_int_equal(vmm_choose(config, &choice, &f->err), -EINVAL);
+	assert_int_equal(vmm_choose(config, NULL, &choice, &f->err), -EINVAL);
 	assert_non_null(strstr(f->err.msg, "bochs"));
 	config->driver = (char *)(uintptr_t) "qemu";
 	config->path = (char *)(uintptr_t) "/nonexistent/qemu";
-	assert_int_equal(vmm_choose(config, &choice, &f->err), -ENOENT);
+	assert_int_equal(vmm_choose(config, NULL, &choice, &f->err), -ENOENT);
 	assert_non_null(strstr(f->err.msg, "/nonexistent/qemu"));
 	config->path = (char *)(uintptr_t) "/bin/sh";
 	config->kernel_path = NULL;
-	assert_int_equal(vmm_choose(config, &choice, &f->err), -ENOENT);
+	assert_int_equal(vmm_choose(config, NULL, &choice, &f->err), -ENOENT);
 	assert_non_null(strstr(f->err.msg, "kernel_path"));
 	config->kernel_path = (char *)(uintptr_t) "/nonexistent/k";
-	assert_int_equal(vmm_choose(config, &choice, &f->err), -ENOENT);
+	assert_int_equal(vmm_choose(config, NULL, &choice, &f->err), -ENOENT);
 	assert_non_null(strstr(f->err.msg, "/nonexistent/k"));
 	config->kernel_path = f->kernel;
 	config->image_path = (char *)(uintptr_t) "/";
-	assert_int_equal(vmm_choose(config, &choice, &f->err), -EINVAL);
+	assert_int_equal(vmm_choose(config, NULL, &choice, &f->err), -EINVAL);
 }
 
 static void choose_finds_the_program_and_says_why(void **state)
@@ -249,7 +249,7 @@ static void choose_finds_the_program_and_says_why(void **state)
 	struct vmm_known known = {0};
 	struct vmm_choice choice;
 
-	if (vmm_choose_known(&f->config, &known, &choice, &f->err) < 0)
+	if (vmm_choose(&f->config, &known, &choice, &f->err) < 0)
 		fail_msg("%s", f->err.msg);
 	assert_string_equal(choice.driver, "qemu");
 	assert_string_equal(choice.version, "QEMU emulator version 7.2.22 (a fake)");
@@ -257,7 +257,7 @@ static void choose_finds_the_program_and_says_why(void **state)
 	assert_true(choice.reason[0] && choice.accel[0] && choice.mtu_max >= 9000);
 	/* The program is not run again for its version. */
 	snprintf(known.version, sizeof(known.version), "as it was");
-	assert_int_equal(vmm_choose_known(&f->config, &known, &choice, &f->err), 0);
+	assert_int_equal(vmm_choose(&f->config, &known, &choice, &f->err), 0);
 	assert_string_equal(choice.version, "as it was");
 }
 
@@ -268,12 +268,12 @@ static void choose_sees_a_mended_file(void **state)
 	struct vmm_choice choice;
 
 	put(f->kernel, "no kernel", 9);
-	assert_int_equal(vmm_choose_known(&f->config, &known, &choice, &f->err), -ENOEXEC);
+	assert_int_equal(vmm_choose(&f->config, &known, &choice, &f->err), -ENOEXEC);
 	assert_int_equal(f->err.status, ERR_FAILED_PRECONDITION);
 	put(f->kernel, &f->elf, sizeof(f->elf));
-	assert_int_equal(vmm_choose_known(&f->config, &known, &choice, &f->err), 0);
+	assert_int_equal(vmm_choose(&f->config, &known, &choice, &f->err), 0);
 	assert_int_equal(unlink(f->image), 0);
-	assert_int_equal(vmm_choose_known(&f->config, &known, &choice, &f->err), -ENOENT);
+	assert_int_equal(vmm_choose(&f->config, &known, &choice, &f->err), -ENOENT);
 }
 
 static void run_that_closes_its_output_and_stays_is_ended(void **state)

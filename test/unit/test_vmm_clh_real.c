@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include "vmm/ch_internal.h"
 #include "vmm/wait_internal.h"
+#include "vmm/network.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -90,16 +91,16 @@ static void launch(void)
 
 static void devices_are_taken_by_the_real_one(void **state)
 {
-	static const struct vmm_device devices[] = {
-		{.type = VMM_DEVICE_DISK, .id = "vol.1", .path = file, .read_only = true},
-		{.type = VMM_DEVICE_DISK, .id = "vol_2", .path = file, .read_only = true},
-		{.type = VMM_DEVICE_PMEM, .id = "p", .path = file, .read_only = true},
-		{.type = VMM_DEVICE_NET,
+	static const struct vm_device devices[] = {
+		{.type = VM_DEVICE_DISK, .id = "vol.1", .path = file, .read_only = true},
+		{.type = VM_DEVICE_DISK, .id = "vol_2", .path = file, .read_only = true},
+		{.type = VM_DEVICE_PMEM, .id = "p", .path = file, .read_only = true},
+		{.type = VM_DEVICE_NET,
 		 .id = "nic-1",
 		 .path = "tap1",
 		 .mac = {2, 0, 0, 0, 0, 1},
 		 .mtu = 1450},
-		{.type = VMM_DEVICE_FS, .id = "f", .path = "/tmp/crvtest-clh.sock", .tag = "second"},
+		{.type = VM_DEVICE_FS, .id = "f", .path = "/tmp/crvtest-clh.sock", .tag = "second"},
 	};
 	struct err err = ERR_INIT;
 	char body[1024];
@@ -145,11 +146,11 @@ static void command_line_is_taken_by_the_real_one(void **state)
 				    .image_path = file,
 				    .debug = true};
 	struct vmm_choice choice = {.driver = "cloud-hypervisor", .accel = "kvm"};
-	struct vmm_spec spec = {
+	struct vm_spec spec = {
 		.id = "test", .netns_path = ns, .tap = "tap2", .vcpus_max = 2, .memory_max_bytes = 512 << 20};
 	struct err err = ERR_INIT;
 	char run_dir[96], shared[96];
-	struct vmm *vm = NULL;
+	struct vm *vm = NULL;
 
 	(void)state;
 	if (!program[0])
@@ -162,7 +163,7 @@ static void command_line_is_taken_by_the_real_one(void **state)
 	spec.shared_dir = shared;
 	check(vmm_tap_create(ns, "tap2", 65521, &err), &err, "tap");
 	/* All options are read and every device is made before it finds that this kernel is none. */
-	if (vmm_start(&config, &choice, &spec, LONG, &vm, &err) == 0)
+	if (vm_start(&config, &choice, &spec, LONG, &vm, &err) == 0)
 		fail_msg("a file of zeros has booted");
 	if (!strstr(err.msg, "kernel"))
 		fail_msg("%s", err.msg);

@@ -26,7 +26,7 @@ static char dir[] = "/tmp/crvtest-fake-XXXXXX";
 static char run_dir[64], shared[64], file[64];
 static struct vmm_config config;
 static struct vmm_choice choice;
-static struct vmm_spec spec;
+static struct vm_spec spec;
 
 static void write_text(const char *at, const char *name, const char *text)
 {
@@ -91,7 +91,7 @@ static int fresh(const char *driver, const char *script)
 				     .vsock_daemon_path = helper};
 	choice = (struct vmm_choice){.driver = driver, .accel = "kvm"};
 	snprintf(choice.path, sizeof(choice.path), "%s", config.path);
-	spec = (struct vmm_spec){.id = "test-1",
+	spec = (struct vm_spec){.id = "test-1",
 				 .run_dir = run_dir,
 				 .shared_dir = shared,
 				 .vcpus_max = 4,
@@ -125,48 +125,48 @@ static void check(int r, const struct err *err, const char *what)
 		fail_msg("%s: %s", what, err->msg);
 }
 
-static struct vmm *start(const char *driver, const char *script)
+static struct vm *start(const char *driver, const char *script)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm = NULL;
+	struct vm *vm = NULL;
 
 	fresh(driver, script);
-	check(vmm_start(&config, &choice, &spec, LONG, &vm, &err), &err, "start");
+	check(vm_start(&config, &choice, &spec, LONG, &vm, &err), &err, "start");
 	return vm;
 }
 
-static void end(struct vmm *vm)
+static void end(struct vm *vm)
 {
 	struct err err = ERR_INIT;
 
-	check(vmm_stop(vm, LONG, &err), &err, "stop");
-	vmm_free(vm);
+	check(vm_stop(vm, LONG, &err), &err, "stop");
+	vm_free(vm);
 	assert_int_equal(left_over(), 0);
 }
 
 static void start_must_fail(const char *driver, const char *script, const char *words)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm = NULL;
+	struct vm *vm = NULL;
 
 	fresh(driver, script);
-	assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+	assert_true(vm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
 	if (!strstr(err.msg, words))
 		fail_msg("\"%s\" does not say \"%s\"", err.msg, words);
 	assert_null(vm);
 	assert_int_equal(left_over(), 0);
 }
 
-static struct vmm_event expect_event(struct vmm *vm, enum vmm_event_type type)
+static struct vm_event expect_event(struct vm *vm, enum vm_event_type type)
 {
 	int64_t until = now_monotonic_ns() + 10 * NS_PER_SEC;
-	struct vmm_event e = {0};
+	struct vm_event e = {0};
 
 	while (now_monotonic_ns() < until) {
-		struct pollfd p = {.fd = vmm_fd(vm), .events = POLLIN};
+		struct pollfd p = {.fd = vm_fd(vm), .events = POLLIN};
 
 		poll(&p, 1, 1000);
-		while (vmm_dispatch(vm, &e) > 0) {
+		while (vm_dispatch(vm, &e) > 0) {
 			if (e.type == type)
 				return e;
 		}
@@ -190,13 +190,13 @@ static void start_binary_that_dies_tells_its_words(void **state)
 static void start_helper_that_dies_tells_its_words(void **state)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm = NULL;
+	struct vm *vm = NULL;
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
 		fresh(drivers[i], "{\"greeting\": \"\", \"hang\": [\"vmm.ping\"]}");
 		write_text(shared, "fake.json", "{\"fs_exit\": [4, \"no such shared directory\"]}");
-		assert_true(vmm_start(&config, &choice, &spec, now_monotonic_ns() + 2 * NS_PER_SEC, &vm,
+		assert_true(vm_start(&config, &choice, &spec, now_monotonic_ns() + 2 * NS_PER_SEC, &vm,
 				      &err) < 0);
 		if (!strstr(err.msg, "no such shared directory"))
 			fail_msg("%s", err.msg);
@@ -207,29 +207,29 @@ static void start_helper_that_dies_tells_its_words(void **state)
 static void start_missing_things_are_named(void **state)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm = NULL;
+	struct vm *vm = NULL;
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
 		fresh(drivers[i], NULL);
 		snprintf(choice.path, sizeof(choice.path), "/nonexistent/vmm");
-		assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+		assert_true(vm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
 		assert_non_null(strstr(err.msg, "/nonexistent/vmm"));
 		fresh(drivers[i], NULL);
 		config.virtiofsd_path = (char *)(uintptr_t) "/nonexistent/virtiofsd";
-		assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+		assert_true(vm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
 		assert_non_null(strstr(err.msg, "/nonexistent/virtiofsd"));
 		fresh(drivers[i], NULL);
 		config.kernel_path = (char *)(uintptr_t) "/nonexistent/kernel";
-		assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+		assert_true(vm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
 		assert_non_null(strstr(err.msg, "/nonexistent/kernel"));
 		fresh(drivers[i], NULL);
 		spec.netns_path = "/nonexistent/ns";
-		assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+		assert_true(vm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
 		assert_non_null(strstr(err.msg, "/nonexistent/ns"));
 		fresh(drivers[i], NULL);
 		spec.cgroup = "/crvtest-nonexistent";
-		assert_true(vmm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
+		assert_true(vm_start(&config, &choice, &spec, LONG, &vm, &err) < 0);
 		assert_non_null(strstr(err.msg, "/crvtest-nonexistent"));
 		assert_int_equal(left_over(), 0);
 	}
@@ -243,11 +243,11 @@ static void start_past_its_deadline_leaves_nothing(void **state)
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
 		for (size_t k = 0; k < ARRAY_SIZE(ms); k++) {
-			struct vmm *vm = NULL;
+			struct vm *vm = NULL;
 
 			/* At whichever step the time runs out. */
 			fresh(drivers[i], "{\"hang\": [\"vmm.ping\", \"qmp_capabilities\"]}");
-			assert_int_equal(vmm_start(&config, &choice, &spec,
+			assert_int_equal(vm_start(&config, &choice, &spec,
 						   now_monotonic_ns() + ms[k] * NS_PER_MS, &vm, &err),
 					 -ETIMEDOUT);
 			assert_null(vm);
@@ -262,9 +262,9 @@ static void connect_retries_and_keeps_the_stream_whole(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
-		struct vmm *vm = start(drivers[i], "{\"vsock_refuse\": 5}");
+		struct vm *vm = start(drivers[i], "{\"vsock_refuse\": 5}");
 		char got[64] = "";
-		int fd = vmm_connect(vm, 1024, LONG, &err);
+		int fd = vm_connect(vm, 1024, LONG, &err);
 		size_t len = 0;
 
 		check(fd, &err, "connect");
@@ -283,11 +283,11 @@ static void connect_retries_and_keeps_the_stream_whole(void **state)
 		close_fd(fd);
 		end(vm);
 		vm = start(drivers[i], "{\"vsock_refuse\": 1000000}");
-		assert_int_equal(vmm_connect(vm, 1024, now_monotonic_ns() + NS_PER_SEC / 5, &err),
+		assert_int_equal(vm_connect(vm, 1024, now_monotonic_ns() + NS_PER_SEC / 5, &err),
 				 -ETIMEDOUT);
 		end(vm);
 		vm = start(drivers[i], "{\"vsock_answer\": \"NO 7\\n\"}");
-		assert_int_equal(vmm_connect(vm, 1024, LONG, &err), -EPROTO);
+		assert_int_equal(vm_connect(vm, 1024, LONG, &err), -EPROTO);
 		assert_non_null(strstr(err.msg, "instead of OK"));
 		end(vm);
 	}
@@ -299,46 +299,46 @@ static void attach_all_kinds_and_detach(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
-		struct vmm *vm = start(drivers[i], NULL);
-		struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = "vol_1", .path = file};
-		char pci[VMM_PCI_ADDRESS_MAX], first[VMM_PCI_ADDRESS_MAX];
-		struct vmm_info info;
+		struct vm *vm = start(drivers[i], NULL);
+		struct vm_device d = {.type = VM_DEVICE_DISK, .id = "vol_1", .path = file};
+		char pci[VM_PCI_ADDRESS_MAX], first[VM_PCI_ADDRESS_MAX];
+		struct vm_info info;
 		char *json;
 
-		check(vmm_attach(vm, &d, first, LONG, &err), &err, "disk");
+		check(vm_attach(vm, &d, first, LONG, &err), &err, "disk");
 		assert_int_equal(strlen(first), 12);
-		assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -EEXIST);
-		d = (struct vmm_device){.type = VMM_DEVICE_PMEM, .id = "p", .path = file, .read_only = true};
-		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "pmem");
-		d = (struct vmm_device){
-			.type = VMM_DEVICE_FS, .id = "f", .path = "/run/x.sock", .tag = "second"};
-		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "fs");
-		d = (struct vmm_device){
-			.type = VMM_DEVICE_VFIO, .id = "v", .path = "/sys/bus/pci/devices/0000:01:00.0"};
-		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "vfio");
+		assert_int_equal(vm_attach(vm, &d, pci, LONG, &err), -EEXIST);
+		d = (struct vm_device){.type = VM_DEVICE_PMEM, .id = "p", .path = file, .read_only = true};
+		check(vm_attach(vm, &d, pci, LONG, &err), &err, "pmem");
+		d = (struct vm_device){
+			.type = VM_DEVICE_FS, .id = "f", .path = "/run/x.sock", .tag = "second"};
+		check(vm_attach(vm, &d, pci, LONG, &err), &err, "fs");
+		d = (struct vm_device){
+			.type = VM_DEVICE_VFIO, .id = "v", .path = "/sys/bus/pci/devices/0000:01:00.0"};
+		check(vm_attach(vm, &d, pci, LONG, &err), &err, "vfio");
 		if (i == 0) { /* QEMU is handed the tap itself: see the test with the real one */
-			d = (struct vmm_device){.type = VMM_DEVICE_NET,
+			d = (struct vm_device){.type = VM_DEVICE_NET,
 						.id = "n",
 						.path = "tap1",
 						.mac = {2, 0, 0, 0, 0, 1},
 						.mtu = 1450};
-			check(vmm_attach(vm, &d, pci, LONG, &err), &err, "net");
+			check(vm_attach(vm, &d, pci, LONG, &err), &err, "net");
 		}
-		d = (struct vmm_device){.type = VMM_DEVICE_FS, .id = "bad id!", .path = "x", .tag = "t"};
-		assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -EINVAL);
-		json = vmm_save(vm);
-		vmm_free(vm);
-		check(vmm_recover(&config, json, &vm, &err), &err, "recover");
+		d = (struct vm_device){.type = VM_DEVICE_FS, .id = "bad id!", .path = "x", .tag = "t"};
+		assert_int_equal(vm_attach(vm, &d, pci, LONG, &err), -EINVAL);
+		json = vm_save(vm);
+		vm_free(vm);
+		check(vm_recover(json, &vm, &err), &err, "recover");
 		free(json);
-		check(vmm_detach(vm, "vol_1", LONG, &err), &err, "detach disk");
-		check(vmm_detach(vm, "p", LONG, &err), &err, "detach pmem");
-		assert_int_equal(vmm_detach(vm, "p", LONG, &err), -ENOENT);
-		expect_event(vm, VMM_EVENT_DEVICE_REMOVED);
-		check(vmm_pause(vm, LONG, &err), &err, "pause");
-		check(vmm_info(vm, &info, &err), &err, "info");
+		check(vm_detach(vm, "vol_1", LONG, &err), &err, "detach disk");
+		check(vm_detach(vm, "p", LONG, &err), &err, "detach pmem");
+		assert_int_equal(vm_detach(vm, "p", LONG, &err), -ENOENT);
+		expect_event(vm, VM_EVENT_DEVICE_REMOVED);
+		check(vm_pause(vm, LONG, &err), &err, "pause");
+		check(vm_info(vm, &info, &err), &err, "info");
 		assert_int_equal(strcasecmp(info.state, "paused"), 0);
 		assert_true(info.vmm_pid > 0 && info.virtiofsd_pid > 0);
-		check(vmm_resume(vm, LONG, &err), &err, "resume");
+		check(vm_resume(vm, LONG, &err), &err, "resume");
 		end(vm);
 	}
 }
@@ -349,12 +349,12 @@ static void detach_without_the_guest_times_out(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
-		struct vmm *vm = start(drivers[i], "{\"quiet_removal\": true}");
-		struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = "vol", .path = file};
-		char pci[VMM_PCI_ADDRESS_MAX];
+		struct vm *vm = start(drivers[i], "{\"quiet_removal\": true}");
+		struct vm_device d = {.type = VM_DEVICE_DISK, .id = "vol", .path = file};
+		char pci[VM_PCI_ADDRESS_MAX];
 
-		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "disk");
-		assert_int_equal(vmm_detach(vm, "vol", now_monotonic_ns() + NS_PER_SEC / 5, &err),
+		check(vm_attach(vm, &d, pci, LONG, &err), &err, "disk");
+		assert_int_equal(vm_detach(vm, "vol", now_monotonic_ns() + NS_PER_SEC / 5, &err),
 				 -ETIMEDOUT);
 		assert_non_null(strstr(err.msg, "let go"));
 		end(vm);
@@ -364,7 +364,7 @@ static void detach_without_the_guest_times_out(void **state)
 static void *stop_soon(void *arg)
 {
 	usleep(200000);
-	vmm_stop(arg, LONG, NULL);
+	vm_stop(arg, LONG, NULL);
 	return NULL;
 }
 
@@ -374,18 +374,18 @@ static void hanging_vmm_ends_at_the_deadline_or_the_stop(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
-		struct vmm *vm =
+		struct vm *vm =
 			start(drivers[i], "{\"hang\": [\"vm.pause\", \"stop\"], \"vsock_refuse\": 1000000}");
 		int64_t t0 = now_monotonic_ns();
 		pthread_t t;
 
-		assert_int_equal(vmm_pause(vm, t0 + NS_PER_SEC / 5, &err), -ETIMEDOUT);
+		assert_int_equal(vm_pause(vm, t0 + NS_PER_SEC / 5, &err), -ETIMEDOUT);
 		assert_true(now_monotonic_ns() - t0 < 2 * NS_PER_SEC);
 		t0 = now_monotonic_ns();
 		pthread_create(&t, NULL, stop_soon, vm);
-		assert_int_equal(vmm_pause(vm, LONG, &err), -ECANCELED);
+		assert_int_equal(vm_pause(vm, LONG, &err), -ECANCELED);
 		assert_true(now_monotonic_ns() - t0 < 5 * NS_PER_SEC);
-		assert_int_equal(vmm_connect(vm, 1024, LONG, &err), -ECANCELED);
+		assert_int_equal(vm_connect(vm, 1024, LONG, &err), -ECANCELED);
 		pthread_join(t, NULL);
 		end(vm);
 	}
@@ -397,17 +397,17 @@ static void vmm_that_exits_in_a_call_is_reported(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
-		struct vmm *vm =
+		struct vm *vm =
 			start(drivers[i], i ? "{\"exit_after\": [\"stop\", 7, \"assertion failed: x\"]}"
 					    : "{\"exit_after\": [\"vm.pause\", 7, \"assertion failed: x\"]}");
-		struct vmm_event e;
-		struct vmm_info info;
+		struct vm_event e;
+		struct vm_info info;
 
-		vmm_pause(vm, LONG, &err);
-		e = expect_event(vm, VMM_EVENT_VMM_EXITED);
+		vm_pause(vm, LONG, &err);
+		e = expect_event(vm, VM_EVENT_VMM_EXITED);
 		assert_int_equal(e.status, 7);
 		assert_non_null(strstr(e.detail, "assertion failed: x"));
-		assert_int_equal(vmm_info(vm, &info, &err), -ENOTCONN);
+		assert_int_equal(vm_info(vm, &info, &err), -ENOTCONN);
 		assert_non_null(strstr(err.msg, "assertion failed: x"));
 		end(vm);
 	}
@@ -419,16 +419,16 @@ static void deaths_have_their_true_status(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
-		struct vmm *vm = start(drivers[i], NULL);
-		struct vmm_info info;
-		struct vmm_event e;
+		struct vm *vm = start(drivers[i], NULL);
+		struct vm_info info;
+		struct vm_event e;
 
-		check(vmm_info(vm, &info, &err), &err, "info");
+		check(vm_info(vm, &info, &err), &err, "info");
 		kill(info.virtiofsd_pid, SIGTERM);
-		e = expect_event(vm, VMM_EVENT_HELPER_EXITED);
+		e = expect_event(vm, VM_EVENT_HELPER_EXITED);
 		assert_int_equal(e.status, 128 + SIGTERM);
 		kill(info.vmm_pid, SIGKILL);
-		e = expect_event(vm, VMM_EVENT_VMM_EXITED);
+		e = expect_event(vm, VM_EVENT_VMM_EXITED);
 		assert_int_equal(e.status, 128 + SIGKILL);
 		end(vm);
 	}
@@ -438,29 +438,29 @@ static void guest_ends_are_told_apart(void **state)
 {
 	static const struct {
 		const char *driver, *script;
-		enum vmm_event_type type;
+		enum vm_event_type type;
 	} cases[] = {
 		{"cloud-hypervisor",
 		 "{\"events\": [[\"guest\", \"panic\", {\"event\": \"panic\"}], [\"vm\", \"rebooting\", "
 		 "null]]}",
-		 VMM_EVENT_GUEST_PANIC},
-		{"cloud-hypervisor", "{\"events\": [[\"vm\", \"rebooting\", null]]}", VMM_EVENT_GUEST_RESET},
+		 VM_EVENT_GUEST_PANIC},
+		{"cloud-hypervisor", "{\"events\": [[\"vm\", \"rebooting\", null]]}", VM_EVENT_GUEST_RESET},
 		{"cloud-hypervisor", "{\"events\": [[\"vm\", \"shutdown\", null]]}",
-		 VMM_EVENT_GUEST_SHUTDOWN},
+		 VM_EVENT_GUEST_SHUTDOWN},
 		{"qemu",
 		 "{\"events\": [[\"GUEST_PANICKED\", {\"action\": \"shutdown\"}], [\"SHUTDOWN\", {\"guest\": "
 		 "true, \"reason\": "
 		 "\"guest-panic\"}]]}",
-		 VMM_EVENT_GUEST_PANIC},
+		 VM_EVENT_GUEST_PANIC},
 		{"qemu", "{\"events\": [[\"SHUTDOWN\", {\"guest\": true, \"reason\": \"guest-reset\"}]]}",
-		 VMM_EVENT_GUEST_RESET},
+		 VM_EVENT_GUEST_RESET},
 		{"qemu", "{\"events\": [[\"SHUTDOWN\", {\"guest\": true, \"reason\": \"guest-shutdown\"}]]}",
-		 VMM_EVENT_GUEST_SHUTDOWN},
+		 VM_EVENT_GUEST_SHUTDOWN},
 	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		struct vmm *vm = start(cases[i].driver, cases[i].script);
+		struct vm *vm = start(cases[i].driver, cases[i].script);
 
 		expect_event(vm, cases[i].type);
 		end(vm);
@@ -473,24 +473,24 @@ static void recover_of_a_dead_vm_kills_what_is_left(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
-		struct vmm *vm = start(drivers[i], NULL);
-		struct vmm_info info;
+		struct vm *vm = start(drivers[i], NULL);
+		struct vm_info info;
 		char *json;
 
-		check(vmm_info(vm, &info, &err), &err, "info");
-		json = vmm_save(vm);
+		check(vm_info(vm, &info, &err), &err, "info");
+		json = vm_save(vm);
 		kill(info.virtiofsd_pid, SIGKILL);
-		expect_event(vm, VMM_EVENT_HELPER_EXITED);
-		vmm_free(vm);
+		expect_event(vm, VM_EVENT_HELPER_EXITED);
+		vm_free(vm);
 		vm = NULL;
-		assert_int_equal(vmm_recover(&config, json, &vm, &err), -ESRCH);
+		assert_int_equal(vm_recover(json, &vm, &err), -ESRCH);
 		assert_non_null(strstr(err.msg, "virtiofsd"));
 		assert_null(vm);
 		assert_int_equal(left_over(), 0);
 		free(json);
 	}
-	assert_int_equal(vmm_recover(&config, "{", &(struct vmm *){NULL}, &err), -EINVAL);
-	assert_int_equal(vmm_recover(&config, "{\"version\": 99}", &(struct vmm *){NULL}, &err), -EINVAL);
+	assert_int_equal(vm_recover("{", &(struct vm *){NULL}, &err), -EINVAL);
+	assert_int_equal(vm_recover("{\"version\": 99}", &(struct vm *){NULL}, &err), -EINVAL);
 }
 
 /* As after a restart of the server: the VM is no child of ours, and its exit status nobody can tell. */
@@ -501,9 +501,9 @@ static void recover_of_somebody_else_s_vm_has_no_status(void **state)
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
 		char *json CLEANUP_FREE = NULL;
-		struct vmm *vm = NULL;
-		struct vmm_event e;
-		struct vmm_info info;
+		struct vm *vm = NULL;
+		struct vm_event e;
+		struct vm_info info;
 		pid_t pid;
 
 		fresh(drivers[i], NULL);
@@ -511,18 +511,18 @@ static void recover_of_somebody_else_s_vm_has_no_status(void **state)
 		if (pid == 0) {
 			char *text = NULL;
 
-			if (vmm_start(&config, &choice, &spec, LONG, &vm, NULL) == 0)
-				text = vmm_save(vm);
+			if (vm_start(&config, &choice, &spec, LONG, &vm, NULL) == 0)
+				text = vm_save(vm);
 			if (text)
 				write_text(dir, "saved", text);
 			_exit(text ? 0 : 1);
 		}
 		assert_int_equal(waitpid(pid, NULL, 0), pid);
 		json = read_text("../saved");
-		check(vmm_recover(&config, json, &vm, &err), &err, "recover");
-		check(vmm_info(vm, &info, &err), &err, "info");
+		check(vm_recover(json, &vm, &err), &err, "recover");
+		check(vm_info(vm, &info, &err), &err, "info");
 		kill(info.vmm_pid, SIGKILL);
-		e = expect_event(vm, VMM_EVENT_VMM_EXITED);
+		e = expect_event(vm, VM_EVENT_VMM_EXITED);
 		assert_int_equal(e.status, -1);
 		assert_non_null(strstr(e.detail, "unknown"));
 		end(vm);
@@ -535,7 +535,7 @@ static void clh_command_line_has_the_described_order(void **state)
 {
 	static const char *const order[] = {"--api-socket", "--cpus", "--memory", "--kernel",  "--cmdline",
 					    "--pmem",	    "--rng",  "--vsock",  "--console", "--fs"};
-	struct vmm *vm = start("cloud-hypervisor", NULL);
+	struct vm *vm = start("cloud-hypervisor", NULL);
 	char *argv = read_text("argv.json"), *at = argv;
 
 	(void)state;
@@ -555,63 +555,63 @@ static void clh_command_line_has_the_described_order(void **state)
 static void clh_errors_carry_the_vmm_s_words(void **state)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm = start(
+	struct vm *vm = start(
 		"cloud-hypervisor",
 		"{\"replies\": {\"vm.add-disk\": [500, [\"Error from API\", \"The disk could not be added\", "
 		"\"Device or resource busy\"]], \"vm.resize\": [429, [\"removal pending\"]], "
 		"\"vm.add-pmem\": [200, \"<html>\"], \"vm.add-fs\": [204, null], \"vm.resume\": [500, "
 		"null]}}");
-	struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = "vol", .path = file};
-	char pci[VMM_PCI_ADDRESS_MAX];
+	struct vm_device d = {.type = VM_DEVICE_DISK, .id = "vol", .path = file};
+	char pci[VM_PCI_ADDRESS_MAX];
 
 	(void)state;
-	assert_true(vmm_attach(vm, &d, pci, LONG, &err) < 0);
+	assert_true(vm_attach(vm, &d, pci, LONG, &err) < 0);
 	assert_non_null(strstr(err.msg, "The disk could not be added: Device or resource busy"));
-	assert_int_equal(vmm_resize(vm, 2, 0, LONG, &err), -EBUSY);
+	assert_int_equal(vm_resize(vm, 2, 0, LONG, &err), -EBUSY);
 	assert_non_null(strstr(err.msg, "removal pending"));
-	d.type = VMM_DEVICE_PMEM;
-	assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -EPROTO);
-	d = (struct vmm_device){.type = VMM_DEVICE_FS, .id = "f", .path = "/x", .tag = "t"};
-	assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -EPROTO);
-	assert_true(vmm_resume(vm, LONG, &err) < 0);
+	d.type = VM_DEVICE_PMEM;
+	assert_int_equal(vm_attach(vm, &d, pci, LONG, &err), -EPROTO);
+	d = (struct vm_device){.type = VM_DEVICE_FS, .id = "f", .path = "/x", .tag = "t"};
+	assert_int_equal(vm_attach(vm, &d, pci, LONG, &err), -EPROTO);
+	assert_true(vm_resume(vm, LONG, &err) < 0);
 	assert_non_null(strstr(err.msg, "500"));
 	/* A failed attach leaves no trace in the table. */
-	assert_int_equal(vmm_detach(vm, "vol", LONG, &err), -ENOENT);
+	assert_int_equal(vm_detach(vm, "vol", LONG, &err), -ENOENT);
 	end(vm);
 }
 
 static void clh_resize_waits_for_the_memory(void **state)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm = start("cloud-hypervisor", NULL);
-	struct vmm_info info;
+	struct vm *vm = start("cloud-hypervisor", NULL);
+	struct vm_info info;
 
 	(void)state;
-	check(vmm_resize(vm, 3, 512 << 20, LONG, &err), &err, "resize");
-	check(vmm_info(vm, &info, &err), &err, "info");
+	check(vm_resize(vm, 3, 512 << 20, LONG, &err), &err, "resize");
+	check(vm_info(vm, &info, &err), &err, "info");
 	assert_int_equal(info.vcpus, 3);
 	assert_int_equal(info.memory_bytes, 512 << 20);
-	assert_int_equal(vmm_resize(vm, 9, 0, LONG, &err), -EINVAL);
+	assert_int_equal(vm_resize(vm, 9, 0, LONG, &err), -EINVAL);
 	end(vm);
 }
 
 static void clh_snapshot_restores_into_its_own_place(void **state)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm = start("cloud-hypervisor", NULL);
-	struct vmm_info info;
+	struct vm *vm = start("cloud-hypervisor", NULL);
+	struct vm_info info;
 	char snap[96];
 	char *argv;
 
 	(void)state;
 	snprintf(snap, sizeof(snap), "%s/snap", dir);
 	assert_int_equal(mkdir(snap, 0700), 0);
-	check(vmm_pause(vm, LONG, &err), &err, "pause");
-	check(vmm_snapshot(vm, snap, LONG, &err), &err, "snapshot");
+	check(vm_pause(vm, LONG, &err), &err, "pause");
+	check(vm_snapshot(vm, snap, LONG, &err), &err, "snapshot");
 	end(vm);
 	fresh("cloud-hypervisor", NULL);
-	check(vmm_restore(&config, &choice, &spec, snap, LONG, &vm, &err), &err, "restore");
-	check(vmm_info(vm, &info, &err), &err, "info");
+	check(vm_restore(&config, &choice, &spec, snap, LONG, &vm, &err), &err, "restore");
+	check(vm_info(vm, &info, &err), &err, "info");
 	assert_string_equal(info.state, "Paused");
 	argv = read_text("argv.json");
 	assert_non_null(strstr(argv, "--restore"));
@@ -634,35 +634,35 @@ static void qmp_nonsense_is_an_error(void **state)
 static void qmp_errors_carry_qemu_s_words_and_clean_up(void **state)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm =
+	struct vm *vm =
 		start("qemu", "{\"errors\": {\"device_add\": \"Bus 'rp0' does not support hotplugging\"}}");
-	struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = "vol", .path = file};
-	char pci[VMM_PCI_ADDRESS_MAX];
+	struct vm_device d = {.type = VM_DEVICE_DISK, .id = "vol", .path = file};
+	char pci[VM_PCI_ADDRESS_MAX];
 
 	(void)state;
 	/* Twice: the backend of the first try is gone, or its name would be taken. */
 	for (int i = 0; i < 2; i++) {
-		assert_true(vmm_attach(vm, &d, pci, LONG, &err) < 0);
+		assert_true(vm_attach(vm, &d, pci, LONG, &err) < 0);
 		assert_non_null(strstr(err.msg, "does not support hotplugging"));
 	}
-	assert_int_equal(vmm_snapshot(vm, dir, LONG, &err), -EOPNOTSUPP);
+	assert_int_equal(vm_snapshot(vm, dir, LONG, &err), -EOPNOTSUPP);
 	end(vm);
 }
 
 static void qmp_ports_run_out_with_words(void **state)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm = start("qemu", NULL);
-	char pci[VMM_PCI_ADDRESS_MAX], id[8];
-	struct vmm_device d = {.type = VMM_DEVICE_DISK, .id = id, .path = file};
+	struct vm *vm = start("qemu", NULL);
+	char pci[VM_PCI_ADDRESS_MAX], id[8];
+	struct vm_device d = {.type = VM_DEVICE_DISK, .id = id, .path = file};
 
 	(void)state;
 	for (int i = 0; i < 8; i++) {
 		snprintf(id, sizeof(id), "d%d", i);
-		check(vmm_attach(vm, &d, pci, LONG, &err), &err, "attach");
+		check(vm_attach(vm, &d, pci, LONG, &err), &err, "attach");
 	}
 	snprintf(id, sizeof(id), "d8");
-	assert_int_equal(vmm_attach(vm, &d, pci, LONG, &err), -ENOSPC);
+	assert_int_equal(vm_attach(vm, &d, pci, LONG, &err), -ENOSPC);
 	end(vm);
 }
 

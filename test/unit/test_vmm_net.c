@@ -1,6 +1,7 @@
 /* Network namespaces and taps, in namespaces of the test's own. Needs root, /dev/net/tun and ip(8). */
 #include "base/util.h"
 #include "vmm/driver_internal.h"
+#include "vmm/network.h"
 
 #include <fcntl.h>
 #include <setjmp.h>

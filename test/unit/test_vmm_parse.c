@@ -131,10 +131,10 @@ static void ch_error_words_joins_the_chain(void **state)
 	assert_int_equal(strlen(words), sizeof(words) - 1);
 }
 
-static struct vmm *bare_vm(const struct vmm_driver *driver)
+static struct vm *bare_vm(const struct vmm_driver *driver)
 {
 	struct err err = ERR_INIT;
-	struct vmm *vm = vm_new(driver, "t", "/tmp", &err);
+	struct vm *vm = vm_new(driver, "t", "/tmp", &err);
 
 	assert_non_null(vm);
 	return vm;
@@ -145,10 +145,10 @@ static void ch_events_in_pieces_are_taken_once_whole(void **state)
 	static const char text[] =
 		"{\n  \"timestamp\": {\"secs\": 1},\n  \"source\": \"vm\",\n  \"event\": \"booted\"\n}\n\n"
 		"{\"source\": \"guest\", \"event\": \"panic\", \"properties\": {\"event\": \"panic\"}}\n\n";
-	struct vmm *vm = bare_vm(&vmm_driver_cloud_hypervisor);
+	struct vm *vm = bare_vm(&vmm_driver_cloud_hypervisor);
 	struct ch *c = calloc(1, sizeof(*c));
 	struct err err = ERR_INIT;
-	struct vmm_event e;
+	struct vm_event e;
 
 	(void)state;
 	c->watch = c->events = -1;
@@ -158,12 +158,12 @@ static void ch_events_in_pieces_are_taken_once_whole(void **state)
 		assert_int_equal(ch_feed_events(vm, &c->in, &err), 0);
 	}
 	assert_true(c->up);
-	assert_int_equal(vmm_dispatch(vm, &e), 1);
-	assert_int_equal(e.type, VMM_EVENT_GUEST_PANIC);
-	assert_int_equal(vmm_dispatch(vm, &e), 0);
+	assert_int_equal(vm_dispatch(vm, &e), 1);
+	assert_int_equal(e.type, VM_EVENT_GUEST_PANIC);
+	assert_int_equal(vm_dispatch(vm, &e), 0);
 	assert_int_equal(buf_put(&c->in, "[]\n\n", 4), 0);
 	assert_int_equal(ch_feed_events(vm, &c->in, &err), -EPROTO);
-	vmm_free(vm);
+	vm_free(vm);
 }
 
 /* ---- vsock, console, names ----------------------------------------------------------------------------- */
@@ -198,16 +198,16 @@ static void console_sign_cut_in_two_is_seen(void **state)
 
 static void device_names_tell_type_and_id(void **state)
 {
-	char name[VMM_DEVICE_NAME_MAX];
-	enum vmm_device_type type;
+	char name[VM_DEVICE_NAME_MAX];
+	enum vm_device_type type;
 
 	(void)state;
-	vmm_device_name(VMM_DEVICE_NET, "disk-1", name);
-	assert_string_equal(vmm_device_id(name, &type), "disk-1");
-	assert_int_equal(type, VMM_DEVICE_NET);
-	assert_null(vmm_device_id("rootfs", &type));
-	assert_null(vmm_device_id("hot-disk-", &type));
-	assert_null(vmm_device_id("hot-xyz-1", &type));
+	vm_device_name(VM_DEVICE_NET, "disk-1", name);
+	assert_string_equal(vm_device_id(name, &type), "disk-1");
+	assert_int_equal(type, VM_DEVICE_NET);
+	assert_null(vm_device_id("rootfs", &type));
+	assert_null(vm_device_id("hot-disk-", &type));
+	assert_null(vm_device_id("hot-xyz-1", &type));
 }
 
 static void status_words_name_the_signal(void **state)
@@ -242,8 +242,8 @@ static void qemu_command_has_what_the_vm_needs(void **state)
 				    .task_debug = true,
 				    .hugepages = true};
 	struct vmm_choice choice = {.driver = "qemu", .path = "/usr/bin/qemu-system-x86_64", .accel = "tcg"};
-	struct vmm_spec spec = {.mtu = 9000, .extra_params = "a=b"};
-	struct vmm_launch l = {.config = &config,
+	struct vm_spec spec = {.mtu = 9000, .extra_params = "a=b"};
+	struct vm_launch l = {.config = &config,
 			       .choice = &choice,
 			       .spec = &spec,
 			       .image_bytes = 4 << 20,
@@ -252,7 +252,7 @@ static void qemu_command_has_what_the_vm_needs(void **state)
 			       .tap = 2,
 			       .monitor = 3,
 			       .mac = {2, 0, 0, 0, 0, 9}};
-	struct vmm *vm = bare_vm(&vmm_driver_qemu);
+	struct vm *vm = bare_vm(&vmm_driver_qemu);
 	struct err err = ERR_INIT;
 	char **argv CLEANUP_STRV = NULL;
 
@@ -282,7 +282,7 @@ static void qemu_command_has_what_the_vm_needs(void **state)
 	argv = strv_free(argv);
 	assert_int_equal(qemu_command(vm, &l, &argv, &err), 0);
 	assert_true(has(argv, "-device", "vhost-vsock-pci,id=vsock0,guest-cid=77777,vhostfd=5"));
-	vmm_free(vm);
+	vm_free(vm);
 }
 
 static void commands_refuse_what_options_cannot_carry(void **state)
@@ -290,19 +290,19 @@ static void commands_refuse_what_options_cannot_carry(void **state)
 	struct vmm_config config = {.kernel_path = (char *)(uintptr_t) "/k",
 				    .image_path = (char *)(uintptr_t) "/i,readonly=off"};
 	struct vmm_choice choice = {.path = "x"};
-	struct vmm_spec spec = {0};
-	struct vmm_launch l = {.config = &config, .choice = &choice, .spec = &spec, .tap = -1};
+	struct vm_spec spec = {0};
+	struct vm_launch l = {.config = &config, .choice = &choice, .spec = &spec, .tap = -1};
 	struct err err = ERR_INIT;
 	char **argv = NULL;
 	const struct vmm_driver *const all[] = {&vmm_driver_qemu, &vmm_driver_cloud_hypervisor};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
-		struct vmm *vm = bare_vm(all[i]);
+		struct vm *vm = bare_vm(all[i]);
 
 		assert_int_equal(all[i]->command(vm, &l, &argv, &err), -EINVAL);
 		assert_non_null(strstr(err.msg, "/i,readonly=off"));
-		vmm_free(vm);
+		vm_free(vm);
 	}
 	assert_int_equal(virtiofsd_command(&config, "v", false, "/shared,dir", 4, &argv, &err), -EINVAL);
 }

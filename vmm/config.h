@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * config.h: how VMs are run on this host: one per server, from [hypervisor] of its configuration.
+ *
+ * Threads:   the calls of vmm/ only read it; it may be shared by all of them.
+ * Ownership: the strings belong to whoever filled it in, and outlive every call that is given it.
+ * Units:     bytes.
+ */
+#ifndef VMM_CONFIG_H
+#define VMM_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct vmm_config {
+	char *driver; /* "auto", "cloud-hypervisor", "qemu" */
+	char *path;   /* the VMM's binary; NULL: search the default path and PATH */
+	uint32_t vcpus;
+	uint64_t memory_bytes;
+	char *kernel_path;
+	char *image_path;
+	char *kernel_params; /* appended to the kernel command line; NULL: none */
+	bool hugepages;
+	char *entropy_source;
+	bool debug;	      /* the VMM's own log level */
+	char *virtiofsd_path; /* NULL: the Rust one if found, else Debian's C one */
+	char *virtiofsd_log_level;
+	char *virtiofsd_cache;
+	uint32_t virtiofsd_thread_pool_size;
+	bool task_debug; /* task.debug on the kernel command line */
+	bool task_enable_tracing;
+	char *spawn_helper;	 /* NULL: beside the running binary, in its ../libexec/crivisor, in PATH */
+	char *vsock_daemon_path; /* NULL: /dev/vhost-vsock if present, else vhost-device-vsock from PATH */
+};
+
+#endif

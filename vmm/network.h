@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * network.h: a pod's network namespace, and the tap in it that carries its VM's frames.
+ *
+ * Threads:   any. Work inside a namespace is done by a short-lived thread of its own; the caller's namespace
+ *            never changes. The calls block for as long as the kernel needs.
+ * Ownership: namespaces and taps live until they are destroyed; nothing is kept in memory.
+ */
+#ifndef VMM_NETWORK_H
+#define VMM_NETWORK_H
+
+#include "base/err.h"
+
+#include <stdint.h>
+
+/* Makes a network namespace held by a bind mount at `path` (the file is created), with lo up. -EEXIST. */
+int vmm_netns_create(const char *path, struct err *err);
+/* Unmounts and removes it. A missing one is success. */
+int vmm_netns_destroy(const char *path, struct err *err);
+
+/* Makes a persistent tap `name` (one queue, vnet_hdr) in the namespace, up, with `mtu`. Not joined yet. */
+int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, struct err *err);
+
+struct vmm_if_info {
+	uint8_t mac[6];
+	uint32_t mtu;
+};
+/*
+ * Joins interface `ifname` (made by CNI) and tap by ingress qdiscs and u32 + mirred redirects both ways.
+ * Reports what the guest's NIC must have. Idempotent. `ifname` keeps its addresses: CNI's CHECK and DEL look
+ * for them.
+ */
+int vmm_tap_join(const char *netns_path, const char *tap, const char *ifname, struct vmm_if_info *ret_info,
+		 struct err *err);
+
+/*
+ * For diagnosis: makes a network namespace, and in one a tap, or redirecting filters; all of it is gone at the
+ * return, except for a kernel module that the kernel may have loaded for it.
+ */
+int vmm_netns_try(struct err *err);
+int vmm_tap_try(struct err *err);
+int vmm_redirect_try(struct err *err);
+
+#endif
