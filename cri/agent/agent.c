@@ -4,14 +4,13 @@
 #include "api/agent/guest_abi.h"
 #include "api/agent/sandbox.pb-c.h"
 #include "base/util.h"
-#include "vmm/vmm.h"
 
 #include <time.h>
 
 #define CHECK_FIRST_NS (1 * NS_PER_SEC) /* the first Check's share of the deadline; doubled each time */
 #define RETRY_PAUSE_NS (5 * NS_PER_MS)
 
-int agent_new(struct loop *loop, struct vmm *vm, struct agent **ret_agent, struct err *err)
+int agent_new(struct loop *loop, struct vm *vm, struct agent **ret_agent, struct err *err)
 {
 	struct agent *agent = calloc(1, sizeof(*agent));
 
@@ -107,7 +106,7 @@ int agent_open(struct agent *agent, int64_t deadline_ns, struct agent_conn **ret
 	pthread_mutex_unlock(&agent->lock);
 	if (r < 0)
 		return r;
-	fd = vmm_connect(agent->vm, GUEST_PORT_AGENT, deadline_ns, err);
+	fd = vm_connect(agent->vm, GUEST_PORT_AGENT, deadline_ns, err);
 	if (fd < 0)
 		return fd;
 	return agent_conn_new(agent, fd, ret_conn, err);

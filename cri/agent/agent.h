@@ -22,12 +22,13 @@
 
 #include "base/err.h"
 #include "cri/core/loop.h"
+#include "vmm/vm.h"
 
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-struct vmm;
+struct vm;
 struct agent;
 struct agent_conn;
 
@@ -51,7 +52,7 @@ extern const struct agent_method AGENT_STREAM, AGENT_DIAL;
 
 /* ---- the agent of one VM ------------------------------------------------------------------------------- */
 
-int agent_new(struct loop *loop, struct vmm *vm, struct agent **ret_agent, struct err *err);
+int agent_new(struct loop *loop, struct vm *vm, struct agent **ret_agent, struct err *err);
 /*
  * Connects to the agent's port and returns once it has answered Check; tries again until the deadline
  * (CLOCK_MONOTONIC). May be called again when the control connection has died.

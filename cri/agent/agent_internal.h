@@ -15,7 +15,7 @@
  */
 struct agent {
 	struct loop *loop;
-	struct vmm *vm;
+	struct vm *vm;
 	atomic_int refs; /* the owner's, and one for each connection */
 	pthread_mutex_t lock;
 	struct agent_conn *control; /* a reference; NULL before agent_connect */

@@ -24,6 +24,7 @@
 #include "cri/core/loop.h"
 #include "cri/core/workers.h"
 #include "cri/store/store.h"
+#include "vmm/choose.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -11,7 +11,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
-#include "vmm/vmm.h"
+#include "vmm/config.h"
 
 #include <stdio.h>
 

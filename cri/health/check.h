@@ -14,6 +14,8 @@
 #define CRI_HEALTH_CHECK_H
 
 #include "cri/config/config.h"
+#include "vmm/cgroup.h"
+#include "vmm/host.h"
 
 #include <stdbool.h>
 #include <stdio.h>

@@ -4,6 +4,7 @@
 
 #include "base/util.h"
 #include "cri/health/readiness.h"
+#include "vmm/vm.h"
 
 #include <inttypes.h>
 #include <linux/magic.h>
@@ -18,7 +19,7 @@
 #define INODES_WANTED 100000	   /* an image of a distribution has some ten thousand files */
 
 /* "<run_dir>/pods/<20 characters of the id>/<socket>" (pod.c) in struct sockaddr_un. */
-#define BELOW_RUN_DIR (sizeof("/pods/") - 1 + 20 + 1 + VMM_SOCKET_NAME_MAX)
+#define BELOW_RUN_DIR (sizeof("/pods/") - 1 + 20 + 1 + VM_SOCKET_NAME_MAX)
 #define SOCKET_MAX    (sizeof(((struct sockaddr_un *)0)->sun_path) - 1)
 
 /*

@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "cri/network/chain_internal.h"
 #include "cri/network/conf_internal.h"
+#include "vmm/network.h"
 
 #include <json-c/json.h>
 

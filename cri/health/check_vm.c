@@ -3,6 +3,7 @@
 #include "cri/health/check.h"
 
 #include "base/util.h"
+#include "vmm/choose.h"
 
 #include <inttypes.h>
 #include <sys/stat.h>

@@ -25,7 +25,7 @@ int server_vmm_choice(struct server *server, struct vmm_choice *ret_choice, stru
 	pthread_mutex_lock(&server->choice_lock);
 	known = server->known;
 	pthread_mutex_unlock(&server->choice_lock);
-	r = vmm_choose_known(&server->config->hypervisor, &known, &choice, err);
+	r = vmm_choose(&server->config->hypervisor, &known, &choice, err);
 	pthread_mutex_lock(&server->choice_lock);
 	server->known = known;
 	news = r == 0 &&

@@ -33,9 +33,9 @@ struct pod *pod_new(struct server *server, const char *id)
 static void pod_free(struct pod *pod)
 {
 	agent_free(pod->agent);
-	vmm_free(pod->vm);
+	vm_free(pod->vm);
 	agent_free(pod->dead_agent);
-	vmm_free(pod->dead_vm);
+	vm_free(pod->dead_vm);
 	pb_free(pod->state);
 	pthread_cond_destroy(&pod->changed);
 	pthread_mutex_destroy(&pod->lock);
@@ -214,7 +214,7 @@ int pod_forget(struct pod *pod, struct err *err)
 
 void pod_cancel(struct pod *pod)
 {
-	struct vmm *vm = NULL;
+	struct vm *vm = NULL;
 
 	pthread_mutex_lock(&pod->lock);
 	if (pod->op == POD_OP_CREATE) {
@@ -223,7 +223,7 @@ void pod_cancel(struct pod *pod)
 	}
 	pthread_mutex_unlock(&pod->lock);
 	if (vm)
-		vmm_stop(vm, now_monotonic_ns() + 10 * NS_PER_SEC, NULL);
+		vm_stop(vm, now_monotonic_ns() + 10 * NS_PER_SEC, NULL);
 }
 
 int pod_turn_take(struct pod *pod, enum pod_op op)

@@ -15,7 +15,7 @@
 
 #include "api/cri/state.pb-c.h"
 #include "cri/command/server.h"
-#include "vmm/vmm.h"
+#include "vmm/vm.h"
 
 #include <stdint.h>
 
@@ -43,9 +43,9 @@ struct pod {
 	bool dead;			 /* the VM is gone or condemned */
 	Crivisor__State__V1__Pod *state; /* as stored */
 	char reason[256];
-	struct vmm *vm;	     /* set once; its own thread rules; freed with the pod */
+	struct vm *vm;	     /* set once; its own thread rules; freed with the pod */
 	struct agent *agent; /* likewise */
-	struct vmm *dead_vm; /* a first VM that died before its kernel spoke, and its agent */
+	struct vm *dead_vm;  /* a first VM that died before its kernel spoke, and its agent */
 	struct agent *dead_agent;
 	struct loop_source *vm_source; /* loop thread: the VM's events */
 	struct loop_source *health;    /* loop thread: the next look at the agent */

@@ -23,25 +23,25 @@
 
 /* ---- the VM's events ----------------------------------------------------------------------------------- */
 
-static void describe(const struct vmm_event *event, char *buf, size_t size)
+static void describe(const struct vm_event *event, char *buf, size_t size)
 {
 	switch (event->type) {
-	case VMM_EVENT_GUEST_PANIC:
+	case VM_EVENT_GUEST_PANIC:
 		snprintf(buf, size, "the guest kernel panicked");
 		break;
-	case VMM_EVENT_GUEST_RESET:
+	case VM_EVENT_GUEST_RESET:
 		snprintf(buf, size, "the guest reset itself");
 		break;
-	case VMM_EVENT_GUEST_SHUTDOWN:
+	case VM_EVENT_GUEST_SHUTDOWN:
 		snprintf(buf, size, "the guest powered off");
 		break;
-	case VMM_EVENT_HELPER_EXITED:
+	case VM_EVENT_HELPER_EXITED:
 		snprintf(buf, size, "%s of the VM ended%s%s", event->what, event->detail[0] ? ": " : "",
 			 event->detail);
 		break;
-	case VMM_EVENT_VMM_EXITED:
-	case VMM_EVENT_NONE:
-	case VMM_EVENT_DEVICE_REMOVED:
+	case VM_EVENT_VMM_EXITED:
+	case VM_EVENT_NONE:
+	case VM_EVENT_DEVICE_REMOVED:
 		if (event->status < 0)
 			snprintf(buf, size, "the VMM ended, status unknown%s%s", event->detail[0] ? ": " : "",
 				 event->detail);
@@ -55,18 +55,18 @@ static void describe(const struct vmm_event *event, char *buf, size_t size)
 static void on_vm_event(void *arg, int fd, uint32_t revents)
 {
 	struct pod *pod = arg;
-	struct vmm_event event;
+	struct vm_event event;
 	char why[256];
 
 	(void)fd;
 	(void)revents;
-	while (vmm_dispatch(pod->vm, &event) == 1) {
-		if (event.type == VMM_EVENT_NONE || event.type == VMM_EVENT_DEVICE_REMOVED)
+	while (vm_dispatch(pod->vm, &event) == 1) {
+		if (event.type == VM_EVENT_NONE || event.type == VM_EVENT_DEVICE_REMOVED)
 			continue;
 		describe(&event, why, sizeof(why));
 		pod_condemn(pod, why);
 		if (event.type ==
-		    VMM_EVENT_VMM_EXITED) { /* nothing more will come, and the fd may stay readable */
+		    VM_EVENT_VMM_EXITED) { /* nothing more will come, and the fd may stay readable */
 			pod->vm_source = loop_source_free(pod->vm_source);
 			return;
 		}
@@ -180,8 +180,8 @@ static void watch_on_loop(struct on_loop *job)
 {
 	struct pod *pod = job->pod;
 
-	job->code = loop_add_fd(pod->server->loop, vmm_fd(pod->vm), EPOLLIN, on_vm_event, pod,
-				&pod->vm_source, &job->err);
+	job->code = loop_add_fd(pod->server->loop, vm_fd(pod->vm), EPOLLIN, on_vm_event, pod, &pod->vm_source,
+				&job->err);
 	if (job->code == 0)
 		job->code = loop_add_timer(pod->server->loop, now_monotonic_ns() + HEALTH_EVERY_NS,
 					   on_health_timer, pod, &pod->health, &job->err);
@@ -218,7 +218,7 @@ static void condemned_job(void *arg)
 	pthread_mutex_lock(&pod->lock);
 	snprintf(why, sizeof(why), "%s", pod->reason);
 	pthread_mutex_unlock(&pod->lock);
-	if (vmm_stop(pod->vm, now_monotonic_ns() + STOP_NS, &err) < 0)
+	if (vm_stop(pod->vm, now_monotonic_ns() + STOP_NS, &err) < 0)
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->id), "killing a dead pod's VM: %s", err.msg);
 	pod_unwatch(pod);
 	container_vm_died(pod, why);
@@ -282,7 +282,7 @@ static int stop_steps(struct pod *pod, struct err *err)
 	}
 	if (pod->vm) {
 		pod_unwatch(pod);
-		r = vmm_stop(pod->vm, now_monotonic_ns() + STOP_NS, err);
+		r = vm_stop(pod->vm, now_monotonic_ns() + STOP_NS, err);
 		if (r < 0)
 			return err_wrap(err, "stopping the VM of pod sandbox \"%s\"", pod->id);
 	}

@@ -11,6 +11,7 @@
 #include "cri/agent/agent.h"
 #include "api/pb.h"
 #include "cri/health/readiness.h"
+#include "vmm/cgroup.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -101,7 +102,7 @@ int pod_run_journal(struct pod_run *run, const char *kind, const char *arg, stru
 static int finish(struct pod_run *run, struct err *err)
 {
 	struct pod *pod = run->pod;
-	char *vm CLEANUP_FREE = vmm_save(pod->vm);
+	char *vm CLEANUP_FREE = vm_save(pod->vm);
 	char *ips[ARRAY_SIZE(run->cni.ips)];
 	int r = 0;
 
@@ -187,7 +188,7 @@ static void roll_back(struct pod_run *run)
 		err_set(&err, -ECANCELED, "the pod is being removed");
 		agent_abort(pod->agent, &err);
 	}
-	if (pod->vm && vmm_stop(pod->vm, now_monotonic_ns() + 10 * NS_PER_SEC, &err) < 0)
+	if (pod->vm && vm_stop(pod->vm, now_monotonic_ns() + 10 * NS_PER_SEC, &err) < 0)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", pod->id),
 			 "stopping the VM of a pod that failed: %s", err.msg);
 	if (remove_containers(pod, &err) < 0 ||

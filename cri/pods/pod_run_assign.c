@@ -8,6 +8,7 @@
 #include "base/util.h"
 #include "cri/agent/agent.h"
 #include "api/pb.h"
+#include "vmm/network.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -58,7 +58,7 @@ static int start_vm(struct pod_run *run, struct err *err)
 {
 	struct pod *pod = run->pod;
 	char *shared CLEANUP_FREE = xasprintf("%s/shared", pod->dir);
-	struct vmm_spec spec = {
+	struct vm_spec spec = {
 		.id = pod->id,
 		.run_dir = pod->dir,
 		.shared_dir = shared,
@@ -69,12 +69,12 @@ static int start_vm(struct pod_run *run, struct err *err)
 		.vcpus = run->vcpus,
 		.memory_bytes = run->memory_bytes,
 	};
-	struct vmm *vm;
+	struct vm *vm;
 	int r;
 
 	if (!shared)
 		return err_set(err, -ENOMEM, "out of memory");
-	r = vmm_start(&run->server->config->hypervisor, &run->choice, &spec, run->deadline_ns, &vm, err);
+	r = vm_start(&run->server->config->hypervisor, &run->choice, &spec, run->deadline_ns, &vm, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&pod->lock);
@@ -88,16 +88,16 @@ static int start_vm(struct pod_run *run, struct err *err)
 static int explain_boot(struct pod_run *run, struct err *err)
 {
 	char tail[320];
-	struct vmm_event event = {.type = VMM_EVENT_NONE};
+	struct vm_event event = {.type = VM_EVENT_NONE};
 
 	pod_console_tail(run->pod->dir, tail, sizeof(tail));
-	while (run->pod->vm && event.type == VMM_EVENT_NONE && vmm_dispatch(run->pod->vm, &event) == 1)
+	while (run->pod->vm && event.type == VM_EVENT_NONE && vm_dispatch(run->pod->vm, &event) == 1)
 		;
-	if (event.type == VMM_EVENT_GUEST_PANIC)
+	if (event.type == VM_EVENT_GUEST_PANIC)
 		err_wrap(err, "the guest kernel panicked");
-	else if (event.type == VMM_EVENT_GUEST_RESET)
+	else if (event.type == VM_EVENT_GUEST_RESET)
 		err_wrap(err, "the guest reset itself");
-	else if (event.type == VMM_EVENT_GUEST_SHUTDOWN)
+	else if (event.type == VM_EVENT_GUEST_SHUTDOWN)
 		err_wrap(err, "the guest powered off");
 	else
 		err_wrap(err, "booting the pod's VM");
@@ -170,7 +170,7 @@ static int clear_vm(struct pod_run *run, struct err *err)
 
 	err_set(&gone, -ECONNRESET, "the VM died");
 	agent_abort(pod->agent, &gone);
-	if (vmm_stop(pod->vm, now_monotonic_ns() + 10 * NS_PER_SEC, err) < 0)
+	if (vm_stop(pod->vm, now_monotonic_ns() + 10 * NS_PER_SEC, err) < 0)
 		return err->code;
 	pthread_mutex_lock(&pod->lock);
 	pod->dead_vm = move_ptr(pod->vm);

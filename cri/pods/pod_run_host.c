@@ -4,6 +4,8 @@
 
 #include "base/util.h"
 #include "cri/sandbox/share.h"
+#include "vmm/cgroup.h"
+#include "vmm/network.h"
 
 #include <stdio.h>
 #include <stdlib.h>

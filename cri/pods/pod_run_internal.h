@@ -12,7 +12,6 @@
 
 #include "cri/network/cni.h"
 #include "cri/pods/pod.h"
-#include "vmm/vmm.h"
 
 #include <stdbool.h>
 #include <stdint.h>

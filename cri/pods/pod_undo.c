@@ -6,6 +6,8 @@
 #include "base/util.h"
 #include "api/pb.h"
 #include "cri/sandbox/share.h"
+#include "vmm/cgroup.h"
+#include "vmm/network.h"
 
 #include <stdio.h>
 

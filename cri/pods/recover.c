@@ -89,7 +89,7 @@ static int adopt_vm(struct pod *pod, struct err *err)
 	Crivisor__Agent__V1__InfoRequest req = CRIVISOR__AGENT__V1__INFO_REQUEST__INIT;
 	Crivisor__Agent__V1__InfoResponse *info = NULL;
 	struct agent *agent = NULL;
-	int r = vmm_recover(&server->config->hypervisor, pod->state->vm, &pod->vm, err);
+	int r = vm_recover(pod->state->vm, &pod->vm, err);
 
 	if (r == 0)
 		r = agent_new(server->loop, pod->vm, &agent, err);
@@ -117,7 +117,7 @@ static void adopt_job(void *arg)
 	if (adopt_vm(pod, &err) < 0) {
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", pod->id), "pod is not ready: %s", err.msg);
 		if (pod->vm)
-			(void)vmm_stop(pod->vm, now_monotonic_ns() + 10 * NS_PER_SEC, NULL);
+			(void)vm_stop(pod->vm, now_monotonic_ns() + 10 * NS_PER_SEC, NULL);
 		pthread_mutex_lock(&pod->lock);
 		pod->dead = true;
 		pod->state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_EXITED;

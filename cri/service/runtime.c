@@ -258,7 +258,7 @@ static int add_container_statuses(struct server *server, const struct pod *pod,
 static char *pod_info(struct pod *pod, const Crivisor__State__V1__Pod *state)
 {
 	struct json_object *o = json_object_new_object();
-	struct vmm_info info;
+	struct vm_info info;
 	char *text;
 
 	json_object_object_add(o, "netns", json_object_new_string(state->netns));
@@ -267,7 +267,7 @@ static char *pod_info(struct pod *pod, const Crivisor__State__V1__Pod *state)
 	json_object_object_add(o, "bootId", json_object_new_string(state->boot_id));
 	json_object_object_add(o, "reason", json_object_new_string(state->reason));
 	/* The handle stays valid with our reference to the pod; of a dead VM there is nothing to tell. */
-	if (state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_READY && vmm_info(pod->vm, &info, NULL) == 0) {
+	if (state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_READY && vm_info(pod->vm, &info, NULL) == 0) {
 		json_object_object_add(o, "driver", json_object_new_string(info.driver));
 		json_object_object_add(o, "accel", json_object_new_string(info.accel));
 		json_object_object_add(o, "vmState", json_object_new_string(info.state));
