@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/core/workers.h"
 
+#include "base/fault.h"
 #include "base/util.h"
 
 #include <assert.h>
@@ -23,10 +24,12 @@
 
 static const struct {
 	unsigned int threads_max, queue_max;
+	const char *fault; /* base/fault.h: the lane is full */
 } limits[LANES] = {
-	[LANE_QUICK] = {16, 4096}, [LANE_SLOW] = {128, 4096}, [LANE_STOP] = {128, 4096},
-	[LANE_EXEC] = {512, 0},	   [LANE_IMAGE] = {32, 1024}, [LANE_LOG] = {16, 65536},
-	[LANE_NET] = {128, 4096},
+	[LANE_QUICK] = {16, 4096, "lane.quick"}, [LANE_SLOW] = {128, 4096, "lane.slow"},
+	[LANE_STOP] = {128, 4096, "lane.stop"},	 [LANE_EXEC] = {512, 0, "lane.exec"},
+	[LANE_IMAGE] = {32, 1024, "lane.image"}, [LANE_LOG] = {16, 65536, "lane.log"},
+	[LANE_NET] = {128, 4096, "lane.net"},
 };
 
 struct job {
@@ -237,6 +240,8 @@ int workers_submit(struct workers *workers, enum workers_lane lane, void (*fn)(v
 	int r;
 
 	assert(lane < LANES && fn);
+	if (fault_fails(limits[lane].fault))
+		return -EAGAIN;
 	pthread_mutex_lock(&l->lock);
 	r = place(l, (struct job){.fn = fn, .arg = arg});
 	pthread_mutex_unlock(&l->lock);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/fault.h"
 #include "base/util.h"
 #include "cri/store/store_internal.h"
 
@@ -38,6 +39,8 @@ int journal_begin(struct store *store, const char *owner, const char *kind, cons
 	if (r == 0 && ret_step)
 		*ret_step = sqlite3_last_insert_rowid(store->db);
 	store_unlock(store);
+	if (r == 0)
+		fault_kill_in("journal", kind);
 	return r;
 }
 

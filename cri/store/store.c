@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/store/store.h"
 
+#include "base/fault.h"
 #include "base/util.h"
 #include "cri/store/store_internal.h"
 
@@ -141,23 +142,41 @@ static int exec(struct store *store, const char *sql, const char *what, struct e
 	return rc == SQLITE_OK ? 0 : store_fail(store, rc, what, err);
 }
 
+/* Fault points on both sides of a change that is a transaction of its own. */
+static void before_commit(const struct store *store)
+{
+	if (store->depth == 0)
+		fault_kill("store.before");
+}
+
+static void after_commit(const struct store *store)
+{
+	if (store->depth == 0)
+		fault_kill("store.after");
+}
+
 int store_run_add(struct store *store, sqlite3_stmt *stmt, const char *what, struct err *err)
 {
-	int rc = sqlite3_step(stmt);
-	int r = rc == SQLITE_DONE ? 0 : store_fail(store, rc, what, err);
+	int rc, r;
 
+	before_commit(store);
+	rc = sqlite3_step(stmt);
+	r = rc == SQLITE_DONE ? 0 : store_fail(store, rc, what, err);
 	store->adds = true;
 	store_stmt_done(stmt);
+	after_commit(store);
 	return r;
 }
 
 int store_run_remove(struct store *store, sqlite3_stmt *stmt, const char *what, struct err *err)
 {
-	int rc = store_step_reserve(store, stmt);
-	int r;
+	int rc, r;
 
+	before_commit(store);
+	rc = store_step_reserve(store, stmt);
 	r = rc == SQLITE_DONE ? 0 : store_fail(store, rc, what, err);
 	store_stmt_done(stmt);
+	after_commit(store);
 	if (r == 0 && store->depth == 0)
 		store_reserve_keep(store);
 	return r;
@@ -350,7 +369,9 @@ static int commit(struct store *store, struct err *err)
 	/* A COMMIT that fails for room has rolled back: look before. */
 	if (!store->adds && store_reserve_needed(store))
 		store_reserve_release(store);
+	before_commit(store);
 	r = exec(store, "COMMIT", "commit", err);
+	after_commit(store);
 	if (r == 0 && !store->adds)
 		store_reserve_keep(store);
 	return r;
