@@ -129,6 +129,11 @@ int err_set_errno(struct err *err, int code, const char *fmt, ...)
 	return code;
 }
 
+int err_oom(struct err *err)
+{
+	return err_set(err, -ENOMEM, "out of memory");
+}
+
 int err_wrap(struct err *err, const char *fmt, ...)
 {
 	char old[ERR_MSG_MAX];

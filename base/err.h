@@ -61,6 +61,8 @@ int err_vset_status(struct err *err, int code, enum err_status status, const cha
 	__attribute__((format(printf, 4, 0)));
 /* As err_set, with ": <strerror(-code)>" appended. */
 int err_set_errno(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Sets "out of memory" and returns -ENOMEM. */
+int err_oom(struct err *err);
 /*
  * Puts "<context>: " in front of the message; keeps code and status; returns err->code (or -EIO if err is
  * NULL).

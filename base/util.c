@@ -125,13 +125,14 @@ char **strv_free(char **v)
 	return NULL;
 }
 
-/* The length of one UTF-8 sequence at s (len bytes left), or 0 if it is not valid. RFC 3629, section 4. */
-static size_t utf8_one(const unsigned char *s, size_t len)
+/* RFC 3629, section 4. */
+size_t utf8_char(const void *data, size_t len)
 {
+	const unsigned char *s = data;
 	unsigned char lo = 0x80, hi = 0xbf;
 	size_t need;
 
-	if (s[0] == 0)
+	if (len == 0 || s[0] == 0)
 		return 0;
 	if (s[0] < 0x80)
 		return 1;
@@ -165,7 +166,7 @@ bool utf8_valid(const void *s, size_t len)
 	const unsigned char *p = s;
 
 	while (len > 0) {
-		size_t n = utf8_one(p, len);
+		size_t n = utf8_char(p, len);
 
 		if (n == 0)
 			return false;
@@ -204,7 +205,7 @@ static int64_t now_ns(clockid_t id)
 	struct timespec ts;
 
 	clock_gettime(id, &ts);
-	return (int64_t)ts.tv_sec * NS_PER_SEC + ts.tv_nsec;
+	return timespec_to_ns(&ts);
 }
 
 int64_t now_monotonic_ns(void)

@@ -2,8 +2,8 @@
 /*
  * util.h: ownership macros and the few string, time and file helpers that both the host and the guest use.
  *
- * Threads:   every function is safe to call from any thread; none keeps state.
- * Memory:    functions that return an allocated string or buffer return NULL on ENOMEM; the caller frees with free().
+ * Threads:   every function is safe to call from any thread; none keeps state. Memory: functions that return
+ *            an allocated string or buffer return NULL on ENOMEM; the caller frees with free().
  * Errors:    0 (or a count, where said) or a negative errno.
  */
 #ifndef BASE_UTIL_H
@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ---- ownership ----------------------------------------------------------------------------------------- */
@@ -111,6 +112,8 @@ static inline void strv_cleanup(char ***v)
 
 /* True if the len bytes are valid UTF-8 without NUL (RFC 3629: no surrogates, no overlong forms). */
 bool utf8_valid(const void *s, size_t len);
+/* The length of the character that the len bytes begin with, 1 to 4; 0 if they begin with none. */
+size_t utf8_char(const void *s, size_t len);
 /* Lower-case hex of len bytes into out (2*len+1 bytes). */
 void hex_encode(const void *data, size_t len, char *out);
 /* n random bytes as hex from getrandom(2) into out (2*n+1 bytes); 0 or negative errno. */
@@ -122,6 +125,19 @@ int64_t now_monotonic_ns(void);
 int64_t now_realtime_ns(void);
 #define NS_PER_SEC 1000000000LL
 #define NS_PER_MS  1000000LL
+/* ns must not be negative. */
+static inline struct timespec ns_to_timespec(int64_t ns)
+{
+	struct timespec ts;
+
+	ts.tv_sec = (time_t)(ns / NS_PER_SEC);
+	ts.tv_nsec = (long)(ns % NS_PER_SEC);
+	return ts;
+}
+static inline int64_t timespec_to_ns(const struct timespec *ts)
+{
+	return (int64_t)ts->tv_sec * NS_PER_SEC + ts->tv_nsec;
+}
 
 /* ---- files and fds ------------------------------------------------------------------------------------- */
 
