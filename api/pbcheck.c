@@ -318,7 +318,7 @@ int pb_unpack(const ProtobufCMessageDescriptor *desc, const void *data, size_t l
 	r = settle_maps(msg);
 	if (r < 0) {
 		protobuf_c_message_free_unpacked(msg, NULL);
-		return err_set(err, r, "out of memory");
+		return err_oom(err);
 	}
 	*ret_msg = msg;
 	return 0;

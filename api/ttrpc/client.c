@@ -39,11 +39,11 @@ static int start(struct ttrpc_conn *conn, const struct wire_request *req, uint8_
 				      "too much output is waiting for the peer");
 	call = ttrpc_conn_add_call(conn, id, req->timeout_ns);
 	if (!call)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	p = ttrpc_conn_frame(conn, id, FRAME_REQUEST, flags, len);
 	if (!p) {
 		ttrpc_conn_drop_call(conn, call);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	ttrpc_wire_put_request(p, req);
 	conn->last_id = id;

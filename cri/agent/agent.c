@@ -15,7 +15,7 @@ int agent_new(struct loop *loop, struct vm *vm, struct agent **ret_agent, struct
 	struct agent *agent = calloc(1, sizeof(*agent));
 
 	if (!agent)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	agent->loop = loop;
 	agent->vm = vm;
 	atomic_store(&agent->refs, 1);

@@ -126,7 +126,7 @@ static void wake(struct pending *p, const struct err *err, const void *payload, 
 		if (p->answer)
 			memcpy(p->answer, payload, len);
 		else
-			p->code = err_set(p->err, -ENOMEM, "out of memory");
+			p->code = err_oom(p->err);
 	}
 	pthread_cond_signal(&p->cond);
 }
@@ -301,7 +301,7 @@ int agent_conn_call(struct agent_conn *conn, const struct agent_method *method, 
 		return err_set(err, -EDEADLK, "a call to the agent would block the event loop");
 	p = pending_new(conn, method, req, timeout_ns);
 	if (!p)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&p->cond, &attr);
@@ -316,7 +316,7 @@ int agent_conn_call(struct agent_conn *conn, const struct agent_method *method, 
 			pthread_mutex_lock(&conn->lock);
 			set_done(p);
 			pthread_mutex_unlock(&conn->lock);
-			err_set(err, r, "out of memory");
+			err_oom(err);
 		}
 	}
 	if (r == 0)

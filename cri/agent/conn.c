@@ -222,7 +222,7 @@ int agent_conn_new(struct agent *agent, int fd, struct agent_conn **ret_conn, st
 
 	if (!conn) {
 		close_fd(fd);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	atomic_fetch_add(&agent->refs, 1);
 	conn->agent = agent;
@@ -243,12 +243,12 @@ int agent_conn_new(struct agent *agent, int fd, struct agent_conn **ret_conn, st
 	if (aborted || !conn->ttrpc) {
 		atomic_store(&conn->refs, 1);
 		agent_conn_unref(conn);
-		return aborted ? err_copy(err, &agent->why) : err_set(err, -ENOMEM, "out of memory");
+		return aborted ? err_copy(err, &agent->why) : err_oom(err);
 	}
 	if (loop_post(agent->loop, attach_job, conn) < 0) {
 		agent_conn_unref(conn);
 		agent_conn_close(conn);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	*ret_conn = conn;
 	return 0;

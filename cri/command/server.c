@@ -39,7 +39,7 @@ static int lock_state(const char *state_dir, int *ret_fd, struct err *err)
 	int fd;
 
 	if (!path)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_set_errno(err, -errno, "opening %s", path);
@@ -112,7 +112,7 @@ static void start_job(void *arg)
 	if (run->code == 0)
 		state_sweep(server);
 	if (loop_post(server->loop, serve, run) < 0) {
-		run->code = err_set(&run->err, -ENOMEM, "out of memory");
+		run->code = err_oom(&run->err);
 		loop_stop(server->loop);
 	}
 }

@@ -31,7 +31,7 @@ int call_new(int64_t deadline_ns, struct call **ret_call, struct err *err)
 	struct call *call = calloc(1, sizeof(*call));
 
 	if (!call)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	call->deadline_ns = deadline_ns;
 	atomic_init(&call->refs, 1);
 	atomic_init(&call->cancelled, false);

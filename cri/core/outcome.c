@@ -32,7 +32,7 @@ int outcome_new(struct outcome **ret_outcome, struct err *err)
 	pthread_condattr_t attr;
 
 	if (!o)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	atomic_init(&o->refs, 1);
 	pthread_mutex_init(&o->lock, NULL);
 	pthread_condattr_init(&attr);
@@ -152,7 +152,7 @@ int outcome_watch(struct outcome *outcome, struct call *call, outcome_fn *fn, vo
 	}
 	w = calloc(1, sizeof(*w));
 	if (!w)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	w->call = call_ref(call);
 	w->fn = fn;
 	w->arg = arg;

@@ -37,7 +37,7 @@ int blob_store_open(const char *images_dir, struct blob_store **ret_store, struc
 	int r = 0;
 
 	if (!s)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	s->dirfd = -1;
 	pthread_mutex_init(&s->lock, NULL);
 	pthread_condattr_init(&attr);
@@ -46,7 +46,7 @@ int blob_store_open(const char *images_dir, struct blob_store **ret_store, struc
 	pthread_condattr_destroy(&attr);
 	s->dir = xasprintf("%s/blobs/sha256", images_dir);
 	if (!s->dir)
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 	else if ((r = mkdir_p(s->dir, 0700)) < 0)
 		err_set_errno(err, r, "%s", s->dir);
 	else if ((s->dirfd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
@@ -136,7 +136,7 @@ int blob_put(struct blob_store *s, const void *data, size_t len, char ret_digest
 	if (!blob_have(s, digest, &size) || size != len) {
 		path = xasprintf("%s/%s", s->dir, name_of(digest));
 		if (!path)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 		r = write_file_atomic(path, data, len, 0600, true);
 		if (r < 0)
 			return err_set_errno(err, r, "blob %s", digest);
@@ -152,7 +152,7 @@ static int copy_hashed(int from, int to, struct image_digest *hash, uint64_t *re
 	char *block CLEANUP_FREE = malloc(BLOCK_BYTES);
 
 	if (!block)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	*ret_size = 0;
 	for (;;) {
 		ssize_t n = read_full(from, block, BLOCK_BYTES);
@@ -181,7 +181,7 @@ int blob_put_fd(struct blob_store *s, int fd, const char *digest, char ret_diges
 
 	if (!hash || random_hex(8, suffix) < 0) {
 		image_digest_free(hash);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	snprintf(name, sizeof(name), "copy.%s.part", suffix);
 	out = openat(s->dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -306,7 +306,7 @@ static int part_resume(struct part *p, struct err *err)
 	struct stat st;
 
 	if (!block)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (fstat(p->fd, &st) < 0)
 		return err_set_errno(err, -errno, "%s/%s", p->store->dir, p->name);
 	if ((uint64_t)st.st_size > p->size)
@@ -330,7 +330,7 @@ static int part_open(struct part *p, struct err *err)
 
 	p->hash = image_digest_new();
 	if (!p->hash)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	snprintf(p->name, sizeof(p->name), "%s.part", name_of(p->digest));
 	r = part_lock(p);
 	if (r == -EWOULDBLOCK && random_hex(8, suffix) == 0) {

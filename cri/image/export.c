@@ -25,7 +25,7 @@ struct export
 
 static int no_memory(struct err *err)
 {
-	return err_set(err, -ENOMEM, "out of memory");
+	return err_oom(err);
 }
 
 /* ---- members ------------------------------------------------------------------------------------------- */

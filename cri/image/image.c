@@ -15,7 +15,7 @@
 
 static int no_memory(struct err *err)
 {
-	return err_set(err, -ENOMEM, "out of memory");
+	return err_oom(err);
 }
 
 /* ---- open and close ------------------------------------------------------------------------------------ */

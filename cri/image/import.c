@@ -24,7 +24,7 @@ struct import {
 
 static int no_memory(struct err *err)
 {
-	return err_set(err, -ENOMEM, "out of memory");
+	return err_oom(err);
 }
 
 static int bad(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

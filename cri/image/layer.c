@@ -53,7 +53,7 @@ static int unpack_to(struct image_store *images, const char *tmp, const char *bl
 	int r;
 
 	if (!target || !final || parent_paths(images, chains, n, &parents) < 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (mkdir(tmp, 0700) < 0 || mkdir(target, 0755) < 0 || chmod(target, 0755) < 0)
 		return err_set_errno(err, -errno, "%s", tmp);
 	fd = blob_open(images->blobs, blob, err);
@@ -86,7 +86,7 @@ static int unpack_new(struct image_store *images, const char *blob, const char *
 		return err_set_errno(err, r, "random bytes");
 	tmp = xasprintf("%s/layers/" MAKING "%s", images->dir, suffix);
 	if (!tmp)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = unpack_to(images, tmp, blob, diff_id, chains, n, stop, arg, err);
 	/* Gone if it was renamed; there if it failed or another process was quicker. */
 	if (path_remove_tree(AT_FDCWD, tmp) < 0)

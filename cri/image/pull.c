@@ -53,7 +53,7 @@ struct pull {
 
 static int no_memory(struct err *err)
 {
-	return err_set(err, -ENOMEM, "out of memory");
+	return err_oom(err);
 }
 
 static void tell_progress(struct pull *p)

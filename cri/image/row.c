@@ -9,7 +9,7 @@
 
 static int no_memory(struct err *err)
 {
-	return err_set(err, -ENOMEM, "out of memory");
+	return err_oom(err);
 }
 
 struct image_row *image_row_free(struct image_row *row)

@@ -51,7 +51,7 @@ int layer_usage_note(const char *layer_dir, struct err *err)
 	int n, r;
 
 	if (!fs || !note)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	add_tree(AT_FDCWD, fs, &u, 0);
 	n = snprintf(text, sizeof(text), "%llu %llu\n", (unsigned long long)u.bytes,
 		     (unsigned long long)u.inodes);
@@ -95,7 +95,7 @@ int image_fs_info(struct image_store *images, struct image_fs_info *ret_info, st
 
 	if (!mountpoint || !blobs) {
 		free(mountpoint);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	add_tree(AT_FDCWD, blobs, &u, 0);
 	add_layers(images, &u);
@@ -112,7 +112,7 @@ int image_rootfs_usage(struct image_store *images, const char *container_id, uin
 	struct image_usage u = {0};
 
 	if (!upper)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	add_tree(AT_FDCWD, upper, &u, 0);
 	*ret_bytes = u.bytes;
 	*ret_inodes = u.inodes;

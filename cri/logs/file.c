@@ -76,7 +76,7 @@ static int pos_save(struct log_file *file, struct err *err)
 		return err_set_errno(err, -errno, "log %s", file->path);
 	slot = calloc(1, sizeof(*slot));
 	if (!slot)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	slot->pos = (struct pos){.magic = POS_MAGIC,
 				 .seq = file->seq + 1,
 				 .offset = file->offset,
@@ -142,7 +142,7 @@ static int open_log(struct log_file *file, int flags, struct err *err)
 	int r;
 
 	if (!copy)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = mkdir_p(dirname(copy), 0755);
 	if (r < 0)
 		return err_set_errno(err, r, "making the directory of log %s", file->path);
@@ -162,7 +162,7 @@ static int resume_from(struct log_file *file, const struct slot *slot, struct er
 	file->seq = slot->pos.seq;
 	for (int i = 0; i < 2; i++) {
 		if (slot->pos.held_len[i] > 0 && held_put(&file->held[i], held, slot->pos.held_len[i]) < 0)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 		held += slot->pos.held_len[i];
 	}
 	if (file->fd < 0)
@@ -206,12 +206,12 @@ int log_file_open(const char *path, const char *pos_path, bool resume, struct lo
 	int r = 0;
 
 	if (!file)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	file->fd = file->pos_fd = -1;
 	file->path = strdup(path ? path : "");
 	slot = malloc(sizeof(*slot));
 	if (!file->path || !slot)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	file->pos_fd = open(pos_path, O_RDWR | O_CREAT | O_CLOEXEC | (resume ? 0 : O_TRUNC), 0600);
 	if (file->pos_fd < 0)
 		return err_set_errno(err, -errno, "opening %s", pos_path);
@@ -324,7 +324,7 @@ static int run_batch(struct log_file *file, const struct log_record *records, si
 
 	batch.out = open_memstream(&text, &len);
 	if (!batch.out)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	stamp_now(batch.stamp, sizeof(batch.stamp));
 	r = batch_copy_held(&batch, file);
 	for (size_t i = 0; i < n && r == 0; i++) {
@@ -337,7 +337,7 @@ static int run_batch(struct log_file *file, const struct log_record *records, si
 	}
 	if (fclose(batch.out) != 0 && r == 0)
 		r = -ENOMEM;
-	r = r < 0 ? err_set(err, r, "out of memory") : append(file, text, len, err);
+	r = r < 0 ? err_oom(err) : append(file, text, len, err);
 	if (r == 0) {
 		for (int i = 0; i < 2; i++) {
 			struct held old = file->held[i];

@@ -324,7 +324,7 @@ int log_pump_start(struct pod *pod, struct agent *agent, const char *container_i
 	int r;
 
 	if (!pump)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	pump->pod = pod_ref(pod);
 	pump->server = pod->server;
 	pump->agent = agent;
@@ -339,7 +339,7 @@ int log_pump_start(struct pod *pod, struct agent *agent, const char *container_i
 	if (r == 0)
 		r = agent_open(agent, now_monotonic_ns() + OPEN_NS, &pump->conn, err);
 	if (r == 0 && loop_post(pump->server->loop, pump_read, pump) < 0)
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 	if (r < 0) {
 		pump_free(pump);
 		return r;

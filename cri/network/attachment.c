@@ -205,7 +205,7 @@ int cni_pod_check(const struct cni_pod *pod, struct err *err)
 	if (r == 0)
 		r = make_caps(&scratch, pod, NULL, err);
 	json_object_put(scratch.caps);
-	return r == -ENOMEM ? err_set(err, r, "out of memory") : r;
+	return r == -ENOMEM ? err_oom(err) : r;
 }
 
 int cni_attachment_new(const struct cni_pod *pod, const char *file, const char *config, const char *pod_cidrs,
@@ -218,7 +218,7 @@ int cni_attachment_new(const struct cni_pod *pod, const char *file, const char *
 		return r;
 	att = calloc(1, sizeof(*att));
 	if (!att)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = cni_conf_parse(config, strlen(config), file, &att->conf, err);
 	if (r < 0)
 		goto fail;
@@ -239,7 +239,7 @@ int cni_attachment_new(const struct cni_pod *pod, const char *file, const char *
 	return 0;
 fail_memory:
 	if (r == -ENOMEM)
-		err_set(err, r, "out of memory");
+		err_oom(err);
 fail:
 	cni_attachment_free(att);
 	return r;
@@ -339,7 +339,7 @@ int cni_attachment_load(const char *path, struct cni_attachment **ret_att, struc
 	if (r < 0)
 		return r == -ENOMEM ? r : -EBADMSG;
 	att = calloc(1, sizeof(*att));
-	r = att ? take_attachment(json, path, att, err) : err_set(err, -ENOMEM, "out of memory");
+	r = att ? take_attachment(json, path, att, err) : err_oom(err);
 	json_object_put(json);
 	if (r < 0) {
 		cni_attachment_free(att);

@@ -62,7 +62,7 @@ static int make_request(const struct call *call, const struct cni_plugin *plugin
 	int r;
 
 	if (json_object_deep_copy(plugin->conf, &request, NULL) < 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = add_member(request, "cniVersion", json_object_new_string(call->conf->version));
 	r = r ? r : add_member(request, "name", json_object_new_string(call->conf->name));
 	if (r == 0 && call->att && json_object_object_get_ex(plugin->conf, "capabilities", &declared)) {
@@ -86,7 +86,7 @@ static int make_request(const struct call *call, const struct cni_plugin *plugin
 		r = add_member(request, "cni.dev/valid-attachments", json_object_get(call->valid));
 	if (r < 0) {
 		json_object_put(request);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	*ret = request;
 	return 0;
@@ -134,7 +134,7 @@ int cni_plugin_find(char *const *bin_dirs, const char *type, char **ret_path, st
 		struct stat st;
 
 		if (!path)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 		if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0) {
 			*ret_path = move_ptr(path);
 			return 0;
@@ -184,12 +184,12 @@ static int run_plugin(const struct call *call, const struct cni_plugin *plugin, 
 	if (r == 0)
 		r = make_request(call, plugin, &request, err);
 	if (r == 0 && make_env(call, &env) < 0)
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 	if (r < 0)
 		goto out;
 	text = json_object_to_json_string_length(request, JSON_C_TO_STRING_PLAIN, &len);
 	if (!text)
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 	else
 		r = cni_run(path, env, text, len, deadline_ns, &out, err);
 	if (r == 0 && out.status != 0)

@@ -119,7 +119,7 @@ static int refresh_locked(struct cni *cni, struct err *err)
 	if (r == 0)
 		r = cni_conf_parse(cni->text, len, cni->file, &conf, err);
 	if (r == 0 && list_programs(conf, &cni->programs) < 0)
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 	cni_conf_free(conf);
 	if (r < 0)
 		goto fail;
@@ -158,7 +158,7 @@ static int current(struct cni *cni, char **ret_file, char **ret_text, char **ret
 	r = refresh_locked(cni, err);
 	if (r == 0 && (str_set(ret_file, cni->file) < 0 || str_set(ret_text, cni->text) < 0 ||
 		       str_set(ret_cidr, cni->pod_cidr) < 0))
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 	pthread_mutex_unlock(&cni->lock);
 	return r;
 }
@@ -190,7 +190,7 @@ int cni_new(char *const *bin_dirs, const char *conf_dir, const char *cache_dir, 
 	r = r ? r : str_set(&cni->cache_dir, cache_dir);
 	if (r < 0) {
 		cni_free(cni);
-		return err_set(err, r, "out of memory");
+		return err_oom(err);
 	}
 	r = mkdir_p(cache_dir, 0700);
 	if (r < 0) {
@@ -223,7 +223,7 @@ static int check_cidrs(const char *cidrs, struct err *err)
 	char *text CLEANUP_FREE = strdup(cidrs), *save = NULL;
 
 	if (!text)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (strlen(cidrs) > 200)
 		return err_set(err, -EINVAL, "pod_cidr is too long");
 	for (char *cidr = strtok_r(text, ",", &save); cidr; cidr = strtok_r(NULL, ",", &save))
@@ -241,7 +241,7 @@ int cni_set_pod_cidr(struct cni *cni, const char *cidr, struct err *err)
 	if (r < 0)
 		return r;
 	if (!path)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	pthread_mutex_lock(&cni->lock);
 	if (str_empty(cidr))
 		r = unlink(path) < 0 && errno != ENOENT ? -errno : 0;
@@ -313,7 +313,7 @@ int cni_add(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, str
 		return r;
 	path = cache_path(cni, pod->id);
 	if (!path)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (access(path, F_OK) == 0) {
 		r = cni_del(cni, pod, deadline_ns, err);
 		if (r < 0)
@@ -325,7 +325,7 @@ int cni_add(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, str
 	r = attach(cni, att, path, deadline_ns, &result, err);
 	if (r == 0) {
 		json = strdup(att->result);
-		r = json ? 0 : err_set(err, -ENOMEM, "out of memory");
+		r = json ? 0 : err_oom(err);
 	}
 	if (r < 0) {
 		if (detach(cni, att, path, deadline_or(deadline_ns, CNI_UNDO_NS), &undo) < 0 && err) {
@@ -373,7 +373,7 @@ int cni_del(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, str
 			       pod->id ? pod->id : "");
 	path = cache_path(cni, pod->id);
 	if (!path)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	deadline_ns = deadline_or(deadline_ns, 0);
 	r = cni_attachment_load(path, &att, err);
 	if (r == -ENOENT || r == -EBADMSG)
@@ -394,7 +394,7 @@ int cni_check(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, s
 			       pod->id ? pod->id : "");
 	path = cache_path(cni, pod->id);
 	if (!path)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = cni_attachment_load(path, &att, err);
 	if (r < 0)
 		return r;

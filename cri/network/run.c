@@ -86,10 +86,10 @@ static int spawn_plugin(struct run *run, const char *path, char *const *env, str
 	int r;
 
 	if (posix_spawn_file_actions_init(&acts) != 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (posix_spawnattr_init(&attr) != 0) {
 		posix_spawn_file_actions_destroy(&acts);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	r = spawn_with(run, path, env, &acts, &attr);
 	posix_spawnattr_destroy(&attr);
@@ -238,7 +238,7 @@ int cni_run(const char *path, char *const *env, const char *input, size_t input_
 	ret_output->status = reap(&run);
 	text = malloc(run.output.len + 1);
 	if (!text) {
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 		goto out;
 	}
 	if (run.output.len)

@@ -122,7 +122,7 @@ int container_list(struct server *server, const struct pod *pod, struct containe
 	}
 	pthread_mutex_unlock(&server->tables);
 	if (!list)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	*ret_list = list;
 	return 0;
 }
@@ -163,7 +163,7 @@ static int store_row(struct container *container, struct err *err)
 	if (r == -ENOENT)
 		return err_set(err, r, "container \"%s\" not found", container->id);
 	if (r < 0 || !name)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	return store_put(container->server->store, "container", container->id, name, data, len, err);
 }
 

@@ -133,7 +133,7 @@ static int reserve(struct creation *c, struct err *err)
 	char *log CLEANUP_FREE = NULL;
 
 	if (!state)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	c->container->state = state;
 	if (!str_empty(c->config->log_path)) {
 		const char *dir = c->pod_state->config->log_directory;
@@ -141,7 +141,7 @@ static int reserve(struct creation *c, struct err *err)
 		if (!str_empty(dir))
 			log = xasprintf("%s/%s", dir, c->config->log_path);
 		if (!str_empty(dir) && !log)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 	}
 	state->config = PB_CLONE(c->config);
 	state->created_at = now_realtime_ns();
@@ -150,7 +150,7 @@ static int reserve(struct creation *c, struct err *err)
 	if (!state->config || pb_set_str(&state->id, c->container->id) < 0 ||
 	    pb_set_str(&state->pod_id, c->pod->id) < 0 || pb_set_str(&state->image_id, c->image->id) < 0 ||
 	    pb_set_str(&state->image_ref, c->image->id) < 0 || pb_set_str(&state->log_path, log) < 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (container_store(c->container, err) < 0)
 		return err_wrap(err, "reserving the container's name");
 	return 0;
@@ -197,7 +197,7 @@ static int prepare_mounts(struct creation *c, struct err *err)
 {
 	c->mounts = calloc(c->config->n_mounts ? c->config->n_mounts : 1, sizeof(*c->mounts));
 	if (!c->mounts)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	for (size_t i = 0; i < c->config->n_mounts; i++) {
 		const Runtime__V1__Mount *m = c->config->mounts[i];
 		char *guest;
@@ -220,7 +220,7 @@ static int prepare_mounts(struct creation *c, struct err *err)
 			return err_wrap(err, "mounts[%zu] (%s)", i, m->container_path);
 		guest = xasprintf("%s/%s/mounts/%zu", GUEST_SHARE_DIR, c->container->id, i);
 		if (!guest)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 		c->mounts[c->n_mounts++] = (struct oci_mount){.guest_source = guest,
 							      .destination = m->container_path,
 							      .read_only = m->readonly,
@@ -254,7 +254,7 @@ static int resolve_target(struct creation *c, struct err *err)
 		return err_wrap(err, "the state of target container \"%s\"", target->id);
 	c->target_pid_path = xasprintf("/proc/%u/ns/pid", resp->pid);
 	pb_free(resp);
-	return c->target_pid_path ? 0 : err_set(err, -ENOMEM, "out of memory");
+	return c->target_pid_path ? 0 : err_oom(err);
 }
 
 static int read_profile(struct creation *c, char **ret_json, struct err *err)
@@ -294,7 +294,7 @@ static int note_user(struct creation *c, const char *spec_json, struct err *err)
 	c->container->state->n_groups = list ? n : 0;
 	pthread_mutex_unlock(&c->pod->lock);
 	json_object_put(spec);
-	return n > 0 && !list ? err_set(err, -ENOMEM, "out of memory") : 0;
+	return n > 0 && !list ? err_oom(err) : 0;
 }
 
 static int write_spec(struct creation *c, struct err *err)
@@ -343,7 +343,7 @@ static int create_task(struct creation *c, struct err *err)
 	int r;
 
 	if (!bundle)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	req.id = c->container->id;
 	req.bundle = bundle;
 	req.terminal = c->config->tty;
@@ -430,7 +430,7 @@ static int create_in_pod(struct creation *c, struct err *err)
 		return r;
 	c->pod_state = pod_state(c->pod);
 	if (!c->pod_state || random_hex(32, id) < 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = image_get(c->server->images, c->config->image->image, &c->image, err);
 	if (r == 0)
 		r = check_spec(c, err);
@@ -438,7 +438,7 @@ static int create_in_pod(struct creation *c, struct err *err)
 		return r;
 	c->container = container_new(c->pod, id);
 	if (!c->container)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	snprintf(c->dir, sizeof(c->dir), "%s/mounts/%s", c->pod->dir, id);
 	snprintf(c->rootfs, sizeof(c->rootfs), "%s/rootfs", c->dir);
 	c->container->op = CONTAINER_OP_CREATE;
@@ -472,7 +472,7 @@ int container_create(struct server *server, const char *pod_id, const Runtime__V
 	if (r == 0) {
 		*ret_id = strdup(c.container->id);
 		if (!*ret_id)
-			r = err_set(err, -ENOMEM, "out of memory");
+			r = err_oom(err);
 		log_line(LOG_LEVEL_INFO,
 			 LOG_FIELDS("container", c.container->id, "pod", pod->id, "name",
 				    config->metadata->name),

@@ -96,7 +96,7 @@ static int take_records(struct exec *e, const Crivisor__Agent__V1__ReadLogRespon
 		size_t room = EXEC_OUTPUT_MAX - to->len;
 
 		if (buf_put(to, rec->data.data, rec->data.len < room ? rec->data.len : room) < 0)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 		*offset += rec->data.len;
 	}
 	return 0;

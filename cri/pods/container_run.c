@@ -196,7 +196,7 @@ static int start_steps(struct container *c, struct err *err)
 	if (r < 0)
 		return r;
 	if (!pos)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (!c->pump) {
 		r = log_pump_start(c->pod, agent, c->id, c->state->log_path, pos, false, &pump, err);
 		if (r < 0)
@@ -461,7 +461,7 @@ static int remove_steps(struct container *c, struct err *err)
 	int r = 0;
 
 	if (!pos || !dir)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	pthread_mutex_lock(&c->pod->lock);
 	created = c->state->phase == CREATED;
 	pthread_mutex_unlock(&c->pod->lock);

@@ -145,7 +145,7 @@ int pod_list(struct server *server, struct pod ***ret_list, struct err *err)
 	}
 	pthread_mutex_unlock(&server->tables);
 	if (!list)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	*ret_list = list;
 	return 0;
 }
@@ -181,7 +181,7 @@ static int store_row(struct pod *pod, struct err *err)
 	if (r == -ENOENT)
 		return err_set(err, r, "pod sandbox \"%s\" not found", pod->id);
 	if (r < 0 || !name)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	return store_put(pod->server->store, "pod", pod->id, name, data, len, err);
 }
 

@@ -165,7 +165,7 @@ static int call_on_loop(struct pod *pod, void (*fn)(struct on_loop *job), struct
 		pthread_mutex_init(&job.lock, NULL);
 		pthread_cond_init(&job.done_cond, NULL);
 		if (loop_post(pod->server->loop, run_on_loop, &job) < 0)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 		pthread_mutex_lock(&job.lock);
 		while (!job.done)
 			pthread_cond_wait(&job.done_cond, &job.lock);

@@ -65,7 +65,7 @@ static int reserve(struct pod_run *run, const char *handler, struct err *err)
 	int len;
 
 	if (!state)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	pod->state = state;
 	if (run->config->linux && !str_empty(run->config->linux->cgroup_parent))
 		parent = run->config->linux->cgroup_parent;
@@ -86,7 +86,7 @@ static int reserve(struct pod_run *run, const char *handler, struct err *err)
 	if (!state->config || pb_set_str(&state->id, pod->id) < 0 ||
 	    pb_set_str(&state->runtime_handler, handler) < 0 || pb_set_str(&state->dir, pod->dir) < 0 ||
 	    pb_set_str(&state->netns, run->netns) < 0 || pb_set_str(&state->cgroup, run->cgroup) < 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (pod_store(pod, err) < 0)
 		return err_wrap(err, "reserving the pod's name");
 	return 0;
@@ -107,7 +107,7 @@ static int finish(struct pod_run *run, struct err *err)
 	int r = 0;
 
 	if (!vm)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	for (size_t i = 0; i < run->cni.n_ips; i++) {
 		ips[i] = run->cni.ips[i].address;
 		ips[i][strcspn(ips[i], "/")] = 0;
@@ -251,7 +251,7 @@ int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, 
 	}
 	pod = r < 0 ? NULL : pod_new(server, id);
 	if (!pod)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	run.pod = pod;
 	run.traced_ns = start;
 	pod->op = POD_OP_CREATE;
@@ -269,5 +269,5 @@ int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, 
 	}
 	cni_result_done(&run.cni);
 	pod_turn_give(pod);
-	return r < 0 ? r : *ret_id ? 0 : err_set(err, -ENOMEM, "out of memory");
+	return r < 0 ? r : *ret_id ? 0 : err_oom(err);
 }

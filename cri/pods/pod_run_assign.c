@@ -28,7 +28,7 @@ static int add_address(Grpc__Interface *ifc, const struct cni_ip *ip, struct err
 	*slash++ = 0;
 	a->family = strchr(address, ':') ? GRPC__IPFAMILY__v6 : GRPC__IPFAMILY__v4;
 	if (pb_set_str(&a->address, address) < 0 || pb_set_str(&a->mask, slash) < 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	return 0;
 }
 
@@ -38,7 +38,7 @@ static int add_route(Grpc__SetupSandboxRequest *req, const char *dst, const char
 
 	if (!route || pb_set_str(&route->dest, dst) < 0 || pb_set_str(&route->gateway, gw) < 0 ||
 	    pb_set_str(&route->device, IFNAME) < 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	route->family = strchr(dst, ':') ? GRPC__IPFAMILY__v6 : GRPC__IPFAMILY__v4;
 	return 0;
 }
@@ -54,7 +54,7 @@ static int fill_network(struct pod_run *run, Grpc__SetupSandboxRequest *req, con
 		 nic->mac[3], nic->mac[4], nic->mac[5]);
 	if (!ifc || pb_set_str(&ifc->device, IFNAME) < 0 || pb_set_str(&ifc->name, IFNAME) < 0 ||
 	    pb_set_str(&ifc->hwaddr, mac) < 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	ifc->mtu = nic->mtu;
 	for (size_t i = 0; i < run->cni.n_ips && r == 0; i++)
 		r = add_address(ifc, &run->cni.ips[i], err);
@@ -87,7 +87,7 @@ static int fill_sandbox(struct pod_run *run, Grpc__SetupSandboxRequest *req, str
 		sandbox.n_sysctls = lx->n_sysctls;
 		sandbox.sysctls = calloc(lx->n_sysctls, sizeof(*sandbox.sysctls));
 		if (!sandbox.sysctls)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 		for (size_t i = 0; i < lx->n_sysctls && r == 0; i++) {
 			Crivisor__Agent__V1__Sandbox__SysctlsEntry *e =
 				pb_new(&crivisor__agent__v1__sandbox__sysctls_entry__descriptor);
@@ -117,7 +117,7 @@ static int fill_sandbox(struct pod_run *run, Grpc__SetupSandboxRequest *req, str
 	for (size_t i = 0; i < sandbox.n_sysctls; i++)
 		free(sandbox.sysctls[i]);
 	free(sandbox.sysctls);
-	return r < 0 || !req->config ? err_set(err, -ENOMEM, "out of memory") : 0;
+	return r < 0 || !req->config ? err_oom(err) : 0;
 }
 
 /* Gives a booted VM that knows nothing of the pod its network and name. */
@@ -134,7 +134,7 @@ int pod_run_assign(struct pod_run *run, struct err *err)
 		return r;
 	req = pb_new(&grpc__setup_sandbox_request__descriptor);
 	if (!req)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = fill_network(run, req, &nic, err);
 	if (r == 0)
 		r = fill_sandbox(run, req, err);

@@ -73,7 +73,7 @@ static int start_vm(struct pod_run *run, struct err *err)
 	int r;
 
 	if (!shared)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = vm_start(&run->server->config->hypervisor, &run->choice, &spec, run->deadline_ns, &vm, err);
 	if (r < 0)
 		return r;
@@ -139,7 +139,7 @@ static int reach_agent(struct pod_run *run, struct err *err)
 	r = pb_set_str(&pod->state->boot_id, info->boot_id);
 	pthread_mutex_unlock(&pod->lock);
 	pb_free(info);
-	return r < 0 ? err_set(err, r, "out of memory") : 0;
+	return r < 0 ? err_oom(err) : 0;
 }
 
 /* The VM ended before its kernel wrote a word: nothing in the guest's configuration can be the reason. */

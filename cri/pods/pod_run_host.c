@@ -26,12 +26,11 @@ static int write_resolv(struct pod_run *run, struct err *err)
 	if (!dns || (dns->n_servers == 0 && dns->n_searches == 0 && dns->n_options == 0)) {
 		if (read_file("/etc/resolv.conf", RESOLV_MAX, &text, NULL) < 0)
 			text = strdup("");
-		return text ? share_write(run->pod->dir, "resolv.conf", text, err)
-			    : err_set(err, -ENOMEM, "out of memory");
+		return text ? share_write(run->pod->dir, "resolv.conf", text, err) : err_oom(err);
 	}
 	f = open_memstream(&text, &len);
 	if (!f)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (dns->n_searches > 0) {
 		fputs("search", f);
 		for (size_t i = 0; i < dns->n_searches; i++)
@@ -47,7 +46,7 @@ static int write_resolv(struct pod_run *run, struct err *err)
 		fputc('\n', f);
 	}
 	if (fclose(f) != 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	return share_write(run->pod->dir, "resolv.conf", text, err);
 }
 
@@ -62,7 +61,7 @@ static int write_files(struct pod_run *run, struct err *err)
 	int r;
 
 	if (!hostname)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = write_resolv(run, err);
 	if (r == 0)
 		r = share_write(run->pod->dir, "hostname", hostname, err);

@@ -193,7 +193,7 @@ static void end_plugins(struct server *server)
 {
 	char *dir CLEANUP_FREE = xasprintf("%s/netns", server->config->server.run_dir);
 	struct err err = ERR_INIT;
-	int n = dir ? cni_end_orphans(dir, &err) : err_set(&err, -ENOMEM, "out of memory");
+	int n = dir ? cni_end_orphans(dir, &err) : err_oom(&err);
 
 	if (n < 0)
 		log_warn("CNI plugins that the previous server left: %s", err.msg);

@@ -24,7 +24,7 @@ static const char *const options[] = {"index", "off", "metacopy", "off", NULL};
 
 static int no_memory(struct err *err)
 {
-	return err_set(err, -ENOMEM, "out of memory");
+	return err_oom(err);
 }
 
 /* A container's id becomes part of a path. */

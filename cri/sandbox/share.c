@@ -21,7 +21,7 @@ int share_create(const char *pod_dir, struct err *err)
 	struct mount_attr ro = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
 
 	if (!mounts || !shared)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if ((mkdir(mounts, 0755) < 0 && errno != EEXIST) || (mkdir(shared, 0755) < 0 && errno != EEXIST))
 		return err_set_errno(err, -errno, "making %s", mounts);
 	if (mount(mounts, mounts, NULL, MS_BIND, NULL) < 0 ||
@@ -101,7 +101,7 @@ int share_destroy(const char *pod_dir, struct err *err)
 	int r;
 
 	if (!mounts || !shared)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = umount_below(mounts, true, err);
 	if (r == 0)
 		r = umount_below(shared, true, err);
@@ -123,7 +123,7 @@ int share_container_create(const char *pod_dir, const char *container_id, struct
 		char *path CLEANUP_FREE = xasprintf("%s/mounts/%s%s", pod_dir, container_id, sub[i]);
 
 		if (!path)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 		if (mkdir(path, 0755) < 0 && errno != EEXIST)
 			return err_set_errno(err, -errno, "making %s", path);
 	}
@@ -140,7 +140,7 @@ int share_bind(const char *pod_dir, const char *container_id, unsigned int index
 	struct stat st;
 
 	if (!target)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	tree = open_tree(AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
 	if (tree < 0)
 		return err_set_errno(err, -errno, "mount source %s", source);
@@ -221,7 +221,7 @@ int share_write(const char *pod_dir, const char *name, const char *text, struct 
 	int r;
 
 	if (!path)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = write_file(path, text, strlen(text), 0644);
 	if (r < 0)
 		return err_set_errno(err, r, "writing %s", path);

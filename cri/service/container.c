@@ -113,7 +113,7 @@ SERVICE_HANDLER(list_containers)
 		s = pb_new(&runtime__v1__container_status__descriptor);
 		if (!s || service_container_status_of(s, state) < 0 ||
 		    (container_matches(req->filter, state, s) && add_container(resp, state, s) < 0))
-			r = err_set(err, -ENOMEM, "out of memory");
+			r = err_oom(err);
 		pb_free(s);
 		pb_free(state);
 	}
@@ -161,7 +161,7 @@ SERVICE_HANDLER(container_status)
 			 : -ENOMEM;
 	}
 	pb_free(state);
-	return r < 0 ? err_set(err, r, "out of memory") : 0;
+	return r < 0 ? err_oom(err) : 0;
 }
 
 SERVICE_HANDLER(exec_sync)
@@ -174,7 +174,7 @@ SERVICE_HANDLER(exec_sync)
 
 	for (size_t i = 0; i < req->n_cmd; i++) {
 		if (strv_add(&args, req->cmd[i]) < 0)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 	}
 	r = container_exec_sync(ctx, req->container_id, args, req->timeout, rpc_call_deadline(call), &result,
 				err);

@@ -51,7 +51,7 @@ SERVICE_HANDLER(list_images)
 			pb_append(&resp->images, &resp->n_images, &runtime__v1__image__descriptor);
 
 		if (!im || fill_image(im, list[i]) < 0)
-			r = err_set(err, -ENOMEM, "out of memory");
+			r = err_oom(err);
 	}
 	for (size_t i = 0; list && list[i]; i++)
 		image_free(list[i]);
@@ -82,7 +82,7 @@ SERVICE_HANDLER(image_status)
 			       &runtime__v1__image_status_response__info_entry__descriptor, "imageSpec",
 			       image->config_json);
 	image_free(image);
-	return r < 0 ? err_set(err, r, "out of memory") : 0;
+	return r < 0 ? err_oom(err) : 0;
 }
 
 static bool call_gone(void *arg)
@@ -162,7 +162,7 @@ SERVICE_HANDLER(image_fs_info)
 	/* Images and writable layers share one file system. */
 	if (add_usage(&resp->image_filesystems, &resp->n_image_filesystems, &info) < 0 ||
 	    add_usage(&resp->container_filesystems, &resp->n_container_filesystems, &info) < 0)
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 	free(info.mountpoint);
 	return r;
 }

@@ -24,7 +24,7 @@ SERVICE_HANDLER(version)
 	if (pb_set_str(&resp->version, CRI_VERSION) < 0 || pb_set_str(&resp->runtime_name, "crivisor") < 0 ||
 	    pb_set_str(&resp->runtime_version, crv_version) < 0 ||
 	    pb_set_str(&resp->runtime_api_version, "v1") < 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	return 0;
 }
 
@@ -118,7 +118,7 @@ SERVICE_HANDLER(status)
 				      &runtime__v1__status_response__info_entry__descriptor, "config", info)
 			 : -ENOMEM;
 	}
-	return r < 0 ? err_set(err, r, "out of memory") : 0;
+	return r < 0 ? err_oom(err) : 0;
 }
 
 SERVICE_HANDLER(runtime_config)
@@ -130,7 +130,7 @@ SERVICE_HANDLER(runtime_config)
 	(void)request;
 	resp->linux = pb_new(&runtime__v1__linux_runtime_configuration__descriptor);
 	if (!resp->linux)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	resp->linux->cgroup_driver = RUNTIME__V1__CGROUP_DRIVER__CGROUPFS;
 	return 0;
 }
@@ -249,7 +249,7 @@ static int add_container_statuses(struct server *server, const struct pod *pod,
 		r = s ? service_container_status_of(s, state) : -ENOMEM;
 		pb_free(state);
 		if (r < 0)
-			err_set(err, r, "out of memory");
+			err_oom(err);
 	}
 	container_list_free(list);
 	return r;
@@ -300,7 +300,7 @@ SERVICE_HANDLER(pod_sandbox_status)
 	resp->status = pb_new(&runtime__v1__pod_sandbox_status__descriptor);
 	r = resp->status ? fill_pod_status(resp->status, state) : -ENOMEM;
 	if (r < 0)
-		err_set(err, r, "out of memory");
+		err_oom(err);
 	else
 		r = add_container_statuses(ctx, pod, resp, err);
 	if (r == 0 && req->verbose) {
@@ -309,7 +309,7 @@ SERVICE_HANDLER(pod_sandbox_status)
 		if (!info || pb_map_add(&resp->info, &resp->n_info,
 					&runtime__v1__pod_sandbox_status_response__info_entry__descriptor,
 					"info", info) < 0)
-			r = err_set(err, -ENOMEM, "out of memory");
+			r = err_oom(err);
 	}
 	pb_free(state);
 	return r;
@@ -359,7 +359,7 @@ SERVICE_HANDLER(list_pod_sandbox)
 		Crivisor__State__V1__Pod *state = pod_state(list[i]);
 
 		if (state && pod_matches(req->filter, state) && add_pod(resp, state) < 0)
-			r = err_set(err, -ENOMEM, "out of memory");
+			r = err_oom(err);
 		pb_free(state);
 	}
 	pod_list_free(list);

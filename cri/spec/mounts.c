@@ -62,7 +62,7 @@ int oci_check_mounts(struct oci_build *b, struct err *err)
 		char *path CLEANUP_FREE = clean_path(m->container_path);
 
 		if (!path)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 		if (m->container_path[0] != '/' || str_eq(path, "/"))
 			return err_set(
 				err, -EINVAL,
@@ -248,5 +248,5 @@ int oci_put_mounts(struct oci_build *b, struct json_object *spec, struct json_ob
 	for (size_t i = 0; i < n; i++)
 		free(mounts[i].destination);
 	free(mounts);
-	return r < 0 ? err_set(err, r, "out of memory") : 0;
+	return r < 0 ? err_oom(err) : 0;
 }

@@ -263,7 +263,7 @@ static int put_localhost(struct oci_build *b, struct json_object *spec_linux, co
 			       OCI_PROFILE_MAX);
 	tok = json_tokener_new_ex(PROFILE_DEPTH);
 	if (!tok)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	from = json_tokener_parse_ex(tok, text, (int)len);
 	end = json_tokener_get_parse_end(tok);
 	json_tokener_free(tok);

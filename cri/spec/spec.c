@@ -45,7 +45,7 @@ int oci_text(struct json_object *json, bool oom, char **ret, struct err *err)
 		copy = strdup(text);
 	json_object_put(json);
 	if (!copy)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	*ret = copy;
 	return 0;
 }
@@ -188,7 +188,7 @@ static int put_env(struct oci_build *b, struct json_object *process, struct err 
 			oci_string(&b->oom, array, NULL, env.vars[i]);
 	}
 	env_done(&env);
-	return r == -ENOMEM ? err_set(err, r, "out of memory") : r;
+	return r == -ENOMEM ? err_oom(err) : r;
 }
 
 static int compare_u32(const void *a, const void *b)
@@ -254,7 +254,7 @@ static int put_user(struct oci_build *b, struct json_object *process, struct err
 			       OCI_LIST_MAX);
 	groups = calloc(n_image + sc->n_supplemental_groups + 1, sizeof(*groups));
 	if (!groups)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	groups[n++] = gid;
 	for (size_t i = 0; i < n_image; i++)
 		groups[n++] = user->groups[i];
@@ -526,7 +526,7 @@ static int parse_config(const char *text, struct json_object **ret, struct err *
 	if (!tok || len > INT32_MAX) {
 		if (tok)
 			json_tokener_free(tok);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	config = json_tokener_parse_ex(tok, text, (int)len);
 	json_tokener_free(tok);

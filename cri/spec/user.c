@@ -46,7 +46,7 @@ static int read_db(int root, const char *path, char **ret, struct err *err)
 
 	if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP) {
 		*ret = strdup("");
-		return *ret ? 0 : err_set(err, -ENOMEM, "out of memory");
+		return *ret ? 0 : err_oom(err);
 	}
 	if (fd < 0)
 		return err_set_errno(err, fd, "the image's /%s", path);
@@ -195,7 +195,7 @@ int image_user_lookup(const char *rootfs, const char *user, struct image_user *r
 	if (root < 0)
 		return err_set_errno(err, -errno, "%s", rootfs);
 	if (!name)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	group = strchr(name, ':');
 	if (group)
 		*group++ = 0;

@@ -35,7 +35,7 @@ static int damaged(struct err *err, const char *what, const char *why)
 
 static int no_memory(struct err *err)
 {
-	return err_set(err, -ENOMEM, "out of memory");
+	return err_oom(err);
 }
 
 static int parse_json(const char *what, const char *data, size_t len, size_t max, json_object **ret,

@@ -170,7 +170,7 @@ static int split_suffixes(const char *text, char *work, struct image_ref *ref, s
 				       "lower-case hex digits",
 				       text, at);
 		if (str_set(&ref->digest, at) < 0)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 	}
 	slash = strrchr(work, '/');
 	colon = strrchr(work, ':');
@@ -183,7 +183,7 @@ static int split_suffixes(const char *text, char *work, struct image_ref *ref, s
 				"image reference \"%s\": tag \"%s\" is not [A-Za-z0-9_][A-Za-z0-9_.-]{0,127}",
 				text, colon);
 		if (str_set(&ref->tag, colon) < 0)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 	}
 	return 0;
 }
@@ -211,12 +211,12 @@ static int split_name(const char *text, const char *work, struct image_ref *ref,
 		ref->domain = strdup("docker.io");
 	}
 	if (!ref->domain)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (!domain_valid(ref->domain))
 		return err_set(err, -EINVAL, "image reference \"%s\": \"%s\" is not a registry host", text,
 			       ref->domain);
 	if (str_eq(ref->domain, "index.docker.io") && str_set(&ref->domain, "docker.io") < 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (!*rest)
 		return err_set(err, -EINVAL, "image reference \"%s\" has no name", text);
 	if (str_eq(ref->domain, "docker.io") && !strchr(rest, '/'))
@@ -224,7 +224,7 @@ static int split_name(const char *text, const char *work, struct image_ref *ref,
 	else
 		ref->path = strdup(rest);
 	if (!ref->path)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (!path_valid(ref->path)) {
 		for (const char *p = rest; *p; p++) {
 			if (isupper((unsigned char)*p))
@@ -239,7 +239,7 @@ static int split_name(const char *text, const char *work, struct image_ref *ref,
 	}
 	ref->name = xasprintf("%s/%s", ref->domain, ref->path);
 	if (!ref->name)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (strlen(ref->name) > NAME_MAX_BYTES)
 		return err_set(err, -EINVAL, "image reference \"%.64s…\": the name is longer than %d bytes",
 			       text, NAME_MAX_BYTES);
@@ -258,12 +258,12 @@ int image_ref_parse(const char *text, struct image_ref *ret_ref, struct err *err
 		return err_set(err, -EINVAL, "image reference \"%s\" is an id, not a name", text);
 	work = strdup(text);
 	if (!work)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = split_suffixes(text, work, &ref, err);
 	if (r == 0)
 		r = split_name(text, work, &ref, err);
 	if (r == 0 && !ref.tag && !ref.digest && str_set(&ref.tag, "latest") < 0)
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 	if (r < 0) {
 		image_ref_done(&ref);
 		return r;

@@ -195,7 +195,7 @@ int auth_token_parse(const char *json, size_t len, char **ret_header, struct err
 	int r = 0;
 
 	if (!tok)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (len <= 4 * TOKEN_MAX_BYTES)
 		root = json_tokener_parse_ex(tok, json, (int)len);
 	json_tokener_free(tok);

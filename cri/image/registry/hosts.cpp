@@ -508,7 +508,7 @@ template <typename F> int guarded(F fn, struct registry_hosts *ret_hosts, struct
 		to_c(hosts, out);
 	} catch (const std::exception &) {
 		registry_hosts_done(&out);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	*ret_hosts = out;
 	return 0;

@@ -47,13 +47,13 @@ int http_new(bool (*stop)(void *arg), void *arg, struct http **ret_http, struct 
 		return err_set(err, -EIO, "libcurl: %s", curl_easy_strerror(curl_init_result));
 	h = calloc(1, sizeof(*h));
 	if (!h)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	h->stop = stop;
 	h->arg = arg;
 	h->easy = curl_easy_init();
 	if (!h->easy) {
 		free(h);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	*ret_http = h;
 	return 0;
@@ -205,7 +205,7 @@ static int keep_body(struct exchange *x, long status, const char *data, size_t l
 	}
 	if (buf_put(&x->resp->body, data, len) < 0) {
 		x->resp->fault = HTTP_FAULT_SINK;
-		return err_set(x->err, -ENOMEM, "out of memory");
+		return err_oom(x->err);
 	}
 	return 0;
 }
@@ -253,7 +253,7 @@ static int set_authorities(CURL *easy, const struct registry_host *host, struct 
 	if (r == 0) {
 		blob = (struct curl_blob){.data = buf_data(&all), .len = all.len, .flags = CURL_BLOB_COPY};
 		if (curl_easy_setopt(easy, CURLOPT_CAINFO_BLOB, &blob) != CURLE_OK)
-			r = err_set(err, -ENOMEM, "out of memory");
+			r = err_oom(err);
 	}
 	buf_done(&all);
 	return r;
@@ -309,7 +309,7 @@ static int make_headers(const struct http_request *req, struct curl_slist **list
 		ok = ok && append_header(list, "Accept", req->accept);
 	if (req->authorization && !has_auth)
 		ok = ok && append_header(list, "Authorization", req->authorization);
-	return ok ? 0 : err_set(err, -ENOMEM, "out of memory");
+	return ok ? 0 : err_oom(err);
 }
 
 static void wipe_headers(struct curl_slist *list)

@@ -162,7 +162,7 @@ static int ask_token_server(struct registry_client *c, const struct registry_hos
 	int r;
 
 	if (!url || (refresh && !form))
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 	else
 		r = http_do(c->http, &req, &resp, err);
 	if (r == 0 && (resp.status == 401 || resp.status == 403))
@@ -200,7 +200,7 @@ static int fetch_token(struct registry_client *c, size_t i, const struct auth_ch
 		return r;
 	query = make_query(reg, ch);
 	if (!query)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	return ask_token_server(c, host, ch, credentials, query, ret_header, err);
 }
 
@@ -224,7 +224,7 @@ int registry_answer_challenge(struct registry_client *c, size_t i, const struct 
 		r = fetch_token(c, i, ch, &header, err);
 	} else if (ch->scheme == AUTH_BASIC && credentials_apply(reg, host) && !str_empty(reg->username)) {
 		header = auth_basic_header(reg->username, reg->password);
-		r = header ? 0 : err_set(err, -ENOMEM, "out of memory");
+		r = header ? 0 : err_oom(err);
 	} else {
 		r = err_set_status(err, -EACCES, ERR_UNAUTHENTICATED,
 				   "authorization failed: %s asks for credentials", host->host);

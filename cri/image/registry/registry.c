@@ -32,12 +32,12 @@ int registry_new(const struct registry_options *options, struct registry **ret_r
 	int r;
 
 	if (!reg)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	reg->opt = *options;
 	pthread_mutex_init(&reg->lock, NULL);
 	r = registry_hosts_load(options->hosts_dir, options->ref->domain, &reg->hosts, err);
 	if (r == 0 && registry_copy_auth(reg, options->auth) < 0)
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 	reg->opt.auth = NULL;
 	if (r < 0) {
 		registry_free(reg);
@@ -70,7 +70,7 @@ int registry_client_new(struct registry *reg, struct registry_client **ret_clien
 	int r;
 
 	if (!c)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	c->reg = reg;
 	r = http_new(reg->opt.stop, reg->opt.arg, &c->http, err);
 	if (r < 0) {
@@ -264,7 +264,7 @@ static int exchange(struct registry_client *c, size_t i, struct http_request *re
 
 	if (!url) {
 		*next = NEXT_STOP;
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	for (;;) {
 		char *auth = registry_auth_of(reg, i);
@@ -388,7 +388,7 @@ static int manifest_from(struct registry_client *c, size_t i, const char *what, 
 			free(*ret_type);
 			*ret_data = *ret_type = NULL;
 			*next = NEXT_STOP;
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 		}
 		wait_s = resp.retry_after_s;
 		http_response_done(&resp);

@@ -95,13 +95,13 @@ int unpack_remember_dir(struct unpack *u, const char *parent, const char *base, 
 		room = u->room_dirs ? u->room_dirs * 2 : 64;
 		grown = realloc(u->dirs, room * sizeof(*grown));
 		if (!grown)
-			return err_set(err, -ENOMEM, "out of memory");
+			return err_oom(err);
 		u->dirs = grown;
 		u->room_dirs = room;
 	}
 	u->dirs[u->n_dirs].path = xasprintf("%s%s%s", parent, *parent ? "/" : "", base);
 	if (!u->dirs[u->n_dirs].path)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	u->dirs[u->n_dirs++].mtime = *mtime;
 	return 0;
 }

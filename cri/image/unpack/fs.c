@@ -193,7 +193,7 @@ static int make_hardlink(struct unpack *u, const char *parent, const char *base,
 	int dirfd, r;
 
 	if (!target)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = path_clean(target);
 	if (r < 0 || !*target)
 		return unpack_bad(err, "entry \"%.200s\" is a hard link to \"%.200s\", which leaves the root",
@@ -202,7 +202,7 @@ static int make_hardlink(struct unpack *u, const char *parent, const char *base,
 		return 0; /* a link to itself changes nothing */
 	full = strdup(target);
 	if (!full)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	path_split(target, &to_parent, &to_base);
 	from = open_target(u, to_parent, to_base, full, path, err);
 	if (from < 0)
@@ -413,7 +413,7 @@ int unpack_entry(struct unpack *u, struct archive_entry *entry, struct err *err)
 		return unpack_bad(err, "the layer's tar archive has an entry without a name");
 	name = strdup(given);
 	if (!name)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = path_clean(name);
 	if (r == -EINVAL)
 		return unpack_bad(err, "entry \"%.200s\" leaves the root", given);
@@ -423,6 +423,6 @@ int unpack_entry(struct unpack *u, struct archive_entry *entry, struct err *err)
 		return 0; /* the root: its attributes are not the layer's to set */
 	path = strdup(name);
 	if (!path)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	return place_entry(u, name, entry, path, err);
 }

@@ -142,7 +142,7 @@ static int through_link(struct unpack *u, int dirfd, const char *base, const cha
 					    path);
 	buffers = calloc(2, PATH_MAX);
 	if (!buffers)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	to = buffers;
 	target = buffers + PATH_MAX;
 	n = readlinkat(dirfd, base, target, PATH_MAX - 1);
@@ -194,7 +194,7 @@ static int walk_parent(struct unpack *u, const char *parent, int links, struct e
 
 	if (dir < 0 || !path) {
 		close_fd(dir);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	for (const char *p = parent; *p;) {
 		size_t len = strcspn(p, "/");

@@ -109,7 +109,7 @@ static int open_outer(struct unpack *u, struct err *err)
 		return unpack_bad(err, "the layer is empty");
 	u->outer = archive_read_new();
 	if (!u->outer)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (archive_read_support_filter_gzip(u->outer) != ARCHIVE_OK ||
 	    archive_read_support_filter_zstd(u->outer) != ARCHIVE_OK ||
 	    archive_read_support_format_raw(u->outer) != ARCHIVE_OK ||
@@ -130,7 +130,7 @@ static int open_inner(struct unpack *u, struct err *err)
 {
 	u->inner = archive_read_new();
 	if (!u->inner || archive_read_support_format_tar(u->inner) != ARCHIVE_OK)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (archive_read_open(u->inner, u, NULL, on_read, NULL) != ARCHIVE_OK)
 		return u->stream_err->code < 0 ? err_copy(err, u->stream_err)
 					       : unpack_bad(err, "the layer is no tar archive: %s",
@@ -193,7 +193,7 @@ static int open_roots(struct unpack *u, struct err *err)
 		return err_set_errno(err, -errno, "%s", u->opt->target);
 	u->parents = calloc(n ? n : 1, sizeof(*u->parents));
 	if (!u->parents)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	for (; u->n_parents < n; u->n_parents++) {
 		const char *path = u->opt->parents[u->n_parents];
 
@@ -262,7 +262,7 @@ int image_unpack(const struct unpack_options *options, struct err *err)
 			done(u);
 		if (plain != (locale_t)0)
 			freelocale(plain);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	before = uselocale(plain);
 	r = run(u, err);
