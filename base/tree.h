@@ -14,8 +14,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define IMAGE_PATH_MAX	4095
-#define IMAGE_DEPTH_MAX 200
+#define TREE_PATH_MAX  4095
+#define TREE_DEPTH_MAX 200
 
 /* Opens path with the root as "/"; symlinks may lead anywhere, but never out; no mount is crossed. */
 int path_open_in(int root, const char *path, int flags);
@@ -26,10 +26,5 @@ int path_open_in(int root, const char *path, int flags);
 int path_clean(char *name);
 /* Splits a clean, non-empty path in place: the parent ("" for the root) and the last part. */
 void path_split(char *path, const char **ret_parent, const char **ret_base);
-/*
- * Removes a tree however deep it is, without following symlinks or leaving its file system. Missing: success.
- * -EXDEV where something is mounted inside.
- */
-int path_remove_tree(int dirfd, const char *name);
 
 #endif

@@ -5,7 +5,6 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <dirent.h>
 
 int close_fd(int fd)
 {
@@ -349,77 +348,6 @@ int mkdir_p(const char *path, mode_t mode)
 	if (stat(copy, &st) < 0)
 		return -errno;
 	return S_ISDIR(st.st_mode) ? 0 : -ENOTDIR;
-}
-
-#define REMOVE_DEPTH_MAX 256
-
-static int remove_entries(int fd, dev_t dev, int depth);
-
-/* A bind mount of the same file system has the same st_dev; the kernel tells it apart (Linux 5.8). */
-static bool is_mount_root(int dirfd, const char *name)
-{
-	struct statx stx;
-
-	if (statx(dirfd, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_TYPE, &stx) < 0)
-		return false;
-	return stx.stx_attributes_mask & stx.stx_attributes & STATX_ATTR_MOUNT_ROOT;
-}
-
-static int remove_one(int dirfd, const char *name, dev_t dev, int depth)
-{
-	struct stat st;
-	int fd CLEANUP_CLOSE = -1;
-	int r;
-
-	if (fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? 0 : -errno;
-	if (!S_ISDIR(st.st_mode))
-		return unlinkat(dirfd, name, 0) < 0 && errno != ENOENT ? -errno : 0;
-	if (st.st_dev != dev || is_mount_root(dirfd, name))
-		return -EXDEV;
-	if (depth >= REMOVE_DEPTH_MAX)
-		return -ELOOP;
-	fd = openat(dirfd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0)
-		return errno == ENOENT ? 0 : -errno;
-	r = remove_entries(fd, dev, depth + 1);
-	if (r < 0)
-		return r;
-	return unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT ? -errno : 0;
-}
-
-static int remove_entries(int fd, dev_t dev, int depth)
-{
-	int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-	DIR *dir;
-	struct dirent *de;
-	int r = 0;
-
-	if (copy < 0)
-		return -errno;
-	dir = fdopendir(copy);
-	if (!dir) {
-		close_fd(copy);
-		return -errno;
-	}
-	while (r == 0 && (errno = 0, de = readdir(dir))) {
-		if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0)
-			continue;
-		r = remove_one(fd, de->d_name, dev, depth);
-	}
-	if (r == 0 && errno)
-		r = -errno;
-	closedir(dir);
-	return r;
-}
-
-int remove_tree(const char *path)
-{
-	struct stat st;
-
-	if (lstat(path, &st) < 0)
-		return errno == ENOENT ? 0 : -errno;
-	return remove_one(AT_FDCWD, path, st.st_dev, 0);
 }
 
 int set_nonblock(int fd, bool on)

@@ -161,10 +161,15 @@ int write_file_atomic(const char *path, const void *data, size_t len, mode_t mod
 /* mkdir -p. An existing directory is success. */
 int mkdir_p(const char *path, mode_t mode);
 /*
- * Removes a tree without following symlinks and without crossing into another file system; a missing path is
- * success. Stops at the first error. -EXDEV where something is mounted inside.
+ * Removes a file, or a tree however deep it is, without following symlinks and without leaving its file
+ * system; a missing path is success. Stops at the first error. -EXDEV where something is mounted at the path
+ * or inside, even a bind mount of the same file system.
  */
-int remove_tree(const char *path);
+int remove_tree_at(int dirfd, const char *path);
+static inline int remove_tree(const char *path)
+{
+	return remove_tree_at(-100 /* AT_FDCWD */, path);
+}
 int set_nonblock(int fd, bool on);
 /* A regular file that may be executed. */
 bool is_program(const char *path);

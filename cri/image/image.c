@@ -192,7 +192,7 @@ static void remove_imports(const struct image_store *images)
 
 	while (dir && (de = readdir(dir))) {
 		if (str_starts(de->d_name, IMAGES_IMPORT_PREFIX) &&
-		    path_remove_tree(dirfd(dir), de->d_name) < 0)
+		    remove_tree_at(dirfd(dir), de->d_name) < 0)
 			log_warn("image: %s/%s stays behind", images->dir, de->d_name);
 	}
 	if (dir)

@@ -508,7 +508,7 @@ static int import_archive(struct import *im, int fd, struct err *err)
 	if (r == 0)
 		r = import_tree(im, dir, err);
 	im->tree = close_fd(im->tree);
-	if (path_remove_tree(AT_FDCWD, dir) < 0)
+	if (remove_tree(dir) < 0)
 		log_warn("image: %s stays behind", dir);
 	return r;
 }

@@ -89,7 +89,7 @@ static int unpack_new(struct image_store *images, const char *blob, const char *
 		return err_oom(err);
 	r = unpack_to(images, tmp, blob, diff_id, chains, n, stop, arg, err);
 	/* Gone if it was renamed; there if it failed or another process was quicker. */
-	if (path_remove_tree(AT_FDCWD, tmp) < 0)
+	if (remove_tree(tmp) < 0)
 		log_warn("image: %s stays behind", tmp);
 	return r;
 }
@@ -214,7 +214,7 @@ int layers_bury_tree(struct image_store *images, int dirfd, const char *name)
 
 	if (fd >= 0 && bury_name(to) == 0 && (renameat(dirfd, name, fd, to) == 0 || errno == ENOENT))
 		return 0;
-	return path_remove_tree(dirfd, name); /* another file system, say */
+	return remove_tree_at(dirfd, name); /* another file system, say */
 }
 
 static void remove_buried(const char *layers)
@@ -223,7 +223,7 @@ static void remove_buried(const char *layers)
 	const struct dirent *de;
 
 	while (dir && (de = readdir(dir))) {
-		int r = str_starts(de->d_name, BURIED) ? path_remove_tree(dirfd(dir), de->d_name) : 0;
+		int r = str_starts(de->d_name, BURIED) ? remove_tree_at(dirfd(dir), de->d_name) : 0;
 
 		if (r < 0)
 			log_warn("image: %s/%s stays behind: %s", layers, de->d_name, strerror(-r));

@@ -18,7 +18,7 @@ static int dirfd;
 
 static void leave(void)
 {
-	path_remove_tree(AT_FDCWD, dir);
+	remove_tree(dir);
 }
 
 static void set_up(void)
@@ -70,7 +70,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		__builtin_trap();
 	close_fd(opt.fd);
 	check_outside();
-	if (path_remove_tree(AT_FDCWD, target) < 0)
+	if (remove_tree(target) < 0)
 		__builtin_trap();
 	return 0;
 }

@@ -157,6 +157,39 @@ static void remove_tree_stops_at_a_bind_mount_of_the_same_file_system(void **sta
 	assert_int_equal(remove_tree(other), 0);
 }
 
+static void remove_tree_stops_at_a_file_that_is_mounted_on(void **state)
+{
+	char *dir CLEANUP_FREE = make_dir();
+	char *file CLEANUP_FREE = xasprintf("%s/file", dir);
+
+	(void)state;
+	assert_int_equal(write_file(file, "x", 1, 0600), 0);
+	assert_int_equal(mount("/dev/null", file, NULL, MS_BIND, NULL), 0);
+	assert_int_equal(remove_tree(dir), -EXDEV);
+	assert_int_equal(umount(file), 0);
+	assert_int_equal(remove_tree(dir), 0);
+}
+
+static void remove_tree_removes_more_levels_than_it_holds_descriptors(void **state)
+{
+	char *dir CLEANUP_FREE = make_dir();
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	(void)state;
+	for (int i = 0; i < 1000; i++) {
+		int next;
+
+		assert_int_equal(mkdirat(fd, "d", 0700), 0);
+		next = openat(fd, "d", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		assert_true(next >= 0);
+		close_fd(fd);
+		fd = next;
+	}
+	close_fd(fd);
+	assert_int_equal(remove_tree(dir), 0);
+	assert_int_equal(access(dir, F_OK), -1);
+}
+
 static void buf_put_beyond_its_cap_is_refused_and_changes_nothing(void **state)
 {
 	struct buf b = {.max = 8};
@@ -253,6 +286,8 @@ int main(void)
 		cmocka_unit_test(write_file_atomic_replaces_and_leaves_nothing_behind),
 		cmocka_unit_test(remove_tree_follows_no_symlink),
 		cmocka_unit_test(remove_tree_stops_at_a_bind_mount_of_the_same_file_system),
+		cmocka_unit_test(remove_tree_stops_at_a_file_that_is_mounted_on),
+		cmocka_unit_test(remove_tree_removes_more_levels_than_it_holds_descriptors),
 		cmocka_unit_test(find_program_takes_the_first_in_path_that_can_be_run),
 		cmocka_unit_test(buf_put_beyond_its_cap_is_refused_and_changes_nothing),
 		cmocka_unit_test(buf_keeps_order_over_many_sizes),

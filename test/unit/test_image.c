@@ -428,13 +428,13 @@ static void path_clean_refuses_dots_and_lengths(void **state)
 		name[i] = i % 2 ? '/' : 'd';
 	name[4500] = 0;
 	assert_int_equal(path_clean(name), -ENAMETOOLONG);
-	name[2 * IMAGE_DEPTH_MAX + 2] = 0;
+	name[2 * TREE_DEPTH_MAX + 2] = 0;
 	assert_int_equal(path_clean(name), -ENAMETOOLONG);
-	name[2 * IMAGE_DEPTH_MAX] = 0;
+	name[2 * TREE_DEPTH_MAX] = 0;
 	assert_int_equal(path_clean(name), 0);
 }
 
-static void path_remove_tree_stays_out_of_links(void **state)
+static void remove_tree_at_stays_out_of_links(void **state)
 {
 	char dir[] = "/tmp/test_image.XXXXXX";
 	int fd;
@@ -447,14 +447,14 @@ static void path_remove_tree_stays_out_of_links(void **state)
 	assert_int_equal(mkdirat(fd, "tree/sub", 0700), 0);
 	assert_int_equal(symlinkat("../../keep", fd, "tree/sub/link"), 0);
 	assert_int_equal(symlinkat("tree", fd, "alias"), 0);
-	assert_int_equal(path_remove_tree(fd, "alias"), 0);
+	assert_int_equal(remove_tree_at(fd, "alias"), 0);
 	assert_int_equal(faccessat(fd, "tree/sub", F_OK, 0), 0);
-	assert_int_equal(path_remove_tree(fd, "tree"), 0);
-	assert_int_equal(path_remove_tree(fd, "tree"), 0);
+	assert_int_equal(remove_tree_at(fd, "tree"), 0);
+	assert_int_equal(remove_tree_at(fd, "tree"), 0);
 	assert_int_equal(faccessat(fd, "tree", F_OK, 0), -1);
 	assert_int_equal(faccessat(fd, "keep", F_OK, 0), 0);
 	close_fd(fd);
-	assert_int_equal(path_remove_tree(AT_FDCWD, dir), 0);
+	assert_int_equal(remove_tree(dir), 0);
 }
 
 int main(void)
@@ -479,7 +479,7 @@ int main(void)
 		cmocka_unit_test(registry_hosts_load_without_configuration),
 		cmocka_unit_test(path_clean_makes_names_relative),
 		cmocka_unit_test(path_clean_refuses_dots_and_lengths),
-		cmocka_unit_test(path_remove_tree_stays_out_of_links),
+		cmocka_unit_test(remove_tree_at_stays_out_of_links),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

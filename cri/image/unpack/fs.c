@@ -53,7 +53,7 @@ static int clear_way(struct unpack *u, int dirfd, const char *base, bool want_di
 		return errno == ENOENT ? 0 : unpack_io_error(err, path);
 	if (S_ISDIR(st.st_mode) && want_dir)
 		return 1;
-	r = path_remove_tree(dirfd, base);
+	r = remove_tree_at(dirfd, base);
 	if (r < 0)
 		return err_set_errno(err, r, "unpacking \"%.200s\"", path);
 	if (S_ISDIR(st.st_mode) || S_ISLNK(st.st_mode)) {
@@ -255,7 +255,7 @@ static int make_symlink(int dirfd, const char *base, struct archive_entry *entry
 
 	if (!to)
 		to = archive_entry_symlink_utf8(entry);
-	if (str_empty(to) || strlen(to) > IMAGE_PATH_MAX)
+	if (str_empty(to) || strlen(to) > TREE_PATH_MAX)
 		return unpack_bad(err, "entry \"%.200s\" is a symbolic link to nothing", path);
 	return symlinkat(to, dirfd, base) < 0 ? unpack_io_error(err, path) : 0;
 }

@@ -150,7 +150,7 @@ static int through_link(struct unpack *u, int dirfd, const char *base, const cha
 		return unpack_io_error(err, path);
 	if (target[0] != '/')
 		snprintf(to, PATH_MAX, "%.*s", (int)(strlen(path) - strlen(base)), path);
-	if (append_parts(to, target) < 0 || strlen(to) > IMAGE_PATH_MAX)
+	if (append_parts(to, target) < 0 || strlen(to) > TREE_PATH_MAX)
 		return unpack_bad(
 			err, "an entry's path leads through the link \"%.200s\", which leads to no directory",
 			path);
