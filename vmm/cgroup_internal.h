@@ -1,47 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cgroup_internal.h: what cgroup.c (finding, making, limits) and cgroup_member.c (members, killing, figures) share.
+ * cgroup_internal.h: what the files of cgroups share: cgroup_lib.c (the hierarchies of this host and every access to
+ * them, by libcgroup), cgroup.c (making and limits), cgroup_member.c (members, killing, figures).
  *
- * Threads: no state; each call reads the mount table anew.
+ * Threads:   any. The calls of cgroup_lib.c take the lock `libcgroup` inside; none of them waits for a process.
+ * Ownership: struct cgr_tree is a copy; it holds for as long as the host's cgroup mounts stay as they are.
  */
 #ifndef VMM_CGROUP_INTERNAL_H
 #define VMM_CGROUP_INTERNAL_H
 
 #include "vmm/cgroup.h"
 
-#define CGROUP_HIERARCHIES_MAX 24
-#define CGROUP_PATH_MAX	       1024
+#define CGR_HIERARCHIES_MAX 24
+#define CGR_PATH_MAX	    1024
 
+/* The controllers that matter here, as bits. */
 enum {
-	CGROUP_CPU = 1 << 0,
-	CGROUP_CPUACCT = 1 << 1,
-	CGROUP_CPUSET = 1 << 2,
-	CGROUP_MEMORY = 1 << 3,
-	CGROUP_PIDS = 1 << 4,
-	CGROUP_FREEZER = 1 << 5,
-	CGROUP_V2 = 1 << 8,
+	CGR_CPU = 1 << 0,
+	CGR_CPUACCT = 1 << 1,
+	CGR_CPUSET = 1 << 2,
+	CGR_MEMORY = 1 << 3,
+	CGR_PIDS = 1 << 4,
+	CGR_FREEZER = 1 << 5,
+	CGR_IO = 1 << 6,
+	CGR_HUGETLB = 1 << 7,
 };
 
-struct cgroup_hierarchy {
+struct cgr_hierarchy {
 	char mount[256];
-	unsigned has; /* controllers; with CGROUP_V2: those of the root's cgroup.controllers */
+	bool v2;
+	unsigned has;	     /* controllers; on v2 those of the root's cgroup.controllers */
+	char controller[32]; /* one of them, by which libcgroup finds the hierarchy; "": a v2 tree without any */
 };
 
-struct cgroup_tree {
-	struct cgroup_hierarchy h[CGROUP_HIERARCHIES_MAX];
+struct cgr_tree {
+	struct cgr_hierarchy h[CGR_HIERARCHIES_MAX];
 	size_t n;
 };
 
-/* The bits of those controllers that are named in `words`. */
-unsigned cgroup_controllers_in(const char *words, const char *separators);
-int cgroup_find_tree(struct cgroup_tree *t, struct err *err);
-/* -EINVAL unless it is a plain absolute path below the root. */
-int cgroup_check_path(const char *path, struct err *err);
-int cgroup_put(const struct cgroup_hierarchy *h, const char *path, const char *file, const char *value,
-	       struct err *err);
-/* *ret_data is the caller's to free. 0 or a negative errno. */
-int cgroup_get(const struct cgroup_hierarchy *h, const char *path, const char *file, char **ret_data);
-bool cgroup_exists(const struct cgroup_hierarchy *h, const char *path);
+/* ---- cgroup.c ------------------------------------------------------------------------------------------ */
+
+/* -EINVAL unless it is an absolute path below the root, without "//", "." and "..". */
+int cgr_check_path(const char *path, struct err *err);
 /* The hierarchy that has one of these controllers, or NULL. */
-const struct cgroup_hierarchy *cgroup_find_controller(const struct cgroup_tree *t, unsigned bit);
+const struct cgr_hierarchy *cgr_find(const struct cgr_tree *t, unsigned bits);
+
+/* ---- cgroup_lib.c --------------------------------------------------------------------------------------- */
+
+/* What is mounted. -ENOENT if nothing is. Reads the table of mounts again if it has changed since the last call. */
+int cgr_tree(struct cgr_tree *ret, struct err *err);
+/* The bits of those controllers that are named in `words`. */
+unsigned cgr_bits(const char *words);
+/* The name of a single bit. */
+const char *cgr_name(unsigned bit);
+bool cgr_exists(const struct cgr_hierarchy *h, const char *path);
+/* The path "" is the hierarchy's root. *ret_data is the caller's to free. 0 or a negative errno. */
+int cgr_get(const struct cgr_hierarchy *h, const char *path, const char *file, char **ret_data);
+int cgr_set(const struct cgr_hierarchy *h, const char *path, const char *file, const char *value,
+	    struct err *err);
+/*
+ * Makes `path`, whose parent exists. On v2 the parent passes on what it has of the controllers that matter here; one that it
+ * cannot pass on is left out, and missed when a limit needs it.
+ */
+int cgr_make(const struct cgr_hierarchy *h, const char *parent, const char *path, struct err *err);
+/* Removes an empty cgroup; -EBUSY if it is not empty. A missing one is success. */
+int cgr_remove(const struct cgr_hierarchy *h, const char *path);
+/* Moves a process with a single thread into the cgroup `path` of every hierarchy that has it. */
+int cgr_attach(const char *path, pid_t pid, struct err *err);
 
 #endif

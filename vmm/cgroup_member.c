@@ -1,4 +1,5 @@
-/* cgroup_member.c: who is in the pod's cgroup, killing them, and the cgroup's figures. */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cgroup_member.c: the processes of a VM's cgroup, killing them, and the cgroup's figures. */
 #include "vmm/cgroup_internal.h"
 
 #include "base/util.h"
@@ -8,16 +9,17 @@
 #include <sys/pidfd.h>
 
 #define PIDS_AT_ONCE   1024
+#define KILL_AT_ONCE   64
 #define RMDIR_PAUSE_NS (2 * NS_PER_MS)
 
 /* ---- members and killing ------------------------------------------------------------------------------- */
 
-static int read_pids(const struct cgroup_hierarchy *h, const char *path, pid_t *pids, size_t max)
+static int read_pids(const struct cgr_hierarchy *h, const char *path, pid_t *pids, size_t max)
 {
 	char *data CLEANUP_FREE = NULL;
 	char *save = NULL;
 	size_t n = 0;
-	int r = cgroup_get(h, path, "cgroup.procs", &data);
+	int r = cgr_get(h, path, "cgroup.procs", &data);
 
 	if (r < 0)
 		return r;
@@ -32,12 +34,12 @@ static int read_pids(const struct cgroup_hierarchy *h, const char *path, pid_t *
 
 int vmm_cgroup_pids(const char *path, pid_t *pids, size_t max)
 {
-	struct cgroup_tree t;
+	struct cgr_tree t;
 	int best = -ENOENT;
-	int r = cgroup_check_path(path, NULL);
+	int r = cgr_check_path(path, NULL);
 
 	if (r == 0)
-		r = cgroup_find_tree(&t, NULL);
+		r = cgr_tree(&t, NULL);
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < t.n && best <= 0; i++) {
@@ -48,57 +50,74 @@ int vmm_cgroup_pids(const char *path, pid_t *pids, size_t max)
 	return best;
 }
 
-/*
- * Signals every member once; the v1 freezer keeps them from forking meanwhile. Returns a pidfd of one of
- * them, or -1.
- */
-static int kill_members(const struct cgroup_hierarchy *h, const char *path, pid_t *pids)
+static bool is_member(const pid_t *pids, int n, pid_t pid)
 {
-	bool freeze = (h->has & CGROUP_FREEZER) && !(h->has & CGROUP_V2);
-	int watch = -1, n;
-
-	if (freeze)
-		cgroup_put(h, path, "freezer.state", "FROZEN", NULL);
-	n = read_pids(h, path, pids, PIDS_AT_ONCE);
 	for (int i = 0; i < n; i++) {
-		int fd = pids[i] == getpid() ? -1 : pidfd_open(pids[i], 0);
-
-		if (fd < 0)
-			continue;
-		/*
-		 * A recycled number would be somebody else's process; inside the cgroup it is fair game, so
-		 * look again.
-		 */
-		pidfd_send_signal(fd, SIGKILL, NULL, 0);
-		close_fd(watch);
-		watch = fd;
+		if (pids[i] == pid)
+			return true;
 	}
+	return false;
+}
+
+/*
+ * SIGKILL to up to KILL_AT_ONCE members. A number read from the cgroup may belong to a process outside of it by the
+ * time that its pidfd is open, so the members are read once more in between. Returns one pidfd, or -1.
+ */
+static int signal_members(const struct cgr_hierarchy *h, const char *path, pid_t *pids)
+{
+	pid_t first[KILL_AT_ONCE];
+	int fds[KILL_AT_ONCE];
+	int watch = -1, n = read_pids(h, path, first, KILL_AT_ONCE), still;
+
+	for (int i = 0; i < n; i++)
+		fds[i] = first[i] == getpid() ? -1 : pidfd_open(first[i], 0);
+	still = read_pids(h, path, pids, PIDS_AT_ONCE);
+	for (int i = 0; i < n; i++) {
+		if (fds[i] < 0)
+			continue;
+		if (!is_member(pids, still, first[i]) || pidfd_send_signal(fds[i], SIGKILL, NULL, 0) < 0) {
+			close_fd(fds[i]);
+			continue;
+		}
+		close_fd(watch);
+		watch = fds[i];
+	}
+	return watch;
+}
+
+/* As signal_members; the v1 freezer keeps the members from forking meanwhile. */
+static int kill_members(const struct cgr_hierarchy *h, const char *path, pid_t *pids)
+{
+	bool freeze = (h->has & CGR_FREEZER) && !h->v2;
+	int watch;
+
 	if (freeze)
-		cgroup_put(h, path, "freezer.state", "THAWED", NULL);
+		cgr_set(h, path, "freezer.state", "FROZEN", NULL);
+	watch = signal_members(h, path, pids);
+	if (freeze)
+		cgr_set(h, path, "freezer.state", "THAWED", NULL);
 	return watch;
 }
 
 /* One hierarchy's leaf: emptied and removed. */
-static int destroy_in(const struct cgroup_hierarchy *h, const char *path, pid_t *pids, int64_t deadline_ns,
+static int destroy_in(const struct cgr_hierarchy *h, const char *path, pid_t *pids, int64_t deadline_ns,
 		      struct err *err)
 {
-	char full[CGROUP_PATH_MAX];
-
-	if ((size_t)snprintf(full, sizeof(full), "%s%s", h->mount, path) >= sizeof(full))
-		return err_set(err, -ENAMETOOLONG, "cgroup path %s is too long", path);
 	for (;;) {
 		int watch CLEANUP_CLOSE = -1;
+		int r = cgr_remove(h, path);
 
-		if (rmdir(full) == 0 || errno == ENOENT)
+		if (r == 0)
 			return 0;
-		if (errno != EBUSY)
-			return err_set_errno(err, -errno, "removing cgroup %s", full);
-		if (h->has & CGROUP_V2)
-			cgroup_put(h, path, "cgroup.kill", "1", NULL);
+		if (r != -EBUSY)
+			return err_set_errno(err, r, "removing cgroup %s%s", h->mount, path);
+		if (h->v2)
+			cgr_set(h, path, "cgroup.kill", "1", NULL);
 		watch = kill_members(h, path, pids);
 		if (now_monotonic_ns() >= deadline_ns)
-			return err_set(err, -ETIMEDOUT, "cgroup %s is still in use", full);
-		/* The pidfd tells of one death; the last moments of a dead process's cgroup have no event. */
+			return err_set(err, -ETIMEDOUT, "cgroup %s%s is still in use", h->mount, path);
+		/* The pidfd tells of one death; there is no event for the moment after it in which the cgroup is
+		 * still busy. */
 		if (watch >= 0)
 			wait_fd(watch, POLLIN, deadline_ns);
 		else
@@ -109,20 +128,20 @@ static int destroy_in(const struct cgroup_hierarchy *h, const char *path, pid_t 
 int vmm_cgroup_destroy(const char *path, int64_t deadline_ns, struct err *err)
 {
 	pid_t *pids CLEANUP_FREE = malloc(PIDS_AT_ONCE * sizeof(*pids));
-	struct cgroup_tree t;
-	int r = cgroup_check_path(path, err);
+	struct cgr_tree t;
+	int r = cgr_check_path(path, err);
 
 	if (r == 0 && !pids)
 		r = err_set(err, -ENOMEM, "out of memory");
 	if (r == 0)
-		r = cgroup_find_tree(&t, err);
+		r = cgr_tree(&t, err);
 	if (r < 0)
 		return r;
 	deadline_ns = wait_deadline(deadline_ns);
 	/* All at once where the kernel can. */
 	for (size_t i = 0; i < t.n; i++) {
-		if (t.h[i].has & CGROUP_V2)
-			cgroup_put(&t.h[i], path, "cgroup.kill", "1", NULL);
+		if (t.h[i].v2)
+			cgr_set(&t.h[i], path, "cgroup.kill", "1", NULL);
 	}
 	for (size_t i = 0; i < t.n; i++) {
 		int k = destroy_in(&t.h[i], path, pids, deadline_ns, r == 0 ? err : NULL);
@@ -135,20 +154,20 @@ int vmm_cgroup_destroy(const char *path, int64_t deadline_ns, struct err *err)
 
 /* ---- stats --------------------------------------------------------------------------------------------- */
 
-static uint64_t number(const struct cgroup_hierarchy *h, const char *path, const char *file)
+static uint64_t number(const struct cgr_hierarchy *h, const char *path, const char *file)
 {
 	char *data CLEANUP_FREE = NULL;
 
-	return h && cgroup_get(h, path, file, &data) == 0 ? strtoull(data, NULL, 10) : 0;
+	return h && cgr_get(h, path, file, &data) == 0 ? strtoull(data, NULL, 10) : 0;
 }
 
 /* The value behind `key` in a flat keyed file. */
-static uint64_t keyed(const struct cgroup_hierarchy *h, const char *path, const char *file, const char *key)
+static uint64_t keyed(const struct cgr_hierarchy *h, const char *path, const char *file, const char *key)
 {
 	char *data CLEANUP_FREE = NULL;
 	size_t len = strlen(key);
 
-	if (!h || cgroup_get(h, path, file, &data) < 0)
+	if (!h || cgr_get(h, path, file, &data) < 0)
 		return 0;
 	for (char *line = data; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
 		if (strncmp(line, key, len) == 0 && line[len] == ' ')
@@ -160,26 +179,27 @@ static uint64_t keyed(const struct cgroup_hierarchy *h, const char *path, const 
 int vmm_cgroup_stats(const char *path, struct vmm_cgroup_stats *ret, struct err *err)
 {
 	struct vmm_cgroup_stats s = {0};
-	const struct cgroup_hierarchy *cpu, *mem;
+	const struct cgr_hierarchy *cpu, *mem;
 	uint64_t inactive;
-	struct cgroup_tree t;
-	int r = cgroup_check_path(path, err);
+	struct cgr_tree t;
+	int r = cgr_check_path(path, err);
 
 	if (r == 0)
-		r = cgroup_find_tree(&t, err);
+		r = cgr_tree(&t, err);
 	if (r < 0)
 		return r;
-	cpu = cgroup_find_controller(&t, CGROUP_CPUACCT);
-	if (!cpu)
-		cpu = cgroup_find_controller(&t, CGROUP_V2);
-	mem = cgroup_find_controller(&t, CGROUP_MEMORY);
-	if (!cgroup_exists(&t.h[0], path))
+	/* On v2 every cgroup has cpu.stat, with or without the controller. */
+	cpu = cgr_find(&t, CGR_CPUACCT);
+	for (size_t i = 0; i < t.n && !cpu; i++)
+		cpu = t.h[i].v2 ? &t.h[i] : NULL;
+	mem = cgr_find(&t, CGR_MEMORY);
+	if (!cgr_exists(&t.h[0], path))
 		return err_set(err, -ENOENT, "there is no cgroup %s", path);
-	if (cpu && (cpu->has & CGROUP_V2))
+	if (cpu && cpu->v2)
 		s.cpu_usage_ns = keyed(cpu, path, "cpu.stat", "usage_usec") * 1000;
 	else
 		s.cpu_usage_ns = number(cpu, path, "cpuacct.usage");
-	if (mem && (mem->has & CGROUP_V2)) {
+	if (mem && mem->v2) {
 		s.memory_usage_bytes = number(mem, path, "memory.current");
 		inactive = keyed(mem, path, "memory.stat", "inactive_file");
 		s.oom_kills = keyed(mem, path, "memory.events", "oom_kill");
@@ -198,20 +218,20 @@ int vmm_cgroup_stats(const char *path, struct vmm_cgroup_stats *ret, struct err 
 
 int vmm_cgroup_memory_limit(const char *path, uint64_t *ret_bytes, struct err *err)
 {
-	const struct cgroup_hierarchy *mem;
-	struct cgroup_tree t;
+	const struct cgr_hierarchy *mem;
+	struct cgr_tree t;
 	uint64_t limit;
-	int r = cgroup_check_path(path, err);
+	int r = cgr_check_path(path, err);
 
 	if (r == 0)
-		r = cgroup_find_tree(&t, err);
+		r = cgr_tree(&t, err);
 	if (r < 0)
 		return r;
-	mem = cgroup_find_controller(&t, CGROUP_MEMORY);
-	if (!mem || !cgroup_exists(mem, path))
+	mem = cgr_find(&t, CGR_MEMORY);
+	if (!mem || !cgr_exists(mem, path))
 		return err_set(err, -ENOENT, "there is no cgroup %s of the memory controller", path);
 	/* "max" is no number, and reads as 0. */
-	limit = number(mem, path, mem->has & CGROUP_V2 ? "memory.max" : "memory.limit_in_bytes");
+	limit = number(mem, path, mem->v2 ? "memory.max" : "memory.limit_in_bytes");
 	*ret_bytes = limit < V1_NO_LIMIT ? limit : 0;
 	return 0;
 }

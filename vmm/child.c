@@ -1,6 +1,7 @@
 #include "vmm/child_internal.h"
 
 #include "base/util.h"
+#include "vmm/cgroup_internal.h"
 #include "vmm/wait_internal.h"
 
 #include <ctype.h>
@@ -9,6 +10,7 @@
 #include <spawn.h>
 #include <sys/stat.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #define STATUS_FD    3
@@ -75,10 +77,10 @@ static char **helper_argv(const struct child_spec *spec)
 		r = strv_add(&argv, "--status-fd");
 	if (r == 0)
 		r = strv_addf(&argv, "%d", STATUS_FD);
-	for (size_t i = 0; r == 0 && spec->cgroup_procs && spec->cgroup_procs[i]; i++) {
-		r = strv_add(&argv, "--cgroup-procs");
+	if (r == 0 && spec->cgroup) {
+		r = strv_add(&argv, "--hold-fd");
 		if (r == 0)
-			r = strv_add(&argv, spec->cgroup_procs[i]);
+			r = strv_addf(&argv, "%d", STATUS_FD);
 	}
 	if (r == 0 && spec->netns) {
 		r = strv_add(&argv, "--netns");
@@ -140,12 +142,38 @@ static int spawn_helper(pid_t *ret_pid, const struct child_spec *spec, char **ar
 	return r;
 }
 
+/* Ends and reaps a helper that must not go on. */
+static void drop_helper(struct child *p)
+{
+	kill(p->pid, SIGKILL); /* our child, not reaped yet: the number is still its own */
+	waitpid(p->pid, NULL, 0);
+	child_done(p);
+	*p = CHILD_INIT;
+}
+
+/*
+ * Moves the helper, which waits with its program until a byte comes. One that has ended meanwhile is no error here:
+ * child_confirm tells what it said.
+ */
+static int enter_cgroup(const struct child *p, const char *cgroup, int helper, struct err *err)
+{
+	struct err e = ERR_INIT;
+	int r = cgr_attach(cgroup, p->pid, &e);
+
+	if (r == -ESRCH)
+		return 0;
+	if (r < 0)
+		return err_copy(err, &e);
+	if (send(helper, "", 1, MSG_NOSIGNAL) == 1 || errno == EPIPE || errno == ECONNRESET)
+		return 0;
+	return err_set_errno(err, -errno, "releasing the spawn helper");
+}
+
 int child_spawn(struct child *p, const struct child_spec *spec, struct err *err)
 {
 	char **argv CLEANUP_STRV = helper_argv(spec);
-	int pipe_read CLEANUP_CLOSE = -1, pipe_write CLEANUP_CLOSE = -1;
+	int ours CLEANUP_CLOSE = -1, helpers CLEANUP_CLOSE = -1;
 	int fds[2];
-	pid_t pid;
 	int r;
 
 	*p = CHILD_INIT;
@@ -153,24 +181,27 @@ int child_spawn(struct child *p, const struct child_spec *spec, struct err *err)
 		return err_set(err, -ENOMEM, "starting %s: out of memory", spec->argv[0]);
 	if (spec->n_fds > CHILD_FDS_MAX)
 		return err_set(err, -E2BIG, "starting %s: too many file descriptors", spec->argv[0]);
-	if (pipe2(fds, O_CLOEXEC) < 0)
-		return err_set_errno(err, -errno, "starting %s: pipe", spec->argv[0]);
-	pipe_read = fds[0];
-	pipe_write = fds[1];
-	r = spawn_helper(&pid, spec, argv, pipe_write);
-	if (r < 0)
-		return err_set_errno(err, r, "running the spawn helper %s", spec->helper);
-	p->pid = pid;
-	p->pidfd = pidfd_open(pid, 0);
-	if (p->pidfd < 0) {
-		r = -errno;
-		kill(pid, SIGKILL);
-		waitpid(pid, NULL, 0);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+		return err_set_errno(err, -errno, "starting %s: socketpair", spec->argv[0]);
+	ours = fds[0];
+	helpers = fds[1];
+	r = spawn_helper(&p->pid, spec, argv, helpers);
+	if (r < 0) {
 		*p = CHILD_INIT;
-		return err_set_errno(err, r, "starting %s: pidfd_open", spec->argv[0]);
+		return err_set_errno(err, r, "running the spawn helper %s", spec->helper);
 	}
-	read_stat(pid, NULL, NULL, &p->start_time);
-	p->confirm_fd = move_fd(pipe_read);
+	helpers = close_fd(helpers);
+	p->pidfd = pidfd_open(p->pid, 0);
+	if (p->pidfd < 0)
+		r = err_set_errno(err, -errno, "pidfd_open");
+	if (r == 0 && spec->cgroup)
+		r = enter_cgroup(p, spec->cgroup, ours, err);
+	if (r < 0) {
+		drop_helper(p);
+		return err_wrap(err, "starting %s", spec->argv[0]);
+	}
+	read_stat(p->pid, NULL, NULL, &p->start_time);
+	p->confirm_fd = move_fd(ours);
 	return 0;
 }
 

@@ -1,5 +1,5 @@
 /*
- * child_internal.h: child processes of a VM: started by crivisor-spawn, watched by pidfd, adopted after a restart.
+ * child_internal.h: child processes of a VM: started through crivisor-spawn, watched by pidfd, adopted after a restart.
  *
  * Threads:   no shared state; one struct child is used by one thread at a time (the VM's lock sees to that).
  * Ownership: struct child is embedded; child_done closes its fds and never touches the process.
@@ -37,7 +37,7 @@ struct child_spec {
 	char *const *argv;	   /* argv[0]: program, searched in PATH unless it holds a slash */
 	const char *log;	   /* file for stdout and stderr, appended; NULL: none */
 	const char *netns;	   /* NULL: the caller's */
-	char *const *cgroup_procs; /* cgroup.procs files to join; NULL: none */
+	const char *cgroup;	   /* which the program is in from its first instruction; NULL: the caller's */
 	const int *fds;		   /* inherited, in order */
 	size_t n_fds;
 };

@@ -96,7 +96,6 @@ struct vm_launch {
 	uint64_t image_bytes;
 	uint8_t mac[6];
 	int64_t deadline_ns;
-	char **cgroup_procs;
 	int fds[CHILD_FDS_MAX]; /* for the VMM; owned */
 	size_t n_fds;
 	/* Indices into fds, -1: none. */
@@ -248,11 +247,6 @@ int sock_connect(const char *path, int64_t deadline_ns, int stop_fd, const struc
 
 /* Opens the persistent tap `name` of the netns (NULL: the caller's): a queue fd with vnet_hdr. */
 int tap_open(const char *netns_path, const char *name, struct err *err);
-
-/* ---- cgroup.c ------------------------------------------------------------------------------------------ */
-
-/* The cgroup.procs files of `path` in every hierarchy. */
-int cgroup_procs_files(const char *path, char ***ret_files, struct err *err);
 
 /* ---- choose.c ------------------------------------------------------------------------------------------ */
 

@@ -81,49 +81,49 @@ int vmm_kvm_look(struct vmm_kvm *ret)
 
 /* Whether one of the controllers that pods are limited by cannot be passed on to children of the tree's top.
  */
-static bool is_crowded(const struct cgroup_hierarchy *h)
+static bool is_crowded(const struct cgr_hierarchy *h)
 {
 	char *events CLEANUP_FREE = NULL, *procs CLEANUP_FREE = NULL;
 	char *has CLEANUP_FREE = NULL, *on CLEANUP_FREE = NULL;
 
 	/* Only cgroups below the root have this file; the root may hold processes and pass on
 	 * (cgroup-v2.rst). */
-	if (cgroup_get(h, "", "cgroup.events", &events) < 0 ||
-	    cgroup_get(h, "", "cgroup.procs", &procs) < 0 || !*procs ||
-	    cgroup_get(h, "", "cgroup.controllers", &has) < 0 ||
-	    cgroup_get(h, "", "cgroup.subtree_control", &on) < 0)
+	if (cgr_get(h, "", "cgroup.events", &events) < 0 ||
+	    cgr_get(h, "", "cgroup.procs", &procs) < 0 || !*procs ||
+	    cgr_get(h, "", "cgroup.controllers", &has) < 0 ||
+	    cgr_get(h, "", "cgroup.subtree_control", &on) < 0)
 		return false;
-	return cgroup_controllers_in(has, " \n") & ~cgroup_controllers_in(on, " \n") &
-	       (CGROUP_CPU | CGROUP_MEMORY);
+	return cgr_bits(has) & ~cgr_bits(on) &
+	       (CGR_CPU | CGR_MEMORY);
 }
 
 int vmm_cgroup_look(struct vmm_cgroups *ret, struct err *err)
 {
 	struct vmm_cgroups found = {0};
-	struct cgroup_tree t;
+	struct cgr_tree t;
 	bool v1 = false, v2 = false;
 	unsigned has = 0;
-	int r = cgroup_find_tree(&t, err);
+	int r = cgr_tree(&t, err);
 
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < t.n; i++) {
-		const struct cgroup_hierarchy *h = &t.h[i];
+		const struct cgr_hierarchy *h = &t.h[i];
 
-		if (h->has & CGROUP_V2)
+		if (h->v2)
 			v2 = true;
 		else
 			v1 = true;
 		has |= h->has;
 		found.read_only = found.read_only || (access(h->mount, W_OK) < 0 && errno == EROFS);
-		if ((h->has & CGROUP_V2) && is_crowded(h))
+		if (h->v2 && is_crowded(h))
 			snprintf(found.crowded, sizeof(found.crowded), "%s", h->mount);
 	}
 	found.layout = v1 && v2 ? "hybrid" : v2 ? "v2" : "v1";
-	found.cpu = has & CGROUP_CPU;
-	found.memory = has & CGROUP_MEMORY;
-	found.cpuset = has & CGROUP_CPUSET;
-	found.pids = has & CGROUP_PIDS;
+	found.cpu = has & CGR_CPU;
+	found.memory = has & CGR_MEMORY;
+	found.cpuset = has & CGR_CPUSET;
+	found.pids = has & CGR_PIDS;
 	*ret = found;
 	return 0;
 }

@@ -1,11 +1,11 @@
 /*
- * crivisor-spawn: enters cgroups and a network namespace, then becomes the program it is given.
+ * crivisor-spawn: enters a network namespace, waits until it is in its cgroup, then becomes the program it is given.
  *
- * Usage: crivisor-spawn [--status-fd N] [--cgroup-procs FILE]… [--netns PATH] [--log FILE] [--keep-fd N]… --
- *        PROGRAM ARG…
+ * Usage: crivisor-spawn [--status-fd N] [--hold-fd N] [--netns PATH] [--log FILE] [--keep-fd N]… -- PROGRAM ARG…
  *
- * So the program lives in its place from its first instruction, and nothing is moved afterwards. The program
- * gets a session of its own, default signals, /dev/null as stdin, the log file as stdout and stderr, no core
+ * So the program is in its place from its first instruction, and nothing is moved afterwards. The parent moves this
+ * process to its cgroup and then writes a byte to the hold fd; if the parent ends before, so does this process. The
+ * program gets a session of its own, default signals, /dev/null as stdin, the log file as stdout and stderr, no core
  * dumps and no fd but the kept ones. What fails is written as text to the status fd, which is close-on-exec:
  * a reader sees the reason, or EOF once the program runs. Exit status 127 after a failure. Static and
  * single-threaded, so that setns is its own affair.
@@ -56,14 +56,17 @@ static int fd_arg(const char *s)
 	return (int)v;
 }
 
-static void join_cgroup(const char *procs)
+/* Waits for the byte that tells that this process is where it belongs. Without it, its parent is gone or gives up. */
+static void wait_for_word(int fd)
 {
-	int r = write_file(procs, "0", 1, 0);
+	char byte;
+	ssize_t n;
 
-	if (r < 0) {
-		errno = -r;
-		die("joining the cgroup by %s", procs);
-	}
+	do
+		n = read(fd, &byte, 1);
+	while (n < 0 && errno == EINTR);
+	if (n != 1)
+		_exit(127);
 }
 
 static void enter_netns(const char *path)
@@ -126,7 +129,7 @@ int main(int argc, char **argv)
 	const char *netns = NULL, *log = NULL;
 	int keep[KEEP_MAX];
 	size_t n_keep = 0;
-	int i;
+	int hold_fd = -1, i;
 
 	for (i = 1; i + 1 < argc && !str_eq(argv[i], "--"); i += 2) {
 		const char *value = argv[i + 1];
@@ -134,8 +137,8 @@ int main(int argc, char **argv)
 		errno = 0;
 		if (str_eq(argv[i], "--status-fd")) {
 			status_fd = fd_arg(value);
-		} else if (str_eq(argv[i], "--cgroup-procs")) {
-			join_cgroup(value);
+		} else if (str_eq(argv[i], "--hold-fd")) {
+			hold_fd = fd_arg(value);
 		} else if (str_eq(argv[i], "--netns")) {
 			netns = value;
 		} else if (str_eq(argv[i], "--log")) {
@@ -154,6 +157,8 @@ int main(int argc, char **argv)
 	open_stdio(log);
 	reset_process();
 	close_others(keep, n_keep);
+	if (hold_fd >= 0)
+		wait_for_word(hold_fd);
 	execvp(argv[i + 1], argv + i + 1);
 	die("running %s", argv[i + 1]);
 }

@@ -158,7 +158,7 @@ static int open_boot_tap(struct vm_launch *l, struct err *err)
 static int spawn_vmm(struct vm *vm, struct vm_launch *l, const char *helper, struct err *err)
 {
 	struct child_spec ps = {
-		.helper = helper, .netns = l->spec->netns_path, .cgroup_procs = l->cgroup_procs};
+		.helper = helper, .netns = l->spec->netns_path, .cgroup = l->spec->cgroup};
 	char **argv CLEANUP_STRV = NULL;
 	const char *slash = strrchr(l->choice->path, '/');
 	char log[256];
@@ -231,7 +231,6 @@ static void launch_done(struct vm_launch *l)
 	for (size_t i = 0; i < l->n_fds; i++)
 		close_fd(l->fds[i]);
 	l->n_fds = 0;
-	strv_free(l->cgroup_procs);
 }
 
 /* Waits for the VMM's API. What a VMM answers while it goes down is not its last word. */
@@ -255,8 +254,6 @@ static int start(struct vm *vm, struct vm_launch *l, struct err *err)
 
 	if (r == 0)
 		r = set_mac(l, err);
-	if (r == 0 && l->spec->cgroup)
-		r = cgroup_procs_files(l->spec->cgroup, &l->cgroup_procs, err);
 	if (r == 0)
 		r = launch_all(vm, l, err);
 	launch_done(l);

@@ -153,7 +153,7 @@ int virtiofsd_spawn(struct vm *vm, const struct vm_launch *launch, const char *h
 	char **argv CLEANUP_STRV = NULL;
 	int listener CLEANUP_CLOSE = -1;
 	struct child_spec ps = {
-		.helper = helper, .netns = launch->spec->netns_path, .cgroup_procs = launch->cgroup_procs};
+		.helper = helper, .netns = launch->spec->netns_path, .cgroup = launch->spec->cgroup};
 	bool legacy;
 	int r = virtiofsd_find(launch->config, path, sizeof(path), &legacy, err);
 

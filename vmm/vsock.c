@@ -72,7 +72,7 @@ int vsock_daemon_spawn(struct vm *vm, const struct vm_launch *launch, const char
 	char path[512], log[256], vhost[256], uds[256];
 	char **argv CLEANUP_STRV = NULL;
 	struct child_spec ps = {
-		.helper = helper, .netns = launch->spec->netns_path, .cgroup_procs = launch->cgroup_procs};
+		.helper = helper, .netns = launch->spec->netns_path, .cgroup = launch->spec->cgroup};
 	int r = vsock_daemon_find(launch->config, path, sizeof(path), err);
 
 	if (r == 0)

@@ -121,7 +121,6 @@ static void destroy_kills_members(void **state)
 	struct vmm_cgroup_stats stats;
 	struct err err = ERR_INIT;
 	char leaf[128], helper[512];
-	char **procs CLEANUP_STRV = NULL;
 	struct child_spec spec = {.argv = argv};
 	struct child c;
 	pid_t pids[16];
@@ -129,11 +128,10 @@ static void destroy_kills_members(void **state)
 	(void)state;
 	snprintf(leaf, sizeof(leaf), "%s/pod/kill", top);
 	assert_int_equal(vmm_cgroup_create(leaf, &res, &err), 0);
-	assert_int_equal(cgroup_procs_files(leaf, &procs, &err), 0);
 	if (find_spawn_helper(&config, helper, sizeof(helper), &err) < 0)
 		fail_msg("%s", err.msg);
 	spec.helper = helper;
-	spec.cgroup_procs = procs;
+	spec.cgroup = leaf;
 	if (child_spawn(&c, &spec, &err) < 0 ||
 	    child_confirm(&c, now_monotonic_ns() + 5 * NS_PER_SEC, &err) < 0)
 		fail_msg("%s", err.msg);

@@ -1,0 +1,584 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cgroup_lib.c: every access to cgroup file systems goes through here, and the library libcgroup is used here only.
+ *
+ * Facts: libcgroup 2.0.2 (Debian 12) and 3.1 (Debian 13), src/api.c; Documentation/admin-guide/cgroup-v2.rst.
+ *
+ * The library keeps its table of mounts in global memory and fills it in cgroup_init, which may be called again; nothing
+ * else refreshes it. So the table is filled again once the cgroup mounts of this process have changed. Neither the table nor the library's buffers are safe to use from several threads: the lock `libcgroup`
+ * serialises all calls. It is never held while waiting for a process; moving a process can take the kernel some 10 ms.
+ *
+ * What the library cannot do is done with the files themselves:
+ *   - a v2 tree without controllers, as in most hybrids: the library knows a tree by its controllers alone;
+ *   - a v2 cgroup to which no parent can pass a controller: the library makes it only together with one;
+ *   - cgroup.kill (in cgroup_member.c through cgr_set): works through the library where the tree has a controller.
+ */
+#include "vmm/cgroup_internal.h"
+
+#include "base/buf.h"
+#include "base/util.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <libcgroup.h>
+#include <link.h>
+#include <linux/magic.h>
+#include <mntent.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#define FILE_MAX (1024 * 1024)
+#define LINE_MAX_BYTES 4096
+
+static const struct {
+	const char *name;
+	unsigned bit;
+} controllers[] = {
+	{"cpu", CGR_CPU},	{"cpuacct", CGR_CPUACCT}, {"cpuset", CGR_CPUSET}, {"memory", CGR_MEMORY},
+	{"pids", CGR_PIDS}, {"freezer", CGR_FREEZER}, {"io", CGR_IO},	  {"hugetlb", CGR_HUGETLB},
+};
+
+/* The lock `libcgroup`: guards the library and what follows. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct cgr_tree known; /* the library's table of mounts, by hierarchy */
+static char *mounted;	   /* the cgroup mounts for which it is */
+static int mountinfo = -1; /* polls with POLLPRI once any mount of this process has changed (proc(5)) */
+
+/* ---- names and errors ---------------------------------------------------------------------------------- */
+
+unsigned cgr_bits(const char *words)
+{
+	char *copy CLEANUP_FREE = strdup(words);
+	char *save = NULL;
+	unsigned bits = 0;
+
+	for (char *w = copy ? strtok_r(copy, " \n", &save) : NULL; w; w = strtok_r(NULL, " \n", &save)) {
+		for (size_t i = 0; i < ARRAY_SIZE(controllers); i++) {
+			if (str_eq(w, controllers[i].name))
+				bits |= controllers[i].bit;
+		}
+	}
+	return bits;
+}
+
+const char *cgr_name(unsigned bit)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(controllers); i++) {
+		if (controllers[i].bit == bit)
+			return controllers[i].name;
+	}
+	return "";
+}
+
+/* The library's code as a negative errno. It keeps the errno of a write or an rmdir, and drops that of an open. */
+static int errno_of(int code)
+{
+	int e;
+
+	switch (code) {
+	case 0:
+		return 0;
+	case ECGOTHER:
+		e = cgroup_get_last_errno();
+		return e > 0 ? -e : -EIO;
+	case ECGROUPVALUENOTEXIST:
+	case ECGROUPNOTEXIST:
+	case ECGROUPNOTMOUNTED:
+	case ECGROUPSUBSYSNOTMOUNTED:
+		return -ENOENT;
+	case ECGROUPNOTOWNER:
+	case ECGROUPNOTALLOWED:
+		return -EACCES;
+	case ECGNONEMPTY:
+		return -EBUSY;
+	default:
+		return -EIO;
+	}
+}
+
+/* Errors are returned, never logged: without this the library prints them to stderr. */
+static void no_log(void *data, int level, const char *fmt, va_list ap)
+{
+	(void)data;
+	(void)level;
+	(void)fmt;
+	(void)ap;
+}
+
+/* ---- what is mounted ----------------------------------------------------------------------------------- */
+
+/* The cgroup mounts of this process, a line each; *ret_v2 is where a v2 tree is mounted, or "". */
+static int read_mounts(char **ret_lines, char *ret_v2, size_t size)
+{
+	FILE *f CLEANUP_FILE = setmntent("/proc/self/mounts", "re");
+	struct buf lines = {.max = FILE_MAX};
+	struct mntent *m, entry;
+	char text[8192];
+	int r = f ? 0 : -errno;
+
+	ret_v2[0] = 0;
+	while (r == 0 && (m = getmntent_r(f, &entry, text, sizeof(text)))) {
+		char *line CLEANUP_FREE = NULL;
+
+		if (!str_eq(m->mnt_type, "cgroup") && !str_eq(m->mnt_type, "cgroup2"))
+			continue;
+		if (str_eq(m->mnt_type, "cgroup2") && !ret_v2[0])
+			snprintf(ret_v2, size, "%s", m->mnt_dir);
+		line = xasprintf("%s %s %s\n", m->mnt_type, m->mnt_dir, m->mnt_opts);
+		r = line ? buf_put(&lines, line, strlen(line)) : -ENOMEM;
+	}
+	if (r == 0)
+		r = buf_put(&lines, "", 1);
+	if (r == 0) {
+		*ret_lines = strdup((const char *)buf_data(&lines));
+		r = *ret_lines ? 0 : -ENOMEM;
+	}
+	buf_done(&lines);
+	return r;
+}
+
+/* With the lock held: whether any mount of this process has come or gone since the last call. */
+static bool any_mount_changed(void)
+{
+	struct pollfd p = {.fd = mountinfo, .events = POLLPRI};
+
+	if (mountinfo < 0) {
+		p.fd = mountinfo = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+		(void)poll(&p, 1, 0); /* from here on it tells of changes */
+		return true;
+	}
+	return poll(&p, 1, 0) != 0;
+}
+
+/*
+ * With the lock held. The library's table is an array of 800 KB, and cgroup_init writes zeros to all of it, so that
+ * it is resident from then on. The kernel is given back the pages that hold zeros only; they read as zeros afterwards.
+ * A library that does not export the table keeps them.
+ */
+static void trim_table(void)
+{
+	unsigned char *table = dlsym(RTLD_DEFAULT, "cg_mount_table");
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), size = 0;
+	const ElfW(Sym) *symbol = NULL;
+	Dl_info info;
+
+	if (table && dladdr1(table, &info, (void **)&symbol, RTLD_DL_SYMENT) != 0 && symbol)
+		size = symbol->st_size;
+	for (size_t at = (page - (uintptr_t)table % page) % page; at + page <= size; at += page) {
+		if (table[at] == 0 && memcmp(table + at, table + at + 1, page - 1) == 0)
+			(void)madvise(table + at, page, MADV_DONTNEED);
+	}
+}
+
+static struct cgr_hierarchy *hierarchy_at(struct cgr_tree *t, const char *mount)
+{
+	struct statfs fs;
+
+	for (size_t i = 0; i < t->n; i++) {
+		if (str_eq(t->h[i].mount, mount))
+			return &t->h[i];
+	}
+	if (t->n == CGR_HIERARCHIES_MAX || strlen(mount) >= sizeof(t->h[0].mount) || statfs(mount, &fs) < 0)
+		return NULL;
+	t->h[t->n] = (struct cgr_hierarchy){.v2 = fs.f_type == CGROUP2_SUPER_MAGIC};
+	snprintf(t->h[t->n].mount, sizeof(t->h[0].mount), "%s", mount);
+	return &t->h[t->n++];
+}
+
+/*
+ * With the lock held. A controller's version is told by the file system of its mount: 2.0.2 exports
+ * cgroup_get_controller_version without declaring it.
+ */
+static int list_controllers(struct cgr_tree *t)
+{
+	struct cgroup_mount_point info;
+	void *handle = NULL;
+	int code;
+
+	for (code = cgroup_get_controller_begin(&handle, &info); code == 0;
+	     code = cgroup_get_controller_next(&handle, &info)) {
+		unsigned bit = cgr_bits(info.name);
+		struct cgr_hierarchy *h;
+
+		if (str_starts(info.name, "name=")) /* a named hierarchy, without controllers: others' */
+			continue;
+		/* On v1 a hierarchy without a controller that matters here is left alone. */
+		h = hierarchy_at(t, info.path);
+		if (!h || strlen(info.name) >= sizeof(h->controller))
+			continue;
+		h->has |= bit;
+		if (!h->controller[0] || (bit && !cgr_bits(h->controller)))
+			snprintf(h->controller, sizeof(h->controller), "%s", info.name);
+	}
+	cgroup_get_controller_end(&handle);
+	return code == ECGEOF ? 0 : errno_of(code);
+}
+
+/* A v2 tree without controllers is not in the library's table. */
+static void add_bare_tree(struct cgr_tree *t, const char *v2)
+{
+	for (size_t i = 0; i < t->n; i++) {
+		if (t->h[i].v2)
+			return;
+	}
+	if (v2[0])
+		hierarchy_at(t, v2);
+}
+
+/* With the lock held. -ENOENT: nothing is mounted. */
+static int fill_table(const char *v2)
+{
+	struct cgr_tree found = {.n = 0};
+	size_t kept = 0;
+	int r;
+
+	cgroup_set_logger(no_log, CGROUP_LOG_ERROR, NULL);
+	r = errno_of(cgroup_init());
+	if (r == 0)
+		r = list_controllers(&found);
+	trim_table();
+	/* A bare v2 tree alone is "not mounted" to the library. */
+	if (r < 0 && r != -ENOENT)
+		return r;
+	add_bare_tree(&found, v2);
+	for (size_t i = 0; i < found.n; i++) {
+		if (found.h[i].v2 || found.h[i].has)
+			found.h[kept++] = found.h[i];
+	}
+	found.n = kept;
+	known = found;
+	return kept ? 0 : -ENOENT;
+}
+
+/* With the lock held. Most changes of mounts are not of cgroups: then the table stays. */
+static int refresh(void)
+{
+	char *now CLEANUP_FREE = NULL;
+	char v2[sizeof(known.h[0].mount)];
+	int r;
+
+	if (!any_mount_changed() && mounted)
+		return 0;
+	r = read_mounts(&now, v2, sizeof(v2));
+	if (r < 0 || (mounted && str_eq(mounted, now)))
+		return r;
+	free(mounted);
+	mounted = NULL;
+	r = fill_table(v2);
+	if (r == 0)
+		mounted = move_ptr(now);
+	return r;
+}
+
+int cgr_tree(struct cgr_tree *ret, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&lock);
+	r = refresh();
+	if (r == 0)
+		*ret = known;
+	pthread_mutex_unlock(&lock);
+	if (r == -ENOENT)
+		return err_set_status(err, r, ERR_FAILED_PRECONDITION, "no cgroup hierarchy is mounted");
+	return r < 0 ? err_set_errno(err, r, "reading which cgroup hierarchies are mounted") : 0;
+}
+
+/* ---- files of a tree that the library does not know ---------------------------------------------------- */
+
+static int full_path(const struct cgr_hierarchy *h, const char *path, const char *file, char out[CGR_PATH_MAX])
+{
+	int n = snprintf(out, CGR_PATH_MAX, "%s%s%s%s", h->mount, path, file[0] ? "/" : "", file);
+
+	return n >= CGR_PATH_MAX ? -ENAMETOOLONG : 0;
+}
+
+static bool is_bare(const struct cgr_hierarchy *h)
+{
+	return !h->controller[0];
+}
+
+static int plain_set(const struct cgr_hierarchy *h, const char *path, const char *file, const char *value)
+{
+	char full[CGR_PATH_MAX];
+	int r = full_path(h, path, file, full);
+
+	return r < 0 ? r : write_file(full, value, strlen(value), 0);
+}
+
+static int plain_make(const struct cgr_hierarchy *h, const char *path)
+{
+	char full[CGR_PATH_MAX];
+	int r = full_path(h, path, "", full);
+
+	if (r < 0)
+		return r;
+	return mkdir(full, 0755) == 0 || errno == EEXIST ? 0 : -errno;
+}
+
+/* ---- reading and setting ------------------------------------------------------------------------------- */
+
+/* The library takes NULL for the root; an empty name makes it read in front of the string. */
+static const char *lib_path(const char *path)
+{
+	return path[0] ? path : NULL;
+}
+
+/*
+ * With the lock held: begins to read a file. -ENOENT and other errors of opening it; 0 with *ret_handle set, and
+ * *ret_more true if `line` holds its first line.
+ */
+static int begin_read(const char *controller, const char *path, const char *file, char *line, int size,
+		      void **ret_handle, bool *ret_more)
+{
+	char name[64];
+	int code;
+
+	*ret_handle = NULL;
+	snprintf(name, sizeof(name), "%s", file); /* the parameter is not const */
+	code = cgroup_read_value_begin(controller, lib_path(path), name, ret_handle, line, size);
+	*ret_more = code == 0;
+	return code == ECGEOF ? 0 : errno_of(code);
+}
+
+/* With the lock held. The library hands out lines, in pieces where they are long. */
+static int lib_get(const struct cgr_hierarchy *h, const char *path, const char *file, struct buf *out)
+{
+	char piece[LINE_MAX_BYTES];
+	void *handle;
+	bool more;
+	int r = begin_read(h->controller, path, file, piece, sizeof(piece), &handle, &more);
+
+	while (r == 0 && more) {
+		r = buf_put(out, piece, strlen(piece));
+		more = cgroup_read_value_next(&handle, piece, sizeof(piece)) == 0;
+	}
+	if (handle)
+		cgroup_read_value_end(&handle);
+	return r == 0 ? buf_put(out, "", 1) : r;
+}
+
+int cgr_get(const struct cgr_hierarchy *h, const char *path, const char *file, char **ret_data)
+{
+	char full[CGR_PATH_MAX];
+	struct buf out = {.max = FILE_MAX};
+	int r = full_path(h, path, file, full);
+
+	if (r < 0)
+		return r;
+	if (is_bare(h))
+		return read_file(full, FILE_MAX, ret_data, NULL);
+	pthread_mutex_lock(&lock);
+	r = lib_get(h, path, file, &out);
+	pthread_mutex_unlock(&lock);
+	if (r == 0) {
+		*ret_data = strdup((const char *)buf_data(&out));
+		r = *ret_data ? 0 : -ENOMEM;
+	}
+	buf_done(&out);
+	return r;
+}
+
+/* The library has no question of its own for this; every cgroup has this file. */
+bool cgr_exists(const struct cgr_hierarchy *h, const char *path)
+{
+	char full[CGR_PATH_MAX], line[64];
+	void *handle;
+	bool more;
+
+	if (full_path(h, path, "cgroup.procs", full) < 0)
+		return false;
+	if (is_bare(h))
+		return access(full, F_OK) == 0;
+	pthread_mutex_lock(&lock);
+	begin_read(h->controller, path, "cgroup.procs", line, sizeof(line), &handle, &more);
+	if (handle)
+		cgroup_read_value_end(&handle);
+	pthread_mutex_unlock(&lock);
+	return handle != NULL;
+}
+
+/* With the lock held: the library's object for `path`, with one controller; NULL on ENOMEM. */
+static struct cgroup *new_group(const char *path, const char *controller, struct cgroup_controller **ret_controller)
+{
+	struct cgroup *g = cgroup_new_cgroup(path[0] ? path : "/");
+
+	*ret_controller = g ? cgroup_add_controller(g, controller) : NULL;
+	if (g && !*ret_controller)
+		cgroup_free(&g);
+	return g;
+}
+
+static int lib_set(const struct cgr_hierarchy *h, const char *path, const char *file, const char *value)
+{
+	struct cgroup_controller *c;
+	struct cgroup *g;
+	int r = -ENOMEM;
+
+	pthread_mutex_lock(&lock);
+	g = new_group(path, h->controller, &c);
+	if (g) {
+		r = errno_of(cgroup_add_value_string(c, file, value));
+		if (r == 0)
+			r = errno_of(cgroup_modify_cgroup(g));
+		cgroup_free(&g);
+	}
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
+int cgr_set(const struct cgr_hierarchy *h, const char *path, const char *file, const char *value, struct err *err)
+{
+	int r = is_bare(h) ? plain_set(h, path, file, value) : lib_set(h, path, file, value);
+
+	return r < 0 ? err_set_errno(err, r, "writing \"%s\" to %s%s/%s", value, h->mount, path, file) : 0;
+}
+
+/* ---- making and removing ------------------------------------------------------------------------------- */
+
+/* With this controller; on v2 the parents are made to pass it on. */
+static int lib_make(const char *path, const char *controller)
+{
+	struct cgroup_controller *c;
+	struct cgroup *g;
+	int r = -ENOMEM;
+
+	pthread_mutex_lock(&lock);
+	g = new_group(path, controller, &c);
+	if (g) {
+		r = errno_of(cgroup_create_cgroup(g, 1));
+		cgroup_free(&g);
+	}
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
+static unsigned bits_in(const struct cgr_hierarchy *h, const char *path, const char *file)
+{
+	char *data CLEANUP_FREE = NULL;
+
+	return cgr_get(h, path, file, &data) == 0 ? cgr_bits(data) : 0;
+}
+
+/*
+ * One call for each controller: the library gives up at the first that a parent cannot pass on. It writes the root's
+ * cgroup.subtree_control only for a cgroup right below the root, so that callers make one level after another.
+ */
+static int make_v2(const struct cgr_hierarchy *h, const char *parent, const char *path)
+{
+	unsigned on = bits_in(h, parent, "cgroup.subtree_control");
+	unsigned missing = bits_in(h, parent, "cgroup.controllers") & ~on;
+
+	for (size_t i = 0; i < ARRAY_SIZE(controllers); i++) {
+		if (missing & controllers[i].bit)
+			lib_make(path, controllers[i].name);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(controllers) && !cgr_exists(h, path); i++) {
+		if (on & controllers[i].bit)
+			lib_make(path, controllers[i].name);
+	}
+	/* No controller can be passed on, or none that the library could be asked with. */
+	return cgr_exists(h, path) ? 0 : plain_make(h, path);
+}
+
+int cgr_make(const struct cgr_hierarchy *h, const char *parent, const char *path, struct err *err)
+{
+	int r;
+
+	if (is_bare(h))
+		r = plain_make(h, path);
+	else if (h->v2)
+		r = make_v2(h, parent, path);
+	else
+		r = lib_make(path, h->controller);
+	return r < 0 ? err_set_errno(err, r, "making cgroup %s%s", h->mount, path) : 0;
+}
+
+static int lib_remove(const struct cgr_hierarchy *h, const char *path)
+{
+	struct cgroup_controller *c;
+	struct cgroup *g;
+	int r = -ENOMEM;
+
+	pthread_mutex_lock(&lock);
+	g = new_group(path, h->controller, &c);
+	if (g) {
+		/* Without this flag the library moves what is inside to the parent. */
+		r = errno_of(cgroup_delete_cgroup_ext(g, CGFLAG_DELETE_EMPTY_ONLY));
+		cgroup_free(&g);
+	}
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
+int cgr_remove(const struct cgr_hierarchy *h, const char *path)
+{
+	char full[CGR_PATH_MAX];
+	int r = full_path(h, path, "", full);
+
+	if (r < 0)
+		return r;
+	if (is_bare(h))
+		return rmdir(full) == 0 || errno == ENOENT ? 0 : -errno;
+	r = lib_remove(h, path);
+	/* The library reports success for a cgroup that is not empty: it drops ECGNONEMPTY as the first error. */
+	return r == 0 && cgr_exists(h, path) ? -EBUSY : r;
+}
+
+/* ---- members ------------------------------------------------------------------------------------------- */
+
+static int lib_attach(const char *path, const char *controller, pid_t pid)
+{
+	struct cgroup_controller *c;
+	struct cgroup *g;
+	int r = -ENOMEM;
+
+	pthread_mutex_lock(&lock);
+	g = new_group(path, controller, &c);
+	if (g) {
+		r = errno_of(cgroup_attach_task_pid(g, pid));
+		cgroup_free(&g);
+	}
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
+/* On v2 the library attaches only by a controller that the parent passes on. Where none is, the file is written. */
+static int attach_in(const struct cgr_hierarchy *h, const char *path, pid_t pid)
+{
+	char parent[CGR_PATH_MAX], number[16];
+	unsigned on;
+
+	if (!h->v2)
+		return lib_attach(path, h->controller, pid);
+	snprintf(parent, sizeof(parent), "%.*s", (int)(strrchr(path, '/') - path), path);
+	on = is_bare(h) ? 0 : bits_in(h, parent, "cgroup.subtree_control");
+	if (on)
+		return lib_attach(path, cgr_name(on & (~on + 1)), pid);
+	snprintf(number, sizeof(number), "%d", (int)pid);
+	return plain_set(h, path, "cgroup.procs", number);
+}
+
+int cgr_attach(const char *path, pid_t pid, struct err *err)
+{
+	struct cgr_tree t;
+	bool any = false;
+	int r = cgr_check_path(path, err);
+
+	if (r == 0)
+		r = cgr_tree(&t, err);
+	for (size_t i = 0; r == 0 && i < t.n; i++) {
+		if (!cgr_exists(&t.h[i], path))
+			continue;
+		any = true;
+		r = attach_in(&t.h[i], path, pid);
+		if (r < 0)
+			err_set_errno(err, r, "moving process %d to cgroup %s%s", (int)pid, t.h[i].mount, path);
+	}
+	if (r == 0 && !any)
+		r = err_set(err, -ENOENT, "there is no cgroup %s", path);
+	return r;
+}
