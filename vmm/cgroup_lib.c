@@ -16,6 +16,7 @@
 #include "vmm/cgroup_internal.h"
 
 #include "base/buf.h"
+#include "base/procfs.h"
 #include "base/util.h"
 
 #include <dlfcn.h>
@@ -23,7 +24,6 @@
 #include <libcgroup.h>
 #include <link.h>
 #include <linux/magic.h>
-#include <mntent.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -110,34 +110,23 @@ static void no_log(void *data, int level, const char *fmt, va_list ap)
 
 /* ---- what is mounted ----------------------------------------------------------------------------------- */
 
-/* The cgroup mounts of this process, a line each; *ret_v2 is where a v2 tree is mounted, or "". */
-static int read_mounts(char **ret_lines, char *ret_v2, size_t size)
+/* The cgroup mounts of this process: a line each, to compare; and where a v2 tree is mounted, "" if nowhere. */
+struct mounts {
+	struct buf lines;
+	char v2[sizeof(known.h[0].mount)];
+};
+
+static int take_mount(const struct procfs_mount *m, void *arg)
 {
-	FILE *f CLEANUP_FILE = setmntent("/proc/self/mounts", "re");
-	struct buf lines = {.max = FILE_MAX};
-	struct mntent *m, entry;
-	char text[8192];
-	int r = f ? 0 : -errno;
+	struct mounts *mounts = arg;
+	char *line CLEANUP_FREE = NULL;
 
-	ret_v2[0] = 0;
-	while (r == 0 && (m = getmntent_r(f, &entry, text, sizeof(text)))) {
-		char *line CLEANUP_FREE = NULL;
-
-		if (!str_eq(m->mnt_type, "cgroup") && !str_eq(m->mnt_type, "cgroup2"))
-			continue;
-		if (str_eq(m->mnt_type, "cgroup2") && !ret_v2[0])
-			snprintf(ret_v2, size, "%s", m->mnt_dir);
-		line = xasprintf("%s %s %s\n", m->mnt_type, m->mnt_dir, m->mnt_opts);
-		r = line ? buf_put(&lines, line, strlen(line)) : -ENOMEM;
-	}
-	if (r == 0)
-		r = buf_put(&lines, "", 1);
-	if (r == 0) {
-		*ret_lines = strdup((const char *)buf_data(&lines));
-		r = *ret_lines ? 0 : -ENOMEM;
-	}
-	buf_done(&lines);
-	return r;
+	if (!str_eq(m->type, "cgroup") && !str_eq(m->type, "cgroup2"))
+		return 0;
+	if (str_eq(m->type, "cgroup2") && !mounts->v2[0])
+		snprintf(mounts->v2, sizeof(mounts->v2), "%s", m->point);
+	line = xasprintf("%s %s %s\n", m->type, m->point, m->super);
+	return line ? buf_put(&mounts->lines, line, strlen(line)) : -ENOMEM;
 }
 
 /* With the lock held: whether any mount of this process has come or gone since the last call. */
@@ -254,22 +243,33 @@ static int fill_table(const char *v2)
 }
 
 /* With the lock held. Most changes of mounts are not of cgroups: then the table stays. */
-static int refresh(void)
+static int refresh_from(struct mounts *now)
 {
-	char *now CLEANUP_FREE = NULL;
-	char v2[sizeof(known.h[0].mount)];
-	int r;
+	int r = procfs_mounts(take_mount, now);
 
-	if (!any_mount_changed() && mounted)
-		return 0;
-	r = read_mounts(&now, v2, sizeof(v2));
-	if (r < 0 || (mounted && str_eq(mounted, now)))
+	if (r == 0)
+		r = buf_put(&now->lines, "", 1);
+	if (r < 0 || (mounted && str_eq(mounted, (const char *)buf_data(&now->lines))))
 		return r;
 	free(mounted);
 	mounted = NULL;
-	r = fill_table(v2);
-	if (r == 0)
-		mounted = move_ptr(now);
+	r = fill_table(now->v2);
+	if (r == 0) {
+		mounted = strdup((const char *)buf_data(&now->lines));
+		r = mounted ? 0 : -ENOMEM;
+	}
+	return r;
+}
+
+/* With the lock held. */
+static int refresh(void)
+{
+	struct mounts now = {.lines = {.max = FILE_MAX}};
+	int r = 0;
+
+	if (any_mount_changed() || !mounted)
+		r = refresh_from(&now);
+	buf_done(&now.lines);
 	return r;
 }
 

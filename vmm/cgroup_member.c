@@ -132,7 +132,7 @@ int vmm_cgroup_destroy(const char *path, int64_t deadline_ns, struct err *err)
 	int r = cgr_check_path(path, err);
 
 	if (r == 0 && !pids)
-		r = err_set(err, -ENOMEM, "out of memory");
+		r = err_oom(err);
 	if (r == 0)
 		r = cgr_tree(&t, err);
 	if (r < 0)

@@ -69,7 +69,7 @@ static int parse_reply(const struct buf *in, struct json_object **ret, struct er
 		return 0;
 	t = json_tokener_new_ex(JSON_DEPTH);
 	if (!t)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	o = json_tokener_parse_ex(t, (const char *)buf_data(in), (int)in->len);
 	json_tokener_free(t);
 	if (!o)
@@ -146,7 +146,7 @@ static int run(CURL *easy, const struct ch_request *rq, int64_t deadline_ns, str
 		curl_slist_free_all(headers);
 		if (multi)
 			curl_multi_cleanup(multi);
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	}
 	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(easy, CURLOPT_PROXY, "");
@@ -184,7 +184,7 @@ int ch_request(const struct ch_request *rq, int64_t deadline_ns, struct json_obj
 	pthread_once(&curl_once, init_curl);
 	easy = curl_easy_init();
 	if (!easy)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = run(easy, rq, deadline_ns, &reply, err);
 	curl_easy_cleanup(easy);
 	if (r == 0 && ret_reply)

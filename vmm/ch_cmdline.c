@@ -30,7 +30,7 @@ static int add_vm(const struct vm *vm, const struct vm_launch *l, char ***v, str
 	int r = 0;
 
 	if (!cmdline)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (vm->vcpus_max > vm->vcpus_boot)
 		ADD("--cpus", "boot=%u,max=%u", vm->vcpus_boot, vm->vcpus_max);
 	else

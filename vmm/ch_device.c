@@ -32,7 +32,7 @@ int ch_device_request(const struct vm_device *d, const char **ret_endpoint, stru
 	char name[VM_DEVICE_NAME_MAX];
 
 	if (!o)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	vm_device_name(d->type, d->id, name);
 	vjson_add_str(o, "id", name);
 	switch (d->type) {

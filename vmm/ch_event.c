@@ -53,7 +53,7 @@ static int take_text(struct vm *vm, const char *text, size_t len, struct err *er
 		return 0;
 	t = json_tokener_new_ex(8);
 	if (!t)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	o = json_tokener_parse_ex(t, text, (int)len);
 	if (!o || !json_object_is_type(o, json_type_object))
 		r = err_set(err, -EPROTO, "an event that is no JSON object");

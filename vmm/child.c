@@ -1,5 +1,8 @@
 #include "vmm/child_internal.h"
 
+#include "base/process.h"
+#include "base/procfs.h"
+#include "base/text.h"
 #include "base/util.h"
 #include "vmm/cgroup_internal.h"
 #include "vmm/wait_internal.h"
@@ -7,45 +10,16 @@
 #include <ctype.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/stat.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
 #define STATUS_FD    3
-#define HIGH_FD	     64		/* above every number that a child gets */
 #define PF_EXITING   0x00000004 /* include/linux/sched.h; field 9 of /proc/<pid>/stat */
 #define LAST_LINES   4
 #define TAIL_BYTES   4096
 #define CHILDREN_MAX 4096
-
-/* State and fields after the command name of /proc/<pid>/stat; 0 or -ESRCH. */
-static int read_stat(pid_t pid, char *ret_state, unsigned long *ret_flags, uint64_t *ret_start)
-{
-	char path[64];
-	char *data CLEANUP_FREE = NULL;
-	char *p;
-	char state;
-	unsigned long flags;
-	unsigned long long start;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	if (read_file(path, 8192, &data, NULL) < 0)
-		return -ESRCH;
-	p = strrchr(data, ')');
-	if (!p ||
-	    sscanf(p + 1, " %c %*s %*s %*s %*s %*s %lu %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
-		   &state, &flags, &start) != 3)
-		return -ESRCH;
-	if (ret_state)
-		*ret_state = state;
-	if (ret_flags)
-		*ret_flags = flags;
-	if (ret_start)
-		*ret_start = start;
-	return 0;
-}
 
 /* The base name of what a process runs; "" if it cannot be told. */
 static void read_exe(pid_t pid, char *out, size_t size)
@@ -104,42 +78,16 @@ static char **helper_argv(const struct child_spec *spec)
 	return r == 0 ? argv : strv_free(argv);
 }
 
-/* Copies fd above the numbers of the child, so that the dup2s of the child cannot tread on each other. */
-static int map_fd(posix_spawn_file_actions_t *actions, int fd, int child_fd, int *ret_high)
+/* The status socket becomes STATUS_FD in the helper, the inherited ones follow. */
+static int spawn_helper(struct child *p, const struct child_spec *spec, char **argv, int status_fd)
 {
-	int high = fcntl(fd, F_DUPFD_CLOEXEC, HIGH_FD);
-	int r;
+	int fds[CHILD_FDS_MAX + 1] = {status_fd};
+	struct process_spec ps = {
+		.path = spec->helper, .argv = argv, .stdio = {-1, -1, -1}, .fds = fds, .n_fds = spec->n_fds + 1};
 
-	if (high < 0)
-		return -errno;
-	*ret_high = high;
-	r = posix_spawn_file_actions_adddup2(actions, high, child_fd);
-	return -r;
-}
-
-static int spawn_helper(pid_t *ret_pid, const struct child_spec *spec, char **argv, int status_fd)
-{
-	static char path_env[] = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-	static char lang_env[] = "LANG=C", home_env[] = "HOME=/";
-	char *const env[] = {path_env, lang_env, home_env, NULL};
-	posix_spawn_file_actions_t actions;
-	int high[CHILD_FDS_MAX + 1];
-	size_t n_high = 0;
-	int r;
-
-	posix_spawn_file_actions_init(&actions);
-	high[n_high] = -1;
-	r = map_fd(&actions, status_fd, STATUS_FD, &high[n_high]);
-	for (size_t i = 0; r == 0 && i < spec->n_fds; i++) {
-		high[++n_high] = -1;
-		r = map_fd(&actions, spec->fds[i], CHILD_FD_BASE + (int)i, &high[n_high]);
-	}
-	if (r == 0)
-		r = -posix_spawnp(ret_pid, spec->helper, &actions, NULL, argv, env);
-	posix_spawn_file_actions_destroy(&actions);
-	for (size_t i = 0; i <= n_high; i++)
-		close_fd(high[i]);
-	return r;
+	for (size_t i = 0; i < spec->n_fds; i++)
+		fds[i + 1] = spec->fds[i];
+	return process_spawn(&ps, &p->pid, &p->pidfd);
 }
 
 /* Ends and reaps a helper that must not go on. */
@@ -173,6 +121,7 @@ int child_spawn(struct child *p, const struct child_spec *spec, struct err *err)
 {
 	char **argv CLEANUP_STRV = helper_argv(spec);
 	int ours CLEANUP_CLOSE = -1, helpers CLEANUP_CLOSE = -1;
+	struct procfs_stat stat;
 	int fds[2];
 	int r;
 
@@ -185,22 +134,20 @@ int child_spawn(struct child *p, const struct child_spec *spec, struct err *err)
 		return err_set_errno(err, -errno, "starting %s: socketpair", spec->argv[0]);
 	ours = fds[0];
 	helpers = fds[1];
-	r = spawn_helper(&p->pid, spec, argv, helpers);
+	r = spawn_helper(p, spec, argv, helpers);
 	if (r < 0) {
 		*p = CHILD_INIT;
 		return err_set_errno(err, r, "running the spawn helper %s", spec->helper);
 	}
 	helpers = close_fd(helpers);
-	p->pidfd = pidfd_open(p->pid, 0);
-	if (p->pidfd < 0)
-		r = err_set_errno(err, -errno, "pidfd_open");
-	if (r == 0 && spec->cgroup)
+	if (spec->cgroup)
 		r = enter_cgroup(p, spec->cgroup, ours, err);
 	if (r < 0) {
 		drop_helper(p);
 		return err_wrap(err, "starting %s", spec->argv[0]);
 	}
-	read_stat(p->pid, NULL, NULL, &p->start_time);
+	if (procfs_stat(p->pid, &stat) == 0)
+		p->start_time = stat.start_time;
 	p->confirm_fd = move_fd(ours);
 	return 0;
 }
@@ -245,13 +192,13 @@ int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe
 {
 	char runs[sizeof(p->exe)];
 	int fd CLEANUP_CLOSE = pid > 0 ? pidfd_open(pid, 0) : -1;
-	uint64_t start = 0;
+	struct procfs_stat stat;
 
 	*p = CHILD_INIT;
 	if (fd < 0)
 		return err_set(err, -ESRCH, "process %d is gone", (int)pid);
 	/* The pidfd first: if the start time is right after it, the fd is the right process's. */
-	if (read_stat(pid, NULL, NULL, &start) < 0 || start != start_time)
+	if (procfs_stat(pid, &stat) < 0 || stat.start_time != start_time)
 		return err_set(err, -ESRCH, "process %d is gone; its number belongs to another one now",
 			       (int)pid);
 	read_exe(pid, runs, sizeof(runs));
@@ -344,15 +291,13 @@ void child_kill_family(const struct child *p)
 
 bool child_is_dying(const struct child *p)
 {
-	unsigned long flags = 0;
-	uint64_t start = 0;
-	char state = 0;
+	struct procfs_stat stat;
 
 	if (p->pid == 0 || p->exited)
 		return true;
-	if (read_stat(p->pid, &state, &flags, &start) < 0 || start != p->start_time)
+	if (procfs_stat(p->pid, &stat) < 0 || stat.start_time != p->start_time)
 		return true;
-	return state == 'Z' || state == 'X' || (flags & PF_EXITING);
+	return stat.state == 'Z' || stat.state == 'X' || (stat.flags & PF_EXITING);
 }
 
 void child_done(struct child *p)
@@ -376,7 +321,7 @@ void child_last_words(const char *log, char *out, size_t size)
 	int fd CLEANUP_CLOSE = open(log, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
 	char tail[TAIL_BYTES + 1];
 	struct stat st;
-	size_t len = 0, start, at = 0;
+	size_t len, start;
 	int lines = 0;
 	ssize_t n;
 
@@ -395,14 +340,5 @@ void child_last_words(const char *log, char *out, size_t size)
 	}
 	if (len - start > size - 1)
 		start = len - (size - 1);
-	for (size_t i = start; i < len; i++) {
-		unsigned char c = (unsigned char)tail[i];
-
-		if (c == '\r')
-			continue;
-		if (c == '\n')
-			c = '|';
-		out[at++] = c < 0x20 || c >= 0x7f ? '?' : (char)c;
-	}
-	out[at] = 0;
+	text_copy_ascii(out, size, tail + start, len - start);
 }

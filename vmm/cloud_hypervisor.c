@@ -105,7 +105,7 @@ static int ch_ready(struct vm *vm, bool adopt, int64_t deadline_ns, struct err *
 	int r;
 
 	if (!c)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	c->watch = c->events = -1;
 	c->in.max = 2 * CH_EVENT_MAX;
 	vm->state = c;

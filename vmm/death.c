@@ -2,6 +2,7 @@
 /* death.c: a VM's end in words, and what its console and its files tell afterwards. */
 #include "vmm/death.h"
 
+#include "base/text.h"
 #include "base/util.h"
 #include "vmm/driver_internal.h"
 
@@ -68,16 +69,7 @@ static void copy_line(const char *line, size_t len, char *out, size_t size)
 
 	if (n > len)
 		n = len;
-	if (n > LINE_MAX_BYTES)
-		n = LINE_MAX_BYTES;
-	if (n > size - 1)
-		n = size - 1;
-	for (size_t i = 0; i < n; i++) {
-		unsigned char c = (unsigned char)line[i];
-
-		out[i] = c < 0x20 || c >= 0x7f ? '?' : (char)c;
-	}
-	out[n] = 0;
+	text_copy_ascii(out, size, line, n < LINE_MAX_BYTES ? n : LINE_MAX_BYTES);
 }
 
 /* The last line that holds anything. */

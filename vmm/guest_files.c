@@ -270,7 +270,7 @@ static int look(const char *what, const char *key, const char *path, check_fn *c
 				      path);
 	sums = xasprintf("%.*s/" GUEST_SUMS, (int)(strrchr(path, '/') - path), path);
 	if (!sums)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	now.file = id_of(&st);
 	if (stat(sums, &sums_st) == 0)
 		now.sums = id_of(&sums_st);

@@ -189,7 +189,7 @@ static int qemu_ready(struct vm *vm, bool adopt, int64_t deadline_ns, struct err
 	int r;
 
 	if (!q)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	q->fd = -1;
 	qmp_init(&q->qmp, on_event, vm);
 	vm->state = q;

@@ -125,7 +125,7 @@ static int add_kernel(const struct vm *vm, const struct vm_launch *l, char ***v,
 	int r = 0;
 
 	if (!cmdline)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	ADD("-kernel", "%s", l->config->kernel_path);
 	/*
 	 * Without KVM the kernel tests at boot that timer interrupts arrive in time, and panics before it has

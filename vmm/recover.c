@@ -1,6 +1,7 @@
 /* recover.c: what of a VM outlives the server, as JSON, and the way back. */
 #include "vmm/vm_internal.h"
 
+#include "base/procfs.h"
 #include "base/util.h"
 #include "vmm/json_internal.h"
 #include "vmm/wait_internal.h"
@@ -8,7 +9,6 @@
 #include <json-c/json.h>
 
 #define SAVE_VERSION 1
-#define BOOT_ID_FILE "/proc/sys/kernel/random/boot_id"
 #define JSON_DEPTH   8
 #define JSON_MAX     65536
 #define ADOPT_NS     (10 * NS_PER_SEC)
@@ -19,17 +19,6 @@ static const char *const role_keys[] = {
 	[VM_ROLE_FS] = "virtiofsd",
 	[VM_ROLE_VSOCK] = "vsock",
 };
-
-static void read_boot_id(char *out, size_t size)
-{
-	char *data CLEANUP_FREE = NULL;
-
-	out[0] = 0;
-	if (read_file(BOOT_ID_FILE, 128, &data, NULL) == 0) {
-		data[strcspn(data, "\n")] = 0;
-		snprintf(out, size, "%s", data);
-	}
-}
 
 /* ---- save ---------------------------------------------------------------------------------------------- */
 
@@ -59,12 +48,13 @@ char *vm_save(const struct vm *vm)
 	/* Only the lock is changed: the VM itself stays as it is. */
 	pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&vm->lock;
 	struct json_object *o = json_object_new_object();
-	char boot_id[64];
+	char boot_id[PROCFS_BOOT_ID_SIZE];
 	char *text;
 
-	if (!o)
+	if (!o || procfs_boot_id(boot_id) < 0) {
+		json_object_put(o);
 		return NULL;
-	read_boot_id(boot_id, sizeof(boot_id));
+	}
 	add(o, "version", json_object_new_int(SAVE_VERSION));
 	add(o, "boot_id", json_object_new_string(boot_id));
 	add(o, "driver", json_object_new_string(vm->driver->name));
@@ -110,7 +100,7 @@ static int parse(const char *json, struct json_object **ret, struct err *err)
 		return err_set(err, -EINVAL, "a saved VM of %zu bytes", len);
 	t = json_tokener_new_ex(JSON_DEPTH);
 	if (!t)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	o = json_tokener_parse_ex(t, json, (int)len + 1);
 	json_tokener_free(t);
 	if (!o || !json_object_is_type(o, json_type_object)) {
@@ -124,7 +114,7 @@ static int parse(const char *json, struct json_object **ret, struct err *err)
 static int check_head(struct json_object *o, const struct vmm_driver **ret_driver, struct err *err)
 {
 	const char *boot_id = get_str(o, "boot_id"), *name = get_str(o, "driver");
-	char now[64];
+	char now[PROCFS_BOOT_ID_SIZE];
 
 	if (vjson_u64(o, "version") != SAVE_VERSION)
 		return err_set(err, -EINVAL, "a saved VM of version %llu; this one reads version %d",
@@ -134,8 +124,7 @@ static int check_head(struct json_object *o, const struct vmm_driver **ret_drive
 	*ret_driver = vmm_driver_find(name);
 	if (!*ret_driver)
 		return err_set(err, -EINVAL, "a saved VM of the unknown driver \"%s\"", name);
-	read_boot_id(now, sizeof(now));
-	if (!str_eq(now, boot_id))
+	if (procfs_boot_id(now) < 0 || !str_eq(now, boot_id))
 		return err_set(err, -ESRCH, "the host has been restarted since");
 	return 0;
 }
@@ -202,7 +191,7 @@ int vm_recover(const char *json, struct vm **ret_vm, struct err *err)
 		fill(vm, o);
 		r = str_set(&vm->netns_path, get_str(o, "netns"));
 		if (r < 0)
-			err_set(err, r, "out of memory");
+			err_oom(err);
 	}
 	if (r == 0) {
 		r = adopt_procs(vm, o, err);

@@ -300,7 +300,7 @@ static int start_from(const struct vmm_config *config, const struct vmm_choice *
 	set_sizes(vm, config, spec);
 	r = str_set(&vm->netns_path, spec->netns_path);
 	if (r < 0)
-		err_set(err, r, "out of memory");
+		err_oom(err);
 	if (r == 0)
 		r = start(vm, &l, err);
 	if (r < 0) {

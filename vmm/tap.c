@@ -152,7 +152,7 @@ static int add_ingress(struct nl_sock *sk, int ifindex, struct err *err)
 	int r;
 
 	if (!q)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	rtnl_tc_set_ifindex(TC_CAST(q), ifindex);
 	rtnl_tc_set_parent(TC_CAST(q), TC_H_INGRESS);
 	rtnl_tc_set_handle(TC_CAST(q), INGRESS_HANDLE);
@@ -260,7 +260,7 @@ static int join_job(void *arg, struct err *err)
 	int r;
 
 	if (!sk)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = nl_connect(sk, NETLINK_ROUTE);
 	if (r < 0)
 		r = nl_err(err, r, "netlink");
@@ -308,7 +308,7 @@ static int try_redirect_job(void *arg, struct err *err)
 
 	(void)arg;
 	if (!sk)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = nl_connect(sk, NETLINK_ROUTE);
 	r = r < 0 ? nl_err(err, r, "netlink") : add_ingress(sk, lo, err);
 	if (r == 0)

@@ -1,5 +1,6 @@
 #include "vmm/vm_internal.h"
 
+#include "base/cond.h"
 #include "base/util.h"
 #include "vmm/death.h"
 #include "vmm/wait_internal.h"
@@ -14,10 +15,9 @@
 struct vm *vm_new(const struct vmm_driver *driver, const char *id, const char *run_dir, struct err *err)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
-	pthread_condattr_t attr;
 
 	if (!vm) {
-		err_set(err, -ENOMEM, "out of memory");
+		err_oom(err);
 		return NULL;
 	}
 	vm->driver = driver;
@@ -25,10 +25,7 @@ struct vm *vm_new(const struct vmm_driver *driver, const char *id, const char *r
 		vm->procs[i] = CHILD_INIT;
 	pthread_mutex_init(&vm->io, NULL);
 	pthread_mutex_init(&vm->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&vm->turn_free, &attr);
-	pthread_condattr_destroy(&attr);
+	cond_init(&vm->turn_free);
 	vm->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	vm->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -38,7 +35,7 @@ struct vm *vm_new(const struct vmm_driver *driver, const char *id, const char *r
 		return vm_free(vm);
 	}
 	if (str_set(&vm->id, id) < 0 || str_set(&vm->run_dir, run_dir) < 0) {
-		err_set(err, -ENOMEM, "out of memory");
+		err_oom(err);
 		return vm_free(vm);
 	}
 	return vm;
@@ -355,12 +352,11 @@ int vm_await(struct vm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, co
 
 int vm_turn_take(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
-	struct timespec ts = {.tv_sec = deadline_ns / NS_PER_SEC, .tv_nsec = deadline_ns % NS_PER_SEC};
 	int r = 0;
 
 	pthread_mutex_lock(&vm->lock);
 	while (vm->turn_taken && !vm->stopping && r == 0)
-		r = pthread_cond_timedwait(&vm->turn_free, &vm->lock, &ts);
+		r = cond_wait_until(&vm->turn_free, &vm->lock, deadline_ns);
 	if (vm->stopping)
 		r = err_set(err, -ECANCELED, "the VM is being stopped");
 	else if (vm->turn_taken)
