@@ -65,11 +65,11 @@ static int open_console(const char *run_dir, struct stat *ret_st)
 /* One line, printable. */
 static void copy_line(const char *line, size_t len, char *out, size_t size)
 {
-	size_t n = strcspn(line, "\r\n");
+	size_t n = 0;
 
-	if (n > len)
-		n = len;
-	text_copy_ascii(out, size, line, n < LINE_MAX_BYTES ? n : LINE_MAX_BYTES);
+	while (n < len && n < LINE_MAX_BYTES && line[n] != '\r' && line[n] != '\n')
+		n++;
+	text_copy_ascii(out, size, line, n);
 }
 
 /* The last line that holds anything. */

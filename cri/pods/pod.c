@@ -7,7 +7,6 @@
 #include "api/pb.h"
 
 #include <assert.h>
-#include <fcntl.h>
 #include <time.h>
 
 struct pod *pod_new(struct server *server, const char *id)
@@ -330,44 +329,4 @@ int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandbo
 		ret->n_dns_options = config->dns_config->n_options;
 	}
 	return cni_bandwidth(config, ret, err);
-}
-
-void pod_console_tail(const char *dir, char *buf, size_t size)
-{
-	static const char *const signs[] = {"crivisor-agent: fatal:", "Kernel panic", "VFS: ", "FAILED"};
-	char *path CLEANUP_FREE = xasprintf("%s/console.log", dir);
-	char text[8193];
-	const char *best = NULL;
-	ssize_t n;
-	off_t end;
-	int fd CLEANUP_CLOSE = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-	size_t len;
-
-	buf[0] = 0;
-	if (fd < 0)
-		return;
-	end = lseek(fd, 0, SEEK_END);
-	lseek(fd, end > 8192 ? end - 8192 : 0, SEEK_SET);
-	n = read_full(fd, text, sizeof(text) - 1);
-	if (n <= 0)
-		return;
-	for (ssize_t i = 0; i < n; i++) {
-		if (!text[i])
-			text[i] = ' ';
-	}
-	text[n] = 0;
-	for (size_t i = 0; i < ARRAY_SIZE(signs) && !best; i++)
-		best = strstr(text, signs[i]);
-	if (!best) { /* the last line that holds anything */
-		while (n > 0 && (unsigned char)text[n - 1] <= ' ')
-			text[--n] = 0;
-		best = strrchr(text, '\n');
-		best = best ? best + 1 : text;
-	}
-	len = strcspn(best, "\r\n");
-	snprintf(buf, size, "%.*s", (int)(len < 300 ? len : 300), best);
-	for (char *p = buf; *p; p++) {
-		if ((unsigned char)*p < ' ' || (unsigned char)*p > 0x7e)
-			*p = '?';
-	}
 }

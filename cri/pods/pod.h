@@ -121,8 +121,6 @@ int pod_undo(void *ctx, const char *owner, const char *kind, const char *arg, st
  */
 int pod_watch(struct pod *pod, struct err *err);
 void pod_unwatch(struct pod *pod);
-/* The last console lines that say why a guest died, into buf; "" if none. */
-void pod_console_tail(const char *dir, char *buf, size_t size);
 /*
  * The CNI view of a pod: fills `ret`, whose pointers live as long as config; ports is the caller's array of
  * n.

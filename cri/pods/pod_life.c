@@ -9,6 +9,7 @@
 #include "cri/agent/agent.h"
 #include "cri/sandbox/clock.h"
 #include "api/pb.h"
+#include "vmm/death.h"
 
 #include <sys/epoll.h>
 
@@ -23,35 +24,6 @@
 
 /* ---- the VM's events ----------------------------------------------------------------------------------- */
 
-static void describe(const struct vm_event *event, char *buf, size_t size)
-{
-	switch (event->type) {
-	case VM_EVENT_GUEST_PANIC:
-		snprintf(buf, size, "the guest kernel panicked");
-		break;
-	case VM_EVENT_GUEST_RESET:
-		snprintf(buf, size, "the guest reset itself");
-		break;
-	case VM_EVENT_GUEST_SHUTDOWN:
-		snprintf(buf, size, "the guest powered off");
-		break;
-	case VM_EVENT_HELPER_EXITED:
-		snprintf(buf, size, "%s of the VM ended%s%s", event->what, event->detail[0] ? ": " : "",
-			 event->detail);
-		break;
-	case VM_EVENT_VMM_EXITED:
-	case VM_EVENT_NONE:
-	case VM_EVENT_DEVICE_REMOVED:
-		if (event->status < 0)
-			snprintf(buf, size, "the VMM ended, status unknown%s%s", event->detail[0] ? ": " : "",
-				 event->detail);
-		else
-			snprintf(buf, size, "the VMM ended with status %d%s%s", event->status,
-				 event->detail[0] ? ": " : "", event->detail);
-		break;
-	}
-}
-
 static void on_vm_event(void *arg, int fd, uint32_t revents)
 {
 	struct pod *pod = arg;
@@ -61,9 +33,9 @@ static void on_vm_event(void *arg, int fd, uint32_t revents)
 	(void)fd;
 	(void)revents;
 	while (vm_dispatch(pod->vm, &event) == 1) {
-		if (event.type == VM_EVENT_NONE || event.type == VM_EVENT_DEVICE_REMOVED)
+		if (!vm_event_is_death(&event))
 			continue;
-		describe(&event, why, sizeof(why));
+		vm_death_words(&event, why, sizeof(why));
 		pod_condemn(pod, why);
 		if (event.type ==
 		    VM_EVENT_VMM_EXITED) { /* nothing more will come, and the fd may stay readable */

@@ -10,12 +10,10 @@
 #include "base/util.h"
 #include "cri/agent/agent.h"
 #include "api/pb.h"
+#include "vmm/death.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define BOOT_NS	    (90 * NS_PER_SEC)
@@ -84,33 +82,6 @@ static int start_vm(struct pod_run *run, struct err *err)
 	return r < 0 ? err_set(err, r, "the pod was stopped while it was being created") : 0;
 }
 
-/* Says why the guest never came up: the VMM's own event, and the guest's last words on its console. */
-static int explain_boot(struct pod_run *run, struct err *err)
-{
-	char tail[320];
-	struct vm_event event = {.type = VM_EVENT_NONE};
-
-	pod_console_tail(run->pod->dir, tail, sizeof(tail));
-	while (run->pod->vm && event.type == VM_EVENT_NONE && vm_dispatch(run->pod->vm, &event) == 1)
-		;
-	if (event.type == VM_EVENT_GUEST_PANIC)
-		err_wrap(err, "the guest kernel panicked");
-	else if (event.type == VM_EVENT_GUEST_RESET)
-		err_wrap(err, "the guest reset itself");
-	else if (event.type == VM_EVENT_GUEST_SHUTDOWN)
-		err_wrap(err, "the guest powered off");
-	else
-		err_wrap(err, "booting the pod's VM");
-	if (tail[0]) {
-		struct err old = *err;
-
-		err_set_status(err, old.code, old.status, "%s; guest console: %s", old.msg, tail);
-	}
-	if (err->status != ERR_DEADLINE_EXCEEDED)
-		err->status = ERR_INTERNAL;
-	return err->code;
-}
-
 static int reach_agent(struct pod_run *run, struct err *err)
 {
 	struct pod *pod = run->pod;
@@ -126,7 +97,7 @@ static int reach_agent(struct pod_run *run, struct err *err)
 	pthread_mutex_unlock(&pod->lock);
 	r = agent_connect(agent, run->deadline_ns, err);
 	if (r < 0)
-		return explain_boot(run, err);
+		return vm_explain_start(pod->vm, pod->dir, err);
 	r = agent_call(agent, &AGENT_INFO, &req.base, SETUP_NS, (ProtobufCMessage **)&info, err);
 	if (r < 0)
 		return err_wrap(err, "asking the guest's agent who it is");
@@ -146,15 +117,13 @@ static int reach_agent(struct pod_run *run, struct err *err)
 static bool died_mute(struct pod_run *run, const struct err *err)
 {
 	struct pod *pod = run->pod;
-	char *path CLEANUP_FREE = xasprintf("%s/console.log", pod->dir);
-	struct stat st;
 	bool cancelled;
 
 	pthread_mutex_lock(&pod->lock);
 	cancelled = pod->cancel || !pod->vm;
 	pthread_mutex_unlock(&pod->lock);
 	return !cancelled && err->status != ERR_DEADLINE_EXCEEDED && now_monotonic_ns() < run->deadline_ns &&
-	       path && stat(path, &st) == 0 && st.st_size == 0;
+	       vm_said_nothing(pod->dir);
 }
 
 /*
@@ -165,8 +134,6 @@ static int clear_vm(struct pod_run *run, struct err *err)
 {
 	struct pod *pod = run->pod;
 	struct err gone = ERR_INIT;
-	struct dirent *de;
-	DIR *dir;
 
 	err_set(&gone, -ECONNRESET, "the VM died");
 	agent_abort(pod->agent, &gone);
@@ -176,15 +143,7 @@ static int clear_vm(struct pod_run *run, struct err *err)
 	pod->dead_vm = move_ptr(pod->vm);
 	pod->dead_agent = move_ptr(pod->agent);
 	pthread_mutex_unlock(&pod->lock);
-	dir = opendir(pod->dir);
-	if (!dir)
-		return err_set_errno(err, -errno, "%s", pod->dir);
-	while ((de = readdir(dir))) {
-		if (de->d_type == DT_REG || de->d_type == DT_SOCK)
-			(void)unlinkat(dirfd(dir), de->d_name, 0);
-	}
-	closedir(dir);
-	return 0;
+	return vm_clear_files(pod->dir, err);
 }
 
 /*
