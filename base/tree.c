@@ -3,9 +3,11 @@
 
 #include "base/util.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/openat2.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 int path_open_in(int root, const char *path, int flags)
@@ -68,4 +70,41 @@ void path_split(char *path, const char **ret_parent, const char **ret_base)
 		*ret_parent = "";
 		*ret_base = path;
 	}
+}
+
+/* ---- usage --------------------------------------------------------------------------------------------- */
+
+static void add_file(const struct stat *st, struct tree_usage *usage)
+{
+	usage->inodes++;
+	usage->bytes += (uint64_t)st->st_blocks * 512 /
+			(S_ISDIR(st->st_mode) || st->st_nlink == 0 ? 1 : st->st_nlink);
+}
+
+static void add_tree(int dirfd, const char *path, struct tree_usage *usage, int depth)
+{
+	int fd = openat(dirfd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *de;
+
+	if (!dir) {
+		close_fd(fd);
+		return;
+	}
+	while ((de = readdir(dir))) {
+		struct stat st;
+
+		if (str_eq(de->d_name, ".") || str_eq(de->d_name, "..") ||
+		    fstatat(fd, de->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+			continue;
+		add_file(&st, usage);
+		if (S_ISDIR(st.st_mode) && depth < TREE_DEPTH_MAX)
+			add_tree(fd, de->d_name, usage, depth + 1);
+	}
+	closedir(dir);
+}
+
+void tree_usage_add(int dirfd, const char *path, struct tree_usage *usage)
+{
+	add_tree(dirfd, path, usage, 0);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tree.h: paths inside a tree that nobody trusts.
+ * tree.h: directory trees that nobody trusts.
  *
- * Purpose:   opens beneath a root as if chrooted there (openat2, RESOLVE_IN_ROOT), and cleans archive names.
+ * Purpose:   opens beneath a root as if chrooted there (openat2, RESOLVE_IN_ROOT), cleans archive names, and
+ *            counts what a tree takes.
  * Threads:   no shared state.
  * Ownership: fds are the caller's, CLOEXEC.
  * Errors:    negative errno.
@@ -13,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define TREE_PATH_MAX  4095
 #define TREE_DEPTH_MAX 200
@@ -26,5 +28,15 @@ int path_open_in(int root, const char *path, int flags);
 int path_clean(char *name);
 /* Splits a clean, non-empty path in place: the parent ("" for the root) and the last part. */
 void path_split(char *path, const char **ret_parent, const char **ret_base);
+
+/* What a tree takes on disk. A file with several names counts as its share for each of them. */
+struct tree_usage {
+	uint64_t bytes, inodes;
+};
+/*
+ * Adds what lies below a directory; a missing one, and what cannot be read or lies TREE_DEPTH_MAX deep,
+ * counts nothing.
+ */
+void tree_usage_add(int dirfd, const char *path, struct tree_usage *usage);
 
 #endif

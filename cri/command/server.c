@@ -216,6 +216,8 @@ static int build(struct running *run, struct err *err)
 	images.workers = server->workers;
 	r = image_store_open(&images, &server->images, err);
 	if (r == 0)
+		r = rootfs_open(server->images, config->server.state_dir, &server->rootfs, err);
+	if (r == 0)
 		r = cni_new(config->cni.bin_dirs, config->cni.conf_dir, cni_cache, &server->cni, err);
 	return r;
 }

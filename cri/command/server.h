@@ -23,6 +23,7 @@
 #include "cri/image/image.h"
 #include "cri/core/loop.h"
 #include "cri/core/workers.h"
+#include "cri/rootfs/rootfs.h"
 #include "cri/store/store.h"
 #include "vmm/choose.h"
 
@@ -39,6 +40,7 @@ struct server {
 	struct workers *workers;
 	struct store *store;
 	struct image_store *images;
+	struct rootfs *rootfs;
 	struct cni *cni;
 	struct gate boots; /* VMs that boot: twice as many as the host has CPUs */
 

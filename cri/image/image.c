@@ -7,10 +7,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <time.h>
 
 static int no_memory(struct err *err)
@@ -22,8 +20,7 @@ static int no_memory(struct err *err)
 
 static int make_dirs(struct image_store *images, struct err *err)
 {
-	static const char *const names[] = {"images/layers", "images/empty", "containers"};
-	struct statfs fs;
+	static const char *const names[] = {"images/layers", "images/empty"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
 		char *path CLEANUP_FREE = xasprintf("%s/%s", images->state_dir, names[i]);
@@ -32,10 +29,6 @@ static int make_dirs(struct image_store *images, struct err *err)
 		if (r < 0)
 			return err_set_errno(err, r, "%s/%s", images->state_dir, names[i]);
 	}
-	if (statfs(images->dir, &fs) == 0 && fs.f_type == OVERLAYFS_SUPER_MAGIC)
-		log_warn("image: %s lies on overlayfs, on which no container's writable layer can be; put "
-			 "state_dir on another file system",
-			 images->state_dir);
 	return 0;
 }
 
@@ -205,7 +198,7 @@ static int collect_locked(struct image_store *images, struct err *err)
 	int r = image_rows_load(images->store, &w.rows, err);
 
 	if (r == 0)
-		r = rootfs_rows_chains(images->store, &w.chains, err);
+		r = use_rows_chains(images->store, &w.chains, err);
 	if (r == 0)
 		r = layers_bury(images, keep_layer, &w, err);
 	if (r == 0)

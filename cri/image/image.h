@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * image.h: images: references, pulls, the content store, unpacked layers and container root file systems.
+ * image.h: images: references, pulls, the content store and unpacked layers.
  *
  * Threads:   every function from any thread; pulls of the same image join one another.
  * Ownership: out-parameters are the caller's.
- * Layout:    <state_dir>/images/blobs/sha256/<hex>, <state_dir>/images/layers/<chain id hex>/fs (the layer's
- *            own files, with overlay whiteouts: char 0:0 and trusted.overlay.opaque),
- *            <state_dir>/containers/<id>/{upper,work}.
+ * Layout:    <state_dir>/images/blobs/sha256/<hex>, <state_dir>/images/layers/<chain id hex>/fs.
  * Identity:  an image's id is "sha256:<hex of its config blob>", which is also what PullImage answers.
  * Secrets:   credentials live in memory for the time of a pull and reach no log, file or command line.
  */
@@ -21,6 +19,8 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#define IMAGE_LAYERS_MAX OCI_LAYERS_MAX /* of one image */
 
 struct image_store;
 
@@ -59,9 +59,8 @@ int image_get(struct image_store *images, const char *ref, struct image **ret_im
 /* All images, or those `ref` names (NULL: all): a NULL-terminated vector of image_free'able. */
 int image_list(struct image_store *images, const char *ref, struct image ***ret_list, struct err *err);
 /*
- * Removes the image with all its tags; blobs and layers that nothing else uses go too. Missing: success. Used
- * by a container (image_rootfs_prepare'd): the name goes, the files stay until the container's rootfs is
- * removed.
+ * Removes the image with all its tags; blobs and layers that nothing else uses go too. Missing: success. If a
+ * container uses it (image_use_take), the name goes and the files stay until the use is dropped.
  */
 int image_remove(struct image_store *images, const char *ref, struct err *err);
 struct image_fs_info {
@@ -70,30 +69,32 @@ struct image_fs_info {
 };
 int image_fs_info(struct image_store *images, struct image_fs_info *ret_info, struct err *err);
 
+/* ---- users of an image's layers ------------------------------------------------------------------------ */
+
 /*
- * Mounts a container's root file system at `target` (exists): overlay of the image's layers and the
- * container's own upper directory, or read-only of the layers alone. Idempotent. The caller journals.
+ * While it is held, no layer is removed, by any process. Returns what image_unhold takes, or a negative
+ * errno. Waits for a collection that runs, which takes milliseconds: files are removed after it.
  */
-int image_rootfs_mount(struct image_store *images, const char *image_id, const char *container_id,
-		       const char *target, struct err *err);
-/* Unmounts target (lazily if `lazy`). Missing or not mounted: success. */
-int image_rootfs_umount(const char *target, bool lazy, struct err *err);
-/* Removes the upper directory and drops the use of the image. Missing: success. */
-int image_rootfs_remove(struct image_store *images, const char *container_id, struct err *err);
-/* Bytes and inodes of the container's writable layer. */
-int image_rootfs_usage(struct image_store *images, const char *container_id, uint64_t *ret_bytes,
-		       uint64_t *ret_inodes, struct err *err);
+int image_hold(struct image_store *images, struct err *err);
+void image_unhold(struct image_store *images, int hold);
 /*
- * Looks a user or group up in the image's /etc/passwd and /etc/group, safely (no symlink leaves the root).
- * user: "name", "uid", "name:group", "uid:gid". Supplementary groups of /etc/group are those that list the
- * user's name.
+ * Notes that `user` (a container's id) uses an image, so that its layers stay until image_use_drop, even when
+ * the image is removed. Held by the caller. One user uses one image for good: asked again, it gets the layers
+ * that it got first. user NULL: for the time of the hold alone. *ret_layers: the directories of the layers'
+ * own files (with overlay whiteouts: char 0:0 and trusted.overlay.opaque), the top one first, at least one;
+ * strv_free.
  */
-struct image_user {
-	uint32_t uid, gid;
-	uint32_t *groups;
-	size_t n_groups;
-};
-int image_user_lookup(const char *rootfs, const char *user, struct image_user *ret_user, struct err *err);
+int image_use_take(struct image_store *images, const char *image_id, const char *user, char ***ret_layers,
+		   struct err *err);
+/* Drops a use and removes what nothing uses any more. Unknown: success. */
+int image_use_drop(struct image_store *images, const char *user, struct err *err);
+/*
+ * Makes a tree disappear now and removes its files later, in LANE_IMAGE, if it is on the image store's file
+ * system; else at once. Missing: success. 0 or a negative errno.
+ */
+int image_discard_tree(struct image_store *images, int dirfd, const char *name);
+
+/* ---- files --------------------------------------------------------------------------------------------- */
 
 /*
  * `crivisor image import|export|list`: OCI layouts (directories) and archives (tar, also docker-archive on

@@ -57,19 +57,11 @@ bool layer_have(const struct image_store *images, const char *chain);
  */
 int layer_unpack(struct image_store *images, const char *blob, const char *diff_id, char *const *chains,
 		 size_t n, bool (*stop)(void *arg), void *arg, struct err *err);
-struct image_usage {
-	uint64_t bytes, inodes;
-};
 /* Counts <layer_dir>/fs and notes it in <layer_dir>/usage, for image_fs_info is asked every few seconds. */
 int layer_usage_note(const char *layer_dir, struct err *err);
 /* Renames unwanted layers out of the way (under the exclusive lock), then removes them (without it). */
 int layers_bury(struct image_store *images, bool (*keep)(void *arg, const char *chain), void *arg,
 		struct err *err);
-/*
- * Likewise for any other tree on the same file system; one on another is removed at once. 0 or a negative
- * errno.
- */
-int layers_bury_tree(struct image_store *images, int dirfd, const char *name);
 /* In the workers, where there is one; else at once. */
 void layers_remove_buried(struct image_store *images);
 

@@ -206,7 +206,7 @@ int layers_bury(struct image_store *images, bool (*keep)(void *arg, const char *
 	return each_layer(images, bury, &b, err);
 }
 
-int layers_bury_tree(struct image_store *images, int dirfd, const char *name)
+int image_discard_tree(struct image_store *images, int dirfd, const char *name)
 {
 	char *layers CLEANUP_FREE = xasprintf("%s/layers", images->dir);
 	int fd CLEANUP_CLOSE = layers ? open(layers, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;

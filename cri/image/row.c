@@ -285,14 +285,14 @@ int image_rows_find(struct image_row *const *rows, const char *text, struct imag
 
 /* ---- uses ---------------------------------------------------------------------------------------------- */
 
-int rootfs_row_put(struct store *store, const char *container_id, const char *image_id, char *const *chains,
-		   struct err *err)
+int use_row_put(struct store *store, const char *container_id, const char *image_id, char *const *chains,
+		struct err *err)
 {
 	json_object *o = json_object_new_object();
 
 	json_object_object_add(o, "image", json_object_new_string(image_id));
 	json_object_object_add(o, "layers", strings_json(chains));
-	return put_json(store, ROOTFS_KIND, container_id, o, err);
+	return put_json(store, USE_KIND, container_id, o, err);
 }
 
 static int read_chains(const void *value, size_t len, char ***ret)
@@ -304,12 +304,12 @@ static int read_chains(const void *value, size_t len, char ***ret)
 	return r;
 }
 
-int rootfs_row_get(struct store *store, const char *container_id, char ***ret_chains, struct err *err)
+int use_row_get(struct store *store, const char *container_id, char ***ret_chains, struct err *err)
 {
 	char **chains CLEANUP_STRV = NULL;
 	void *value CLEANUP_FREE = NULL;
 	size_t len;
-	int r = store_get(store, ROOTFS_KIND, container_id, &value, &len, err);
+	int r = store_get(store, USE_KIND, container_id, &value, &len, err);
 
 	if (r < 0)
 		return r;
@@ -333,10 +333,10 @@ static int collect_chains(void *arg, const char *id, const char *name, const voi
 	return read_chains(value, len, arg) == -ENOMEM ? -ENOMEM : 0;
 }
 
-int rootfs_rows_chains(struct store *store, char ***ret_chains, struct err *err)
+int use_rows_chains(struct store *store, char ***ret_chains, struct err *err)
 {
 	char **chains CLEANUP_STRV = NULL;
-	int r = store_each(store, ROOTFS_KIND, collect_chains, &chains, err);
+	int r = store_each(store, USE_KIND, collect_chains, &chains, err);
 
 	if (r < 0)
 		return r == -ENOMEM ? no_memory(err) : r;

@@ -18,8 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IMAGE_KIND  "image"
-#define ROOTFS_KIND "rootfs"
+#define IMAGE_KIND "image"
+#define USE_KIND   "rootfs"
 
 struct image_layer {
 	char blob[IMAGE_DIGEST_LEN + 1];  /* compressed */
@@ -54,10 +54,10 @@ int image_rows_find(struct image_row *const *rows, const char *text, struct imag
 bool image_row_named(const struct image_row *row, const struct image_ref *ref);
 
 /* A container's use: chain ids, base first. */
-int rootfs_row_put(struct store *store, const char *container_id, const char *image_id, char *const *chains,
-		   struct err *err);
-int rootfs_row_get(struct store *store, const char *container_id, char ***ret_chains, struct err *err);
+int use_row_put(struct store *store, const char *container_id, const char *image_id, char *const *chains,
+		struct err *err);
+int use_row_get(struct store *store, const char *container_id, char ***ret_chains, struct err *err);
 /* Chain ids that any container uses. */
-int rootfs_rows_chains(struct store *store, char ***ret_chains, struct err *err);
+int use_rows_chains(struct store *store, char ***ret_chains, struct err *err);
 
 #endif

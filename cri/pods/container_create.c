@@ -29,7 +29,7 @@ struct creation {
 	const Runtime__V1__ContainerConfig *config;
 	Crivisor__State__V1__Pod *pod_state;
 	struct image *image;
-	struct image_user user;
+	struct spec_user user;
 	char dir[384]; /* <pod dir>/mounts/<id> */
 	char rootfs[400];
 	struct oci_mount *mounts;
@@ -166,7 +166,7 @@ static int prepare_rootfs(struct creation *c, struct err *err)
 	if (r == 0)
 		r = share_container_create(c->pod->dir, c->container->id, err);
 	if (r == 0)
-		r = image_rootfs_mount(c->server->images, c->image->id, c->container->id, c->rootfs, err);
+		r = rootfs_mount(c->server->rootfs, c->image->id, c->container->id, c->rootfs, err);
 	return r;
 }
 
@@ -188,7 +188,7 @@ static int resolve_user(struct creation *c, struct err *err)
 		snprintf(number, sizeof(number), "%lld", (long long)sc->run_as_user->value);
 		user = number;
 	}
-	if (image_user_lookup(c->rootfs, str_empty(user) ? "0" : user, &c->user, err) < 0)
+	if (spec_user_lookup(c->rootfs, str_empty(user) ? "0" : user, &c->user, err) < 0)
 		return err_wrap(err, "the container's user");
 	return 0;
 }

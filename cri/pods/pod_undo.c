@@ -55,6 +55,6 @@ int pod_undo(void *ctx, const char *owner, const char *kind, const char *arg, st
 	if (str_eq(kind, "cdir"))
 		return share_container_destroy(arg, true, err);
 	if (str_eq(kind, "upper"))
-		return image_rootfs_remove(server->images, arg, err);
+		return rootfs_remove(server->rootfs, arg, err);
 	return err_set(err, -EINVAL, "the journal holds an unknown step \"%s\" of %s", kind, owner);
 }

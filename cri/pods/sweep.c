@@ -50,7 +50,7 @@ static void sweep_layers(struct server *server)
 			continue;
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", names[i]),
 			 "its row was lost: removing its files");
-		if (image_rootfs_remove(server->images, names[i], &err) < 0)
+		if (rootfs_remove(server->rootfs, names[i], &err) < 0)
 			log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", names[i]), "removing them: %s",
 				 err.msg);
 	}

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cri/image/image_internal.h"
+#include "cri/rootfs/rootfs_internal.h"
 
-#include "base/util.h"
 #include "base/tree.h"
+#include "base/util.h"
 
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -22,62 +22,7 @@
 /* "index=off" etc.: the layers are shared by many overlays, and the upper one is never moved. */
 static const char *const options[] = {"index", "off", "metacopy", "off", NULL};
 
-static int no_memory(struct err *err)
-{
-	return err_oom(err);
-}
-
-/* A container's id becomes part of a path. */
-static bool id_valid(const char *id)
-{
-	size_t len = id ? strlen(id) : 0;
-
-	return len > 0 && len <= 128 && id[0] != '.' &&
-	       strspn(id, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-") == len;
-}
-
-static bool is_mounted(const char *target)
-{
-	struct statx stx;
-
-	return statx(AT_FDCWD, target, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_TYPE, &stx) == 0 &&
-	       (stx.stx_attributes & STATX_ATTR_MOUNT_ROOT);
-}
-
 /* ---- which layers -------------------------------------------------------------------------------------- */
-
-static int image_chains(struct image_store *images, const char *image_id, char ***ret_chains, struct err *err)
-{
-	struct image_row **rows = NULL;
-	struct image_row *row;
-	int r = image_rows_load(images->store, &rows, err);
-
-	if (r == 0)
-		r = image_rows_find(rows, image_id, &row, err);
-	for (size_t i = 0; r == 0 && i < row->n_layers; i++) {
-		if (strv_add(ret_chains, row->layers[i].chain) < 0)
-			r = no_memory(err);
-	}
-	image_rows_free(rows);
-	return r;
-}
-
-/* What the container has used so far, else what the image has now; noted before anything is mounted. */
-static int take_chains(struct image_store *images, const char *image_id, const char *container_id,
-		       char ***ret_chains, struct err *err)
-{
-	int r;
-
-	if (container_id) {
-		r = rootfs_row_get(images->store, container_id, ret_chains, err);
-		if (r != -ENOENT)
-			return r;
-	}
-	r = image_chains(images, image_id, ret_chains, err);
-	if (r < 0 || !container_id)
-		return r;
-	return rootfs_row_put(images->store, container_id, image_id, *ret_chains, err);
-}
 
 static bool root_is_opaque(int fd)
 {
@@ -87,7 +32,7 @@ static bool root_is_opaque(int fd)
 }
 
 struct lowers {
-	int fds[OCI_LAYERS_MAX + 1];
+	int fds[IMAGE_LAYERS_MAX];
 	size_t n; /* the top one first */
 };
 
@@ -107,23 +52,20 @@ static int open_one(struct lowers *l, const char *path, struct err *err)
 	return 0;
 }
 
-static int open_lowers(const struct image_store *images, char *const *chains, struct lowers *l,
-		       struct err *err)
+/* What lies below a layer whose root is opaque does not show. */
+static int open_lowers(char *const *layers, struct lowers *l, struct err *err)
 {
-	char *empty CLEANUP_FREE = xasprintf("%s/empty", images->dir);
-
-	if (!empty)
-		return no_memory(err);
-	for (size_t i = strv_len(chains); i > 0 && l->n < OCI_LAYERS_MAX; i--) {
-		char *path CLEANUP_FREE = layer_path(images, chains[i - 1]);
-		int r = path ? open_one(l, path, err) : no_memory(err);
+	for (; *layers; layers++) {
+		int r = l->n == ARRAY_SIZE(l->fds)
+				? err_set(err, -E2BIG, "an image of more than %zu layers", ARRAY_SIZE(l->fds))
+				: open_one(l, *layers, err);
 
 		if (r < 0)
 			return r;
 		if (root_is_opaque(l->fds[l->n - 1]))
 			break;
 	}
-	return l->n > 0 ? 0 : open_one(l, empty, err);
+	return 0;
 }
 
 /* ---- mounting ------------------------------------------------------------------------------------------ */
@@ -256,7 +198,7 @@ static int check_upper_fs(int fd, const char *dir, struct err *err)
 
 	if (fstatfs(fd, &fs) == 0 && fs.f_type == OVERLAYFS_SUPER_MAGIC)
 		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION,
-				      "%s lies on overlayfs, on which no container's writable layer can be; "
+				      "%s is on overlayfs, which cannot hold a container's writable layer: "
 				      "put state_dir on another file system",
 				      dir);
 	return 0;
@@ -284,16 +226,16 @@ static int dress_upper(int upper, const struct lowers *l, struct err *err)
 	return 0;
 }
 
-static int mount_writable(const struct image_store *images, const struct lowers *l, const char *container_id,
+static int mount_writable(const struct rootfs *rootfs, const struct lowers *l, const char *container_id,
 			  const char *target, struct err *err)
 {
-	char *dir CLEANUP_FREE = xasprintf("%s/containers/%s", images->state_dir, container_id);
+	char *dir CLEANUP_FREE = xasprintf("%s/%s", rootfs->dir, container_id);
 	int upper CLEANUP_CLOSE = -1;
 	int work CLEANUP_CLOSE = -1;
 	int r;
 
 	if (!dir)
-		return no_memory(err);
+		return err_oom(err);
 	upper = open_made(dir, "upper", 0755, err);
 	if (upper < 0)
 		return upper;
@@ -306,41 +248,39 @@ static int mount_writable(const struct image_store *images, const struct lowers 
 	return r < 0 ? r : mount_overlay(l, upper, work, target, err);
 }
 
-static int mount_locked(struct image_store *images, const char *image_id, const char *container_id,
-			const char *target, struct err *err)
+static int mount_held(struct rootfs *rootfs, const char *image_id, const char *container_id,
+		      const char *target, struct err *err)
 {
-	char **chains CLEANUP_STRV = NULL;
+	char **layers CLEANUP_STRV = NULL;
 	struct lowers l = {.n = 0};
-	int r = take_chains(images, image_id, container_id, &chains, err);
+	int r = image_use_take(rootfs->images, image_id, container_id, &layers, err);
 
 	if (r == 0)
-		r = open_lowers(images, chains, &l, err);
+		r = open_lowers(layers, &l, err);
 	if (r == 0 && container_id)
-		r = mount_writable(images, &l, container_id, target, err);
+		r = mount_writable(rootfs, &l, container_id, target, err);
 	else if (r == 0)
 		r = l.n == 1 ? mount_single(&l, target, err) : mount_overlay(&l, -1, -1, target, err);
 	lowers_close(&l);
 	return r;
 }
 
-int image_rootfs_mount(struct image_store *images, const char *image_id, const char *container_id,
-		       const char *target, struct err *err)
+static int overlay_mount(struct rootfs *rootfs, const char *image_id, const char *container_id,
+			 const char *target, struct err *err)
 {
-	int lock, r;
+	int hold = image_hold(rootfs->images, err);
+	int r;
 
-	if (container_id && !id_valid(container_id))
-		return err_set(err, -EINVAL, "\"%.200s\" is no container id", container_id);
-	if (is_mounted(target))
-		return 0;
-	lock = images_lock(images, err);
-	if (lock < 0)
-		return lock;
-	r = mount_locked(images, image_id, container_id, target, err);
-	images_unlock(images, lock);
+	if (hold < 0)
+		return hold;
+	r = mount_held(rootfs, image_id, container_id, target, err);
+	image_unhold(rootfs->images, hold);
 	return r;
 }
 
-int image_rootfs_umount(const char *target, bool lazy, struct err *err)
+/* ---- the rest ------------------------------------------------------------------------------------------ */
+
+static int overlay_umount(const char *target, bool lazy, struct err *err)
 {
 	if (umount2(target, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0 || errno == EINVAL ||
 	    errno == ENOENT)
@@ -348,29 +288,38 @@ int image_rootfs_umount(const char *target, bool lazy, struct err *err)
 	return err_set_errno(err, -errno, "unmounting %s", target);
 }
 
-int image_rootfs_remove(struct image_store *images, const char *container_id, struct err *err)
+static int overlay_remove(struct rootfs *rootfs, const char *container_id, int dir, struct err *err)
 {
 	static const char *const parts[] = {"work", "upper"};
-	char *dir CLEANUP_FREE = NULL;
-	int fd CLEANUP_CLOSE = -1;
-	int r;
 
-	if (!id_valid(container_id))
-		return err_set(err, -EINVAL, "\"%.200s\" is no container id",
-			       container_id ? container_id : "");
-	dir = xasprintf("%s/containers/%s", images->state_dir, container_id);
-	if (!dir)
-		return no_memory(err);
-	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-	for (size_t i = 0; fd >= 0 && i < ARRAY_SIZE(parts); i++) {
-		r = layers_bury_tree(images, fd, parts[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		int r = image_discard_tree(rootfs->images, dir, parts[i]);
+
 		if (r < 0)
-			return err_set_errno(err, r, "removing %s/%s", dir, parts[i]);
+			return err_set_errno(err, r, "removing %s/%s/%s", rootfs->dir, container_id,
+					     parts[i]);
 	}
-	/* Others may keep files there; then the last of them removes the directory. */
-	(void)rmdir(dir);
-	r = store_delete(images->store, ROOTFS_KIND, container_id, err);
-	if (r < 0 && r != -ENOENT)
-		return r;
-	return images_collect(images, err);
+	return 0;
 }
+
+static int overlay_usage(struct rootfs *rootfs, const char *container_id, uint64_t *ret_bytes,
+			 uint64_t *ret_inodes, struct err *err)
+{
+	char *upper CLEANUP_FREE = xasprintf("%s/%s/upper", rootfs->dir, container_id);
+	struct tree_usage usage = {0};
+
+	if (!upper)
+		return err_oom(err);
+	tree_usage_add(AT_FDCWD, upper, &usage);
+	*ret_bytes = usage.bytes;
+	*ret_inodes = usage.inodes;
+	return 0;
+}
+
+const struct rootfs_driver rootfs_overlay = {
+	.name = "overlay",
+	.mount = overlay_mount,
+	.umount = overlay_umount,
+	.remove = overlay_remove,
+	.usage = overlay_usage,
+};

@@ -236,7 +236,7 @@ static int check_user(const struct oci_build *b, struct err *err)
 static int put_user(struct oci_build *b, struct json_object *process, struct err *err)
 {
 	const Runtime__V1__LinuxContainerSecurityContext *sc = b->sc;
-	const struct image_user *user = b->in->user;
+	const struct spec_user *user = b->in->user;
 	bool merge = sc->supplemental_groups_policy == RUNTIME__V1__SUPPLEMENTAL_GROUPS_POLICY__Merge;
 	struct json_object *object = oci_object(&b->oom, process, "user"), *array;
 	uint32_t uid = user ? user->uid : 0, gid = user ? user->gid : 0;

@@ -4,7 +4,7 @@
  *
  * Source:    https://github.com/opencontainers/runtime-spec (1.0.2); CRI's meaning of each field as
  *            containerd and CRI-O have it.
- * Threads:   pure functions.
+ * Threads:   no shared state.
  * Limits:    65536 environment variables, supplementary groups and mounts each; a seccomp profile of 1 MiB.
  * Errors:    a field that cannot be honoured is an error that names it (InvalidArgument where a VM cannot
  *            mean it, Unimplemented where it is yet to come), never left out in silence. One exception, as
@@ -23,6 +23,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* A mount of the CRI request, made ready on the host. */
 struct oci_mount {
@@ -32,6 +33,20 @@ struct oci_mount {
 	bool recursive_read_only;
 };
 
+/* Who a container's process is. The groups are malloc'ed. */
+struct spec_user {
+	uint32_t uid, gid;
+	uint32_t *groups; /* supplementary */
+	size_t n_groups;
+};
+/*
+ * Looks a user up in /etc/passwd and /etc/group below a root file system; no symlink leaves it. user: "name",
+ * "uid", "name:group", "uid:gid"; NULL or "": uid 0. A number without an entry stands for itself, with gid 0.
+ * Supplementary groups are those of /etc/group that list the user's name. At most 4 MiB a file and 65536
+ * groups.
+ */
+int spec_user_lookup(const char *rootfs, const char *user, struct spec_user *ret_user, struct err *err);
+
 struct oci_spec_input {
 	const Runtime__V1__PodSandboxConfig *pod;
 	const Runtime__V1__ContainerConfig *container;
@@ -40,7 +55,7 @@ struct oci_spec_input {
 	 * The image's or the request's user, looked up in the rootfs; NULL: root. run_as_user and
 	 * run_as_group win over its uid and gid; run_as_username must have been looked up.
 	 */
-	const struct image_user *user;
+	const struct spec_user *user;
 	const char *container_id;
 	const char *sandbox_id;		/* for the annotations; NULL: left out */
 	const struct oci_mount *mounts; /* volumes, in order */

@@ -8,6 +8,8 @@
  */
 #include "base/util.h"
 #include "cri/image/image.h"
+#include "cri/rootfs/rootfs.h"
+#include "cri/spec/spec.h"
 #include "cri/store/store.h"
 
 #include <json-c/json.h>
@@ -159,11 +161,11 @@ static int cmd_get(struct image_store *images, const char *ref)
 
 static int cmd_user(const char *rootfs, const char *name)
 {
-	struct image_user user = {0};
+	struct spec_user user = {0};
 	struct err err = ERR_INIT;
 	json_object *o, *groups = json_object_new_array();
 
-	if (image_user_lookup(rootfs, name, &user, &err) < 0) {
+	if (spec_user_lookup(rootfs, name, &user, &err) < 0) {
 		json_object_put(groups);
 		return fail(&err);
 	}
@@ -177,7 +179,7 @@ static int cmd_user(const char *rootfs, const char *name)
 	return say(o);
 }
 
-static int cmd_usage(struct image_store *images, const char *container)
+static int cmd_usage(struct image_store *images, struct rootfs *rootfs, const char *container)
 {
 	struct image_fs_info info = {0};
 	uint64_t bytes = 0, inodes = 0;
@@ -185,7 +187,7 @@ static int cmd_usage(struct image_store *images, const char *container)
 	json_object *o;
 
 	if (image_fs_info(images, &info, &err) < 0 ||
-	    (container && image_rootfs_usage(images, container, &bytes, &inodes, &err) < 0))
+	    (container && rootfs_usage(rootfs, container, &bytes, &inodes, &err) < 0))
 		return fail(&err);
 	o = json_object_new_object();
 	json_object_object_add(o, "mountpoint", json_object_new_string(info.mountpoint));
@@ -210,7 +212,7 @@ static int result(int r, const struct err *err)
 	return r < 0 ? fail(err) : say(json_object_new_object());
 }
 
-static int run(struct image_store *images, int argc, char **argv)
+static int run(struct image_store *images, struct rootfs *rootfs, int argc, char **argv)
 {
 	const char *cmd = argv[0], *a = argc > 1 ? argv[1] : NULL, *b = argc > 2 ? argv[2] : NULL,
 		   *c = argc > 3 ? argv[3] : NULL;
@@ -225,15 +227,15 @@ static int run(struct image_store *images, int argc, char **argv)
 	if (str_eq(cmd, "remove") && a)
 		return result(image_remove(images, a, &err), &err);
 	if (str_eq(cmd, "mount") && c)
-		return result(image_rootfs_mount(images, a, str_eq(b, "-") ? NULL : b, c, &err), &err);
+		return result(rootfs_mount(rootfs, a, str_eq(b, "-") ? NULL : b, c, &err), &err);
 	if (str_eq(cmd, "umount") && a)
-		return result(image_rootfs_umount(a, false, &err), &err);
+		return result(rootfs_umount(rootfs, a, false, &err), &err);
 	if (str_eq(cmd, "rmrootfs") && a)
-		return result(image_rootfs_remove(images, a, &err), &err);
+		return result(rootfs_remove(rootfs, a, &err), &err);
 	if (str_eq(cmd, "user") && b)
 		return cmd_user(a, b);
 	if (str_eq(cmd, "usage"))
-		return cmd_usage(images, a);
+		return cmd_usage(images, rootfs, a);
 	if (str_eq(cmd, "import") && a)
 		return cmd_import(images, a, b);
 	if (str_eq(cmd, "export") && b)
@@ -246,6 +248,7 @@ int main(int argc, char **argv)
 {
 	struct image_store_options options = {0};
 	struct image_store *images = NULL;
+	struct rootfs *rootfs = NULL;
 	struct store *store = NULL;
 	struct err err = ERR_INIT;
 	int r;
@@ -260,7 +263,11 @@ int main(int argc, char **argv)
 	options.store = store;
 	options.state_dir = argv[1];
 	options.registry_config_dir = argv[2];
-	r = image_store_open(&options, &images, &err) < 0 ? fail(&err) : run(images, argc - 3, argv + 3);
+	r = image_store_open(&options, &images, &err);
+	if (r == 0)
+		r = rootfs_open(images, argv[1], &rootfs, &err);
+	r = r < 0 ? fail(&err) : run(images, rootfs, argc - 3, argv + 3);
+	rootfs_close(rootfs);
 	image_store_close(images);
 	store_close(store);
 	return r;

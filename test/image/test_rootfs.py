@@ -129,11 +129,11 @@ class Rootfs(TestCase):
         self.store("pull", self.ref)
         target = os.path.join(self.root, "t")
         os.mkdir(target)
-        self.assertFails("FailedPrecondition", "lies on overlayfs", "mount", self.ref, "a", target)
+        self.assertFails("FailedPrecondition", "is on overlayfs", "mount", self.ref, "a", target)
 
     def test_ids_that_are_paths(self):
         for name in ("../x", "a/b", "..", ""):
-            self.assertFails("InvalidArgument", "no container id", "rmrootfs", name)
+            self.assertFails("InvalidArgument", "is not a valid container id", "rmrootfs", name)
 
 
 class Users(TestCase):
@@ -181,7 +181,7 @@ class Users(TestCase):
         self.assertFails("InvalidArgument", "unable to find user outside", "user", self.rootfs, "outside")
         os.unlink(self.rootfs + "/etc/passwd")
         os.mkfifo(self.rootfs + "/etc/passwd")
-        self.assertFails("InvalidArgument", "is no file", "user", self.rootfs, "app")
+        self.assertFails("InvalidArgument", "is not a regular file", "user", self.rootfs, "app")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ static void cwd_request_wins_over_image(void **state)
 static void user_groups_merge_and_strict(void **state)
 {
 	uint32_t groups[] = {50, 20};
-	struct image_user user = {.uid = 5, .gid = 6, .groups = groups, .n_groups = 2};
+	struct spec_user user = {.uid = 5, .gid = 6, .groups = groups, .n_groups = 2};
 	int64_t extra[] = {1000, 20};
 	struct req q;
 
