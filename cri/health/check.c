@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/health/check.h"
 
+#include "base/text.h"
 #include "base/util.h"
 #include "base/version.h"
-#include "cri/network/conf_internal.h"
 
 #include <assert.h>
 #include <fcntl.h>
@@ -24,10 +24,10 @@ static bool add(struct check *check, struct check_finding finding)
 		return false;
 	/* Programs' and files' own words are in there: neither a terminal nor JSON may be led astray by them.
 	 */
-	cni_text_clean(finding.id);
-	cni_text_clean(finding.message);
+	text_clean(finding.id);
+	text_clean(finding.message);
 	if (finding.mend)
-		cni_text_clean(finding.mend);
+		text_clean(finding.mend);
 	check->findings = more;
 	more[check->n++] = finding;
 	return true;

@@ -3,11 +3,8 @@
 #include "cri/health/check.h"
 
 #include "base/util.h"
-#include "cri/network/chain_internal.h"
-#include "cri/network/conf_internal.h"
+#include "cri/network/cni.h"
 #include "vmm/network.h"
-
-#include <json-c/json.h>
 
 /* ---- taps ---------------------------------------------------------------------------------------------- */
 
@@ -64,49 +61,6 @@ static void check_taps(struct check *check)
 
 /* ---- CNI ----------------------------------------------------------------------------------------------- */
 
-/* What of the plugins' configurations asks something of the host. */
-struct needs {
-	bool iptables;	  /* at each ADD */
-	bool ports;	  /* some plugin does hostPorts */
-	bool local_ports; /* on 127.0.0.1 too */
-	bool forwards;	  /* a plugin switches forwarding on */
-};
-
-static bool flag(struct json_object *conf, const char *key, bool otherwise)
-{
-	struct json_object *value;
-
-	return json_object_object_get_ex(conf, key, &value) ? json_object_get_boolean(value) : otherwise;
-}
-
-static bool has_text(struct json_object *conf, const char *key, const char *text)
-{
-	struct json_object *value;
-
-	return json_object_object_get_ex(conf, key, &value) && json_object_is_type(value, json_type_string) &&
-	       str_eq(json_object_get_string(value), text);
-}
-
-static void gather(const struct cni_plugin *plugin, struct needs *needs)
-{
-	struct json_object *caps;
-
-	if (flag(plugin->conf, "ipMasq", false))
-		needs->iptables |= !has_text(plugin->conf, "ipMasqBackend", "nftables");
-	needs->forwards |= str_eq(plugin->type, "bridge") && (flag(plugin->conf, "isGateway", false) ||
-							      flag(plugin->conf, "isDefaultGateway", false));
-	needs->iptables |=
-		str_eq(plugin->type, "firewall") && !has_text(plugin->conf, "backend", "firewalld");
-	if (!json_object_object_get_ex(plugin->conf, "capabilities", &caps) ||
-	    !flag(caps, "portMappings", false))
-		return;
-	needs->ports = true;
-	if (!str_eq(plugin->type, "portmap"))
-		return;
-	needs->iptables |= !has_text(plugin->conf, "backend", "nftables");
-	needs->local_ports |= flag(plugin->conf, "snat", true);
-}
-
 static void check_plugin(struct check *check, const char *type)
 {
 	char *id CLEANUP_FREE = xasprintf("cni-plugin-%s", type), *path CLEANUP_FREE = NULL;
@@ -116,10 +70,7 @@ static void check_plugin(struct check *check, const char *type)
 		check->oom = true;
 		return;
 	}
-	for (size_t i = 0; i < check->n; i++)
-		if (str_eq(check->findings[i].id, id))
-			return;
-	if (cni_plugin_find(check->config->cni.bin_dirs, type, &path, &err) < 0)
+	if (cni_program_find(check->config->cni.bin_dirs, type, &path, &err) < 0)
 		check_add(check, id, CHECK_MISSING,
 			  "apt install containernetworking-plugins, or [cni] bin_dirs = where it is", "%s",
 			  err.msg);
@@ -139,7 +90,7 @@ static void check_iptables(struct check *check)
 			"not in PATH, and a plugin of the pod network calls it (ipMasq, portmap, firewall)");
 }
 
-static void check_ports(struct check *check, const struct needs *needs)
+static void check_ports(struct check *check, const struct cni_look *look)
 {
 	static const char mend[] =
 		"{\"type\": \"portmap\", \"snat\": true, \"capabilities\": {\"portMappings\": true}} "
@@ -151,10 +102,10 @@ static void check_ports(struct check *check, const struct needs *needs)
 	 * switches that on for its own interface, and so the sysctl for all matters without it alone.
 	 */
 	check_read_number(check, "/proc/sys/net/ipv4/conf/all/route_localnet", &local);
-	if (!needs->ports)
+	if (!look->ports)
 		check_add(check, "host-ports", CHECK_NOTE, mend,
 			  "no plugin of the pod network takes portMappings: hostPort has no effect");
-	else if (!needs->local_ports && !local)
+	else if (!look->local_ports && !local)
 		check_add(check, "host-ports", CHECK_NOTE, mend,
 			  "hostPorts may not answer on 127.0.0.1: no portmap with snat, and "
 			  "net.ipv4.conf.all.route_localnet is 0");
@@ -163,13 +114,13 @@ static void check_ports(struct check *check, const struct needs *needs)
 }
 
 /* The server leaves it alone, and so do most plugins; bridge switches it on where it is the pods' gateway. */
-static void check_forwarding(struct check *check, const struct needs *needs)
+static void check_forwarding(struct check *check, const struct cni_look *look)
 {
 	uint64_t on;
 
 	if (check_read_number(check, "/proc/sys/net/ipv4/ip_forward", &on) < 0)
 		return;
-	if (on || needs->forwards)
+	if (on || look->forwards)
 		check_ok(check, "ip-forward", "net.ipv4.ip_forward is %s",
 			 on ? "1" : "0 until the first pod's bridge");
 	else
@@ -179,48 +130,31 @@ static void check_forwarding(struct check *check, const struct needs *needs)
 			  "only");
 }
 
-static int load(const char *dir, char **ret_file, struct cni_conf **ret_conf, struct err *err)
-{
-	char *text CLEANUP_FREE = NULL;
-	size_t len = 0;
-	int r = cni_conf_find(dir, ret_file, err);
-
-	if (r < 0)
-		return r;
-	r = read_file(*ret_file, CNI_CONF_MAX, &text, &len);
-	if (r < 0)
-		return err_set_errno(err, r, "cannot read CNI configuration %s", *ret_file);
-	return cni_conf_parse(text, len, *ret_file, ret_conf, err);
-}
-
 static void check_cni(struct check *check)
 {
-	char *file CLEANUP_FREE = NULL;
-	struct cni_conf *conf = NULL;
-	struct needs needs = {0};
+	struct cni_look look;
 	struct err err = ERR_INIT;
 
-	if (load(check->config->cni.conf_dir, &file, &conf, &err) < 0) {
-		check_add(check, "pod-network", CHECK_MISSING,
-			  file ? "correct that file, which is the first of [cni] conf_dir by name"
-			       : "copy deploy/cni/10-crivisor.conflist (of the package: "
-				 "/usr/share/doc/crivisor/examples) to [cni] conf_dir, or install a network "
-				 "add-on",
-			  "%s", err.msg);
+	if (cni_look(check->config->cni.conf_dir, &look, &err) < 0) {
+		check_add(
+			check, "pod-network", CHECK_MISSING,
+			look.file
+				? "correct that file, which is the first of [cni] conf_dir by name"
+				: "copy deploy/cni/10-crivisor.conflist (of the package: "
+				  "/usr/share/doc/crivisor/examples) to [cni] conf_dir, or install a network "
+				  "add-on",
+			"%s", err.msg);
+		cni_look_done(&look);
 		return;
 	}
-	check_ok(check, "pod-network", "\"%s\" of %s", conf->name, file);
-	for (size_t i = 0; i < conf->n_plugins; i++) {
-		check_plugin(check, conf->plugins[i].type);
-		if (conf->plugins[i].ipam)
-			check_plugin(check, conf->plugins[i].ipam);
-		gather(&conf->plugins[i], &needs);
-	}
-	if (needs.iptables)
+	check_ok(check, "pod-network", "\"%s\" of %s", look.network, look.file);
+	for (char **program = look.programs; *program; program++)
+		check_plugin(check, *program);
+	if (look.iptables)
 		check_iptables(check);
-	check_ports(check, &needs);
-	check_forwarding(check, &needs);
-	cni_conf_free(conf);
+	check_ports(check, &look);
+	check_forwarding(check, &look);
+	cni_look_done(&look);
 }
 
 void check_net(struct check *check)

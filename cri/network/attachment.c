@@ -9,21 +9,9 @@
 #define ATTACHMENT_VERSION 1
 #define ATTACHMENT_MAX	   (8 * 1024 * 1024)
 
-/* Adds value (taken over; NULL is out of memory). */
-static int put(struct json_object *object, const char *key, struct json_object *value)
-{
-	if (!value)
-		return -ENOMEM;
-	if (json_object_object_add(object, key, value) < 0) {
-		json_object_put(value);
-		return -ENOMEM;
-	}
-	return 0;
-}
-
 static int put_string(struct json_object *object, const char *key, const char *value)
 {
-	return put(object, key, json_object_new_string(value ? value : ""));
+	return cni_json_put(object, key, json_object_new_string(value ? value : ""));
 }
 
 static int push(struct json_object *array, struct json_object *value)
@@ -77,8 +65,8 @@ static int put_ports(struct json_object *caps, const struct cni_pod *pod, struct
 			break;
 		item = json_object_new_object();
 		r = push(array, item);
-		r = r ? r : put(item, "hostPort", json_object_new_int(port->host_port));
-		r = r ? r : put(item, "containerPort", json_object_new_int(port->container_port));
+		r = r ? r : cni_json_put(item, "hostPort", json_object_new_int(port->host_port));
+		r = r ? r : cni_json_put(item, "containerPort", json_object_new_int(port->container_port));
 		r = r ? r : put_string(item, "protocol", protocol);
 		if (r == 0 && !str_empty(port->host_ip))
 			r = put_string(item, "hostIP", port->host_ip);
@@ -86,7 +74,7 @@ static int put_ports(struct json_object *caps, const struct cni_pod *pod, struct
 	if (r == 0 && array && !json_object_array_length(array))
 		json_object_put(array);
 	else if (r == 0)
-		r = put(caps, "portMappings", array);
+		r = cni_json_put(caps, "portMappings", array);
 	else
 		json_object_put(array);
 	return r;
@@ -100,15 +88,15 @@ static int put_bandwidth(struct json_object *caps, const struct cni_pod *pod)
 	if (!pod->ingress_bps && !pod->egress_bps)
 		return 0;
 	item = json_object_new_object();
-	r = put(caps, "bandwidth", item);
+	r = cni_json_put(caps, "bandwidth", item);
 	/* The burst, in bits, is as large as plugins take it. */
 	if (r == 0 && pod->ingress_bps) {
-		r = put(item, "ingressRate", json_object_new_uint64(pod->ingress_bps));
-		r = r ? r : put(item, "ingressBurst", json_object_new_int(INT32_MAX));
+		r = cni_json_put(item, "ingressRate", json_object_new_uint64(pod->ingress_bps));
+		r = r ? r : cni_json_put(item, "ingressBurst", json_object_new_int(INT32_MAX));
 	}
 	if (r == 0 && pod->egress_bps) {
-		r = put(item, "egressRate", json_object_new_uint64(pod->egress_bps));
-		r = r ? r : put(item, "egressBurst", json_object_new_int(INT32_MAX));
+		r = cni_json_put(item, "egressRate", json_object_new_uint64(pod->egress_bps));
+		r = r ? r : cni_json_put(item, "egressBurst", json_object_new_int(INT32_MAX));
 	}
 	return r;
 }
@@ -121,10 +109,10 @@ static int put_dns(struct json_object *caps, const struct cni_pod *pod)
 	if (!pod->n_dns_servers && !pod->n_dns_searches && !pod->n_dns_options)
 		return 0;
 	item = json_object_new_object();
-	r = put(caps, "dns", item);
-	r = r ? r : put(item, "servers", strings(pod->dns_servers, pod->n_dns_servers));
-	r = r ? r : put(item, "searches", strings(pod->dns_searches, pod->n_dns_searches));
-	return r ? r : put(item, "options", strings(pod->dns_options, pod->n_dns_options));
+	r = cni_json_put(caps, "dns", item);
+	r = r ? r : cni_json_put(item, "servers", strings(pod->dns_servers, pod->n_dns_servers));
+	r = r ? r : cni_json_put(item, "searches", strings(pod->dns_searches, pod->n_dns_searches));
+	return r ? r : cni_json_put(item, "options", strings(pod->dns_options, pod->n_dns_options));
 }
 
 /* One set of ranges for each prefix: [[{"subnet": …}], …]. */
@@ -138,7 +126,7 @@ static int put_ranges(struct json_object *caps, const char *cidrs)
 		return 0;
 	text = strdup(cidrs);
 	sets = json_object_new_array();
-	r = put(caps, "ipRanges", sets);
+	r = cni_json_put(caps, "ipRanges", sets);
 	for (char *cidr = text ? strtok_r(text, ",", &save) : NULL; r == 0 && cidr;
 	     cidr = strtok_r(NULL, ",", &save)) {
 		struct json_object *set = json_object_new_array(), *range = json_object_new_object();
@@ -270,14 +258,14 @@ int cni_attachment_save(const struct cni_attachment *att, const char *path, stru
 	size_t len = 0;
 	int r = json ? 0 : -ENOMEM;
 
-	r = r ? r : put(json, "version", json_object_new_int(ATTACHMENT_VERSION));
+	r = r ? r : cni_json_put(json, "version", json_object_new_int(ATTACHMENT_VERSION));
 	r = r ? r : put_string(json, "id", att->id);
 	r = r ? r : put_string(json, "ifname", att->ifname);
 	r = r ? r : put_string(json, "netns", att->netns);
 	r = r ? r : put_string(json, "args", att->args);
 	r = r ? r : put_string(json, "file", att->file);
 	r = r ? r : put_string(json, "config", att->config);
-	r = r ? r : put(json, "capabilities", json_object_get(att->caps));
+	r = r ? r : cni_json_put(json, "capabilities", json_object_get(att->caps));
 	if (r == 0 && att->result)
 		r = put_string(json, "result", att->result);
 	if (r == 0) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/network/chain_internal.h"
 
+#include "base/text.h"
 #include "base/util.h"
 #include "cri/network/result_internal.h"
 #include "cri/network/run_internal.h"
@@ -37,21 +38,12 @@ static struct json_object *runtime_config(const struct cni_attachment *att, stru
 		if (!json_object_get_boolean(json_object_iter_peek_value(&it)) ||
 		    !json_object_object_get_ex(att->caps, name, &value))
 			continue;
-		if (json_object_object_add(ret, name, json_object_get(value)) < 0) {
-			json_object_put(value);
+		if (cni_json_put(ret, name, json_object_get(value)) < 0) {
 			json_object_put(ret);
 			return NULL;
 		}
 	}
 	return ret;
-}
-
-static int add_member(struct json_object *object, const char *key, struct json_object *value)
-{
-	if (value && json_object_object_add(object, key, value) == 0)
-		return 0;
-	json_object_put(value);
-	return -ENOMEM;
 }
 
 /* The plugin's own object, with what section 4 of the spec adds and takes away. */
@@ -63,15 +55,15 @@ static int make_request(const struct call *call, const struct cni_plugin *plugin
 
 	if (json_object_deep_copy(plugin->conf, &request, NULL) < 0)
 		return err_oom(err);
-	r = add_member(request, "cniVersion", json_object_new_string(call->conf->version));
-	r = r ? r : add_member(request, "name", json_object_new_string(call->conf->name));
+	r = cni_json_put(request, "cniVersion", json_object_new_string(call->conf->version));
+	r = r ? r : cni_json_put(request, "name", json_object_new_string(call->conf->name));
 	if (r == 0 && call->att && json_object_object_get_ex(plugin->conf, "capabilities", &declared)) {
 		struct json_object *config = runtime_config(call->att, declared);
 
 		if (config && json_object_object_length(config) == 0)
 			json_object_put(config);
 		else
-			r = add_member(request, "runtimeConfig", config);
+			r = cni_json_put(request, "runtimeConfig", config);
 	}
 	json_object_object_del(request, "capabilities");
 	if (r == 0 && call->prev) {
@@ -80,10 +72,10 @@ static int make_request(const struct call *call, const struct cni_plugin *plugin
 			json_object_put(request);
 			return r;
 		}
-		r = add_member(request, "prevResult", prev);
+		r = cni_json_put(request, "prevResult", prev);
 	}
 	if (r == 0 && call->valid)
-		r = add_member(request, "cni.dev/valid-attachments", json_object_get(call->valid));
+		r = cni_json_put(request, "cni.dev/valid-attachments", json_object_get(call->valid));
 	if (r < 0) {
 		json_object_put(request);
 		return err_oom(err);
@@ -123,7 +115,7 @@ static int make_env(const struct call *call, char ***ret)
 
 /* ---- running one --------------------------------------------------------------------------------------- */
 
-int cni_plugin_find(char *const *bin_dirs, const char *type, char **ret_path, struct err *err)
+int cni_program_find(char *const *bin_dirs, const char *type, char **ret_path, struct err *err)
 {
 	char dirs[256];
 	size_t at = 0;
@@ -163,8 +155,8 @@ static int plugin_failed(const struct cni_output *out, struct err *err)
 		return err_set(err, -EIO, "it was killed by signal %d%s%s", out->status - 128,
 			       *out->err ? ": " : "", out->err);
 	snprintf(words, sizeof(words), "%.200s", out->out);
-	cni_text_clean(words);
-	return err_set(err, -EIO, "it exited with %d and said no CNI error but \"%s\"%s%s", out->status,
+	text_clean(words);
+	return err_set(err, -EIO, "it exited with %d; its output is no CNI error: \"%s\"%s%s", out->status,
 		       words, *out->err ? "; on stderr: " : "", out->err);
 }
 
@@ -180,7 +172,7 @@ static int run_plugin(const struct call *call, const struct cni_plugin *plugin, 
 	size_t len = 0;
 	int r;
 
-	r = cni_plugin_find(call->bin_dirs, plugin->type, &path, err);
+	r = cni_program_find(call->bin_dirs, plugin->type, &path, err);
 	if (r == 0)
 		r = make_request(call, plugin, &request, err);
 	if (r == 0 && make_env(call, &env) < 0)
@@ -231,8 +223,8 @@ int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t dea
 			free(out);
 			if (err)
 				err->status = ERR_INTERNAL;
-			err_wrap(err, "network \"%s\": plugin \"%s\": ADD answered nonsense", att->conf->name,
-				 plugin->type);
+			err_wrap(err, "network \"%s\": plugin \"%s\": ADD gave a malformed result",
+				 att->conf->name, plugin->type);
 			return r;
 		}
 		free(prev);

@@ -35,9 +35,6 @@ int cni_attachment_save(const struct cni_attachment *att, const char *path, stru
 /* -ENOENT if there is no such file; -EBADMSG if it cannot be read as an attachment. */
 int cni_attachment_load(const char *path, struct cni_attachment **ret_att, struct err *err);
 
-/* The path of a plugin (malloc'ed). -ENOENT with words that name the directories searched. */
-int cni_plugin_find(char *const *bin_dirs, const char *type, char **ret_path, struct err *err);
-
 /* Runs the chain. ADD stops at the first failure (undoing is the caller's) and sets att->result at its end.
  */
 int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err);

@@ -141,7 +141,7 @@ int cni_status(struct cni *cni, struct err *err)
 	for (size_t i = 0; r == 0 && cni->programs[i]; i++) {
 		char *path CLEANUP_FREE = NULL;
 
-		r = cni_plugin_find(cni->bin_dirs, cni->programs[i], &path, err);
+		r = cni_program_find(cni->bin_dirs, cni->programs[i], &path, err);
 		if (r < 0)
 			err_wrap(err, "%s", cni->file);
 	}
@@ -383,40 +383,61 @@ int cni_del(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, str
 	return detach(cni, att, path, deadline_ns, err);
 }
 
-int cni_check(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, struct err *err)
+int cni_check(struct cni *cni, const char *pod_id, int64_t deadline_ns, struct err *err)
 {
 	struct cni_attachment *att CLEANUP(attachment_cleanup) = NULL;
 	char *path CLEANUP_FREE = NULL;
 	int r;
 
-	if (!cni_name_valid(pod->id))
-		return err_set(err, -EINVAL, "\"%.64s\" cannot be a CNI container id",
-			       pod->id ? pod->id : "");
-	path = cache_path(cni, pod->id);
+	if (!cni_name_valid(pod_id))
+		return err_set(err, -EINVAL, "\"%.64s\" cannot be a CNI container id", pod_id);
+	path = cache_path(cni, pod_id);
 	if (!path)
 		return err_oom(err);
 	r = cni_attachment_load(path, &att, err);
 	if (r < 0)
 		return r;
 	if (!att->result)
-		return err_set(err, -ENOENT, "pod %s is not attached to network \"%s\"", pod->id,
+		return err_set(err, -ENOENT, "pod %s is not attached to network \"%s\"", pod_id,
 			       att->conf->name);
 	if (att->conf->version_num < 400 || att->conf->disable_check)
 		return 0;
 	return cni_chain_check(att, cni->bin_dirs, deadline_or(deadline_ns, 0), err);
 }
 
-static bool is_listed(const char *id, const char *const *ids, size_t n_ids)
+static bool is_listed(const char *id, char *const *ids)
 {
-	for (size_t i = 0; i < n_ids; i++)
-		if (str_eq(id, ids[i]))
+	for (; ids && *ids; ids++)
+		if (str_eq(id, *ids))
 			return true;
 	return false;
 }
 
-/* The attachments on record: dead ones to *ret_dead (paths), living ones as the GC command wants them. */
-static int sort_cache(struct cni *cni, const char *const *ids, size_t n_ids, char ***ret_dead,
-		      struct json_object *living)
+/* As the GC command wants it: {"containerID": …, "ifname": …}. */
+static int push_living(struct json_object *living, const struct cni_attachment *att)
+{
+	struct json_object *item = json_object_new_object();
+	int r = item ? 0 : -ENOMEM;
+
+	r = r ? r : cni_json_put(item, "containerID", json_object_new_string(att->id));
+	r = r ? r : cni_json_put(item, "ifname", json_object_new_string(att->ifname));
+	if (r == 0 && json_object_array_add(living, item) == 0)
+		return 0;
+	json_object_put(item);
+	return -ENOMEM;
+}
+
+/* One attachment on record: to *ret_dead (its path), or to living. */
+static int sort_record(const char *path, char *const *ids, char ***ret_dead, struct json_object *living)
+{
+	struct cni_attachment *att CLEANUP(attachment_cleanup) = NULL;
+
+	if (cni_attachment_load(path, &att, NULL) < 0)
+		return 0;
+	return is_listed(att->id, ids) ? push_living(living, att) : strv_add(ret_dead, path);
+}
+
+static int sort_records(struct cni *cni, char *const *ids, char ***ret_dead, struct json_object *living)
 {
 	struct dirent *ent;
 	DIR *d = opendir(cni->cache_dir);
@@ -426,58 +447,50 @@ static int sort_cache(struct cni *cni, const char *const *ids, size_t n_ids, cha
 		return -errno;
 	while (r == 0 && (ent = readdir(d))) {
 		char *path CLEANUP_FREE = NULL;
-		struct cni_attachment *att CLEANUP(attachment_cleanup) = NULL;
-		struct json_object *item;
 
 		if (!str_ends(ent->d_name, ".json"))
 			continue;
 		path = xasprintf("%s/%s", cni->cache_dir, ent->d_name);
-		if (!path)
-			r = -ENOMEM;
-		else if (cni_attachment_load(path, &att, NULL) < 0)
-			continue;
-		else if (!is_listed(att->id, ids, n_ids))
-			r = strv_add(ret_dead, path);
-		else if (!(item = json_object_new_object()))
-			r = -ENOMEM;
-		else {
-			json_object_object_add(item, "containerID", json_object_new_string(att->id));
-			json_object_object_add(item, "ifname", json_object_new_string(att->ifname));
-			json_object_array_add(living, item);
-		}
+		r = path ? sort_record(path, ids, ret_dead, living) : -ENOMEM;
 	}
 	closedir(d);
 	return r;
 }
 
-int cni_gc(struct cni *cni, const char *const *ids, size_t n_ids, int64_t deadline_ns, struct err *err)
+/* DEL for each path; the first error. */
+static int detach_dead(struct cni *cni, char *const *paths, int64_t deadline_ns, struct err *err)
+{
+	int first = 0;
+
+	for (; paths && *paths; paths++) {
+		struct cni_attachment *att CLEANUP(attachment_cleanup) = NULL;
+		struct err one = ERR_INIT;
+		int r = cni_attachment_load(*paths, &att, &one);
+
+		if (r == 0)
+			r = detach(cni, att, *paths, deadline_ns, &one);
+		if (r < 0 && first == 0)
+			first = err_copy(err, &one);
+	}
+	return first;
+}
+
+int cni_gc(struct cni *cni, char *const *ids, int64_t deadline_ns, struct err *err)
 {
 	char **dead CLEANUP_STRV = NULL;
 	char *file CLEANUP_FREE = NULL, *text CLEANUP_FREE = NULL, *cidr CLEANUP_FREE = NULL;
 	struct json_object *living = json_object_new_array();
 	struct err one = ERR_INIT;
-	int first = living ? sort_cache(cni, ids, n_ids, &dead, living) : -ENOMEM, r;
+	int r = living ? sort_records(cni, ids, &dead, living) : -ENOMEM, first;
 
-	if (first < 0) {
+	if (r < 0) {
 		json_object_put(living);
-		return err_set_errno(err, first, "cannot read %s", cni->cache_dir);
+		return err_set_errno(err, r, "cannot read %s", cni->cache_dir);
 	}
 	deadline_ns = deadline_or(deadline_ns, 0);
-	for (size_t i = 0; dead && dead[i]; i++) {
-		struct cni_attachment *att CLEANUP(attachment_cleanup) = NULL;
-
-		r = cni_attachment_load(dead[i], &att, &one);
-		if (r == 0)
-			r = detach(cni, att, dead[i], deadline_ns, &one);
-		if (r < 0 && first == 0)
-			first = err_copy(err, &one);
-	}
+	first = detach_dead(cni, dead, deadline_ns, err);
 	if (current(cni, &file, &text, &cidr, NULL) == 0)
 		r = cni_chain_gc(file, text, cni->bin_dirs, move_ptr(living), deadline_ns, &one);
-	else
-		r = 0;
 	json_object_put(living);
-	if (r < 0 && first == 0)
-		first = err_copy(err, &one);
-	return first;
+	return first == 0 && r < 0 ? err_copy(err, &one) : first;
 }

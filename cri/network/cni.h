@@ -103,14 +103,17 @@ int cni_add(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, str
  * expected. A plugin that fails does not keep the others from running.
  */
 int cni_del(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, struct err *err);
-/* CHECK; 0 where the configuration cannot or does not want it (before 0.4.0, disableCheck). -ENOENT if the
- * pod is not attached. */
-int cni_check(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, struct err *err);
 /*
- * DEL for every attachment on record whose pod is not in `ids` (the pods there are), and the GC command where
- * the configuration is of 1.1.0. The first error is returned, after all have been tried.
+ * CHECK, with what ADD was told and answered. 0 where the configuration cannot or does not want it (before
+ * 0.4.0, disableCheck). -ENOENT if the pod is not attached.
  */
-int cni_gc(struct cni *cni, const char *const *ids, size_t n_ids, int64_t deadline_ns, struct err *err);
+int cni_check(struct cni *cni, const char *pod_id, int64_t deadline_ns, struct err *err);
+/*
+ * DEL for every attachment on record whose pod is not in `ids` (NULL-terminated: the pods there are), and the
+ * GC command where the configuration is of 1.1.0. All are tried; the first error is returned. Only while no
+ * ADD can run, at the start: a plugin would take an attachment that is being made for a dead one.
+ */
+int cni_gc(struct cni *cni, char *const *ids, int64_t deadline_ns, struct err *err);
 
 /*
  * Kills the plugins that a server which was killed left running on namespaces below netns_dir, and waits for
@@ -119,5 +122,26 @@ int cni_gc(struct cni *cni, const char *const *ids, size_t n_ids, int64_t deadli
  * many there were, or a negative errno. Blocks.
  */
 int cni_end_orphans(const char *netns_dir, struct err *err);
+
+/* ---- for `crivisor check` ------------------------------------------------------------------------------ */
+
+/* The network configuration that pods get, and what it asks of the host. */
+struct cni_look {
+	char *file;	  /* NULL: there is none */
+	char *network;	  /* its name */
+	char **programs;  /* plugins and IPAM plugins, each once, in the order of their use */
+	bool iptables;	  /* some plugin runs it */
+	bool ports;	  /* some plugin takes the capability portMappings */
+	bool local_ports; /* hostPorts answer on 127.0.0.1 too */
+	bool forwards;	  /* some plugin switches forwarding on */
+};
+/*
+ * Reads the configuration in force. On failure look->file tells which file is wrong. cni_look_done in any
+ * case.
+ */
+int cni_look(const char *conf_dir, struct cni_look *ret_look, struct err *err);
+void cni_look_done(struct cni_look *look);
+/* The path of a plugin (malloc'ed). -ENOENT with words that name the directories searched. */
+int cni_program_find(char *const *bin_dirs, const char *type, char **ret_path, struct err *err);
 
 #endif

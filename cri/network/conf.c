@@ -41,18 +41,12 @@ int cni_json_parse(const char *text, size_t len, const char *what, struct json_o
 	return 0;
 }
 
-void cni_text_clean(char *text)
+int cni_json_put(struct json_object *object, const char *key, struct json_object *value)
 {
-	bool utf8 = utf8_valid(text, strlen(text));
-
-	for (char *p = text; *p; p++) {
-		unsigned char c = (unsigned char)*p;
-
-		if (c < 0x20 || c == 0x7f)
-			*p = ' ';
-		else if (c >= 0x80 && !utf8)
-			*p = '?';
-	}
+	if (value && json_object_object_add(object, key, value) == 0)
+		return 0;
+	json_object_put(value);
+	return -ENOMEM;
 }
 
 bool cni_name_valid(const char *name)

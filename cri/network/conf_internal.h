@@ -60,9 +60,8 @@ int cni_conf_find(const char *dir, char **ret_path, struct err *err);
 /* Strict, bounded JSON: one value, nothing behind it. `what` begins the error message. */
 int cni_json_parse(const char *text, size_t len, const char *what, struct json_object **ret_json,
 		   struct err *err);
-/* Makes foreign text fit for an error message: control characters become blanks, bytes that are not UTF-8
- * "?". */
-void cni_text_clean(char *text);
+/* Adds value, which it takes over. 0 or -ENOMEM, also for a value NULL. */
+int cni_json_put(struct json_object *object, const char *key, struct json_object *value);
 /* A name as the spec allows it for networks and containers: [A-Za-z0-9][A-Za-z0-9_.-]*, at most 128 bytes. */
 bool cni_name_valid(const char *name);
 

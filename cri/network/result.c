@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/network/result_internal.h"
 
+#include "base/text.h"
 #include "base/util.h"
 #include "cri/network/conf_internal.h"
 
@@ -290,7 +291,7 @@ bool cni_error_parse(const char *text, size_t len, char *ret_words, size_t words
 	if (known) {
 		snprintf(ret_words, words_size, "%s%s%s", str_empty(msg) ? "no message" : msg,
 			 str_empty(details) ? "" : ": ", str_empty(details) ? "" : details);
-		cni_text_clean(ret_words);
+		text_clean(ret_words);
 	}
 	json_object_put(tree);
 	return known;

@@ -2,15 +2,15 @@
 #include "cri/network/run_internal.h"
 
 #include "base/buf.h"
+#include "base/process.h"
+#include "base/text.h"
 #include "base/util.h"
 #include "cri/network/conf_internal.h"
 
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/mman.h>
-#include <sys/pidfd.h>
 #include <sys/wait.h>
 
 struct run {
@@ -56,56 +56,21 @@ static int run_fds(struct run *run, const char *input, size_t len, struct err *e
 	return r < 0 ? err_set_errno(err, r, "pipe") : 0;
 }
 
-static int spawn_with(struct run *run, const char *path, char *const *env, posix_spawn_file_actions_t *acts,
-		      posix_spawnattr_t *attr)
-{
-	char *argv[] = {(char *)(uintptr_t)path, NULL};
-	sigset_t all, none;
-	int r;
-
-	sigfillset(&all);
-	sigemptyset(&none);
-	r = posix_spawn_file_actions_adddup2(acts, run->in, 0);
-	r = r ? r : posix_spawn_file_actions_adddup2(acts, run->out[1], 1);
-	r = r ? r : posix_spawn_file_actions_adddup2(acts, run->err[1], 2);
-	r = r ? r : posix_spawn_file_actions_addclosefrom_np(acts, 3);
-	r = r ? r : posix_spawn_file_actions_addchdir_np(acts, "/");
-	r = r ? r : posix_spawnattr_setsigdefault(attr, &all);
-	r = r ? r : posix_spawnattr_setsigmask(attr, &none);
-	r = r ? r : posix_spawnattr_setpgroup(attr, 0);
-	r = r ? r
-	      : posix_spawnattr_setflags(attr, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK |
-						       POSIX_SPAWN_SETPGROUP);
-	return r ? r : posix_spawn(&run->pid, path, acts, attr, argv, env);
-}
-
 static int spawn_plugin(struct run *run, const char *path, char *const *env, struct err *err)
 {
-	posix_spawn_file_actions_t acts;
-	posix_spawnattr_t attr;
-	int r;
+	const struct process_spec spec = {
+		.path = path,
+		.env = env,
+		.stdio = {run->in, run->out[1], run->err[1]},
+		.group = true,
+	};
+	int r = process_spawn(&spec, &run->pid, &run->pidfd);
 
-	if (posix_spawn_file_actions_init(&acts) != 0)
-		return err_oom(err);
-	if (posix_spawnattr_init(&attr) != 0) {
-		posix_spawn_file_actions_destroy(&acts);
-		return err_oom(err);
-	}
-	r = spawn_with(run, path, env, &acts, &attr);
-	posix_spawnattr_destroy(&attr);
-	posix_spawn_file_actions_destroy(&acts);
-	if (r)
-		return err_set_status(err, -r, ERR_FAILED_PRECONDITION, "cannot run %s: %s", path,
-				      strerrordesc_np(r));
+	if (r < 0)
+		return err_set_status(err, r, ERR_FAILED_PRECONDITION, "cannot run %s: %s", path,
+				      strerrordesc_np(-r));
 	run->out[1] = close_fd(run->out[1]);
 	run->err[1] = close_fd(run->err[1]);
-	run->pidfd = pidfd_open(run->pid, 0);
-	if (run->pidfd < 0) {
-		r = -errno;
-		kill(-run->pid, SIGKILL);
-		waitpid(run->pid, NULL, 0);
-		return err_set_errno(err, r, "pidfd_open");
-	}
 	return 0;
 }
 
@@ -247,7 +212,7 @@ int cni_run(const char *path, char *const *env, const char *input, size_t input_
 	ret_output->out = text;
 	ret_output->out_len = run.output.len;
 	memcpy(ret_output->err, run.err_text, sizeof(run.err_text));
-	cni_text_clean(ret_output->err);
+	text_clean(ret_output->err);
 	r = 0;
 out:
 	run_done(&run);

@@ -14,7 +14,8 @@
 
 #define CONNECT_NS                                                                                           \
 	(30 * NS_PER_SEC) /* as long as a health check waits: a busy guest must not die of a restart */
-#define CALL_NS (15 * NS_PER_SEC)
+#define CALL_NS	       (15 * NS_PER_SEC)
+#define CNI_RECOVER_NS (10 * NS_PER_SEC) /* a plugin that hangs does not keep the server from starting */
 
 /* Rows, collected first: a walk must not call the store. */
 struct rows {
@@ -107,6 +108,16 @@ static int adopt_vm(struct pod *pod, struct err *err)
 	return r < 0 ? r : pod_watch(pod, err);
 }
 
+/* Nothing is repaired: the warning tells why the pod cannot be reached. */
+static void check_network(struct pod *pod)
+{
+	struct err err = ERR_INIT;
+	int r = cni_check(pod->server->cni, pod->id, now_monotonic_ns() + CNI_RECOVER_NS, &err);
+
+	if (r < 0 && r != -ENOENT) /* a pod on the host's network is not attached */
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", pod->id), "the pod's network: %s", err.msg);
+}
+
 static void adopt_job(void *arg)
 {
 	struct adoption *job = arg;
@@ -127,6 +138,7 @@ static void adopt_job(void *arg)
 		(void)pod_store(pod, NULL);
 	} else {
 		log_line(LOG_LEVEL_INFO, LOG_FIELDS("pod", pod->id), "pod is adopted");
+		check_network(pod);
 	}
 	pthread_mutex_lock(&all->lock);
 	all->pending--;
@@ -201,6 +213,20 @@ static void end_plugins(struct server *server)
 		log_warn("%d processes of CNI plugins that the previous server left were killed", n);
 }
 
+/* What a pod without a row still holds of the network is given back. No ADD runs yet. */
+static void collect_network(struct server *server, const struct rows *rows)
+{
+	char **ids CLEANUP_STRV = NULL;
+	struct err err = ERR_INIT;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < rows->n; i++)
+		r = strv_add(&ids, rows->row[i].id);
+	r = r < 0 ? err_oom(&err) : cni_gc(server->cni, ids, now_monotonic_ns() + CNI_RECOVER_NS, &err);
+	if (r < 0)
+		log_warn("collecting network attachments of pods that are gone: %s", err.msg);
+}
+
 int pod_recover_all(struct server *server, struct err *err)
 {
 	struct recovery all = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
@@ -214,6 +240,8 @@ int pod_recover_all(struct server *server, struct err *err)
 	while (all.pending > 0)
 		pthread_cond_wait(&all.changed, &all.lock);
 	pthread_mutex_unlock(&all.lock);
+	if (r == 0)
+		collect_network(server, &rows);
 	rows_done(&rows);
 	return r < 0 ? err_wrap(err, "reading the pods of a previous run") : 0;
 }

@@ -92,7 +92,7 @@ static void del_after_restart_uses_the_record(void **state)
 	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
 	cni_result_done(&result);
 	assert_true(is_cached(f));
-	assert_int_equal(cni_check(f->cni, &bare, 0, &err), 0);
+	assert_int_equal(cni_check(f->cni, bare.id, 0, &err), 0);
 	/* The configuration changes, the server starts anew. */
 	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"other\"}"), 0600);
 	cni_free(f->cni);
@@ -168,13 +168,13 @@ static void add_garbage_exit_is_quoted_with_stderr(void **state)
 		20000, -EIO, ERR_INTERNAL, "it hurts");
 }
 
-static void add_garbage_success_is_nonsense(void **state)
+static void add_garbage_success_is_malformed(void **state)
 {
 	add_fails(*state, "[ $CNI_COMMAND = DEL ] && exit 0; echo 'hello'; exit 0", 20000, -EINVAL,
-		  ERR_INTERNAL, "answered nonsense");
+		  ERR_INTERNAL, "gave a malformed result");
 }
 
-static void add_bad_address_is_nonsense(void **state)
+static void add_bad_address_is_malformed(void **state)
 {
 	add_fails(*state,
 		  "[ $CNI_COMMAND = DEL ] && exit 0; echo "
@@ -287,7 +287,7 @@ static void check_honours_version_and_disable(void **state)
 	struct cni_result result;
 	struct err err = ERR_INIT;
 
-	assert_int_equal(cni_check(f->cni, &pod, 0, &err), -ENOENT);
+	assert_int_equal(cni_check(f->cni, pod.id, 0, &err), -ENOENT);
 	put_plugin(f, "first", GOOD);
 	put_file(f->conf, "10-a.conflist",
 		 "{\"cniVersion\":\"1.0.0\",\"name\":\"net1\",\"disableCheck\":true,\"plugins\":[{\"type\":"
@@ -295,14 +295,15 @@ static void check_honours_version_and_disable(void **state)
 		 0600);
 	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
 	cni_result_done(&result);
-	assert_int_equal(cni_check(f->cni, &pod, 0, &err), 0);
+	assert_int_equal(cni_check(f->cni, pod.id, 0, &err), 0);
 	assert_calls(f, "ADD first\n");
 }
 
 static void gc_removes_what_no_pod_owns(void **state)
 {
 	struct fixture *f = *state;
-	const char *ids[] = {"pod2"};
+	char living[] = "pod2";
+	char *ids[] = {living, NULL};
 	struct cni_pod other = pod;
 	struct cni_result result;
 	struct err err = ERR_INIT;
@@ -315,7 +316,7 @@ static void gc_removes_what_no_pod_owns(void **state)
 	cni_result_done(&result);
 	assert_int_equal(cni_add(f->cni, &other, 0, &result, &err), 0);
 	cni_result_done(&result);
-	if (cni_gc(f->cni, ids, 1, 0, &err) < 0)
+	if (cni_gc(f->cni, ids, 0, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_calls(f, "ADD first\nADD first\nDEL first\nGC first\n");
 	assert_false(is_cached(f));
@@ -342,7 +343,7 @@ static void *attach_detach(void *arg)
 		if (cni_status(f->cni, &err) < 0 || cni_add(f->cni, &mine, 0, &result, &err) < 0)
 			return strdup(err.msg);
 		cni_result_done(&result);
-		if (cni_check(f->cni, &mine, 0, &err) < 0 || cni_del(f->cni, &mine, 0, &err) < 0)
+		if (cni_check(f->cni, mine.id, 0, &err) < 0 || cni_del(f->cni, &mine, 0, &err) < 0)
 			return strdup(err.msg);
 	}
 	return NULL;
@@ -410,8 +411,8 @@ int main(void)
 		T(add_error_json_is_carried_and_undone),
 		T(add_try_again_is_unavailable),
 		T(add_garbage_exit_is_quoted_with_stderr),
-		T(add_garbage_success_is_nonsense),
-		T(add_bad_address_is_nonsense),
+		T(add_garbage_success_is_malformed),
+		T(add_bad_address_is_malformed),
 		T(add_killed_by_signal_is_told),
 		T(add_hanging_plugin_is_killed_with_its_children),
 		T(add_huge_output_is_cut_short),

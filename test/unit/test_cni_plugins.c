@@ -246,10 +246,10 @@ static void check_sees_what_is_missing(void **state)
 	pod.n_ports = 0;
 	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
 	cni_result_done(&result);
-	if (cni_check(f->cni, &pod, 0, &err) < 0)
+	if (cni_check(f->cni, pod.id, 0, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_int_equal(sh("nsenter --net=%s ip route del default", f->pod_ns), 0);
-	assert_true(cni_check(f->cni, &pod, 0, &err) < 0);
+	assert_true(cni_check(f->cni, pod.id, 0, &err) < 0);
 	assert_non_null(strstr(err.msg, "network \"testnet\": plugin \"bridge\": CHECK failed: "));
 	assert_int_equal(cni_del(f->cni, &pod, 0, &err), 0);
 	assert_nothing_left(f);
