@@ -10,7 +10,7 @@ static const struct {
 	const char *usage, *what;
 } commands[] = {
 	{"serve", cmd_serve, "serve [--config FILE] [--log-level LEVEL]", "answer CRI calls until SIGTERM"},
-	{"check", cmd_check, "check [--config FILE] [--json]", "say what this host lacks and how to mend it"},
+	{"check", cmd_check, "check [--config FILE] [--json]", "say what this host lacks and how to fix it"},
 	{"config", cmd_config, "config default | check [--config FILE]",
 	 "print every key with its default; check a file"},
 	{"image", cmd_image, "image list | import PATH [NAME] | export REF PATH",

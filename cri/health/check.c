@@ -18,7 +18,7 @@ static bool add(struct check *check, struct check_finding finding)
 {
 	struct check_finding *more = NULL;
 
-	if (finding.id && finding.message && (finding.mend || finding.status == CHECK_OK))
+	if (finding.id && finding.message && (finding.fix || finding.status == CHECK_OK))
 		more = reallocarray(check->findings, check->n + 1, sizeof(*more));
 	if (!more)
 		return false;
@@ -26,20 +26,20 @@ static bool add(struct check *check, struct check_finding finding)
 	 */
 	text_clean(finding.id);
 	text_clean(finding.message);
-	if (finding.mend)
-		text_clean(finding.mend);
+	if (finding.fix)
+		text_clean(finding.fix);
 	check->findings = more;
 	more[check->n++] = finding;
 	return true;
 }
 
-void check_add(struct check *check, const char *id, enum check_status status, const char *mend,
+void check_add(struct check *check, const char *id, enum check_status status, const char *fix,
 	       const char *fmt, ...)
 {
-	struct check_finding f = {.id = strdup(id), .status = status, .mend = mend ? strdup(mend) : NULL};
+	struct check_finding f = {.id = strdup(id), .status = status, .fix = fix ? strdup(fix) : NULL};
 	va_list ap;
 
-	assert((status == CHECK_OK) == !mend);
+	assert((status == CHECK_OK) == !fix);
 	va_start(ap, fmt);
 	if (vasprintf(&f.message, fmt, ap) < 0)
 		f.message = NULL;
@@ -48,7 +48,7 @@ void check_add(struct check *check, const char *id, enum check_status status, co
 		return;
 	free(f.id);
 	free(f.message);
-	free(f.mend);
+	free(f.fix);
 	check->oom = true;
 }
 
@@ -66,7 +66,7 @@ void check_done(struct check *check)
 	for (size_t i = 0; i < check->n; i++) {
 		free(check->findings[i].id);
 		free(check->findings[i].message);
-		free(check->findings[i].mend);
+		free(check->findings[i].fix);
 	}
 	free(move_ptr(check->findings));
 	check->n = 0;
@@ -89,8 +89,8 @@ int check_print_text(const struct check *check, FILE *out)
 		const char *word = f->status == CHECK_MISSING ? "MISSING" : words[f->status];
 
 		fprintf(out, "%-8s %-*s  %s\n", word, width, f->id, f->message);
-		if (f->mend)
-			fprintf(out, "%-8s %-*s  to mend: %s\n", "", width, "", f->mend);
+		if (f->fix)
+			fprintf(out, "%-8s %-*s  to fix: %s\n", "", width, "", f->fix);
 	}
 	if (missing)
 		fprintf(out, "%zu missing: pods cannot run here yet\n", missing);
@@ -113,8 +113,8 @@ static bool put_finding(struct json_object *array, const struct check_finding *f
 	bool ok = o && put(o, "id", json_object_new_string(f->id)) &&
 		  put(o, "status", json_object_new_string(words[f->status])) &&
 		  put(o, "message", json_object_new_string(f->message)) &&
-		  (f->mend ? put(o, "mend", json_object_new_string(f->mend))
-			   : json_object_object_add(o, "mend", NULL) == 0) &&
+		  (f->fix ? put(o, "fix", json_object_new_string(f->fix))
+			  : json_object_object_add(o, "fix", NULL) == 0) &&
 		  json_object_array_add(array, o) == 0;
 
 	if (!ok)

@@ -5,7 +5,7 @@
  *
  * A finding is one thing of the host. Its id never changes its meaning, for scripts rely on it; its words may
  * change. CHECK_MISSING is for what keeps pods from running with this configuration, and for nothing else: a
- * thing that only the other VMM would need is no such thing. Whatever is not CHECK_OK says how to mend it.
+ * thing that only the other VMM would need is no such thing. Whatever is not CHECK_OK says how to fix it.
  *
  * Threads: one. Leaves nothing on the host (vmm/vmm.h says what the kernel may load on the way).
  * Limits:  everything read is bounded by CHECK_FILE_MAX or by its own parser's limit.
@@ -30,7 +30,7 @@ enum check_status {
 
 struct check_finding {
 	char *id, *message;
-	char *mend; /* NULL with CHECK_OK only */
+	char *fix; /* NULL with CHECK_OK only */
 	enum check_status status;
 };
 
@@ -45,8 +45,8 @@ struct check {
 	bool oom; /* a finding is lost: nothing of this may be printed */
 };
 
-/* Records a finding. mend is copied; NULL with CHECK_OK, never else. */
-void check_add(struct check *check, const char *id, enum check_status status, const char *mend,
+/* Records a finding. fix is copied; NULL with CHECK_OK, never else. */
+void check_add(struct check *check, const char *id, enum check_status status, const char *fix,
 	       const char *fmt, ...) __attribute__((format(printf, 5, 6)));
 #define check_ok(check, id, ...) check_add(check, id, CHECK_OK, NULL, __VA_ARGS__)
 size_t check_missing(const struct check *check);
@@ -56,7 +56,7 @@ void check_done(struct check *check);
 int check_print_text(const struct check *check, FILE *out);
 /*
  * {"version": "0.1.0", "ready": bool, "missing": N, "checks": [{"id", "status": "ok" | "note" | "missing",
- * "message", "mend": string or null}, …]}. 0, -ENOMEM or -EIO.
+ * "message", "fix": string or null}, …]}. 0, -ENOMEM or -EIO.
  */
 int check_print_json(const struct check *check, FILE *out);
 

@@ -5,7 +5,7 @@
 #include "base/util.h"
 
 /* What brings a controller back, by layout. */
-static char *mend_controllers(const char *layout, const char *names)
+static char *fix_controllers(const char *layout, const char *names)
 {
 	if (str_eq(layout, "v2"))
 		return xasprintf(
@@ -21,10 +21,10 @@ static char *mend_controllers(const char *layout, const char *names)
 static void check_controllers(struct check *check, const char *layout, const char *id,
 			      enum check_status status, const char *names, const char *why)
 {
-	char *mend CLEANUP_FREE = mend_controllers(layout, names);
+	char *fix CLEANUP_FREE = fix_controllers(layout, names);
 
-	if (mend)
-		check_add(check, id, status, mend, "cgroup %s without %s: %s", layout, names, why);
+	if (fix)
+		check_add(check, id, status, fix, "cgroup %s without %s: %s", layout, names, why);
 	else
 		check->oom = true;
 }

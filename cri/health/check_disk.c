@@ -70,7 +70,7 @@ struct place {
 	struct statvfs fs;
 };
 
-static const char *mend_room(int code)
+static const char *fix_room(int code)
 {
 	switch (code) {
 	case -EROFS:
@@ -105,7 +105,7 @@ static bool look(struct check *check, const char *id, const char *key, const cha
 	else
 		r = readiness_room(key, dir, &err);
 	if (r < 0) {
-		check_add(check, id, CHECK_MISSING, mend_room(r), "%s", err.msg);
+		check_add(check, id, CHECK_MISSING, fix_room(r), "%s", err.msg);
 		return false;
 	}
 	ret->magic = (long)st.f_type;

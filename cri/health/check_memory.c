@@ -66,7 +66,7 @@ static void check_hugepages(struct check *check, const char *meminfo)
 		 free_pages = meminfo_count(meminfo, "HugePages_Free");
 	uint64_t reserved = meminfo_count(meminfo, "HugePages_Rsvd"),
 		 want = page ? (vm + page - 1) / page : 0;
-	char *mend CLEANUP_FREE = NULL;
+	char *fix CLEANUP_FREE = NULL;
 
 	if (!check->config->hypervisor.hugepages)
 		return;
@@ -76,15 +76,15 @@ static void check_hugepages(struct check *check, const char *meminfo)
 		return;
 	}
 	free_pages = free_pages > reserved ? free_pages - reserved : 0;
-	mend = xasprintf("sysctl -w vm.nr_hugepages=%" PRIu64
-			 " for one VM, as many times as there are pods; or "
-			 "[hypervisor] hugepages = false",
-			 want);
-	if (!mend)
+	fix = xasprintf("sysctl -w vm.nr_hugepages=%" PRIu64
+			" for one VM, as many times as there are pods; or "
+			"[hypervisor] hugepages = false",
+			want);
+	if (!fix)
 		check->oom = true;
 	else if (free_pages < want)
 		/* Where they are enough for a VM, those that run may have taken them. */
-		check_add(check, "hugepages", total < want ? CHECK_MISSING : CHECK_NOTE, mend,
+		check_add(check, "hugepages", total < want ? CHECK_MISSING : CHECK_NOTE, fix,
 			  "%" PRIu64 " huge pages of %" PRIu64 " KiB are free, of %" PRIu64
 			  "; a VM of %" PRIu64 " MiB takes %" PRIu64,
 			  free_pages, page / 1024, total, vm / MIB, want);

@@ -8,10 +8,10 @@
 
 /* ---- taps ---------------------------------------------------------------------------------------------- */
 
-static void cannot_tell(struct check *check, const char *why, const char *mend)
+static void cannot_tell(struct check *check, const char *why, const char *fix)
 {
-	check_add(check, "tap", CHECK_NOTE, mend, "cannot be told without %s", why);
-	check_add(check, "tap-redirect", CHECK_NOTE, mend, "cannot be told without %s", why);
+	check_add(check, "tap", CHECK_NOTE, fix, "cannot be told without %s", why);
+	check_add(check, "tap-redirect", CHECK_NOTE, fix, "cannot be told without %s", why);
 }
 
 /*
@@ -37,7 +37,7 @@ static void check_taps(struct check *check)
 			  r == -ENOSPC ? "sysctl -w user.max_net_namespaces=1024 or more"
 				       : "a kernel with CONFIG_NET_NS; in a container, allow unshare(2)",
 			  "%s", err.msg);
-		cannot_tell(check, "a network namespace", "mend that first");
+		cannot_tell(check, "a network namespace", "fix that first");
 		return;
 	}
 	check_ok(check, "netns", "network namespaces can be made");
@@ -92,7 +92,7 @@ static void check_iptables(struct check *check)
 
 static void check_ports(struct check *check, const struct cni_look *look)
 {
-	static const char mend[] =
+	static const char fix[] =
 		"{\"type\": \"portmap\", \"snat\": true, \"capabilities\": {\"portMappings\": true}} "
 		"as the last plugin of the pod network";
 	uint64_t local = 0;
@@ -103,10 +103,10 @@ static void check_ports(struct check *check, const struct cni_look *look)
 	 */
 	check_read_number(check, "/proc/sys/net/ipv4/conf/all/route_localnet", &local);
 	if (!look->ports)
-		check_add(check, "host-ports", CHECK_NOTE, mend,
+		check_add(check, "host-ports", CHECK_NOTE, fix,
 			  "no plugin of the pod network takes portMappings: hostPort has no effect");
 	else if (!look->local_ports && !local)
-		check_add(check, "host-ports", CHECK_NOTE, mend,
+		check_add(check, "host-ports", CHECK_NOTE, fix,
 			  "hostPorts may not answer on 127.0.0.1: no portmap with snat, and "
 			  "net.ipv4.conf.all.route_localnet is 0");
 	else

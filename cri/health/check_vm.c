@@ -23,7 +23,7 @@ static bool wants(const struct check *check, const char *driver)
 /* ---- virtualization ------------------------------------------------------------------------------------ */
 
 /* Why the CPU flags show nothing differs with where this runs: firmware, or the VM's own host. */
-static char *mend_flags(const struct vmm_kvm *kvm)
+static char *fix_flags(const struct vmm_kvm *kvm)
 {
 	const char *maker = kvm->intel ? "VT-x" : kvm->amd ? "AMD-V (SVM)" : "VT-x or AMD-V";
 	const char *module = kvm->intel ? "kvm_intel" : kvm->amd ? "kvm_amd" : "kvm_intel or kvm_amd";
@@ -37,7 +37,7 @@ static char *mend_flags(const struct vmm_kvm *kvm)
 	return xasprintf("switch %s on in the firmware's settings", maker);
 }
 
-static char *mend_kvm(const struct check *check, const struct vmm_kvm *kvm)
+static char *fix_kvm(const struct check *check, const struct vmm_kvm *kvm)
 {
 	const char *module = kvm->vmx ? "kvm_intel" : "kvm_amd";
 	char *path CLEANUP_FREE = xasprintf("%s/sys/module/%s", check->root, module);
@@ -74,7 +74,7 @@ void check_kvm(struct check *check, const struct vmm_kvm *kvm, bool known)
 	/* QEMU does without. */
 	enum check_status status = wants(check, CH) ? CHECK_MISSING : CHECK_NOTE;
 	const char *flag = kvm->vmx ? "vmx" : "svm", *without = without_kvm(check);
-	char *mend CLEANUP_FREE = NULL;
+	char *fix CLEANUP_FREE = NULL;
 
 	if (!known) {
 		check_add(check, "virtualization", status, "mount -t proc proc /proc",
@@ -86,22 +86,22 @@ void check_kvm(struct check *check, const struct vmm_kvm *kvm, bool known)
 			 kvm->guest ? " (nested: this host is a VM itself)" : "");
 		return;
 	}
-	mend = kvm->vmx || kvm->svm ? mend_kvm(check, kvm) : mend_flags(kvm);
-	if (!mend)
+	fix = kvm->vmx || kvm->svm ? fix_kvm(check, kvm) : fix_flags(kvm);
+	if (!fix)
 		check->oom = true;
 	else if (kvm->vmx || kvm->svm)
-		check_add(check, "virtualization", status, mend,
+		check_add(check, "virtualization", status, fix,
 			  "%s in the CPU flags, but opening /dev/kvm: %s%s", flag,
 			  strerrordesc_np(kvm->open_errno), without);
 	else if (!kvm->open_errno)
 		/* Such a KVM is made of software and runs guests that know of it; no VMM boots an ordinary
 		 * one there. */
-		check_add(check, "virtualization", status, mend,
+		check_add(check, "virtualization", status, fix,
 			  "/dev/kvm opens, but the CPU flags show neither vmx nor svm: it does not "
 			  "virtualize%s",
 			  without);
 	else
-		check_add(check, "virtualization", status, mend, "the CPU flags show neither vmx nor svm%s",
+		check_add(check, "virtualization", status, fix, "the CPU flags show neither vmx nor svm%s",
 			  without);
 }
 
@@ -126,12 +126,12 @@ static bool lists_dir_of(const char *list, const char *program)
  * A program that is found, and runs. systemd gives its units a PATH of their own (systemd.exec(5)), so what
  * lies elsewhere is found here, but not by crivisor.service; what the configuration names is found by both.
  */
-static void add_program(struct check *check, const char *id, const char *configured, const char *mend,
+static void add_program(struct check *check, const char *id, const char *configured, const char *fix,
 			const char *path, const char *what)
 {
 	if (!str_eq(path, configured) && lists_dir_of(getenv("PATH"), path) &&
 	    !lists_dir_of("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", path))
-		check_add(check, id, CHECK_NOTE, mend,
+		check_add(check, id, CHECK_NOTE, fix,
 			  "%s: %s; in PATH here, but not in the PATH of a systemd unit", path, what);
 	else
 		check_ok(check, id, "%s: %s", path, what);
@@ -177,7 +177,7 @@ static void check_vmm(struct check *check)
 
 /* One of the two VMMs, whether it is the chosen one or not. */
 static void check_program(struct check *check, enum vmm_program program, const char *id, const char *tested,
-			  const char *mend)
+			  const char *fix)
 {
 	bool chosen = str_eq(check->driver, id), wanted = wants(check, id);
 	struct vmm_program_info info;
@@ -185,16 +185,16 @@ static void check_program(struct check *check, enum vmm_program program, const c
 
 	if (vmm_program_find(&check->config->hypervisor, program, &info, &err) < 0) {
 		if (wanted)
-			check_add(check, id, CHECK_MISSING, mend, "%s", err.msg);
+			check_add(check, id, CHECK_MISSING, fix, "%s", err.msg);
 		else if (program == VMM_PROGRAM_CLOUD_HYPERVISOR && check->kvm && wants(check, "auto"))
-			check_add(check, id, CHECK_NOTE, mend, "not installed: QEMU takes its place");
+			check_add(check, id, CHECK_NOTE, fix, "not installed: QEMU takes its place");
 		else
 			check_ok(check, id, "not installed, and not needed here");
 	} else if (!info.version[0]) {
-		check_add(check, id, chosen ? CHECK_MISSING : CHECK_NOTE, mend,
+		check_add(check, id, chosen ? CHECK_MISSING : CHECK_NOTE, fix,
 			  "%s does not answer --version: it cannot run here", info.path);
 	} else if (compare_versions(info.version, tested) < 0) {
-		check_add(check, id, CHECK_NOTE, mend, "%s: %s, older than the one tested (%s)", info.path,
+		check_add(check, id, CHECK_NOTE, fix, "%s: %s, older than the one tested (%s)", info.path,
 			  info.version, tested);
 	} else {
 		add_program(check, id, check->config->hypervisor.path,
@@ -219,7 +219,7 @@ static void check_spawn_helper(struct check *check)
 
 static void check_virtiofsd(struct check *check)
 {
-	static const char mend[] =
+	static const char fix[] =
 		"cargo install virtiofsd (the Rust one), or apt install qemu-system-common (the C "
 		"one); or correct [hypervisor.virtiofsd] path";
 	struct vmm_program_info info;
@@ -227,9 +227,9 @@ static void check_virtiofsd(struct check *check)
 	char what[160];
 
 	if (vmm_program_find(&check->config->hypervisor, VMM_PROGRAM_VIRTIOFSD, &info, &err) < 0) {
-		check_add(check, "virtiofsd", CHECK_MISSING, mend, "%s", err.msg);
+		check_add(check, "virtiofsd", CHECK_MISSING, fix, "%s", err.msg);
 	} else if (!info.version[0]) {
-		check_add(check, "virtiofsd", CHECK_MISSING, mend,
+		check_add(check, "virtiofsd", CHECK_MISSING, fix,
 			  "%s does not answer --version: it cannot run here", info.path);
 	} else {
 		snprintf(what, sizeof(what), "the %s one, %s", info.legacy ? "C" : "Rust", info.version);

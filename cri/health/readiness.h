@@ -3,7 +3,7 @@
  * readiness.h: whether this host can run new pods at the moment, and if not, what keeps it from that.
  *
  * Purpose:   one answer for Status (RuntimeReady) and for RunPodSandbox, so that both name the same cause.
- *            Looked at anew at each call: a host that is mended needs no restart.
+ *            Looked at anew at each call: a host that is put right needs no restart.
  * Threads:   any; blocks for some stat(2), and at the first look for reading guest kernel and image.
  * Not here:  the pod network (cni_status). Pods that run are never touched by what is found here.
  */

@@ -18,16 +18,16 @@ def check(config, *options, env=None):
 
 
 def lines(text):
-    """The findings of the text: [id, status, message, mend], and its last line."""
+    """The findings of the text: [id, status, message, fix], and its last line."""
     found, rest = [], text.splitlines()
     for line in rest[:-1]:
         match = LINE.fullmatch(line)
         if match:
             found.append([match.group(2), match.group(1).lower(), match.group(3), None])
         else:
-            before, mend = line.split("to mend: ", 1)
+            before, fix = line.split("to fix: ", 1)
             assert not before.strip() and found[-1][3] is None, line
-            found[-1][3] = mend
+            found[-1][3] = fix
     return found, rest[-1]
 
 
@@ -48,11 +48,11 @@ class Check(Case):
         version = subprocess.run([CRIVISOR, "version"], stdout=subprocess.PIPE, text=True, check=True).stdout
         self.assertEqual(f"crivisor {report['version']}\n", version)
         for finding in report["checks"]:
-            self.assertEqual(list(finding), ["id", "status", "message", "mend"])
+            self.assertEqual(list(finding), ["id", "status", "message", "fix"])
             self.assertIn(finding["status"], STATUSES)
             self.assertTrue(finding["id"] and finding["message"], finding)
-            self.assertEqual(finding["mend"] is None, finding["status"] == "ok", finding)
-            self.assertNotEqual(finding["mend"], "")
+            self.assertEqual(finding["fix"] is None, finding["status"] == "ok", finding)
+            self.assertNotEqual(finding["fix"], "")
         by_id = {finding["id"]: finding for finding in report["checks"]}
         self.assertEqual(len(by_id), len(report["checks"]), "an id stands twice")
         missing = sum(finding["status"] == "missing" for finding in report["checks"])
@@ -157,7 +157,7 @@ class Check(Case):
         self.assertEqual(done.returncode, 1)
         self.assertEqual(found["root"]["status"], "missing")
         for i in ("tap", "tap-redirect"):
-            self.assertEqual((found[i]["status"], found[i]["mend"]), ("note", "run it as root"))
+            self.assertEqual((found[i]["status"], found[i]["fix"]), ("note", "run it as root"))
 
     def test_wrong_configuration_is_the_only_finding(self):
         config = self.broken()

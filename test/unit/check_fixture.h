@@ -72,9 +72,9 @@ static inline const struct check_finding *finding(const struct fixture *f, const
 	return NULL;
 }
 
-/* The finding is there, and its words hold `message`, and its mend `mend` (NULL: it has none). */
+/* The finding is there, and its words hold `message`, and its fix `fix` (NULL: it has none). */
 static inline void assert_found(const struct fixture *f, const char *id, enum check_status status,
-				const char *message, const char *mend)
+				const char *message, const char *fix)
 {
 	const struct check_finding *found = finding(f, id);
 
@@ -83,10 +83,10 @@ static inline void assert_found(const struct fixture *f, const char *id, enum ch
 	if (found->status != status || !strstr(found->message, message))
 		fail_msg("%s: status %d, \"%s\" is not %d, \"%s\"", id, found->status, found->message, status,
 			 message);
-	if (!mend && found->mend)
-		fail_msg("%s: mend \"%s\" of a thing that is well", id, found->mend);
-	if (mend && (!found->mend || !strstr(found->mend, mend)))
-		fail_msg("%s: mend \"%s\" does not hold \"%s\"", id, found->mend ? found->mend : "", mend);
+	if (!fix && found->fix)
+		fail_msg("%s: fix \"%s\" of a thing that is well", id, found->fix);
+	if (fix && (!found->fix || !strstr(found->fix, fix)))
+		fail_msg("%s: fix \"%s\" does not hold \"%s\"", id, found->fix ? found->fix : "", fix);
 }
 
 static inline void forget(struct fixture *f)

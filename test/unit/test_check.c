@@ -51,9 +51,9 @@ static bool assert_json(const char *text, size_t *ret_missing, size_t *ret_findi
 		assert_false(str_empty(member(one, "id")));
 		assert_false(str_empty(member(one, "message")));
 		if (str_eq(status, "ok"))
-			assert_null(member(one, "mend"));
+			assert_null(member(one, "fix"));
 		else
-			assert_false(str_empty(member(one, "mend")));
+			assert_false(str_empty(member(one, "fix")));
 		missing += str_eq(status, "missing");
 	}
 	assert_true(json_object_object_get_ex(o, "missing", &value));
@@ -79,13 +79,13 @@ static void printers_say_the_same_of_hostile_words(void **state)
 	text = printed(&f->check, check_print_text);
 	assert_string_equal(text, "ok       one  well:  [31m\"quoted\" ??\n"
 				  "note     two  a note\n"
-				  "              to mend: do this\n"
+				  "              to fix: do this\n"
 				  "pods can run here\n");
 	json = printed(&f->check, check_print_json);
 	assert_true(assert_json(json, &missing, &n));
 	assert_int_equal(n, 2);
 	assert_non_null(strstr(json, "well:  [31m\\\"quoted\\\" ??"));
-	check_add(&f->check, "three", CHECK_MISSING, "mend", "gone");
+	check_add(&f->check, "three", CHECK_MISSING, "fix", "gone");
 	assert_int_equal(check_missing(&f->check), 1);
 	free(text);
 	free(json);

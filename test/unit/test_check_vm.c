@@ -10,7 +10,7 @@ static void kvm_has_a_cause_and_a_mend_for_each_state(void **state)
 {
 	static const struct {
 		struct vmm_kvm kvm;
-		const char *message, *mend;
+		const char *message, *fix;
 	} bad[] = {
 		{{.intel = true, .open_errno = ENOENT}, "neither vmx nor svm", "VT-x on in the firmware"},
 		{{.amd = true, .open_errno = ENOENT},
@@ -32,12 +32,12 @@ static void kvm_has_a_cause_and_a_mend_for_each_state(void **state)
 		forget(f);
 		assert_int_equal(str_set(&f->config.hypervisor.driver, "auto"), 0);
 		check_kvm(&f->check, &bad[i].kvm, true);
-		assert_found(f, "virtualization", CHECK_NOTE, bad[i].message, bad[i].mend);
-		assert_found(f, "virtualization", CHECK_NOTE, "emulation", bad[i].mend);
+		assert_found(f, "virtualization", CHECK_NOTE, bad[i].message, bad[i].fix);
+		assert_found(f, "virtualization", CHECK_NOTE, "emulation", bad[i].fix);
 		forget(f);
 		assert_int_equal(str_set(&f->config.hypervisor.driver, "cloud-hypervisor"), 0);
 		check_kvm(&f->check, &bad[i].kvm, true);
-		assert_found(f, "virtualization", CHECK_MISSING, bad[i].message, bad[i].mend);
+		assert_found(f, "virtualization", CHECK_MISSING, bad[i].message, bad[i].fix);
 	}
 	forget(f);
 	check_kvm(&f->check, &good, true);

@@ -184,7 +184,7 @@ class Package(InOrder):
         wanted = "missing" if DRIVER == "cloud-hypervisor" else "note"
         self.assertEqual(found["virtualization"]["status"], wanted, found["virtualization"])
         self.assertIn("svm in the CPU flags", found["virtualization"]["message"])
-        self.assertIn("mknod /dev/kvm", found["virtualization"]["mend"])
+        self.assertIn("mknod /dev/kvm", found["virtualization"]["fix"])
         self.assertEqual(found["vmm"]["status"], "missing" if wanted == "missing" else "ok", found["vmm"])
 
     def test_04_pod(self):

@@ -1,4 +1,4 @@
-"""Bad set-ups: each ends in a message that names the cause and in a NotReady that kubelet survives, and is over once it is mended, with
+"""Bad set-ups: each ends in a message that names the cause and in a NotReady that kubelet survives, and is over once it is fixed, with
 no restart of anything. A pod that ran before runs on all the while.
 
 One server, one kubelet. The server's state is on a file system of its own, so that it can be filled; kernel and image are copies, so that
