@@ -208,17 +208,6 @@ static const char *string_at(const ProtobufCMessage *msg, size_t field)
 	return s ? s : "";
 }
 
-const char *pb_map_get(size_t n, const void *entries, const char *key)
-{
-	const ProtobufCMessage *const *e = entries;
-
-	while (n-- > 0) {
-		if (str_eq(string_at(e[n], 0), key))
-			return string_at(e[n], 1);
-	}
-	return NULL;
-}
-
 /* protobuf-c does not say which messages are map entries; their name and their two fields do. */
 static bool is_string_map(const ProtobufCFieldDescriptor *field)
 {

@@ -31,10 +31,4 @@ int pb_check(const ProtobufCMessageDescriptor *desc, const void *data, size_t le
 int pb_unpack(const ProtobufCMessageDescriptor *desc, const void *data, size_t len,
 	      ProtobufCMessage **ret_msg, struct err *err);
 
-/*
- * The value for `key` in a map<string, string> field, as protobuf-c has it: an array of n entries. The last
- * one wins. NULL if there is none. `entries` is e.g. config->labels.
- */
-const char *pb_map_get(size_t n, const void *entries, const char *key);
-
 #endif

@@ -60,11 +60,6 @@ static const char *const default_caps[] = {
 	"SETUID", "SETFCAP",	  "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL",	  "AUDIT_WRITE",
 };
 
-const char *oci_cap_name(unsigned int cap)
-{
-	return cap < ARRAY_SIZE(cap_names) ? cap_names[cap] : NULL;
-}
-
 /* "NET_ADMIN" or "CAP_NET_ADMIN", in either case; 0 if there is none such. */
 static uint64_t cap_bit(const char *name)
 {

@@ -59,8 +59,6 @@ int oci_text(struct json_object *json, bool oom, char **ret, struct err *err);
 /* Fills b from input: security context, namespaces, capabilities; checks what has no place in the spec. */
 int oci_build_begin(struct oci_build *b, const struct oci_spec_input *input, struct err *err);
 
-/* "CAP_…" of bit `cap`. NULL beyond the last. */
-const char *oci_cap_name(unsigned int cap);
 int oci_caps(struct oci_build *b, struct err *err);
 void oci_put_caps(struct oci_build *b, struct json_object *process);
 

@@ -59,21 +59,6 @@ int journal_end(struct store *store, int64_t step, struct err *err)
 	return r;
 }
 
-int journal_forget_owner(struct store *store, const char *owner, struct err *err)
-{
-	sqlite3_stmt *stmt;
-	int r;
-
-	store_lock(store);
-	r = store_stmt(store, STMT_STEP_FORGET, &stmt, err);
-	if (r == 0) {
-		store_bind_text(stmt, 1, owner);
-		r = store_run_remove(store, stmt, "journal", err);
-	}
-	store_unlock(store);
-	return r;
-}
-
 static int add_step(struct steps *steps, sqlite3_stmt *stmt)
 {
 	struct step *grown = reallocarray(steps->list, steps->n + 1, sizeof(*grown));

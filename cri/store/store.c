@@ -37,7 +37,6 @@ static const char *const statements[STMT_COUNT] = {
 	[STMT_DELETE] = "DELETE FROM object WHERE kind = ?1 AND id = ?2",
 	[STMT_STEP_BEGIN] = "INSERT INTO step (owner, kind, arg) VALUES (?1, ?2, ?3)",
 	[STMT_STEP_END] = "DELETE FROM step WHERE step = ?1",
-	[STMT_STEP_FORGET] = "DELETE FROM step WHERE owner = ?1",
 	[STMT_STEP_OF_OWNER] = "SELECT step, kind, arg FROM step WHERE owner = ?1 ORDER BY step DESC",
 	[STMT_STEP_OWNERS] = "SELECT owner FROM step GROUP BY owner ORDER BY min(step)",
 };

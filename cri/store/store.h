@@ -77,7 +77,5 @@ int journal_undo_owner(struct store *store, const char *owner, journal_undo_fn *
 		       struct err *err);
 /* Owners that have open steps: a NULL-terminated vector (strv_free). */
 int journal_owners(struct store *store, char ***ret_owners, struct err *err);
-/* Forgets all steps of an owner without undoing. */
-int journal_forget_owner(struct store *store, const char *owner, struct err *err);
 
 #endif
