@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "api/pb.h"
 
+#include "base/text.h"
 #include "base/util.h"
 
 ProtobufCMessage *pb_clone(const ProtobufCMessage *msg)
@@ -35,17 +36,8 @@ int pb_set_text(char **field, const char *value)
 {
 	int r = pb_set_str(field, value);
 
-	for (char *p = *field; r == 0 && *p;) {
-		size_t left = strnlen(p, 4), n = 1;
-
-		while (n <= left && !utf8_valid(p, n))
-			n++;
-		if (n > left) {
-			*p = '?';
-			n = 1;
-		}
-		p += n;
-	}
+	if (r == 0)
+		text_fix_utf8(*field);
 	return r;
 }
 

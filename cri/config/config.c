@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/config/config.h"
 
+#include "base/text.h"
 #include "base/util.h"
 #include "cri/config/toml_internal.h"
 
@@ -179,17 +180,9 @@ static int bad(const struct origin *o, const char *want, struct err *err)
 	return err_set(err, -EINVAL, "%s:%u: %s must be %s", o->file, o->line, o->key, want);
 }
 
-static bool one_line(const char *s)
-{
-	for (; *s; s++)
-		if ((unsigned char)*s < ' ' || *s == 0x7f)
-			return false;
-	return true;
-}
-
 static bool is_path(const char *s)
 {
-	return s[0] == '/' && strlen(s) < PATH_MAX && one_line(s);
+	return s[0] == '/' && strlen(s) < PATH_MAX && text_is_line(s);
 }
 
 static bool has_dotdot(const char *s)
@@ -252,7 +245,7 @@ static int take_string(struct config *config, const struct key *key, const struc
 			return bad_choice(o, key, value, err);
 		return 0;
 	default:
-		if (!one_line(value))
+		if (!text_is_line(value))
 			return bad(o, "one line without control characters", err);
 		return set_string(field, value, err);
 	}

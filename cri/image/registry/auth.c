@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/registry/auth.h"
 
+#include "base/text.h"
 #include "base/util.h"
 
 #include <json-c/json.h>
@@ -71,10 +72,8 @@ static const char *read_value(const char *p, char *out, size_t room)
 
 static int set_param(struct auth_challenge *c, const char *name, const char *value)
 {
-	for (const char *p = value; *p; p++) {
-		if ((unsigned char)*p < 0x20 || *p == 0x7f)
-			return 0;
-	}
+	if (!text_is_line(value))
+		return 0;
 	if (strcasecmp(name, "realm") == 0)
 		return str_set(&c->realm, value);
 	if (strcasecmp(name, "service") == 0)
@@ -179,12 +178,8 @@ char *auth_bearer_header(const char *token)
 {
 	size_t len = strlen(token);
 
-	if (len == 0 || len > TOKEN_MAX_BYTES)
+	if (len > TOKEN_MAX_BYTES || !text_is_word(token))
 		return NULL;
-	for (size_t i = 0; i < len; i++) {
-		if (token[i] <= 0x20 || token[i] == 0x7f)
-			return NULL;
-	}
 	return xasprintf("Bearer %s", token);
 }
 
@@ -215,28 +210,4 @@ int auth_token_parse(const char *json, size_t len, char **ret_header, struct err
 	}
 	json_object_put(root);
 	return r;
-}
-
-char *auth_url_encode(const char *text)
-{
-	static const char hex[] = "0123456789ABCDEF";
-	char *out = malloc(3 * strlen(text) + 1);
-	size_t n = 0;
-
-	if (!out)
-		return NULL;
-	for (const char *p = text; *p; p++) {
-		unsigned char c = (unsigned char)*p;
-
-		if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-		    strchr("-._~", c)) {
-			out[n++] = *p;
-		} else {
-			out[n++] = '%';
-			out[n++] = hex[c >> 4];
-			out[n++] = hex[c & 15];
-		}
-	}
-	out[n] = 0;
-	return out;
 }

@@ -46,8 +46,6 @@ char *auth_basic_header(const char *username, const char *password);
 int auth_token_parse(const char *json, size_t len, char **ret_header, struct err *err);
 /* "Bearer <token>" of a token that is known; NULL on ENOMEM or if it is not one. */
 char *auth_bearer_header(const char *token);
-/* Percent-encodes for a query or a form; NULL on ENOMEM. */
-char *auth_url_encode(const char *text);
 /* Wipes and frees; returns NULL. */
 char *image_secret_free(char *secret);
 

@@ -4,6 +4,7 @@
 
 #include "base/util.h"
 
+#include <curl/curl.h>
 #include <limits.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
@@ -104,25 +105,27 @@ static void auth_set(struct registry *reg, size_t host, const char *header)
 
 static char *make_query(const struct registry *reg, const struct auth_challenge *ch)
 {
-	char *service = auth_url_encode(ch->service ? ch->service : "");
-	char *want = ch->scope ? strdup(ch->scope) : xasprintf("repository:%s:pull", reg->opt.ref->path);
-	char *scope = want ? auth_url_encode(want) : NULL;
+	char *want CLEANUP_FREE =
+		ch->scope ? strdup(ch->scope) : xasprintf("repository:%s:pull", reg->opt.ref->path);
+	char *service = curl_easy_escape(NULL, ch->service ? ch->service : "", 0);
+	char *scope = want ? curl_easy_escape(NULL, want, 0) : NULL;
 	char *query = service && scope ? xasprintf("service=%s&scope=%s", service, scope) : NULL;
 
-	free(service);
-	free(want);
-	free(scope);
+	curl_free(service);
+	curl_free(scope);
 	return query;
 }
 
 static char *make_form(const struct registry *reg, const char *query)
 {
-	char *token = auth_url_encode(reg->identity_token);
+	char *token = curl_easy_escape(NULL, reg->identity_token, 0);
 	char *form = token ? xasprintf("grant_type=refresh_token&client_id=crivisor&refresh_token=%s&%s",
 				       token, query)
 			   : NULL;
 
-	image_secret_free(token);
+	if (token)
+		explicit_bzero(token, strlen(token));
+	curl_free(token);
 	return form;
 }
 
@@ -132,7 +135,7 @@ static int check_realm(const char *realm, bool registry_tls, struct err *err)
 
 	if ((!tls && strncasecmp(realm, "http://", 7) != 0) || strpbrk(realm, " \t#@"))
 		return err_set_status(err, -EBADMSG, ERR_UNAUTHENTICATED,
-				      "the registry's token server is no URL: \"%.200s\"", realm);
+				      "the registry's token server is not a URL: \"%.200s\"", realm);
 	if (!tls && registry_tls)
 		return err_set_status(err, -EBADMSG, ERR_UNAUTHENTICATED,
 				      "the registry sends to a token server without TLS: \"%.200s\"", realm);

@@ -2,6 +2,7 @@
 #include "cri/image/registry/registry_internal.h"
 
 #include "base/log.h"
+#include "base/text.h"
 #include "base/util.h"
 #include "cri/image/oci/digest.h"
 #include "cri/image/oci/manifest.h"
@@ -164,10 +165,7 @@ static void registry_words(const struct http_response *resp, char *out, size_t r
 	}
 	json_object_put(root);
 	/* The registry's words reach a message: nothing but printable ASCII. */
-	for (char *p = out; *p; p++) {
-		if ((unsigned char)*p < 0x20 || (unsigned char)*p >= 0x7f)
-			*p = '?';
-	}
+	text_copy_ascii(out, strlen(out) + 1, out, strlen(out));
 }
 
 static enum next judge_status(const char *what, const struct registry_host *host,
