@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/blob_internal.h"
 
+#include "base/cond.h"
 #include "base/util.h"
 #include "cri/image/oci/digest.h"
 
@@ -33,17 +34,17 @@ struct blob_store {
 int blob_store_open(const char *images_dir, struct blob_store **ret_store, struct err *err)
 {
 	struct blob_store *s = calloc(1, sizeof(*s));
-	pthread_condattr_t attr;
-	int r = 0;
+	int r;
 
 	if (!s)
 		return err_oom(err);
 	s->dirfd = -1;
+	r = cond_init(&s->landed);
+	if (r < 0) {
+		free(s);
+		return err_set_errno(err, r, "the blob store");
+	}
 	pthread_mutex_init(&s->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&s->landed, &attr);
-	pthread_condattr_destroy(&attr);
 	s->dir = xasprintf("%s/blobs/sha256", images_dir);
 	if (!s->dir)
 		r = err_oom(err);
@@ -395,15 +396,7 @@ static int claim(struct blob_store *s, struct flight *mine, bool (*stop)(void *a
 {
 	pthread_mutex_lock(&s->lock);
 	while (*find_flight(s, mine->digest)) {
-		struct timespec until;
-
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += 200 * NS_PER_MS;
-		if (until.tv_nsec >= NS_PER_SEC) {
-			until.tv_sec++;
-			until.tv_nsec -= NS_PER_SEC;
-		}
-		pthread_cond_timedwait(&s->landed, &s->lock, &until);
+		(void)cond_wait_until(&s->landed, &s->lock, now_monotonic_ns() + 200 * NS_PER_MS);
 		pthread_mutex_unlock(&s->lock);
 		if (stop && stop(arg))
 			return err_set(err, -ECANCELED, "cancelled");

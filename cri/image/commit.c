@@ -5,11 +5,6 @@
 
 #include <fcntl.h>
 
-static int no_memory(struct err *err)
-{
-	return err_oom(err);
-}
-
 static bool drop(char **v, const char *s)
 {
 	char **to = v;
@@ -80,17 +75,17 @@ static int put_row(struct store *store, void *arg, struct err *err)
 	const struct image_commit *c = arg;
 	struct image_row **rows = NULL;
 	struct image_row *row = row_of(c);
-	int r = row ? image_rows_load(store, &rows, err) : no_memory(err);
+	int r = row ? image_rows_load(store, &rows, err) : err_oom(err);
 
 	for (struct image_row **p = rows; r == 0 && p && *p; p++) {
 		if (str_eq((*p)->id, row->id))
-			r = inherit(row, *p) < 0 ? no_memory(err) : 0;
+			r = inherit(row, *p) < 0 ? err_oom(err) : 0;
 		else if (drop((*p)->tags, c->tag)) /* the tag has moved here */
 			r = image_row_put(store, *p, err);
 	}
 	if (r == 0 && ((c->tag && add_once(&row->tags, c->tag) < 0) ||
 		       (c->digest && add_once(&row->digests, c->digest) < 0)))
-		r = no_memory(err);
+		r = err_oom(err);
 	if (r == 0)
 		r = image_row_put(store, row, err);
 	image_rows_free(rows);

@@ -23,11 +23,6 @@ struct export
 	char *block;
 };
 
-static int no_memory(struct err *err)
-{
-	return err_oom(err);
-}
-
 /* ---- members ------------------------------------------------------------------------------------------- */
 
 static int tar_error(struct export *ex, const char *name, struct err *err)
@@ -43,7 +38,7 @@ static int tar_begin(struct export *ex, const char *name, uint64_t size, struct 
 	int r;
 
 	if (!e)
-		return no_memory(err);
+		return err_oom(err);
 	archive_entry_set_pathname(e, name);
 	archive_entry_set_filetype(e, AE_IFREG);
 	archive_entry_set_perm(e, 0644);
@@ -81,7 +76,7 @@ static int put_text(struct export *ex, const char *name, json_object *o, struct 
 	const char *text =
 		json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
 	int fd = -1;
-	int r = text ? member_begin(ex, name, strlen(text), &fd, err) : no_memory(err);
+	int r = text ? member_begin(ex, name, strlen(text), &fd, err) : err_oom(err);
 
 	if (r == 0)
 		r = member_write(ex, fd, name, text, strlen(text), err);
@@ -95,7 +90,7 @@ static int copy_blob(struct export *ex, int from, int to, const char *name, cons
 {
 	struct image_digest *hash = image_digest_new();
 	char found[IMAGE_DIGEST_LEN + 1];
-	int r = hash ? 0 : no_memory(err);
+	int r = hash ? 0 : err_oom(err);
 
 	while (r == 0) {
 		ssize_t n = read_full(from, ex->block, BLOCK_BYTES);
@@ -312,7 +307,7 @@ static int to_archive(struct export *ex, const char *path, struct err *err)
 	tmp = xasprintf("%s.tmp.%s", path, suffix);
 	ex->tar = archive_write_new();
 	if (!tmp || !ex->tar)
-		r = no_memory(err);
+		r = err_oom(err);
 	else
 		r = write_tar(ex, path, tmp, err);
 	if (r < 0 && tmp)
@@ -359,7 +354,7 @@ static int export_locked(struct image_store *images, const char *ref, const char
 		ex.only_tag = tag;
 		ex.block = malloc(BLOCK_BYTES);
 		if (!ex.block)
-			r = no_memory(err);
+			r = err_oom(err);
 		else
 			r = is_directory(path) ? to_directory(&ex, path, err) : to_archive(&ex, path, err);
 	}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/image_internal.h"
 
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "base/tree.h"
@@ -10,11 +11,6 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
-
-static int no_memory(struct err *err)
-{
-	return err_oom(err);
-}
 
 /* ---- open and close ------------------------------------------------------------------------------------ */
 
@@ -43,7 +39,7 @@ static int init(struct image_store *images, const struct image_store_options *op
 	images->dir = xasprintf("%s/images", options->state_dir);
 	if (!images->state_dir || !images->dir ||
 	    str_set(&images->registry_config_dir, options->registry_config_dir) < 0)
-		return no_memory(err);
+		return err_oom(err);
 	r = make_dirs(images, err);
 	if (r < 0)
 		return r;
@@ -55,16 +51,16 @@ int image_store_open(const struct image_store_options *options, struct image_sto
 		     struct err *err)
 {
 	struct image_store *images = calloc(1, sizeof(*images));
-	pthread_condattr_t attr;
 	int r;
 
 	if (!images)
-		return no_memory(err);
+		return err_oom(err);
+	r = cond_init(&images->changed);
+	if (r < 0) {
+		free(images);
+		return err_set_errno(err, r, "the image store");
+	}
 	pthread_mutex_init(&images->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&images->changed, &attr);
-	pthread_condattr_destroy(&attr);
 	r = init(images, options, err);
 	if (r < 0) {
 		image_store_close(images);
@@ -90,15 +86,7 @@ struct image_store *image_store_close(struct image_store *images)
 
 void images_wait(struct image_store *images)
 {
-	struct timespec until;
-
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += 200 * NS_PER_MS;
-	if (until.tv_nsec >= NS_PER_SEC) {
-		until.tv_sec++;
-		until.tv_nsec -= NS_PER_SEC;
-	}
-	pthread_cond_timedwait(&images->changed, &images->lock, &until);
+	(void)cond_wait_until(&images->changed, &images->lock, now_monotonic_ns() + 200 * NS_PER_MS);
 }
 
 /* ---- the lock between processes, and collection -------------------------------------------------------- */
@@ -109,7 +97,7 @@ static int open_lock(const struct image_store *images, struct err *err)
 	int fd;
 
 	if (!path)
-		return no_memory(err);
+		return err_oom(err);
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	return fd < 0 ? err_set_errno(err, -errno, "%s", path) : fd;
 }
@@ -266,10 +254,10 @@ static int fill(struct image_store *images, const struct image_row *row, struct 
 	image->pinned = row->pinned;
 	if (str_set(&image->id, row->id) < 0 || copy_strings(row->tags, &image->repo_tags) < 0 ||
 	    copy_strings(row->digests, &image->repo_digests) < 0)
-		return no_memory(err);
+		return err_oom(err);
 	for (size_t i = 0; i < row->n_layers; i++) {
 		if (strv_add(&image->layers, row->layers[i].chain) < 0)
-			return no_memory(err);
+			return err_oom(err);
 	}
 	r = blob_read(images->blobs, row->id, OCI_CONFIG_MAX, &image->config_json, &len, err);
 	if (r == 0)
@@ -284,7 +272,7 @@ static int make_image(struct image_store *images, const struct image_row *row, s
 	int r;
 
 	if (!image)
-		return no_memory(err);
+		return err_oom(err);
 	r = fill(images, row, image, err);
 	if (r < 0) {
 		image_free(image);
@@ -350,7 +338,7 @@ int image_list(struct image_store *images, const char *ref, struct image ***ret_
 		n++;
 	list = calloc(n + 1, sizeof(struct image *));
 	if (!list)
-		r = no_memory(err);
+		r = err_oom(err);
 	else if (!str_empty(ref))
 		r = image_rows_find(rows, ref, &only, err);
 	if (r == 0)

@@ -22,11 +22,6 @@ struct import {
 	char **ids;
 };
 
-static int no_memory(struct err *err)
-{
-	return err_oom(err);
-}
-
 static int bad(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static int bad(struct err *err, const char *fmt, ...)
 {
@@ -139,7 +134,7 @@ static int commit_as(struct import *im, const struct found_image *f, char *const
 		tag = ref.tag && !ref.digest ? xasprintf("%s:%s", ref.name, ref.tag) : NULL;
 		digest = f->top[0] ? xasprintf("%s@%s", ref.name, f->top) : NULL;
 		if ((!tag && ref.tag && !ref.digest) || (!digest && f->top[0]))
-			r = no_memory(err);
+			r = err_oom(err);
 		c.tag = tag;
 		c.digest = digest;
 	}
@@ -170,7 +165,7 @@ static int finish_image(struct import *im, const struct found_image *f, char *co
 		return bad(err, "the manifest has %zu layers, the config %zu", n, strv_len(diff_ids));
 	chains = oci_chain_ids(diff_ids);
 	if (!chains)
-		return no_memory(err);
+		return err_oom(err);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		r = layer_unpack(im->images, f->manifest.items[i].digest, diff_ids[i], chains, i + 1, NULL,
 				 NULL, err);
@@ -179,7 +174,7 @@ static int finish_image(struct import *im, const struct found_image *f, char *co
 	for (; r == 0 && names && *names; names++)
 		r = commit_as(im, f, diff_ids, chains, *names, err);
 	if (r == 0 && strv_add(&im->ids, f->manifest.config.digest) < 0)
-		r = no_memory(err);
+		r = err_oom(err);
 	return r;
 }
 
@@ -227,7 +222,7 @@ static int layout_names(const struct import *im, const char *said, char ***ret, 
 	int r = 0;
 
 	if (!im->name)
-		return whole && strv_add(ret, said) < 0 ? no_memory(err) : 0;
+		return whole && strv_add(ret, said) < 0 ? err_oom(err) : 0;
 	if (said && !whole) {
 		r = image_ref_parse(im->name, &ref, err);
 		if (r < 0)
@@ -240,7 +235,7 @@ static int layout_names(const struct import *im, const char *said, char ***ret, 
 	} else {
 		r = strv_add(ret, im->name);
 	}
-	return r < 0 ? no_memory(err) : 0;
+	return r < 0 ? err_oom(err) : 0;
 }
 
 static int import_entry(struct import *im, const struct oci_descriptor *entry, struct err *err)
@@ -397,13 +392,13 @@ static int docker_names(const struct import *im, json_object *entry, char ***ret
 	json_object *tags;
 
 	if (im->name)
-		return strv_add(ret, im->name) < 0 ? no_memory(err) : 0;
+		return strv_add(ret, im->name) < 0 ? err_oom(err) : 0;
 	if (!json_object_object_get_ex(entry, "RepoTags", &tags) ||
 	    !json_object_is_type(tags, json_type_array))
 		return 0;
 	for (size_t i = 0; i < json_object_array_length(tags) && i < IMAGES_MAX; i++) {
 		if (string_at(tags, i) && strv_add(ret, string_at(tags, i)) < 0)
-			return no_memory(err);
+			return err_oom(err);
 	}
 	return 0;
 }
@@ -450,7 +445,7 @@ static int import_docker(struct import *im, struct err *err)
 				    : r;
 	tok = json_tokener_new_ex(8);
 	if (!tok)
-		return no_memory(err);
+		return err_oom(err);
 	list = json_tokener_parse_ex(tok, data, (int)len);
 	json_tokener_free(tok);
 	if (json_object_is_type(list, json_type_array))
@@ -503,7 +498,7 @@ static int import_archive(struct import *im, int fd, struct err *err)
 		return err_set_errno(err, r, "random bytes");
 	dir = xasprintf("%s/" IMAGES_IMPORT_PREFIX "%s", im->images->dir, suffix);
 	if (!dir)
-		return no_memory(err);
+		return err_oom(err);
 	r = unpack_archive(im, fd, dir, err);
 	if (r == 0)
 		r = import_tree(im, dir, err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/image/image_internal.h"
 
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "cri/image/registry/auth.h"
@@ -50,11 +51,6 @@ struct pull {
 	bool failed;
 	struct err fetch_err;
 };
-
-static int no_memory(struct err *err)
-{
-	return err_oom(err);
-}
 
 static void tell_progress(struct pull *p)
 {
@@ -165,7 +161,7 @@ static int get_config(struct pull *p, struct err *err)
 				      "the manifest has %zu layers, the config %zu", p->manifest.n_items,
 				      strv_len(p->diff_ids));
 	p->chains = oci_chain_ids(p->diff_ids);
-	return p->chains ? 0 : no_memory(err);
+	return p->chains ? 0 : err_oom(err);
 }
 
 /* ---- layers -------------------------------------------------------------------------------------------- */
@@ -241,15 +237,7 @@ static int await_blob(struct pull *p, size_t i, struct err *err)
 
 	pthread_mutex_lock(&p->lock);
 	while (!p->fetched[i] && !p->failed) {
-		struct timespec until;
-
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += 200 * NS_PER_MS;
-		if (until.tv_nsec >= NS_PER_SEC) {
-			until.tv_sec++;
-			until.tv_nsec -= NS_PER_SEC;
-		}
-		pthread_cond_timedwait(&p->changed, &p->lock, &until);
+		(void)cond_wait_until(&p->changed, &p->lock, now_monotonic_ns() + 200 * NS_PER_MS);
 		pthread_mutex_unlock(&p->lock);
 		if (main_stopped(p))
 			r = err_set(err, -ECANCELED, "cancelled");
@@ -294,7 +282,7 @@ static int get_layers(struct pull *p, struct err *err)
 		p->total_bytes += p->manifest.items[i].size_bytes;
 	p->fetched = calloc(p->manifest.n_items + 1, sizeof(*p->fetched));
 	if (!p->fetched)
-		return no_memory(err);
+		return err_oom(err);
 	n = start_fetchers(p, threads);
 	if (n == 0)
 		fetcher(p);
@@ -338,7 +326,7 @@ static int commit(struct pull *p, struct err *err)
 				 .tag = tag,
 				 .digest = digest};
 
-	return digest ? image_commit(p->images, &c, err) : no_memory(err);
+	return digest ? image_commit(p->images, &c, err) : err_oom(err);
 }
 
 static int pull_steps(struct pull *p, const struct image_auth *auth, struct err *err)
@@ -388,21 +376,18 @@ static int pull_once(struct image_store *images, const char *text, const struct 
 {
 	struct pull p = {.images = images, .text = text, .cancelled = cancelled, .arg = arg};
 	int64_t began = now_monotonic_ns();
-	pthread_condattr_t attr;
 	int lock, r = image_ref_parse(text, &p.ref, err);
 
 	if (r < 0)
 		return r;
 	lock = images_lock(images, err);
-	if (lock < 0) {
+	r = lock < 0 ? lock : cond_init(&p.changed);
+	if (r < 0) {
+		close_fd(lock);
 		image_ref_done(&p.ref);
-		return lock;
+		return lock < 0 ? r : err_set_errno(err, r, "a pull");
 	}
 	pthread_mutex_init(&p.lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&p.changed, &attr);
-	pthread_condattr_destroy(&attr);
 	p.told_ns = began;
 	r = pull_steps(&p, auth, err);
 	if (r < 0) {
@@ -520,7 +505,7 @@ static int pull_or_join(struct image_store *images, const char *text, const stru
 		mine->key = make_key(ref, auth);
 	if (!mine || !mine->key) {
 		free(mine);
-		return no_memory(err);
+		return err_oom(err);
 	}
 	mine->users = 1;
 	job = job_find_or_add(images, mine);
@@ -553,5 +538,5 @@ int image_pull(struct image_store *images, const char *ref, const struct image_a
 	if (r < 0)
 		return r;
 	*ret_id = strdup(id);
-	return *ret_id ? 0 : no_memory(err);
+	return *ret_id ? 0 : err_oom(err);
 }

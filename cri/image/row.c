@@ -7,11 +7,6 @@
 
 #include <json-c/json.h>
 
-static int no_memory(struct err *err)
-{
-	return err_oom(err);
-}
-
 struct image_row *image_row_free(struct image_row *row)
 {
 	if (row) {
@@ -68,7 +63,7 @@ static int put_json(struct store *store, const char *kind, const char *id, json_
 	size_t len = 0;
 	const char *text = json_object_to_json_string_length(
 		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len);
-	int r = text ? store_put(store, kind, id, NULL, text, len, err) : no_memory(err);
+	int r = text ? store_put(store, kind, id, NULL, text, len, err) : err_oom(err);
 
 	json_object_put(o);
 	return r;
@@ -212,11 +207,11 @@ int image_rows_load(struct store *store, struct image_row ***ret_rows, struct er
 	int r;
 
 	if (!l.rows)
-		return no_memory(err);
+		return err_oom(err);
 	r = store_each(store, IMAGE_KIND, load_one, &l, err);
 	if (r < 0) {
 		image_rows_free(l.rows);
-		return r == -ENOMEM ? no_memory(err) : r;
+		return r == -ENOMEM ? err_oom(err) : r;
 	}
 	*ret_rows = l.rows;
 	return 0;
@@ -323,7 +318,7 @@ int use_row_get(struct store *store, const char *container_id, char ***ret_chain
 					      container_id);
 	}
 	*ret_chains = chains ? move_ptr(chains) : calloc(1, sizeof(*chains));
-	return *ret_chains ? 0 : no_memory(err);
+	return *ret_chains ? 0 : err_oom(err);
 }
 
 static int collect_chains(void *arg, const char *id, const char *name, const void *value, size_t len)
@@ -339,7 +334,7 @@ int use_rows_chains(struct store *store, char ***ret_chains, struct err *err)
 	int r = store_each(store, USE_KIND, collect_chains, &chains, err);
 
 	if (r < 0)
-		return r == -ENOMEM ? no_memory(err) : r;
+		return r == -ENOMEM ? err_oom(err) : r;
 	*ret_chains = move_ptr(chains);
 	return 0;
 }

@@ -33,11 +33,6 @@ static int damaged(struct err *err, const char *what, const char *why)
 	return err_set_status(err, -EBADMSG, ERR_DATA_LOSS, "%s: %s", what, why);
 }
 
-static int no_memory(struct err *err)
-{
-	return err_oom(err);
-}
-
 static int parse_json(const char *what, const char *data, size_t len, size_t max, json_object **ret,
 		      struct err *err)
 {
@@ -51,7 +46,7 @@ static int parse_json(const char *what, const char *data, size_t len, size_t max
 				      len, max);
 	tok = json_tokener_new_ex(JSON_DEPTH);
 	if (!tok)
-		return no_memory(err);
+		return err_oom(err);
 	json_tokener_set_flags(tok, JSON_TOKENER_VALIDATE_UTF8);
 	o = json_tokener_parse_ex(tok, data, (int)len);
 	e = json_tokener_get_error(tok);
@@ -139,7 +134,7 @@ static int parse_descriptor(json_object *o, const char *what, struct oci_descrip
 	memcpy(d->digest, digest, sizeof(d->digest));
 	d->size_bytes = (uint64_t)n;
 	if (str_set(&d->media_type, type) < 0 || parse_platform(o, d) < 0 || parse_names(o, d) < 0)
-		return no_memory(err);
+		return err_oom(err);
 	return 0;
 }
 
@@ -157,7 +152,7 @@ static int parse_items(json_object *root, const char *key, size_t max, struct oc
 				      n, key, max);
 	m->items = calloc(n ? n : 1, sizeof(*m->items));
 	if (!m->items)
-		return no_memory(err);
+		return err_oom(err);
 	for (size_t i = 0; i < n; i++) {
 		int r;
 
@@ -219,7 +214,7 @@ static int find_kind(json_object *root, const char *content_type, struct oci_man
 	if (type_is_index(type) != manifests)
 		return damaged(err, "image manifest", "its content contradicts its media type");
 	m->kind = manifests ? OCI_KIND_INDEX : OCI_KIND_MANIFEST;
-	return str_set(&m->media_type, type) < 0 ? no_memory(err) : 0;
+	return str_set(&m->media_type, type) < 0 ? err_oom(err) : 0;
 }
 
 void oci_manifest_done(struct oci_manifest *m)
@@ -402,7 +397,7 @@ static int get_strings(json_object *o, const char *key, char ***ret, struct err 
 			return err_set_status(err, -EBADMSG, ERR_DATA_LOSS,
 					      "image config: %s holds something else than text", key);
 		if (strv_add(ret, json_object_get_string(v)) < 0)
-			return no_memory(err);
+			return err_oom(err);
 	}
 	return 0;
 }
@@ -420,12 +415,12 @@ static int get_keys(json_object *o, const char *key, bool values, char ***ret, s
 			return err_set_status(err, -E2BIG, ERR_DATA_LOSS,
 					      "image config: %s has too many entries", key);
 		if (strv_add(ret, name) < 0)
-			return no_memory(err);
+			return err_oom(err);
 		if (!values)
 			continue;
 		if (strv_add(ret, json_object_is_type(value, json_type_string) ? json_object_get_string(value)
 									       : "") < 0)
-			return no_memory(err);
+			return err_oom(err);
 	}
 	return 0;
 }
@@ -447,7 +442,7 @@ static int parse_run_part(json_object *o, struct image_config *c, struct err *er
 	if (str_set(&c->user, get_string(o, "User")) < 0 ||
 	    str_set(&c->working_dir, get_string(o, "WorkingDir")) < 0 ||
 	    str_set(&c->stop_signal, get_string(o, "StopSignal")) < 0)
-		return no_memory(err);
+		return err_oom(err);
 	return 0;
 }
 
@@ -478,7 +473,7 @@ static int parse_config(json_object *root, struct image_config *c, char ***diff_
 		return r;
 	if (str_set(&c->os, get_string(root, "os")) < 0 ||
 	    str_set(&c->architecture, get_string(root, "architecture")) < 0)
-		return no_memory(err);
+		return err_oom(err);
 	if (!str_empty(c->os) && !str_eq(c->os, "linux"))
 		return err_set(err, -EOPNOTSUPP, "the image is for the operating system \"%.64s\", not linux",
 			       c->os);
