@@ -7,10 +7,12 @@
 #include <sys/eventfd.h>
 #include <time.h>
 
+#define DEADLINE_PASSED "the call's deadline has passed"
+
 struct call {
 	int64_t deadline_ns; /* immutable */
 	atomic_uint refs;
-	atomic_bool cancelled; /* written with lock held */
+	atomic_int ended; /* 0, -ECANCELED or -ETIMEDOUT; written with lock held */
 
 	pthread_mutex_t lock; /* innermost: nothing else is locked while it is held */
 	pthread_cond_t idle;  /* running became NULL */
@@ -34,7 +36,7 @@ int call_new(int64_t deadline_ns, struct call **ret_call, struct err *err)
 		return err_oom(err);
 	call->deadline_ns = deadline_ns;
 	atomic_init(&call->refs, 1);
-	atomic_init(&call->cancelled, false);
+	atomic_init(&call->ended, 0);
 	pthread_mutex_init(&call->lock, NULL);
 	pthread_cond_init(&call->idle, NULL);
 	call->fd = -1;
@@ -77,16 +79,16 @@ int64_t call_until(const struct call *call, int64_t limit_ns)
 
 /* ---- cancellation -------------------------------------------------------------------------------------- */
 
-void call_cancel(struct call *call, const char *why)
+static void end(struct call *call, int code, const char *why)
 {
 	struct call_hook *hook;
 
 	if (!call)
 		return;
 	pthread_mutex_lock(&call->lock);
-	if (!call->cancelled) {
+	if (!call->ended) {
 		snprintf(call->why, sizeof(call->why), "%s", why);
-		atomic_store(&call->cancelled, true);
+		atomic_store(&call->ended, code);
 		if (call->fd >= 0)
 			(void)eventfd_write(call->fd, 1);
 		call->runner = pthread_self();
@@ -109,15 +111,25 @@ void call_cancel(struct call *call, const char *why)
 	pthread_mutex_unlock(&call->lock);
 }
 
+void call_cancel(struct call *call, const char *why)
+{
+	end(call, -ECANCELED, why);
+}
+
+void call_expire(struct call *call)
+{
+	end(call, -ETIMEDOUT, DEADLINE_PASSED);
+}
+
 int call_check(struct call *call, struct err *err)
 {
 	if (!call)
 		return 0;
-	if (atomic_load(&call->cancelled))
+	if (atomic_load(&call->ended) == -ECANCELED)
 		return err_set_status(err, -ECANCELED, ERR_CANCELLED, "%s", call->why);
-	if (call->deadline_ns != INT64_MAX && now_monotonic_ns() >= call->deadline_ns)
-		return err_set_status(err, -ETIMEDOUT, ERR_DEADLINE_EXCEEDED,
-				      "the call's deadline has passed");
+	if (atomic_load(&call->ended) ||
+	    (call->deadline_ns != INT64_MAX && now_monotonic_ns() >= call->deadline_ns))
+		return err_set_status(err, -ETIMEDOUT, ERR_DEADLINE_EXCEEDED, DEADLINE_PASSED);
 	return 0;
 }
 
@@ -131,7 +143,7 @@ int call_fd(struct call *call, int *ret_fd, struct err *err)
 	}
 	pthread_mutex_lock(&call->lock);
 	if (call->fd < 0)
-		call->fd = eventfd(call->cancelled ? 1 : 0, EFD_CLOEXEC | EFD_NONBLOCK);
+		call->fd = eventfd(call->ended ? 1 : 0, EFD_CLOEXEC | EFD_NONBLOCK);
 	fd = call->fd;
 	pthread_mutex_unlock(&call->lock);
 	if (fd < 0)
@@ -142,13 +154,15 @@ int call_fd(struct call *call, int *ret_fd, struct err *err)
 
 void call_hook_add(struct call *call, struct call_hook *hook, void (*fn)(void *arg), void *arg)
 {
-	bool late;
+	int late;
 
-	*hook = (struct call_hook){.fn = fn, .arg = arg};
-	if (!call)
+	if (!call) {
+		*hook = (struct call_hook){.fn = fn, .arg = arg};
 		return;
+	}
 	pthread_mutex_lock(&call->lock);
-	late = call->cancelled;
+	*hook = (struct call_hook){.fn = fn, .arg = arg};
+	late = call->ended;
 	if (!late) {
 		hook->next = call->hooks;
 		hook->at = &call->hooks;
@@ -198,13 +212,13 @@ static void wake(void *arg)
 	pthread_mutex_unlock(s->lock);
 }
 
-/* With the sleeper's lock held. False: the call is cancelled already. */
-static bool sleeper_add(struct call *call, struct sleeper *s)
+/* With the sleeper's lock held. 0, or how the call has ended already. */
+static int sleeper_add(struct call *call, struct sleeper *s)
 {
-	bool late;
+	int late;
 
 	pthread_mutex_lock(&call->lock);
-	late = call->cancelled;
+	late = call->ended;
 	if (!late) {
 		s->hook = (struct call_hook){.fn = wake, .arg = s, .next = call->hooks, .at = &call->hooks};
 		if (s->hook.next)
@@ -212,7 +226,7 @@ static bool sleeper_add(struct call *call, struct sleeper *s)
 		call->hooks = &s->hook;
 	}
 	pthread_mutex_unlock(&call->lock);
-	return !late;
+	return late;
 }
 
 /* With the sleeper's lock held, which is given up for as long as `wake` runs. */
@@ -235,15 +249,15 @@ int call_wait(struct call *call, pthread_cond_t *cond, pthread_mutex_t *lock, in
 	int64_t until = call_deadline(call) < until_ns ? call_deadline(call) : until_ns;
 	struct timespec ts = {.tv_sec = until / NS_PER_SEC, .tv_nsec = until % NS_PER_SEC};
 	struct sleeper s = {.cond = cond, .lock = lock};
-	int r;
+	int r = call ? sleeper_add(call, &s) : 0;
 
-	if (call && !sleeper_add(call, &s))
-		return -ECANCELED;
+	if (r < 0)
+		return r;
 	r = until == INT64_MAX ? pthread_cond_wait(cond, lock) : pthread_cond_timedwait(cond, lock, &ts);
 	if (!call)
 		return -r;
 	sleeper_remove(call, &s);
-	return atomic_load(&call->cancelled) ? -ECANCELED : -r;
+	return atomic_load(&call->ended) ? atomic_load(&call->ended) : -r;
 }
 
 /* ---- the trace ----------------------------------------------------------------------------------------- */

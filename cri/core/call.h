@@ -52,6 +52,11 @@ int64_t call_until(const struct call *call, int64_t limit_ns);
  * hooks.
  */
 void call_cancel(struct call *call, const char *why);
+/*
+ * As call_cancel, by whoever watches the deadline: the errors are those of a deadline that has passed. A call
+ * whose deadline nobody watches still ends its waits, but runs no hook then.
+ */
+void call_expire(struct call *call);
 /* 0 while the caller waits; else -ECANCELED or -ETIMEDOUT with words. */
 int call_check(struct call *call, struct err *err);
 /*

@@ -185,6 +185,31 @@ static void call_hook_runs_once_unless_removed(void **state)
 	call_unref(call);
 }
 
+static void call_expire_is_a_deadline_that_has_passed(void **state)
+{
+	struct call *call = new_call(INT64_MAX);
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	struct call_hook hook;
+	struct err err = ERR_INIT;
+	atomic_int runs = 0;
+	pthread_cond_t cond;
+
+	(void)state;
+	monotonic_cond(&cond);
+	call_hook_add(call, &hook, count, &runs);
+	call_expire(call);
+	call_cancel(call, "too late");
+	assert_int_equal(runs, 1);
+	assert_int_equal(call_check(call, &err), -ETIMEDOUT);
+	assert_int_equal(err.status, ERR_DEADLINE_EXCEEDED);
+	assert_string_equal(err.msg, "the call's deadline has passed");
+	pthread_mutex_lock(&lock);
+	assert_int_equal(call_wait(call, &cond, &lock, INT64_MAX), -ETIMEDOUT);
+	pthread_mutex_unlock(&lock);
+	pthread_cond_destroy(&cond);
+	call_unref(call);
+}
+
 /* ---- outcomes ------------------------------------------------------------------------------------------ */
 
 struct seen {
@@ -308,6 +333,7 @@ int main(void)
 		cmocka_unit_test(call_until_takes_the_earlier),
 		cmocka_unit_test(call_fd_polls_readable_once_cancelled),
 		cmocka_unit_test(call_hook_runs_once_unless_removed),
+		cmocka_unit_test(call_expire_is_a_deadline_that_has_passed),
 		cmocka_unit_test(outcome_is_told_to_every_waiter),
 		cmocka_unit_test(outcome_wait_at_deadline_leaves_the_work_alone),
 		cmocka_unit_test(outcome_watch_raced_by_both_ends_runs_once),
