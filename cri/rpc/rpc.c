@@ -12,7 +12,10 @@
 #define SERVER_MAGIC 0x59c5e22eU
 /* What gRPC may hold in buffers for all connections together. */
 #define QUOTA_BYTES (128u << 20)
-/* How long cancelled calls may take to end before the server is left to exit(). */
+/*
+ * Cancelled RPCs end on the wire without their handlers' help, so this is ample. What takes longer hangs in
+ * gRPC, and the server is left to exit().
+ */
 #define CANCEL_GRACE_NS (3 * NS_PER_SEC)
 
 /* ---- methods ------------------------------------------------------------------------------------------- */
@@ -53,6 +56,37 @@ static int sort_methods(struct rpc_server *server, const struct rpc_method *meth
 	server->n_methods = n;
 	qsort(server->methods, n, sizeof(*server->methods), compare_methods);
 	return 0;
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------- */
+
+void rpc_server_unref(struct rpc_server *server)
+{
+	if (atomic_fetch_sub(&server->refs, 1) > 1)
+		return;
+	pthread_mutex_destroy(&server->lock);
+	pthread_cond_destroy(&server->changed);
+	free(server->methods);
+	server->magic = 0;
+	free(server);
+}
+
+bool rpc_server_enter(struct rpc_server *server)
+{
+	bool room;
+
+	pthread_mutex_lock(&server->lock);
+	room = ++server->in_flight <= RPC_IN_FLIGHT_MAX;
+	pthread_mutex_unlock(&server->lock);
+	return room;
+}
+
+void rpc_server_leave(struct rpc_server *server)
+{
+	pthread_mutex_lock(&server->lock);
+	server->in_flight--;
+	pthread_cond_broadcast(&server->changed);
+	pthread_mutex_unlock(&server->lock);
 }
 
 /* ---- the completion queue's thread --------------------------------------------------------------------- */
@@ -165,16 +199,6 @@ static void stop_grpc(struct rpc_server *server)
 	grpc_shutdown_blocking();
 }
 
-static void server_free(struct rpc_server *server)
-{
-	rpc_listener_free(server->listener);
-	pthread_mutex_destroy(&server->lock);
-	pthread_cond_destroy(&server->changed);
-	free(server->methods);
-	server->magic = 0;
-	free(server);
-}
-
 static void cond_init_monotonic(pthread_cond_t *cond)
 {
 	pthread_condattr_t attr;
@@ -195,6 +219,7 @@ int rpc_server_start(const char *socket_path, int listen_fd, const struct rpc_me
 	if (!server)
 		return err_set(err, -ENOMEM, "no memory for the gRPC server");
 	server->magic = SERVER_MAGIC;
+	atomic_init(&server->refs, 1);
 	server->ctx = ctx;
 	server->loop = loop;
 	server->workers = workers;
@@ -210,7 +235,8 @@ int rpc_server_start(const char *socket_path, int listen_fd, const struct rpc_me
 	if (r < 0) {
 		if (server->listener)
 			rpc_listener_close(server->listener);
-		server_free(server);
+		rpc_listener_free(server->listener);
+		rpc_server_unref(server);
 		return r;
 	}
 	*ret_server = server;
@@ -250,7 +276,7 @@ static void stop_accepting(struct rpc_server *server)
 	pthread_mutex_unlock(&server->lock);
 }
 
-/* True once no call is left and gRPC has said so. */
+/* True once no RPC is left on the wire and gRPC has said so. */
 static bool await_end(struct rpc_server *server, int64_t deadline_ns)
 {
 	struct timespec until = {.tv_sec = deadline_ns / NS_PER_SEC, .tv_nsec = deadline_ns % NS_PER_SEC};
@@ -265,6 +291,14 @@ static bool await_end(struct rpc_server *server, int64_t deadline_ns)
 	return ended;
 }
 
+static void cancel_all(struct rpc_server *server)
+{
+	pthread_mutex_lock(&server->lock);
+	server->cancelling = true;
+	pthread_mutex_unlock(&server->lock);
+	grpc_server_cancel_all_calls(server->grpc);
+}
+
 struct rpc_server *rpc_server_stop(struct rpc_server *server, int64_t deadline_ns)
 {
 	bool ended;
@@ -275,14 +309,15 @@ struct rpc_server *rpc_server_stop(struct rpc_server *server, int64_t deadline_n
 	grpc_server_shutdown_and_notify(server->grpc, server->cq, &server->shutdown_tag);
 	ended = await_end(server, deadline_ns);
 	if (!ended) {
-		grpc_server_cancel_all_calls(server->grpc);
+		cancel_all(server);
 		ended = await_end(server, now_monotonic_ns() + CANCEL_GRACE_NS);
 	}
 	if (!ended) {
-		log_warn("calls that do not end are left behind");
+		log_warn("gRPC does not end its calls; it is left to the process's exit");
 		return NULL;
 	}
 	stop_grpc(server);
-	server_free(server);
+	server->listener = rpc_listener_free(server->listener);
+	rpc_server_unref(server);
 	return NULL;
 }

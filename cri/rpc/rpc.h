@@ -9,7 +9,11 @@
  *            run, on worker threads. Connections are accepted on the loop's thread.
  * Limits:    16 MiB a message either way; at most 4096 calls in flight and as many of a kind as the lane
  *            takes, ResourceExhausted beyond; 1024 connections. Compressed messages are refused.
- * Errors:    a handler's err becomes the call's gRPC status and message, and is logged here, once. A method
+ * Calls:     each RPC has a struct call with the client's deadline. When the client leaves, the deadline
+ *            passes or the server stops, the RPC is answered at once and then the call cancelled
+ *            (call_cancel, call_expire): the handler decides what of its work goes on. The answer that it
+ *            gives later is dropped, its error logged at level debug.
+ * Errors:    a handler's err becomes the RPC's gRPC status and message, and is logged here, once. A method
  *            without handler answers Unimplemented.
  * Source:    https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md; grpc/grpc.h of gRPC core 1.51.
  */
@@ -17,47 +21,43 @@
 #define CRI_RPC_RPC_H
 
 #include "base/err.h"
+#include "cri/core/call.h"
 #include "cri/core/loop.h"
 #include "cri/core/workers.h"
 
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/types.h>
-
-/* What a handler knows of its call. */
-struct rpc_call;
-/* CLOCK_MONOTONIC ns of the client's deadline, INT64_MAX if none. */
-int64_t rpc_call_deadline(const struct rpc_call *call);
-/* True once the client has gone or its deadline has passed. */
-bool rpc_call_cancelled(const struct rpc_call *call);
-/* 0 if unknown. */
-pid_t rpc_call_peer_pid(const struct rpc_call *call);
-/*
- * fn(arg) is called once, when the client goes or its deadline passes before the call has ended; at once if
- * that has happened. On any thread and with a lock held: it must be quick and call nothing of this header.
- * NULL takes it back: it is not running any more when that returns.
- */
-void rpc_call_on_cancel(struct rpc_call *call, void (*fn)(void *arg), void *arg);
 
 /*
- * A unary handler: fills `resp` (initialised by the caller to the response type's defaults). Whatever it puts
- * there must be malloc'ed, for it is freed by protobuf_c_message_free_unpacked-like rules with the default
- * allocator.
+ * A unary handler: does its work on the lane's thread and fills `resp` (initialised by the caller to the
+ * response type's defaults). Whatever it puts there must be malloc'ed, for it is freed by
+ * protobuf_c_message_free_unpacked-like rules with the default allocator. `call` lives until it returns
+ * (call_ref for longer).
  */
-typedef int rpc_unary_fn(void *ctx, struct rpc_call *call, const ProtobufCMessage *req,
-			 ProtobufCMessage *resp, struct err *err);
-/* A server-streaming handler: sends any number of messages by rpc_send, then returns. */
-typedef int rpc_stream_fn(void *ctx, struct rpc_call *call, const ProtobufCMessage *req, struct err *err);
-/* Blocks while the client is slow; -ECANCELED once it has gone or its deadline has passed. One at a time. */
-int rpc_send(struct rpc_call *call, const ProtobufCMessage *msg, struct err *err);
+typedef int rpc_unary_fn(void *ctx, struct call *call, const ProtobufCMessage *req, ProtobufCMessage *resp,
+			 struct err *err);
+
+/*
+ * A unary handler whose answer comes later: it begins the work and returns, so that waiting holds no thread
+ * (outcome_watch). `req` lives until the handler returns, `call` and `reply` until rpc_reply_end.
+ */
+struct rpc_reply;
+typedef void rpc_async_fn(void *ctx, struct call *call, const ProtobufCMessage *req, struct rpc_reply *reply);
+/*
+ * Answers: with the message `resp`, which stays the caller's (NULL: the response type's defaults), or with
+ * `err` if its code is negative (NULL: success). Exactly once for each call of the handler, from any thread,
+ * also before the handler has returned; never blocks. Once the call has ended otherwise the answer is
+ * dropped.
+ */
+void rpc_reply_end(struct rpc_reply *reply, const ProtobufCMessage *resp, const struct err *err);
 
 struct rpc_method {
 	const char *path; /* "/runtime.v1.RuntimeService/Version" */
 	const ProtobufCMessageDescriptor *request, *response;
 	enum workers_lane lane;
 	rpc_unary_fn *unary; /* one of the two, or neither: Unimplemented */
-	rpc_stream_fn *stream;
+	rpc_async_fn *async;
 };
 
 /* Sets gRPC's environment variables. Once, first thing in main, before threads start. */
@@ -74,11 +74,11 @@ int rpc_server_start(const char *socket_path, int listen_fd, const struct rpc_me
 		     struct loop *loop, struct workers *workers, struct rpc_server **ret_server,
 		     struct err *err);
 /*
- * No new connections or calls; waits for calls in flight until the deadline, then cancels them; removes the
+ * No new connections or calls; waits for RPCs in flight until the deadline, then cancels them; removes the
  * socket. Handlers may need the loop to end, so call it from another thread while the loop runs; on the
  * loop's thread it is safe, but handlers that wait for the loop then end only by their own deadlines.
- * Handlers that do not end within 3 s of being cancelled, and the server, are left to exit(), which must
- * follow. Returns NULL.
+ * Handlers of RPCs that have ended may still run when it returns, and replies may still be outstanding: ctx
+ * must outlive them (workers_stop waits for the handlers). Returns NULL.
  */
 struct rpc_server *rpc_server_stop(struct rpc_server *server, int64_t deadline_ns);
 

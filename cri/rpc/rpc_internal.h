@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rpc_internal.h: what rpc.c (server), rpc_call.c (one call) and rpc_listen.c (socket) share. No one else
- * includes it.
+ * rpc_internal.h: what rpc.c (server), listen.c (socket), call.c (one RPC), handler.c (its handler) and
+ * message.c (its messages) share.
  *
  * Locks:     rpc_server.lock and rpc_call.lock; neither is held while the other is taken, nor across a call
- *            into gRPC, a handler or the workers. Fields without a lock's name beside them are set before
- *            other threads can see the object.
+ *            into gRPC, a handler, a hook of a struct call or the workers. Fields without a lock's name
+ *            beside them are set before other threads can see the object.
+ * Life:      an RPC ends in two steps. On the wire it ends with the status that is sent exactly once, by
+ *            whoever claims it first: its handler, or the client's leaving. When all batches of it are
+ *            through, what gRPC made goes, and gRPC may be shut down. The object lives on while its handler
+ *            runs or its reply is outstanding; it touches gRPC no more.
  */
 #ifndef CRI_RPC_RPC_INTERNAL_H
 #define CRI_RPC_RPC_INTERNAL_H
@@ -42,7 +46,6 @@ enum rpc_tag_type {
 	RPC_TAG_NEW,	  /* a call came in */
 	RPC_TAG_RECV,	  /* its request came in */
 	RPC_TAG_CLOSE,	  /* the client has gone, or the call has ended */
-	RPC_TAG_SEND,	  /* a message of a stream is on its way */
 	RPC_TAG_DONE,	  /* the status is on its way */
 	RPC_TAG_SHUTDOWN, /* the server's */
 	RPC_TAG_COUNT,
@@ -55,6 +58,7 @@ struct rpc_tag {
 
 struct rpc_server {
 	uint32_t magic;
+	atomic_uint refs;		   /* the owner's, one for each rpc_call */
 	const struct rpc_method **methods; /* sorted by path */
 	size_t n_methods;
 	void *ctx;
@@ -69,42 +73,73 @@ struct rpc_server {
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	unsigned int in_flight; /* lock; calls that exist, but for the one that waits to come in */
+	unsigned int in_flight; /* lock; RPCs that have not ended on the wire */
+	bool cancelling;	/* lock; rpc_server_stop has waited long enough */
 	bool shutdown_done;	/* lock */
 };
 
 const struct rpc_method *rpc_server_method(const struct rpc_server *server, const char *path);
+void rpc_server_unref(struct rpc_server *server);
+/* An RPC comes to the wire; false: there are too many (it counts all the same). */
+bool rpc_server_enter(struct rpc_server *server);
+void rpc_server_leave(struct rpc_server *server);
 
-/* ---- one call ------------------------------------------------------------------------------------------ */
+/* ---- messages ------------------------------------------------------------------------------------------ */
+
+int rpc_message_unpack(grpc_byte_buffer *buffer, const ProtobufCMessageDescriptor *type,
+		       ProtobufCMessage **ret_msg, struct err *err);
+int rpc_message_pack(const ProtobufCMessage *msg, grpc_byte_buffer **ret_buffer, struct err *err);
+/* One line of valid UTF-8, or the client could not read it. */
+grpc_slice rpc_message_details(const char *message);
+
+/* ---- one RPC ------------------------------------------------------------------------------------------- */
+
+struct rpc_reply {
+	struct rpc_call *call;
+};
 
 struct rpc_call {
 	uint32_t magic;
-	struct rpc_server *server;
+	struct rpc_server *server; /* a reference */
+	struct call *call;	   /* NULL until the RPC has come in */
 	struct rpc_tag tags[RPC_TAG_COUNT];
+	struct rpc_reply reply;
 	grpc_call *grpc;
 	grpc_call_details details;
 	grpc_metadata_array metadata;
 	const struct rpc_method *method;
 	char *path;
-	int64_t started_ns, deadline_ns;
+	int64_t started_ns;
 	pid_t peer_pid;
-	grpc_byte_buffer *request; /* written by gRPC until RPC_TAG_RECV */
-	int close_cancelled;	   /* written by gRPC until RPC_TAG_CLOSE */
+	int close_cancelled; /* written by gRPC until RPC_TAG_CLOSE */
 
+	atomic_uint refs; /* the wire's, the handler's while it runs, the reply's while it is outstanding */
 	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	unsigned int refs; /* lock; one for each batch under way, one until the status is sent */
-	atomic_bool cancelled;
-	bool headers_sent;	      /* lock */
-	bool sending;		      /* lock; RPC_TAG_SEND is under way */
-	bool send_failed;	      /* lock */
-	void (*on_cancel)(void *arg); /* lock; called with it held */
-	void *on_cancel_arg;
+	unsigned int wire;	   /* lock; one for each batch under way, one until the status is sent */
+	bool claimed;		   /* lock; somebody ends it or has ended it */
+	grpc_byte_buffer *request; /* lock; written by gRPC until RPC_TAG_RECV; then the handler takes it */
 };
 
+void rpc_call_ref(struct rpc_call *call);
+void rpc_call_unref(struct rpc_call *call);
+void rpc_call_wire_unref(struct rpc_call *call);
+/* "Version"; NULL if there was no memory for it. For the log. */
+const char *rpc_call_name(const struct rpc_call *call);
+/* True for the first caller, who must then call rpc_call_finish. */
+bool rpc_call_claim(struct rpc_call *call);
+/* Sends the status, before it the answer if there is one (taken). By whoever has claimed the call. */
+void rpc_call_finish(struct rpc_call *call, enum err_status status, const char *message,
+		     grpc_byte_buffer *answer);
+/* Claims the call and answers with an error, unless somebody else has claimed it. */
+void rpc_call_refuse(struct rpc_call *call, enum err_status status, const char *message);
 /* Asks gRPC for the next call. CQ thread, or before it runs. */
 int rpc_call_await(struct rpc_server *server);
-/* One event of the completion queue. CQ thread. False: no further call is to be awaited. */
+/* One event of the completion queue. CQ thread. */
 void rpc_call_event(struct rpc_tag *tag, bool success);
+
+/*
+ * handler.c: a job of the workers: unpacks the request, runs the handler. Takes over a reference to the call.
+ */
+void rpc_handler_job(void *arg);
 
 #endif

@@ -16,7 +16,6 @@ SERVICE_HANDLER(create_container)
 	char *id = NULL;
 	int r = container_create(ctx, req->pod_sandbox_id, req->config, &id, err);
 
-	(void)call;
 	if (r == 0)
 		resp->container_id = id;
 	return r;
@@ -26,8 +25,6 @@ SERVICE_HANDLER(start_container)
 {
 	const Runtime__V1__StartContainerRequest *req = (const void *)request;
 
-	(void)call;
-	(void)response;
 	return container_start(ctx, req->container_id, err);
 }
 
@@ -35,8 +32,6 @@ SERVICE_HANDLER(stop_container)
 {
 	const Runtime__V1__StopContainerRequest *req = (const void *)request;
 
-	(void)call;
-	(void)response;
 	return container_stop(ctx, req->container_id, req->timeout, err);
 }
 
@@ -44,8 +39,6 @@ SERVICE_HANDLER(remove_container)
 {
 	const Runtime__V1__RemoveContainerRequest *req = (const void *)request;
 
-	(void)call;
-	(void)response;
 	return container_remove(ctx, req->container_id, err);
 }
 
@@ -53,8 +46,6 @@ SERVICE_HANDLER(reopen_container_log)
 {
 	const Runtime__V1__ReopenContainerLogRequest *req = (const void *)request;
 
-	(void)call;
-	(void)response;
 	return container_reopen_log(ctx, req->container_id, err);
 }
 
@@ -101,7 +92,6 @@ SERVICE_HANDLER(list_containers)
 	struct container **list;
 	int r = container_list(ctx, NULL, &list, err);
 
-	(void)call;
 	if (r < 0)
 		return r;
 	for (size_t i = 0; r == 0 && list[i]; i++) {
@@ -144,7 +134,6 @@ SERVICE_HANDLER(container_status)
 	Crivisor__State__V1__Container *state;
 	int r = container_find(ctx, req->container_id, &c, err);
 
-	(void)call;
 	if (r < 0)
 		return r;
 	state = container_state(c);
@@ -176,7 +165,7 @@ SERVICE_HANDLER(exec_sync)
 		if (strv_add(&args, req->cmd[i]) < 0)
 			return err_oom(err);
 	}
-	r = container_exec_sync(ctx, req->container_id, args, req->timeout, rpc_call_deadline(call), &result,
+	r = container_exec_sync(ctx, req->container_id, args, req->timeout, call_deadline(call), &result,
 				err);
 	if (r < 0)
 		return r;

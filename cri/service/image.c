@@ -45,7 +45,6 @@ SERVICE_HANDLER(list_images)
 	struct image **list = NULL;
 	int r = image_list(server->images, str_empty(ref) ? NULL : ref, &list, err);
 
-	(void)call;
 	for (size_t i = 0; r == 0 && list && list[i]; i++) {
 		Runtime__V1__Image *im =
 			pb_append(&resp->images, &resp->n_images, &runtime__v1__image__descriptor);
@@ -67,7 +66,6 @@ SERVICE_HANDLER(image_status)
 	struct image *image = NULL;
 	int r;
 
-	(void)call;
 	if (!req->image || str_empty(req->image->image))
 		return err_set(err, -EINVAL, "image.image is missing");
 	r = image_get(server->images, req->image->image, &image, err);
@@ -87,7 +85,7 @@ SERVICE_HANDLER(image_status)
 
 static bool call_gone(void *arg)
 {
-	return rpc_call_cancelled(arg);
+	return call_check(arg, NULL) < 0;
 }
 
 SERVICE_HANDLER(pull_image)
@@ -123,8 +121,6 @@ SERVICE_HANDLER(remove_image)
 	struct server *server = ctx;
 	const Runtime__V1__RemoveImageRequest *req = (const void *)request;
 
-	(void)call;
-	(void)response;
 	if (!req->image || str_empty(req->image->image))
 		return err_set(err, -EINVAL, "image.image is missing");
 	return image_remove(server->images, req->image->image, err);
@@ -155,8 +151,6 @@ SERVICE_HANDLER(image_fs_info)
 	struct image_fs_info info = {0};
 	int r = image_fs_info(server->images, &info, err);
 
-	(void)call;
-	(void)request;
 	if (r < 0)
 		return r;
 	/* Images and writable layers share one file system. */

@@ -18,9 +18,6 @@ SERVICE_HANDLER(version)
 {
 	Runtime__V1__VersionResponse *resp = (void *)response;
 
-	(void)ctx;
-	(void)call;
-	(void)request;
 	if (pb_set_str(&resp->version, CRI_VERSION) < 0 || pb_set_str(&resp->runtime_name, "crivisor") < 0 ||
 	    pb_set_str(&resp->runtime_version, crv_version) < 0 ||
 	    pb_set_str(&resp->runtime_api_version, "v1") < 0)
@@ -104,7 +101,6 @@ SERVICE_HANDLER(status)
 	bool net_ok = cni_status(server->cni, &net_err) == 0;
 	int r;
 
-	(void)call;
 	resp->status = pb_new(&runtime__v1__runtime_status__descriptor);
 	r = resp->status ? add_condition(resp->status, "RuntimeReady", vm_ok, reason, vm_err.msg) : -ENOMEM;
 	if (r == 0)
@@ -125,9 +121,6 @@ SERVICE_HANDLER(runtime_config)
 {
 	Runtime__V1__RuntimeConfigResponse *resp = (void *)response;
 
-	(void)ctx;
-	(void)call;
-	(void)request;
 	resp->linux = pb_new(&runtime__v1__linux_runtime_configuration__descriptor);
 	if (!resp->linux)
 		return err_oom(err);
@@ -143,14 +136,12 @@ SERVICE_HANDLER(update_runtime_config)
 				   ? req->runtime_config->network_config->pod_cidr
 				   : NULL;
 
-	(void)call;
-	(void)response;
 	return str_empty(cidr) ? 0 : cni_set_pod_cidr(server->cni, cidr, err);
 }
 
 static bool call_gone(void *arg)
 {
-	return rpc_call_cancelled(arg);
+	return call_check(arg, NULL) < 0;
 }
 
 SERVICE_HANDLER(run_pod_sandbox)
@@ -158,7 +149,7 @@ SERVICE_HANDLER(run_pod_sandbox)
 	const Runtime__V1__RunPodSandboxRequest *req = (const void *)request;
 	Runtime__V1__RunPodSandboxResponse *resp = (void *)response;
 	char *id = NULL;
-	int r = pod_run(ctx, req->config, req->runtime_handler, rpc_call_deadline(call), call_gone, call, &id,
+	int r = pod_run(ctx, req->config, req->runtime_handler, call_deadline(call), call_gone, call, &id,
 			err);
 
 	if (r == 0)
@@ -170,8 +161,6 @@ SERVICE_HANDLER(stop_pod_sandbox)
 {
 	const Runtime__V1__StopPodSandboxRequest *req = (const void *)request;
 
-	(void)call;
-	(void)response;
 	return pod_stop(ctx, req->pod_sandbox_id, err);
 }
 
@@ -179,8 +168,6 @@ SERVICE_HANDLER(remove_pod_sandbox)
 {
 	const Runtime__V1__RemovePodSandboxRequest *req = (const void *)request;
 
-	(void)call;
-	(void)response;
 	return pod_remove(ctx, req->pod_sandbox_id, err);
 }
 
@@ -290,7 +277,6 @@ SERVICE_HANDLER(pod_sandbox_status)
 	Crivisor__State__V1__Pod *state;
 	int r = pod_find(ctx, req->pod_sandbox_id, &pod, err);
 
-	(void)call;
 	if (r < 0)
 		return r;
 	state = pod_state(pod);
@@ -352,7 +338,6 @@ SERVICE_HANDLER(list_pod_sandbox)
 	struct pod **list;
 	int r = pod_list(ctx, &list, err);
 
-	(void)call;
 	if (r < 0)
 		return r;
 	for (size_t i = 0; r == 0 && list[i]; i++) {

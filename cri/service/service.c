@@ -6,7 +6,7 @@
 /* clang-format off */
 #define METHOD(service, method, request, response, lane, handler)                        \
 	{"/runtime.v1." service "/" #method, &runtime__v1__##request##__descriptor,       \
-	 &runtime__v1__##response##__descriptor, lane, handler, NULL}
+	 &runtime__v1__##response##__descriptor, lane, .unary = handler}
 #define RUNTIME(method, message, lane, handler) \
 	METHOD("RuntimeService", method, message##_request, message##_response, lane, handler)
 #define IMAGE(method, message, lane, handler) \
@@ -61,6 +61,6 @@ const struct rpc_method service_methods[] = {
 	IMAGE(PullImage, pull_image, LANE_IMAGE, service_pull_image),
 	IMAGE(RemoveImage, remove_image, LANE_STOP, service_remove_image),
 	IMAGE(ImageFsInfo, image_fs_info, LANE_QUICK, service_image_fs_info),
-	{NULL, NULL, NULL, LANE_QUICK, NULL, NULL},
+	{0},
 };
 /* clang-format on */

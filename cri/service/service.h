@@ -12,10 +12,12 @@
 /* All 41 methods, those without handler included (Unimplemented); ends with a NULL path. */
 extern const struct rpc_method service_methods[];
 
-/* Handlers, by the file that holds them. */
+/* Handlers, by the file that holds them. Not every one needs all that it is given. */
+#define SERVICE_MAYBE __attribute__((unused))
 #define SERVICE_HANDLER(name)                                                                                \
-	int service_##name(void *ctx, struct rpc_call *call, const ProtobufCMessage *request,                \
-			   ProtobufCMessage *response, struct err *err)
+	int service_##name(SERVICE_MAYBE void *ctx, SERVICE_MAYBE struct call *call,                         \
+			   SERVICE_MAYBE const ProtobufCMessage *request,                                    \
+			   SERVICE_MAYBE ProtobufCMessage *response, struct err *err)
 SERVICE_HANDLER(version);
 SERVICE_HANDLER(status);
 SERVICE_HANDLER(runtime_config);

@@ -50,27 +50,30 @@ struct fixture {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool started, gate_open;
-	int waiting, cancelled, sent, send_errors;
+	int waiting, cancelled, kept;
+	int64_t cancelled_ns; /* when the last call was */
+	struct rpc_reply *replies[8];
 	atomic_int served;
 };
 
-static inline int version(void *ctx, struct rpc_call *call, const ProtobufCMessage *req,
-			  ProtobufCMessage *resp, struct err *err)
+static inline int version(void *ctx, struct call *call, const ProtobufCMessage *req, ProtobufCMessage *resp,
+			  struct err *err)
 {
 	struct fixture *f = ctx;
 	const Runtime__V1__VersionRequest *q = (const void *)req;
 	Runtime__V1__VersionResponse *a = (void *)resp;
 
+	(void)call;
 	(void)err;
 	f->served++;
-	a->version = xasprintf("%d:%s", (int)rpc_call_peer_pid(call), q->version);
+	a->version = strdup(q->version);
 	a->runtime_name = strdup("crivisor");
 	return 0;
 }
 
 /* Fails with the text it was asked with. */
-static inline int fail_with(void *ctx, struct rpc_call *call, const ProtobufCMessage *req,
-			    ProtobufCMessage *resp, struct err *err)
+static inline int fail_with(void *ctx, struct call *call, const ProtobufCMessage *req, ProtobufCMessage *resp,
+			    struct err *err)
 {
 	const Runtime__V1__PodSandboxStatusRequest *q = (const void *)req;
 
@@ -82,7 +85,7 @@ static inline int fail_with(void *ctx, struct rpc_call *call, const ProtobufCMes
 	return err_set(err, -ENOENT, "no pod \"%s\"", q->pod_sandbox_id);
 }
 
-static inline int huge(void *ctx, struct rpc_call *call, const ProtobufCMessage *req, ProtobufCMessage *resp,
+static inline int huge(void *ctx, struct call *call, const ProtobufCMessage *req, ProtobufCMessage *resp,
 		       struct err *err)
 {
 	Runtime__V1__ExecResponse *a = (void *)resp;
@@ -104,60 +107,72 @@ static inline void on_cancel(void *arg)
 
 	pthread_mutex_lock(&f->lock);
 	f->cancelled++;
+	f->cancelled_ns = now_monotonic_ns();
 	pthread_cond_broadcast(&f->changed);
 	pthread_mutex_unlock(&f->lock);
 }
 
-/* Waits for the gate or for the client to go. */
-static inline int hang(void *ctx, struct rpc_call *call, const ProtobufCMessage *req, ProtobufCMessage *resp,
+/* Waits for the gate or for the end of the call. */
+static inline int hang(void *ctx, struct call *call, const ProtobufCMessage *req, ProtobufCMessage *resp,
 		       struct err *err)
 {
 	struct fixture *f = ctx;
+	struct call_hook hook;
 
 	(void)req;
 	(void)resp;
-	rpc_call_on_cancel(call, on_cancel, f);
+	call_hook_add(call, &hook, on_cancel, f);
 	pthread_mutex_lock(&f->lock);
 	f->waiting++;
 	pthread_cond_broadcast(&f->changed);
-	while (!f->gate_open && !rpc_call_cancelled(call))
+	while (!f->gate_open && call_wait(call, &f->changed, &f->lock, INT64_MAX) == 0)
+		;
+	f->waiting--;
+	pthread_cond_broadcast(&f->changed);
+	pthread_mutex_unlock(&f->lock);
+	call_hook_remove(call, &hook);
+	return call_check(call, err);
+}
+
+/* Waits for the gate, whatever its caller does, and then fails. */
+static inline int block(void *ctx, struct call *call, const ProtobufCMessage *req, ProtobufCMessage *resp,
+			struct err *err)
+{
+	struct fixture *f = ctx;
+	struct call_hook hook;
+
+	(void)req;
+	(void)resp;
+	call_hook_add(call, &hook, on_cancel, f);
+	pthread_mutex_lock(&f->lock);
+	f->waiting++;
+	pthread_cond_broadcast(&f->changed);
+	while (!f->gate_open)
 		pthread_cond_wait(&f->changed, &f->lock);
 	f->waiting--;
 	pthread_cond_broadcast(&f->changed);
 	pthread_mutex_unlock(&f->lock);
-	rpc_call_on_cancel(call, NULL, NULL);
-	return rpc_call_cancelled(call) ? err_set(err, -ECANCELED, "client has gone") : 0;
+	call_hook_remove(call, &hook);
+	return err_set(err, -EIO, "late failure");
 }
 
-/* Sends `n` messages (attempt of the filter's id, as a number), each of 64 KiB. */
-static inline int stream(void *ctx, struct rpc_call *call, const ProtobufCMessage *req, struct err *err)
+/* Fails at once with the request's pod as its words; without one, leaves the reply to the test. */
+static inline void later(void *ctx, struct call *call, const ProtobufCMessage *req, struct rpc_reply *reply)
 {
 	struct fixture *f = ctx;
-	const Runtime__V1__StreamContainersRequest *q = (const void *)req;
-	uint64_t n = 0;
-	int r = 0;
+	const Runtime__V1__CreateContainerRequest *q = (const void *)req;
+	struct err err = ERR_INIT;
 
-	parse_u64(q->filter ? q->filter->id : "", &n);
-	for (uint64_t i = 0; i < n && r == 0; i++) {
-		Runtime__V1__StreamContainersResponse msg = RUNTIME__V1__STREAM_CONTAINERS_RESPONSE__INIT;
-		Runtime__V1__Container c = RUNTIME__V1__CONTAINER__INIT, *list = &c;
-		char *id = calloc(1, 65537);
-
-		memset(id, 'a' + (int)(i % 26), 65536);
-		c.id = id;
-		msg.n_containers = 1;
-		msg.containers = &list;
-		r = rpc_send(call, &msg.base, err);
-		free(id);
-		pthread_mutex_lock(&f->lock);
-		f->sent += r == 0;
-		f->send_errors += r < 0;
-		pthread_cond_broadcast(&f->changed);
-		pthread_mutex_unlock(&f->lock);
+	(void)call;
+	if (!str_empty(q->pod_sandbox_id)) {
+		err_set(&err, -ENOENT, "%s", q->pod_sandbox_id);
+		rpc_reply_end(reply, NULL, &err);
+		return;
 	}
-	if (r == 0 && n == 3)
-		return err_set(err, -EIO, "failed after three");
-	return r;
+	pthread_mutex_lock(&f->lock);
+	f->replies[f->kept++] = reply;
+	pthread_cond_broadcast(&f->changed);
+	pthread_mutex_unlock(&f->lock);
 }
 
 #define METHOD(name, req, resp, lane, ...)                                                                   \
@@ -166,15 +181,16 @@ static inline int stream(void *ctx, struct rpc_call *call, const ProtobufCMessag
 			__VA_ARGS__                                                                          \
 	}
 static const struct rpc_method methods[] = {
-	METHOD("Version", version_request, version_response, LANE_QUICK, version, NULL),
+	METHOD("Version", version_request, version_response, LANE_QUICK, .unary = version),
 	METHOD("PodSandboxStatus", pod_sandbox_status_request, pod_sandbox_status_response, LANE_QUICK,
-	       fail_with, NULL),
-	METHOD("Exec", exec_request, exec_response, LANE_QUICK, huge, NULL),
-	METHOD("ExecSync", exec_sync_request, exec_sync_response, LANE_EXEC, hang, NULL),
-	METHOD("StreamContainers", stream_containers_request, stream_containers_response, LANE_SLOW, NULL,
-	       stream),
+	       .unary = fail_with),
+	METHOD("Exec", exec_request, exec_response, LANE_QUICK, .unary = huge),
+	METHOD("ExecSync", exec_sync_request, exec_sync_response, LANE_EXEC, .unary = hang),
+	METHOD("StopContainer", stop_container_request, stop_container_response, LANE_STOP, .unary = block),
+	METHOD("CreateContainer", create_container_request, create_container_response, LANE_SLOW,
+	       .async = later),
 	METHOD("CheckpointContainer", checkpoint_container_request, checkpoint_container_response, LANE_SLOW,
-	       NULL, NULL),
+	       .unary = NULL),
 	{0},
 };
 
@@ -217,6 +233,16 @@ static inline void stop(struct fixture *f, int64_t timeout_ns)
 	pthread_join(f->thread, NULL);
 }
 
+static inline void monotonic_cond(pthread_cond_t *cond)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(cond, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
 static inline struct fixture *fixture_new(void)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
@@ -226,7 +252,7 @@ static inline struct fixture *fixture_new(void)
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->socket, sizeof(f->socket), "%s/run/s.sock", f->dir);
 	pthread_mutex_init(&f->lock, NULL);
-	pthread_cond_init(&f->changed, NULL);
+	monotonic_cond(&f->changed);
 	assert_int_equal(workers_new(&f->workers, NULL), 0);
 	return f;
 }
@@ -278,7 +304,7 @@ static inline struct sockaddr_un address_of(const struct fixture *f)
 
 static inline void await(struct fixture *f, const int *counter, int n)
 {
-	struct timespec until = {.tv_sec = time(NULL) + 20};
+	struct timespec until = {.tv_sec = now_monotonic_ns() / NS_PER_SEC + 20};
 	int r = 0;
 
 	pthread_mutex_lock(&f->lock);
@@ -475,24 +501,74 @@ static inline grpc_status_code one_call(struct fixture *f, const char *path, con
 	return status;
 }
 
-/* True if the server of this fixture answers Version with our pid and text. */
+/* The server of this fixture answers Version with the text it was asked with. */
 static inline void assert_version_answered(struct fixture *f)
 {
 	Runtime__V1__VersionRequest q = RUNTIME__V1__VERSION_REQUEST__INIT;
 	Runtime__V1__VersionResponse *a;
 	struct client c;
-	char want[64];
 
 	q.version = (char *)"0.1.0";
-	snprintf(want, sizeof(want), "%d:0.1.0", (int)getpid());
 	client_open(&c, f->socket);
 	assert_int_equal(client_call(&c, SERVICE "Version", &q.base, 10000), GRPC_STATUS_OK);
 	a = (void *)client_take(&c, &runtime__v1__version_response__descriptor);
 	assert_non_null(a);
-	assert_string_equal(a->version, want);
+	assert_string_equal(a->version, "0.1.0");
 	assert_string_equal(a->runtime_name, "crivisor");
 	protobuf_c_message_free_unpacked(&a->base, NULL);
 	client_close(&c);
+}
+
+/* ---- a client by hand ---------------------------------------------------------------------------------- */
+
+/* HPACK: literal, never indexed, new name. */
+static inline size_t raw_header(unsigned char *out, const char *name, const char *value)
+{
+	size_t len = 0;
+
+	out[len++] = 0x10;
+	for (int k = 0; k < 2; k++) {
+		const char *s = k ? value : name;
+		size_t n = strlen(s);
+
+		out[len++] = (unsigned char)n;
+		memcpy(out + len, s, n);
+		len += n;
+	}
+	return len;
+}
+
+/*
+ * HTTP/2 by hand: preface, SETTINGS, HEADERS and one empty message; the connection's fd. Such a client does
+ * nothing by itself: neither keeps a deadline nor resets a call.
+ */
+static inline int raw_begin(struct fixture *f, const char *path, const char *timeout)
+{
+	static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+	static const unsigned char settings[] = {0, 0, 0, 4, 0, 0, 0, 0, 0};
+	static const unsigned char data[] = {0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0};
+	const char *const fields[][2] = {{":method", "POST"},
+					 {":scheme", "http"},
+					 {":path", path},
+					 {":authority", "localhost"},
+					 {"content-type", "application/grpc"},
+					 {"te", "trailers"},
+					 {"grpc-timeout", timeout}};
+	unsigned char headers[512] = {0, 0, 0, 1, 4, 0, 0, 0, 1};
+	struct sockaddr_un addr = address_of(f);
+	size_t len = 9;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	for (size_t i = 0; i < ARRAY_SIZE(fields) && fields[i][1]; i++)
+		len += raw_header(headers + len, fields[i][0], fields[i][1]);
+	headers[1] = (unsigned char)((len - 9) >> 8);
+	headers[2] = (unsigned char)(len - 9);
+	assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(write_full(fd, preface, strlen(preface)), 0);
+	assert_int_equal(write_full(fd, settings, sizeof(settings)), 0);
+	assert_int_equal(write_full(fd, headers, len), 0);
+	assert_int_equal(write_full(fd, data, sizeof(data)), 0);
+	return fd;
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
