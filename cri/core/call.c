@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/core/call.h"
 
+#include "base/cond.h"
 #include "base/log.h"
 
 #include <stdatomic.h>
 #include <sys/eventfd.h>
-#include <time.h>
 
 #define DEADLINE_PASSED "the call's deadline has passed"
 
@@ -247,17 +247,16 @@ static void sleeper_remove(struct call *call, struct sleeper *s)
 int call_wait(struct call *call, pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ns)
 {
 	int64_t until = call_deadline(call) < until_ns ? call_deadline(call) : until_ns;
-	struct timespec ts = {.tv_sec = until / NS_PER_SEC, .tv_nsec = until % NS_PER_SEC};
 	struct sleeper s = {.cond = cond, .lock = lock};
 	int r = call ? sleeper_add(call, &s) : 0;
 
 	if (r < 0)
 		return r;
-	r = until == INT64_MAX ? pthread_cond_wait(cond, lock) : pthread_cond_timedwait(cond, lock, &ts);
+	r = cond_wait_until(cond, lock, until);
 	if (!call)
-		return -r;
+		return r;
 	sleeper_remove(call, &s);
-	return atomic_load(&call->ended) ? atomic_load(&call->ended) : -r;
+	return atomic_load(&call->ended) ? atomic_load(&call->ended) : r;
 }
 
 /* ---- the trace ----------------------------------------------------------------------------------------- */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/core/outcome.h"
 
+#include "base/cond.h"
+
 #include <assert.h>
 #include <stdatomic.h>
-#include <time.h>
 
 /* One watch: in the outcome's list and a hook of its call. Whoever gets `fired` first runs fn. */
 struct watch {
@@ -29,16 +30,12 @@ struct outcome {
 int outcome_new(struct outcome **ret_outcome, struct err *err)
 {
 	struct outcome *o = calloc(1, sizeof(*o));
-	pthread_condattr_t attr;
 
 	if (!o)
 		return err_oom(err);
 	atomic_init(&o->refs, 1);
 	pthread_mutex_init(&o->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&o->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	cond_init(&o->changed);
 	*ret_outcome = o;
 	return 0;
 }

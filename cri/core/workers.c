@@ -2,6 +2,7 @@
 #include "cri/core/workers.h"
 
 #include "base/fault.h"
+#include "base/cond.h"
 #include "base/util.h"
 
 #include <assert.h>
@@ -65,21 +66,6 @@ struct workers {
 	struct lane lanes[LANES];
 };
 
-static struct timespec deadline_of(int64_t when_ns)
-{
-	return (struct timespec){.tv_sec = when_ns / NS_PER_SEC, .tv_nsec = when_ns % NS_PER_SEC};
-}
-
-static void cond_init_monotonic(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
-}
-
 static void idle_push(struct lane *lane, struct worker *w)
 {
 	w->prev = NULL;
@@ -116,7 +102,7 @@ static void trim(void)
 static bool next_job(struct lane *lane, struct worker *w, struct job *ret_job)
 {
 	struct queued *q = lane->head;
-	struct timespec until = deadline_of(now_monotonic_ns() + WORKERS_IDLE_S * NS_PER_SEC);
+	int64_t until = now_monotonic_ns() + WORKERS_IDLE_S * NS_PER_SEC;
 	int r = 0;
 
 	if (q) {
@@ -130,8 +116,8 @@ static bool next_job(struct lane *lane, struct worker *w, struct job *ret_job)
 		return true;
 	}
 	idle_push(lane, w);
-	while (!w->job.fn && !lane->stopping && r != ETIMEDOUT)
-		r = pthread_cond_timedwait(&w->given, &lane->lock, &until);
+	while (!w->job.fn && !lane->stopping && r == 0)
+		r = cond_wait_until(&w->given, &lane->lock, until);
 	if (!w->job.fn) {
 		idle_remove(lane, w);
 		return false;
@@ -179,7 +165,7 @@ static int thread_start(struct lane *lane, struct job job)
 		return -ENOMEM;
 	w->lane = lane;
 	w->job = job;
-	cond_init_monotonic(&w->given);
+	cond_init(&w->given);
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
@@ -274,7 +260,7 @@ int workers_new(struct workers **ret_workers, struct err *err)
 		lane->threads_max = limits[i].threads_max;
 		lane->queue_max = limits[i].queue_max;
 		pthread_mutex_init(&lane->lock, NULL);
-		cond_init_monotonic(&lane->ended);
+		cond_init(&lane->ended);
 	}
 	*ret_workers = workers;
 	return 0;
@@ -290,14 +276,14 @@ static void lane_stop(struct lane *lane)
 }
 
 /* True once all its threads have ended. */
-static bool lane_wait(struct lane *lane, const struct timespec *until)
+static bool lane_wait(struct lane *lane, int64_t until)
 {
 	bool ended;
 	int r = 0;
 
 	pthread_mutex_lock(&lane->lock);
-	while (lane->threads > 0 && r != ETIMEDOUT)
-		r = pthread_cond_timedwait(&lane->ended, &lane->lock, until);
+	while (lane->threads > 0 && r == 0)
+		r = cond_wait_until(&lane->ended, &lane->lock, until);
 	ended = lane->threads == 0;
 	pthread_mutex_unlock(&lane->lock);
 	return ended;
@@ -305,14 +291,13 @@ static bool lane_wait(struct lane *lane, const struct timespec *until)
 
 bool workers_stop(struct workers *workers, int64_t timeout_ns)
 {
-	struct timespec until;
+	int64_t until = now_monotonic_ns() + (timeout_ns > 0 ? timeout_ns : 0);
 	bool ended = true;
 
-	until = deadline_of(now_monotonic_ns() + (timeout_ns > 0 ? timeout_ns : 0));
 	for (size_t i = 0; i < LANES; i++)
 		lane_stop(&workers->lanes[i]);
 	for (size_t i = 0; i < LANES; i++)
-		ended = lane_wait(&workers->lanes[i], &until) && ended;
+		ended = lane_wait(&workers->lanes[i], until) && ended;
 	return ended;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/rpc/rpc_internal.h"
 
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -199,16 +200,6 @@ static void stop_grpc(struct rpc_server *server)
 	grpc_shutdown_blocking();
 }
 
-static void cond_init_monotonic(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
-}
-
 int rpc_server_start(const char *socket_path, int listen_fd, const struct rpc_method *methods, void *ctx,
 		     struct loop *loop, struct workers *workers, struct rpc_server **ret_server,
 		     struct err *err)
@@ -225,7 +216,7 @@ int rpc_server_start(const char *socket_path, int listen_fd, const struct rpc_me
 	server->workers = workers;
 	server->shutdown_tag.type = RPC_TAG_SHUTDOWN;
 	pthread_mutex_init(&server->lock, NULL);
-	cond_init_monotonic(&server->changed);
+	cond_init(&server->changed);
 	if (sort_methods(server, methods) < 0)
 		r = err_set(err, -ENOMEM, "no memory for the gRPC server");
 	else /* Connections are taken on this same thread, so none comes before gRPC is up. */
@@ -279,13 +270,12 @@ static void stop_accepting(struct rpc_server *server)
 /* True once no RPC is left on the wire and gRPC has said so. */
 static bool await_end(struct rpc_server *server, int64_t deadline_ns)
 {
-	struct timespec until = {.tv_sec = deadline_ns / NS_PER_SEC, .tv_nsec = deadline_ns % NS_PER_SEC};
 	bool ended;
 	int r = 0;
 
 	pthread_mutex_lock(&server->lock);
-	while (!(server->shutdown_done && server->in_flight == 0) && r != ETIMEDOUT)
-		r = pthread_cond_timedwait(&server->changed, &server->lock, &until);
+	while (!(server->shutdown_done && server->in_flight == 0) && r == 0)
+		r = cond_wait_until(&server->changed, &server->lock, deadline_ns);
 	ended = server->shutdown_done && server->in_flight == 0;
 	pthread_mutex_unlock(&server->lock);
 	return ended;

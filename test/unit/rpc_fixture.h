@@ -7,6 +7,7 @@
 #define TEST_UNIT_RPC_FIXTURE_H
 
 #include "api/cri/runtime.pb-c.h"
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "cri/rpc/rpc.h"
@@ -233,16 +234,6 @@ static inline void stop(struct fixture *f, int64_t timeout_ns)
 	pthread_join(f->thread, NULL);
 }
 
-static inline void monotonic_cond(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
-}
-
 static inline struct fixture *fixture_new(void)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
@@ -252,7 +243,7 @@ static inline struct fixture *fixture_new(void)
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->socket, sizeof(f->socket), "%s/run/s.sock", f->dir);
 	pthread_mutex_init(&f->lock, NULL);
-	monotonic_cond(&f->changed);
+	cond_init(&f->changed);
 	assert_int_equal(workers_new(&f->workers, NULL), 0);
 	return f;
 }
@@ -304,12 +295,12 @@ static inline struct sockaddr_un address_of(const struct fixture *f)
 
 static inline void await(struct fixture *f, const int *counter, int n)
 {
-	struct timespec until = {.tv_sec = now_monotonic_ns() / NS_PER_SEC + 20};
+	int64_t until = now_monotonic_ns() + 20 * NS_PER_SEC;
 	int r = 0;
 
 	pthread_mutex_lock(&f->lock);
 	while (*counter < n && r == 0)
-		r = pthread_cond_timedwait(&f->changed, &f->lock, &until);
+		r = cond_wait_until(&f->changed, &f->lock, until);
 	pthread_mutex_unlock(&f->lock);
 	assert_int_equal(r, 0);
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/cond.h"
 #include "cri/core/call.h"
 #include "cri/core/outcome.h"
 
@@ -8,7 +9,6 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
@@ -21,16 +21,6 @@ static struct call *new_call(int64_t deadline_ns)
 
 	assert_int_equal(call_new(deadline_ns, &call, NULL), 0);
 	return call;
-}
-
-static void monotonic_cond(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
 }
 
 /* ---- waiting ------------------------------------------------------------------------------------------- */
@@ -67,7 +57,7 @@ static void call_wait_when_cancelled_wakes(void **state)
 	int64_t begin;
 
 	(void)state;
-	monotonic_cond(&s.cond);
+	cond_init(&s.cond);
 	assert_int_equal(pthread_create(&thread, NULL, sleeper, &s), 0);
 	while (!asleep) {
 		pthread_mutex_lock(&s.lock);
@@ -98,7 +88,7 @@ static void call_wait_at_deadline_times_out(void **state)
 	int r = 0;
 
 	(void)state;
-	monotonic_cond(&cond);
+	cond_init(&cond);
 	assert_int_equal(call_check(call, NULL), 0);
 	pthread_mutex_lock(&lock);
 	while (r == 0)
@@ -118,7 +108,7 @@ static void call_wait_without_call_keeps_the_limit(void **state)
 	int r = 0;
 
 	(void)state;
-	monotonic_cond(&cond);
+	cond_init(&cond);
 	pthread_mutex_lock(&lock);
 	while (r == 0)
 		r = call_wait(NULL, &cond, &lock, now_monotonic_ns() + SOON_NS);
@@ -195,7 +185,7 @@ static void call_expire_is_a_deadline_that_has_passed(void **state)
 	pthread_cond_t cond;
 
 	(void)state;
-	monotonic_cond(&cond);
+	cond_init(&cond);
 	call_hook_add(call, &hook, count, &runs);
 	call_expire(call);
 	call_cancel(call, "too late");
