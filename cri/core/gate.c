@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/core/gate.h"
 
-#include "base/util.h"
-
-#define ASK_NS (100 * NS_PER_MS)
+#include "base/cond.h"
 
 struct gate_waiter {
 	struct gate_waiter *next;
@@ -11,15 +9,10 @@ struct gate_waiter {
 
 void gate_init(struct gate *gate, unsigned int slots)
 {
-	pthread_condattr_t attr;
-
 	*gate = (struct gate){.slots = slots};
 	gate->last = &gate->first;
 	pthread_mutex_init(&gate->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&gate->moved, &attr);
-	pthread_condattr_destroy(&attr);
+	cond_init(&gate->moved);
 }
 
 /* Lock held. */
@@ -32,51 +25,41 @@ static void unlink_waiter(struct gate *gate, struct gate_waiter *waiter)
 	*at = waiter->next;
 	if (!*at)
 		gate->last = at;
-	pthread_cond_broadcast(&gate->moved); /* another is the first now */
+	pthread_cond_broadcast(&gate->moved); /* another one is the first now */
 }
 
-/* Lock held; let go of while it waits. 0 once this waiter is the first and there is a place. */
-static int wait_turn(struct gate *gate, struct gate_waiter *waiter, int64_t deadline_ns,
-		     bool (*given_up)(void *arg), void *arg)
+/* Lock held; released while it waits. 0 once this waiter is the first and there is a slot. */
+static int wait_turn(struct gate *gate, struct gate_waiter *waiter, struct call *call)
 {
-	while (gate->first != waiter || gate->inside >= gate->slots) {
-		int64_t now = now_monotonic_ns(), until = now + ASK_NS;
-		struct timespec ts;
-		bool over;
+	int r = 0;
 
-		if (now >= deadline_ns)
-			return -ETIMEDOUT;
-		if (until > deadline_ns)
-			until = deadline_ns;
-		ts = (struct timespec){.tv_sec = until / NS_PER_SEC, .tv_nsec = until % NS_PER_SEC};
-		pthread_cond_timedwait(&gate->moved, &gate->lock, &ts);
-		pthread_mutex_unlock(&gate->lock);
-		over = given_up && given_up(arg);
-		pthread_mutex_lock(&gate->lock);
-		if (over)
-			return -ECANCELED;
-	}
-	return 0;
+	while (r == 0 && (gate->first != waiter || gate->inside >= gate->slots))
+		r = call_wait(call, &gate->moved, &gate->lock, INT64_MAX);
+	return r;
 }
 
-int gate_enter(struct gate *gate, int64_t deadline_ns, bool (*given_up)(void *arg), void *arg,
-	       struct err *err)
+int gate_enter(struct gate *gate, struct call *call, struct err *err)
 {
 	struct gate_waiter waiter = {NULL};
+	unsigned int inside;
 	int r;
 
 	pthread_mutex_lock(&gate->lock);
 	*gate->last = &waiter;
 	gate->last = &waiter.next;
-	r = wait_turn(gate, &waiter, deadline_ns, given_up, arg);
+	r = wait_turn(gate, &waiter, call);
+	inside = gate->inside;
 	if (r == 0)
 		gate->inside++;
 	unlink_waiter(gate, &waiter);
 	pthread_mutex_unlock(&gate->lock);
+	if (r == 0)
+		return 0;
 	if (r == -ETIMEDOUT)
 		return err_set_status(err, r, ERR_DEADLINE_EXCEEDED,
-				      "no turn within the time given: %u are at it", gate->slots);
-	return r < 0 ? err_set(err, r, "given up while waiting for a turn") : 0;
+				      "timed out waiting for a boot slot (%u boots in progress)", inside);
+	(void)call_check(call, err);
+	return err_wrap(err, "cancelled while waiting for a boot slot");
 }
 
 void gate_leave(struct gate *gate)

@@ -213,14 +213,18 @@ int pod_forget(struct pod *pod, struct err *err)
 
 void pod_cancel(struct pod *pod)
 {
+	struct call *waits = NULL;
 	struct vm *vm = NULL;
 
 	pthread_mutex_lock(&pod->lock);
 	if (pod->op == POD_OP_CREATE) {
 		pod->cancel = true;
 		vm = pod->vm;
+		waits = call_ref(pod->waits);
 	}
 	pthread_mutex_unlock(&pod->lock);
+	call_cancel(waits, "the pod sandbox is to be stopped");
+	call_unref(waits);
 	if (vm)
 		vm_stop(vm, now_monotonic_ns() + 10 * NS_PER_SEC, NULL);
 }

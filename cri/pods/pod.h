@@ -40,6 +40,7 @@ struct pod {
 	pthread_cond_t changed; /* CLOCK_MONOTONIC; of op, phase, and of its containers */
 	enum pod_op op;
 	bool cancel;			 /* someone wants the work in progress to end */
+	struct call *waits;		 /* the creation that waits for a boot slot */
 	bool dead;			 /* the VM is gone or condemned */
 	Crivisor__State__V1__Pod *state; /* as stored */
 	char reason[256];
@@ -72,7 +73,7 @@ void pod_list_free(struct pod **list);
 Crivisor__State__V1__Pod *pod_state(struct pod *pod);
 
 int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, const char *handler,
-	    int64_t deadline_ns, bool (*cancelled)(void *arg), void *arg, char **ret_id, struct err *err);
+	    struct call *call, char **ret_id, struct err *err);
 /* Idempotent; an unknown id is success. */
 int pod_stop(struct server *server, const char *id, struct err *err);
 int pod_remove(struct server *server, const char *id, struct err *err);

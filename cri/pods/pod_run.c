@@ -219,13 +219,10 @@ static int run_reserved(struct pod_run *run, const char *handler, struct err *er
 }
 
 int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, const char *handler,
-	    int64_t deadline_ns, bool (*cancelled)(void *arg), void *arg, char **ret_id, struct err *err)
+	    struct call *call, char **ret_id, struct err *err)
 {
-	struct pod_run run = {.server = server,
-			      .config = config,
-			      .client_deadline_ns = deadline_ns,
-			      .cancelled = cancelled,
-			      .cancelled_arg = arg};
+	struct pod_run run = {
+		.server = server, .config = config, .call = call, .client_deadline_ns = call_deadline(call)};
 	struct pod *pod CLEANUP_POD = NULL;
 	int64_t start = now_monotonic_ns();
 	const char *reason;
@@ -256,7 +253,7 @@ int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, 
 	run.traced_ns = start;
 	pod->op = POD_OP_CREATE;
 	r = run_reserved(&run, handler, err);
-	if (r == 0 && cancelled && cancelled(arg)) {
+	if (r == 0 && call_check(call, NULL) == -ECANCELED) {
 		/* Nobody heard of this pod; left alone it would hold its name and a VM for ever. */
 		roll_back(&run);
 		r = err_set(err, -ECANCELED, "the client left before the pod was ready");

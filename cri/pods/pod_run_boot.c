@@ -173,16 +173,35 @@ static int boot(struct pod_run *run, struct err *err)
 	return r < 0 ? err_wrap(err, "on the second try") : 0;
 }
 
-/* Nobody wants the pod any more: its client has left, or it is to be stopped. */
-static bool unwanted(void *arg)
+static void client_left(void *arg)
 {
-	struct pod_run *run = arg;
-	bool cancel;
+	call_cancel(arg, "the client has left");
+}
 
-	pthread_mutex_lock(&run->pod->lock);
-	cancel = run->pod->cancel;
-	pthread_mutex_unlock(&run->pod->lock);
-	return cancel || (run->cancelled && run->cancelled(run->cancelled_arg));
+static void set_waits(struct pod *pod, struct call *call)
+{
+	pthread_mutex_lock(&pod->lock);
+	pod->waits = call;
+	if (call && pod->cancel)
+		call_cancel(call, "the pod sandbox is to be stopped");
+	pthread_mutex_unlock(&pod->lock);
+}
+
+/* Until the client leaves, or the pod is to be stopped. */
+static int enter_gate(struct pod_run *run, struct err *err)
+{
+	struct call *call CLEANUP_CALL = NULL;
+	struct call_hook hook;
+	int r = call_new(run->client_deadline_ns, &call, err);
+
+	if (r < 0)
+		return r;
+	call_hook_add(run->call, &hook, client_left, call);
+	set_waits(run->pod, call);
+	r = gate_enter(&run->server->boots, call, err);
+	set_waits(run->pod, NULL);
+	call_hook_remove(run->call, &hook);
+	return r;
 }
 
 /*
@@ -192,10 +211,10 @@ static bool unwanted(void *arg)
 int pod_run_boot(struct pod_run *run, struct err *err)
 {
 	int64_t limit;
-	int r = gate_enter(&run->server->boots, run->client_deadline_ns, unwanted, run, err);
+	int r = enter_gate(run, err);
 
 	if (r < 0)
-		return err_wrap(err, "waiting for the boots of other pods");
+		return r;
 	pod_run_trace(run, "turn");
 	/* What it waited for others is not of its boot's time. */
 	limit = now_monotonic_ns() + BOOT_NS;

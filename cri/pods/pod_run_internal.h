@@ -33,8 +33,7 @@ struct pod_run {
 	uint64_t memory_bytes;
 	uint32_t vcpus;
 	int64_t client_deadline_ns;
-	bool (*cancelled)(void *arg); /* the client has left; may be NULL */
-	void *cancelled_arg;
+	struct call *call;   /* the client's */
 	int64_t deadline_ns; /* of the boot: set before anything else may look */
 	int64_t traced_ns;   /* when the last step ended */
 	bool cni_begun;

@@ -139,18 +139,12 @@ SERVICE_HANDLER(update_runtime_config)
 	return str_empty(cidr) ? 0 : cni_set_pod_cidr(server->cni, cidr, err);
 }
 
-static bool call_gone(void *arg)
-{
-	return call_check(arg, NULL) < 0;
-}
-
 SERVICE_HANDLER(run_pod_sandbox)
 {
 	const Runtime__V1__RunPodSandboxRequest *req = (const void *)request;
 	Runtime__V1__RunPodSandboxResponse *resp = (void *)response;
 	char *id = NULL;
-	int r = pod_run(ctx, req->config, req->runtime_handler, call_deadline(call), call_gone, call, &id,
-			err);
+	int r = pod_run(ctx, req->config, req->runtime_handler, call, &id, err);
 
 	if (r == 0)
 		resp->pod_sandbox_id = id;

@@ -12,26 +12,18 @@
 struct visitor {
 	struct gate *gate;
 	pthread_t thread;
-	int64_t deadline_ns;
-	atomic_bool give_up;
+	struct call *call;
 	atomic_int *order;
 	atomic_int place; /* when it came in, counted from 1; 0: not yet */
 	int result;
 	struct err err;
 };
 
-static bool gives_up(void *arg)
-{
-	struct visitor *v = arg;
-
-	return v->give_up;
-}
-
 static void *visit(void *arg)
 {
 	struct visitor *v = arg;
 
-	v->result = gate_enter(v->gate, v->deadline_ns, gives_up, v, &v->err);
+	v->result = gate_enter(v->gate, v->call, &v->err);
 	if (v->result == 0)
 		v->place = atomic_fetch_add(v->order, 1) + 1;
 	return NULL;
@@ -41,8 +33,14 @@ static void come(struct visitor *v, struct gate *gate, atomic_int *order, int64_
 {
 	v->gate = gate;
 	v->order = order;
-	v->deadline_ns = now_monotonic_ns() + patience_ns;
+	assert_int_equal(call_new(now_monotonic_ns() + patience_ns, &v->call, NULL), 0);
 	assert_int_equal(pthread_create(&v->thread, NULL, visit, v), 0);
+}
+
+static void leave(struct visitor *v)
+{
+	pthread_join(v->thread, NULL);
+	call_unref(v->call);
 }
 
 static void until_load_is(struct gate *gate, unsigned int inside, unsigned int waiting)
@@ -74,12 +72,12 @@ static void as_many_as_slots_and_then_in_order(void **state)
 		come(&v[i], &gate, &order, LONG_NS);
 		until_load_is(&gate, i < 2 ? i + 1 : 2, i < 2 ? 0 : i - 1);
 		if (i < 2)
-			pthread_join(v[i].thread, NULL);
+			leave(&v[i]);
 	}
 	for (unsigned int i = 2; i < ARRAY_SIZE(v); i++) {
 		assert_int_equal(v[i].place, 0);
 		gate_leave(&gate);
-		pthread_join(v[i].thread, NULL);
+		leave(&v[i]);
 		assert_int_equal(v[i].place, i + 1);
 	}
 	gate_leave(&gate);
@@ -87,9 +85,10 @@ static void as_many_as_slots_and_then_in_order(void **state)
 	until_load_is(&gate, 0, 0);
 }
 
-static void who_gives_up_or_is_late_goes_and_the_next_moves_up(void **state)
+static void cancelled_or_late_waiter_goes_and_the_next_moves_up(void **state)
 {
 	struct visitor in = {0}, late = {0}, gone = {0}, last = {0};
+	int64_t begin;
 	atomic_int order = 0;
 	struct gate gate;
 
@@ -102,17 +101,21 @@ static void who_gives_up_or_is_late_goes_and_the_next_moves_up(void **state)
 	come(&gone, &gate, &order, LONG_NS);
 	until_load_is(&gate, 1, 2);
 	come(&last, &gate, &order, LONG_NS);
-	pthread_join(late.thread, NULL);
+	leave(&late);
 	assert_int_equal(late.result, -ETIMEDOUT);
 	assert_int_equal(late.err.status, ERR_DEADLINE_EXCEEDED);
-	gone.give_up = true;
-	pthread_join(gone.thread, NULL);
+	assert_string_equal(late.err.msg, "timed out waiting for a boot slot (1 boots in progress)");
+	begin = now_monotonic_ns();
+	call_cancel(gone.call, "the client has left");
+	leave(&gone);
+	assert_true(now_monotonic_ns() - begin < 100 * NS_PER_MS);
 	assert_int_equal(gone.result, -ECANCELED);
+	assert_string_equal(gone.err.msg, "cancelled while waiting for a boot slot: the client has left");
 	until_load_is(&gate, 1, 1);
 	gate_leave(&gate);
-	pthread_join(last.thread, NULL);
+	leave(&last);
 	assert_int_equal(last.result, 0);
-	pthread_join(in.thread, NULL);
+	leave(&in);
 	gate_leave(&gate);
 	until_load_is(&gate, 0, 0);
 }
@@ -121,7 +124,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(as_many_as_slots_and_then_in_order),
-		cmocka_unit_test(who_gives_up_or_is_late_goes_and_the_next_moves_up),
+		cmocka_unit_test(cancelled_or_late_waiter_goes_and_the_next_moves_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
