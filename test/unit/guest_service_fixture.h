@@ -15,14 +15,14 @@
 #include "base/util.h"
 #include "base/version.h"
 #include "google/protobuf/any.pb-c.h"
-#include "guest/ctr.h"
-#include "guest/gevents.h"
-#include "guest/gserver.h"
-#include "guest/guest.h"
-#include "guest/reap.h"
-#include "guest/rpc.h"
-#include "guest/services.h"
-#include "guest/spawn.h"
+#include "guest/container/ctr.h"
+#include "guest/rpc/events.h"
+#include "guest/rpc/server.h"
+#include "guest/core/agent.h"
+#include "guest/core/reap.h"
+#include "guest/rpc/request.h"
+#include "guest/pod/services.h"
+#include "guest/core/spawn.h"
 
 #include <arpa/inet.h>
 #include <signal.h>

@@ -1,6 +1,6 @@
 /* The agent's configuration from the kernel command line: mission row A17. */
-#include "guest/gconfig.h"
-#include "guest/guest.h"
+#include "guest/init/config.h"
+#include "guest/core/agent.h"
 
 #include "base/util.h"
 

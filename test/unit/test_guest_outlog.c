@@ -1,5 +1,5 @@
 /* The log of a process's output: offsets, caps, acknowledgement. */
-#include "guest/outlog.h"
+#include "guest/container/outlog.h"
 
 #include "base/util.h"
 

@@ -1,10 +1,10 @@
 /* The agent's small parsers: cgroup files, crun's log, sysctl names, PCI addresses, /proc/net/dev. */
 #include "base/util.h"
-#include "guest/crun.h"
-#include "guest/gcgroup.h"
-#include "guest/gdevice.h"
-#include "guest/gsandbox.h"
-#include "guest/gstats.h"
+#include "guest/container/crun.h"
+#include "guest/container/cgroup.h"
+#include "guest/device/device.h"
+#include "guest/pod/setup.h"
+#include "guest/pod/stats.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,10 +1,10 @@
 /*
  * PID 1's children: watched ones, orphans, and ends that come before anybody knows the pid. Mission row A16.
  */
-#include "guest/reap.h"
+#include "guest/core/reap.h"
 
 #include "base/util.h"
-#include "guest/spawn.h"
+#include "guest/core/spawn.h"
 
 #include <signal.h>
 #include <sys/wait.h>

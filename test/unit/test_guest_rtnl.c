@@ -2,7 +2,7 @@
  * rtnetlink: messages byte by byte, addresses, and the kernel itself in a network namespace of the test's
  * own.
  */
-#include "guest/rtnl.h"
+#include "guest/pod/rtnl.h"
 
 #include "base/util.h"
 

@@ -1,0 +1,287 @@
+#include "guest/container/crun.h"
+
+#include "base/util.h"
+#include "guest/core/agent.h"
+#include "guest/core/reap.h"
+#include "guest/core/spawn.h"
+
+#include <fcntl.h>
+#include <signal.h>
+
+#define LOG_MAX	   65536
+#define SUBCOMMAND 5 /* its place in argv, behind the global options */
+
+struct crun_run {
+	struct crun_run *next; /* in the queue */
+	struct guest *g;
+	char **argv;
+	int stdio[3];
+	char log[64], pidfile[64]; /* pidfile empty: not wanted */
+	pid_t pid;		   /* 0: queued */
+	uint64_t since;
+	bool killed, late;
+	struct reap_watch watch;
+	struct eloop_timer deadline;
+	struct eloop_task fail; /* for ends that must not come inside crun_start or crun_kill */
+	crun_done_fn *done;
+	void *arg;
+};
+
+static struct {
+	struct crun_run *queue, **tail;
+	unsigned int running;
+} runs = {.tail = &runs.queue};
+
+static void run_free(struct crun_run *run)
+{
+	for (int i = 0; i < 3; i++)
+		close_fd(run->stdio[i]);
+	unlink(run->log);
+	if (run->pidfile[0])
+		unlink(run->pidfile);
+	strv_free(run->argv);
+	free(run);
+}
+
+/* Copies a JSON string's content (s is behind the opening quote) with the plain escapes undone. */
+static const char *json_text(const char *s, char *out, size_t out_len)
+{
+	size_t n = 0;
+
+	for (; *s && *s != '"' && n + 1 < out_len; s++) {
+		char c = *s;
+
+		if (c == '\\' && s[1]) {
+			s++;
+			c = *s == 'n' ? ' ' : *s == 't' ? ' ' : *s;
+		}
+		out[n++] = c;
+	}
+	out[n] = 0;
+	return s;
+}
+
+void crun_log_message(const char *log, char *out, size_t out_len)
+{
+	const char *last = NULL, *p = log, *line;
+
+	/* The last message is the outermost error; crun writes one line a message. */
+	while ((p = strstr(p, "\"msg\""))) {
+		p += strlen("\"msg\"");
+		p += strspn(p, " :");
+		if (*p == '"')
+			last = p + 1;
+	}
+	if (last) {
+		json_text(last, out, out_len);
+		return;
+	}
+	/* Not JSON (crun died before it read its options): the last line as it is. */
+	line = log;
+	for (p = log; *p; p++) {
+		if (p[0] == '\n' && p[1])
+			line = p + 1;
+	}
+	snprintf(out, out_len, "%.*s", (int)strcspn(line, "\n"), line);
+}
+
+static int run_error(struct crun_run *run, int status, struct err *err)
+{
+	char msg[ERR_MSG_MAX / 2] = "";
+	char *log CLEANUP_FREE = NULL;
+	const char *what = run->argv[SUBCOMMAND];
+
+	if (run->killed)
+		return err_set_status(err, -ECANCELED, ERR_ABORTED, "crun %s: killed by a later request",
+				      what);
+	if (run->late)
+		return err_set(err, -ETIMEDOUT, "crun %s: not done after %lld s", what,
+			       CRUN_DEADLINE_NS / NS_PER_SEC);
+	if (status == 0)
+		return 0;
+	if (read_file(run->log, LOG_MAX, &log, NULL) == 0)
+		crun_log_message(log, msg, sizeof(msg));
+	if (msg[0])
+		return err_set_status(err, -EIO, ERR_UNKNOWN, "crun %s: %s", what, msg);
+	if (status == 127)
+		return err_set_status(err, -EIO, ERR_INTERNAL, "crun %s: %s cannot be run", what, CRUN_PATH);
+	return err_set_status(err, -EIO, ERR_UNKNOWN, "crun %s: ended with status %d and said nothing", what,
+			      status);
+}
+
+static int run_pid(const struct crun_run *run, pid_t *ret, struct err *err)
+{
+	char *text CLEANUP_FREE = NULL;
+	uint64_t pid = 0;
+	int r = read_file(run->pidfile, 64, &text, NULL);
+
+	if (r == 0) {
+		text[strcspn(text, "\n")] = 0;
+		r = parse_u64(text, &pid);
+	}
+	if (r == 0 && (pid <= 1 || pid > INT32_MAX))
+		r = -ERANGE;
+	if (r < 0)
+		return err_set_status(err, r, ERR_INTERNAL, "crun %s: no pid in its pid file: %s",
+				      run->argv[SUBCOMMAND], strerror(-r));
+	*ret = (pid_t)pid;
+	return 0;
+}
+
+static void start_next(void);
+
+static void run_end(struct crun_run *run, int status)
+{
+	struct err err = ERR_INIT;
+	pid_t pid = 0;
+	bool ran = run->pid != 0;
+	int r = run_error(run, status, &err);
+
+	eloop_timer_clear(&run->deadline);
+	if (r == 0 && run->pidfile[0])
+		r = run_pid(run, &pid, &err);
+	run->done(run->arg, r < 0 ? &err : NULL, pid, run->since);
+	run_free(run);
+	if (ran) {
+		reap_keep_orphans(false);
+		runs.running--;
+	}
+	start_next();
+}
+
+static void on_exit_(void *arg, pid_t pid, int status, int64_t at_ns)
+{
+	(void)pid;
+	(void)at_ns;
+	run_end(arg, status);
+}
+
+static void on_fail(void *arg)
+{
+	run_end(arg, 126);
+}
+
+static void on_late(void *arg)
+{
+	struct crun_run *run = arg;
+
+	run->late = true;
+	kill(-run->pid, SIGKILL);
+	kill(run->pid, SIGKILL);
+}
+
+static void run_now(struct crun_run *run)
+{
+	struct spawn s = {.argv = run->argv, .stdio = {run->stdio[0], run->stdio[1], run->stdio[2]}};
+	pid_t pid;
+
+	run->since = reap_seq();
+	reap_keep_orphans(true);
+	runs.running++;
+	pid = spawn_run(&s, NULL);
+	run->pid = pid > 0 ? pid : -1;
+	/* The container has its own copies now; ours would keep its pipes open. */
+	for (int i = 0; i < 3; i++)
+		run->stdio[i] = close_fd(run->stdio[i]);
+	if (pid < 0) {
+		eloop_later(run->g->loop, &run->fail, on_fail, run);
+		return;
+	}
+	reap_watch(&run->watch, pid, UINT64_MAX, on_exit_, run);
+	eloop_timer_set(run->g->loop, &run->deadline, now_monotonic_ns() + CRUN_DEADLINE_NS, on_late, run);
+}
+
+static void start_next(void)
+{
+	while (runs.queue && runs.running < CRUN_PARALLEL) {
+		struct crun_run *run = runs.queue;
+
+		runs.queue = run->next;
+		if (!runs.queue)
+			runs.tail = &runs.queue;
+		run->next = NULL;
+		run_now(run);
+	}
+}
+
+static int build_argv(struct crun_run *run, const struct crun_args *args)
+{
+	char ***v = &run->argv;
+	int r = strv_add(v, CRUN_PATH);
+
+	if (r == 0)
+		r = strv_add(v, "--root=" CRUN_ROOT);
+	if (r == 0)
+		r = strv_add(v, "--cgroup-manager=cgroupfs");
+	if (r == 0)
+		r = strv_addf(v, "--log=%s", run->log);
+	if (r == 0)
+		r = strv_add(v, "--log-format=json");
+	for (size_t i = 0; r == 0 && args->args[i]; i++) {
+		r = strv_add(v, args->args[i]);
+		if (r == 0 && i == 0 && run->pidfile[0])
+			r = strv_addf(v, "--pid-file=%s", run->pidfile);
+	}
+	return r == 0 ? strv_add(v, args->id) : r;
+}
+
+static int dup_stdio(struct crun_run *run, const struct crun_args *args)
+{
+	for (int i = 0; i < 3; i++) {
+		if (args->stdio[i] < 0)
+			continue;
+		run->stdio[i] = fcntl(args->stdio[i], F_DUPFD_CLOEXEC, 3);
+		if (run->stdio[i] < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+struct crun_run *crun_start(struct guest *g, const struct crun_args *args, crun_done_fn *done, void *arg,
+			    struct err *err)
+{
+	struct crun_run *run = calloc(1, sizeof(*run));
+	unsigned int serial = guest_serial();
+	int r;
+
+	if (!run) {
+		err_set(err, -ENOMEM, "out of memory");
+		return NULL;
+	}
+	*run = (struct crun_run){.g = g, .stdio = {-1, -1, -1}, .done = done, .arg = arg};
+	snprintf(run->log, sizeof(run->log), "%s/%u.log", guest_tmp_dir, serial);
+	if (args->want_pid)
+		snprintf(run->pidfile, sizeof(run->pidfile), "%s/%u.pid", guest_tmp_dir, serial);
+	r = build_argv(run, args);
+	if (r == 0)
+		r = dup_stdio(run, args);
+	if (r < 0) {
+		err_set_errno(err, r, "crun %s", args->args[0]);
+		run_free(run);
+		return NULL;
+	}
+	*runs.tail = run;
+	runs.tail = &run->next;
+	start_next();
+	return run;
+}
+
+void crun_kill(struct crun_run *run)
+{
+	struct crun_run **p = &runs.queue;
+
+	run->killed = true;
+	if (run->pid > 0) {
+		kill(-run->pid, SIGKILL);
+		kill(run->pid, SIGKILL);
+	}
+	if (run->pid != 0)
+		return;
+	while (*p && *p != run)
+		p = &(*p)->next;
+	if (*p)
+		*p = run->next;
+	if (runs.tail == &run->next)
+		runs.tail = p;
+	eloop_later(run->g->loop, &run->fail, on_fail, run);
+}

@@ -1,0 +1,73 @@
+/*
+ * ctr.h: a container of the guest: made, started and deleted by the OCI runtime, watched by the agent.
+ *
+ * Purpose:   the table of containers, and their life cycle. The Task service (task.c) turns requests into
+ *            these calls.
+ * Threads:   the loop's. Whatever needs the runtime answers later, by the request it was given.
+ * Ownership: the table owns containers, they own their processes. Pointers are good until the loop's next
+ *            round.
+ * Limits:    CTR_MAX containers, CTR_EXECS_MAX execs in one that are not deleted, CTR_CONFIG_MAX bytes of
+ *            config.json.
+ * Trust:     ids are checked (guest_id_check) before they become paths; the bundle is always
+ *            GUEST_SHARE_DIR/<id>, whatever the request says.
+ */
+#ifndef GUEST_CTR_H
+#define GUEST_CTR_H
+
+#include "guest/container/share.h"
+#include "guest/container/proc.h"
+
+#define CTR_MAX	       256
+#define CTR_EXECS_MAX  4096
+#define CTR_CONFIG_MAX (4u << 20)
+
+struct guest;
+
+struct ctr {
+	struct ctr *next;
+	struct guest *g;
+	char *id;
+	char *bundle;
+	char *cgroup; /* relative to the hierarchy, NULL before the process is there */
+	int mounts;   /* gshare_hold_mounts of its process, or -1 */
+	struct gshare_wait share;
+	struct proc init;
+	struct proc *execs;
+	unsigned int execs_len;
+	bool hooks; /* config.json has hooks: only the runtime itself can start it */
+	bool paused;
+	bool deleting;
+	struct crun_run *run; /* delete or update */
+	struct rpc_slot slot; /* who waits for it */
+	char *run_file;	      /* its input, removed afterwards */
+	int oom_watch;	      /* -1, or inotify's number for memory.events */
+	uint64_t oom_kills;
+	struct err failed; /* why its creation failed, while it is cleaned up */
+};
+
+/* NULL and err (NotFound) if there is none. exec_id NULL or empty: the container's own process. */
+struct ctr *ctr_find(struct guest *g, const char *id, struct err *err);
+struct proc *ctr_proc(struct guest *g, const char *id, const char *exec_id, struct err *err);
+
+/* These answer req, now or later. */
+void ctr_create(struct guest *g, const char *id, const char *bundle, const struct proc_io *io,
+		struct ttrpc_request *req);
+void ctr_start(struct ctr *c, struct ttrpc_request *req);
+void ctr_exec_start(struct proc *p, struct ttrpc_request *req);
+void ctr_delete(struct ctr *c, struct ttrpc_request *req);
+void ctr_update(struct ctr *c, const void *json, size_t len, struct ttrpc_request *req);
+
+/* Registers an exec; spec is the OCI process as JSON. */
+int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, const void *spec, size_t len,
+		 struct err *err);
+/* Forgets a stopped or never started exec. */
+int ctr_exec_remove(struct proc *p, struct err *err);
+int ctr_kill_all(struct ctr *c, int sig, struct err *err);
+int ctr_pause(struct ctr *c, bool pause, struct err *err);
+
+/* The container's own process has ended (from proc.c). */
+void ctr_ended(struct ctr *c);
+/* Watches for OOM kills: called once at start. */
+int ctr_oom_setup(struct guest *g, struct err *err);
+
+#endif

@@ -1,0 +1,141 @@
+#include "guest/container/share.h"
+
+#include "api/agent/guest_abi.h"
+#include "base/log.h"
+#include "base/util.h"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#define MOUNTINFO_MAX (1 << 20)
+#define LOOK_NS	      (2 * NS_PER_MS)
+#define SILENCE_NS    (100 * NS_PER_MS) /* without an answer: virtiofsd hangs */
+
+/*
+ * All mounts of the share are one connection, whose count of requests the kernel shows (fs/fuse/control.c;
+ * its directory is the device number of the share's own mount). -1: it does not show this one.
+ */
+static long count_in_flight(void)
+{
+	char path[64];
+	char *text CLEANUP_FREE = NULL;
+	struct statx st;
+
+	if (statx(AT_FDCWD, GUEST_SHARE_DIR, AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0)
+		return -1;
+	snprintf(path, sizeof(path), GUEST_FUSE_DIR "/%u/waiting", st.stx_dev_minor);
+	return read_file(path, 32, &text, NULL) < 0 ? -1 : strtol(text, NULL, 10);
+}
+
+bool gshare_is_counted(void)
+{
+	return count_in_flight() >= 0;
+}
+
+static void on_look(void *arg)
+{
+	struct gshare_wait *wait = arg;
+	long n = count_in_flight();
+	int64_t now = now_monotonic_ns();
+
+	if (n < wait->in_flight)
+		wait->answered_ns = now;
+	else if (n >= 0 && now - wait->answered_ns >= SILENCE_NS)
+		wait->until_ns = now + GSHARE_WAIT_NS; /* begins anew when answers come */
+	wait->in_flight = n;
+	/* Each may free it. */
+	if (n == 0)
+		wait->fn(wait->arg, GSHARE_IDLE);
+	else if (now >= wait->until_ns)
+		wait->fn(wait->arg, GSHARE_PAST);
+	else if (now >= wait->limit_ns)
+		wait->fn(wait->arg, GSHARE_HUNG);
+	else
+		eloop_timer_set(wait->loop, &wait->timer, now + LOOK_NS, on_look, wait);
+}
+
+void gshare_wait(struct eloop *loop, struct gshare_wait *wait, gshare_flight_fn *fn, void *arg)
+{
+	int64_t now = now_monotonic_ns();
+	long n = count_in_flight();
+
+	gshare_wait_clear(wait);
+	*wait = (struct gshare_wait){.loop = loop,
+				     .in_flight = n,
+				     .answered_ns = now,
+				     .until_ns = now + (n < 0 ? GSHARE_BLIND_NS : GSHARE_WAIT_NS),
+				     .limit_ns = now + GSHARE_HUNG_NS,
+				     .fn = fn,
+				     .arg = arg};
+	on_look(wait);
+}
+
+void gshare_wait_clear(struct gshare_wait *wait)
+{
+	eloop_timer_clear(&wait->timer);
+}
+
+void gshare_hold(const char *id)
+{
+	char *root CLEANUP_FREE = xasprintf(GUEST_SHARE_DIR "/%s/rootfs/.", id);
+	struct stat st;
+
+	/* What is behind the slash must be looked up in the file system that is mounted there
+	 * (path_resolution(7)). */
+	if (root)
+		(void)stat(root, &st);
+}
+
+int gshare_hold_mounts(pid_t pid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", pid);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+int gshare_release_mounts(int handle)
+{
+	return close_fd(handle);
+}
+
+/*
+ * The mount points below `prefix` ("…/"), in the kernel's order: what is mounted on another comes after it.
+ */
+static char **mounts_below(const char *prefix)
+{
+	char *text CLEANUP_FREE = NULL;
+	char **list = NULL;
+	char *save;
+
+	if (read_file("/proc/self/mountinfo", MOUNTINFO_MAX, &text, NULL) < 0)
+		return NULL;
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		char point[512];
+
+		if (sscanf(line, "%*s %*s %*s %*s %511s", point) == 1 && str_starts(point, prefix))
+			(void)strv_add(&list, point);
+	}
+	return list;
+}
+
+void gshare_release(const char *id)
+{
+	char *prefix CLEANUP_FREE = xasprintf(GUEST_SHARE_DIR "/%s/", id);
+	char **list CLEANUP_STRV = prefix ? mounts_below(prefix) : NULL;
+	int r;
+
+	for (size_t i = strv_len(list); i > 0; i--) {
+		if (umount2(list[i - 1], UMOUNT_NOFOLLOW) < 0 &&
+		    umount2(list[i - 1], MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+			log_warn("unmounting %s: %s", list[i - 1], strerror(errno));
+	}
+	/*
+	 * FUSE has no call that forgets one directory's inodes; dropping the caches of names and inodes
+	 * forgets all unused ones.
+	 */
+	r = write_file("/proc/sys/vm/drop_caches", "2", 1, 0);
+	if (r < 0)
+		log_warn("dropping cached inodes: %s", strerror(-r));
+}

@@ -1,0 +1,279 @@
+#include "guest/init/init.h"
+
+#include "api/agent/guest_abi.h"
+#include "base/log.h"
+#include "base/util.h"
+#include "guest/container/crun.h"
+#include "guest/container/ctr.h"
+#include "guest/container/cgroup.h"
+#include "guest/device/device.h"
+#include "guest/pod/net.h"
+#include "guest/pod/setup.h"
+#include "guest/container/share.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/reboot.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#define FILES_MAX 1048576 /* fs.nr_open's default */
+
+struct early_mount {
+	const char *source, *target, *type, *options;
+	unsigned long flags;
+	bool optional; /* a kernel without it serves containers all the same */
+};
+
+static const struct early_mount early[] = {
+	{"sysfs", "/sys", "sysfs", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, false},
+	{"devtmpfs", "/dev", "devtmpfs", "mode=755", MS_NOSUID, false},
+	{"tmpfs", "/run", "tmpfs", "mode=755", MS_NOSUID | MS_NODEV, false},
+	{"shm", "/dev/shm", "tmpfs", "mode=1777", MS_NOSUID | MS_NODEV | MS_NOEXEC, false},
+	{"devpts", "/dev/pts", "devpts", "mode=620,ptmxmode=666,gid=5", MS_NOSUID | MS_NOEXEC, false},
+};
+
+/* What containers need, but the first answer to the host does not. */
+static const struct early_mount later[] = {
+	{"tmpfs", "/tmp", "tmpfs", "mode=1777,size=64m", MS_NOSUID | MS_NODEV, true},
+	{"mqueue", "/dev/mqueue", "mqueue", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, true},
+	{"fusectl", GUEST_FUSE_DIR, "fusectl", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, true},
+};
+
+struct sysctl {
+	const char *path, *value;
+	bool optional;
+};
+
+static const struct sysctl early_sysctls[] = {
+	{"/proc/sys/vm/overcommit_memory", "1", false},
+};
+
+static const struct sysctl later_sysctls[] = {
+	{"/proc/sys/kernel/panic_on_oops", "1", false},
+	{"/proc/sys/fs/inotify/max_user_instances", "8192", true},
+	{"/proc/sys/fs/inotify/max_user_watches", "524288", true},
+	/* A core dump must not end up in a container's working directory by the kernel's default. */
+	{"/proc/sys/kernel/core_pattern", "|/bin/false", true},
+};
+
+static int console_fd = -1;
+
+/* ---- log --------------------------------------------------------------------------------------------- */
+
+static void console_line(enum log_level level, const char *line, size_t len)
+{
+	struct timespec ts;
+	char stamp[48];
+	struct iovec iov[3] = {{.iov_base = stamp},
+			       {.iov_base = (char *)line, .iov_len = len},
+			       {.iov_base = (char *)"\n", .iov_len = 1}};
+
+	(void)level;
+	clock_gettime(CLOCK_BOOTTIME, &ts);
+	iov[0].iov_len =
+		(size_t)snprintf(stamp, sizeof(stamp), "[%5lld.%06ld] crivisor-agent: ", (long long)ts.tv_sec,
+				 ts.tv_nsec / 1000);
+	if (console_fd >= 0)
+		(void)!writev(console_fd, iov, 3);
+}
+
+void ginit_log(void)
+{
+	static const char *const paths[] = {"/dev/hvc0", "/dev/console", "/dev/kmsg"};
+
+	console_fd = close_fd(console_fd);
+	for (size_t i = 0; i < ARRAY_SIZE(paths) && console_fd < 0; i++)
+		console_fd = open(paths[i], O_WRONLY | O_NOCTTY | O_CLOEXEC);
+	log_set_sink(console_line);
+}
+
+/* ---- mounts ------------------------------------------------------------------------------------------ */
+
+static int mount_one(const struct early_mount *m, struct err *err)
+{
+	int r;
+
+	if (mkdir(m->target, 0755) < 0 && errno != EEXIST && errno != EROFS && !m->optional)
+		return err_set_errno(err, -errno, "make %s", m->target);
+	if (mount(m->source, m->target, m->type, m->flags, m->options) == 0)
+		return 0;
+	r = -errno;
+	/* The kernel mounts /dev itself with DEVTMPFS_MOUNT. */
+	if (r == -EBUSY && str_eq(m->target, "/dev"))
+		return 0;
+	if (m->optional)
+		return 0;
+	return err_set_errno(err, r, "mount %s at %s", m->type, m->target);
+}
+
+/*
+ * RCU grace periods are what namespaces, mounts, cgroups and interfaces wait for when they are made and
+ * unmade; a guest of a few vCPUs can have them at once. Not every kernel has the switch.
+ */
+static void hurry_rcu(void)
+{
+	(void)write_file("/sys/kernel/rcu_expedited", "1", 1, 0);
+}
+
+int ginit_proc(struct err *err)
+{
+	static const struct early_mount proc = {
+		"proc", "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, false};
+
+	return mount_one(&proc, err);
+}
+
+static int make_links(struct err *err)
+{
+	static const char *const links[][2] = {{"/proc/self/fd", "/dev/fd"},
+					       {"/proc/self/fd/0", "/dev/stdin"},
+					       {"/proc/self/fd/1", "/dev/stdout"},
+					       {"/proc/self/fd/2", "/dev/stderr"}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(links); i++) {
+		if (symlink(links[i][0], links[i][1]) < 0 && errno != EEXIST)
+			return err_set_errno(err, -errno, "link %s", links[i][1]);
+	}
+	return 0;
+}
+
+static int make_dirs(struct err *err)
+{
+	const char *const dirs[] = {GUEST_RUN_DIR,   guest_tmp_dir, CRUN_ROOT,
+				    GUEST_SHARE_DIR, "/run/user",   "/run/user/0"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
+		int r = mkdir_p(dirs[i], 0700);
+
+		if (r < 0)
+			return err_set_errno(err, r, "make %s", dirs[i]);
+	}
+	return 0;
+}
+
+static int set_sysctls(const struct sysctl *list, size_t n, struct err *err)
+{
+	for (size_t i = 0; i < n; i++) {
+		int r = write_file(list[i].path, list[i].value, strlen(list[i].value), 0);
+
+		if (r < 0 && !list[i].optional)
+			return err_set_errno(err, r, "write %s to %s", list[i].value, list[i].path);
+	}
+	return 0;
+}
+
+int ginit_early(struct guest *g, struct err *err)
+{
+	static const struct rlimit files = {.rlim_cur = FILES_MAX, .rlim_max = FILES_MAX};
+	int r = 0;
+
+	if (setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1) < 0 ||
+	    setenv("XDG_RUNTIME_DIR", "/run/user/0", 1) < 0 || setenv("HOME", "/root", 1) < 0)
+		return err_set_errno(err, -errno, "set the environment");
+	umask(022);
+	/* Pipes of all processes are the agent's; containers inherit what their spec does not set. */
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+		return err_set_errno(err, -errno, "raise the limit of open files");
+	/* What is mounted later in the share shows up in the containers that asked for it. */
+	if (mount("none", "/", NULL, MS_REC | MS_SHARED, NULL) < 0)
+		return err_set_errno(err, -errno, "make mounts shared");
+	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(early); i++)
+		r = mount_one(&early[i], err);
+	hurry_rcu();
+	if (r == 0)
+		r = make_dirs(err);
+	if (r == 0)
+		r = gcgroup_setup(&g->cgroup2, err);
+	if (r == 0)
+		r = set_sysctls(early_sysctls, ARRAY_SIZE(early_sysctls), err);
+	/* The agent must survive what its containers do; its memory is nobody's business. */
+	(void)write_file("/proc/self/oom_score_adj", "-1000", 5, 0);
+	prctl(PR_SET_DUMPABLE, 0);
+	return r;
+}
+
+int ginit_share(const struct guest *g, struct err *err)
+{
+	unsigned long flags = MS_NOSUID | MS_NODEV;
+	int r = 0;
+
+	if (g->config.share == GCONFIG_SHARE_9P) {
+		if (mount(GUEST_SHARE_TAG, GUEST_SHARE_DIR, "9p", flags,
+			  "trans=virtio,version=9p2000.L,msize=524288") < 0)
+			r = -errno;
+	} else if (mount(GUEST_SHARE_TAG, GUEST_SHARE_DIR, "virtiofs", flags, NULL) < 0) {
+		r = -errno;
+	}
+	if (r < 0)
+		return err_set_errno(err, r, "mount the share \"%s\" (%s) at %s", GUEST_SHARE_TAG,
+				     g->config.share == GCONFIG_SHARE_9P ? "9p" : "virtiofs",
+				     GUEST_SHARE_DIR);
+	return 0;
+}
+
+int ginit_late(struct guest *g, struct err *err)
+{
+	(void)g;
+	return gsandbox_dns(err);
+}
+
+static int settle(struct guest *g, struct err *err)
+{
+	int r = gnet_setup(err);
+
+	if (r == 0)
+		r = gcgroup_enable(g->cgroup2, err);
+	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(later); i++)
+		r = mount_one(&later[i], err);
+	if (r == 0 && g->config.share == GCONFIG_SHARE_VIRTIOFS && !gshare_is_counted())
+		log_warn("this kernel does not show virtiofs in fusectl: a container that goes while it "
+			 "reads may take the VM with it");
+	if (r == 0)
+		r = make_links(err);
+	if (r == 0)
+		r = set_sysctls(later_sysctls, ARRAY_SIZE(later_sysctls), err);
+	if (r == 0)
+		r = ctr_oom_setup(g, err);
+	if (r == 0)
+		r = gdevice_setup(g, err);
+	return r == 0 ? gcgroup_enter_leaf(g->cgroup2, err) : r;
+}
+
+void ginit_settle(struct guest *g)
+{
+	struct err err = ERR_INIT;
+
+	if (g->settled)
+		return;
+	g->settled = true;
+	if (settle(g, &err) < 0)
+		ginit_fatal(&err);
+}
+
+/* ---- the end ----------------------------------------------------------------------------------------- */
+
+void ginit_power_off(void)
+{
+	umount2(GUEST_SHARE_DIR, MNT_DETACH);
+	sync();
+	reboot(RB_POWER_OFF);
+	_exit(1); /* PID 1's end is a panic, which the host sees as well */
+}
+
+void ginit_fatal(const struct err *err)
+{
+	static const char *const paths[] = {"/dev/hvc0", "/dev/console", "/dev/kmsg"};
+	char line[ERR_MSG_MAX + 64];
+	int len = snprintf(line, sizeof(line), "crivisor-agent: fatal: %s\n", err->msg);
+	int fd = console_fd;
+
+	for (size_t i = 0; i < ARRAY_SIZE(paths) && fd < 0; i++)
+		fd = open(paths[i], O_WRONLY | O_NOCTTY | O_CLOEXEC);
+	(void)!write(fd, line, (size_t)(len < (int)sizeof(line) ? len : (int)sizeof(line) - 1));
+	ginit_power_off();
+}

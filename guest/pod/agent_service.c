@@ -1,0 +1,65 @@
+/* crivisor.agent.v1.Agent: what the other services cannot carry. */
+#include "guest/pod/services.h"
+
+#include "api/agent/agent.pb-c.h"
+#include "base/version.h"
+#include "guest/pod/stats.h"
+#include "guest/rpc/request.h"
+
+#include <sys/utsname.h>
+
+static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
+{
+	static const char *const features[] = {
+		"readlog", "dial", "stats", "attach-device", "online-resources", "shared-pidns", "cgroup2",
+	};
+	Crivisor__Agent__V1__InfoRequest *m RPC_MESSAGE =
+		rpc_unpack(req, &crivisor__agent__v1__info_request__descriptor, payload, len);
+	Crivisor__Agent__V1__InfoResponse resp = CRIVISOR__AGENT__V1__INFO_RESPONSE__INIT;
+	const struct guest *g = ctx;
+	char *boot_id CLEANUP_FREE = NULL;
+	struct utsname uts;
+
+	if (!m)
+		return;
+	if (read_file("/proc/sys/kernel/random/boot_id", 128, &boot_id, NULL) == 0) {
+		boot_id[strcspn(boot_id, "\n")] = 0;
+		resp.boot_id = boot_id;
+	}
+	if (uname(&uts) == 0)
+		resp.kernel = uts.release;
+	resp.version = (char *)(uintptr_t)crv_version;
+	resp.features = (char **)features;
+	resp.n_features = g->cgroup2 ? ARRAY_SIZE(features) : ARRAY_SIZE(features) - 1;
+	resp.rss = gstats_own_rss();
+	resp.uptime_ns = (uint64_t)guest_boottime_ns();
+	resp.init_ns = (uint64_t)g->init_ns;
+	resp.first_check_ns = (uint64_t)g->first_check_ns;
+	rpc_reply(req, &resp.base);
+}
+
+const struct ttrpc_method agent_methods[] = {
+	{.name = "Info", .unary = agent_info},
+	{.name = "ReadLog", .unary = readlog_get},
+	{.name = "Ack", .unary = readlog_ack},
+	{.name = "Dial", .streaming = gdial_open},
+	{.name = "Stats", .unary = gstats_get},
+	{.name = "AttachDevice", .unary = gdevice_attach},
+	{.name = "OnlineResources", .unary = gdevice_online},
+	{.name = NULL},
+};
+
+const struct ttrpc_service *services_table(struct guest *g)
+{
+	static struct ttrpc_service table[] = {
+		{.name = "containerd.task.v2.Task", .methods = task_methods},
+		{.name = "grpc.SandboxService", .methods = sandbox_methods},
+		{.name = "containerd.services.streaming.v1.Streaming", .methods = streaming_methods},
+		{.name = "crivisor.agent.v1.Agent", .methods = agent_methods},
+		{.name = NULL},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
+		table[i].ctx = g;
+	return table;
+}

@@ -1,0 +1,310 @@
+/*
+ * Agent.Dial: a byte stream to a TCP port of the guest, whose network is the pod's: 127.0.0.1 first, then
+ * ::1.
+ *
+ * The client's final close becomes a shutdown of the writing side, and the other direction goes on
+ * (half-close). When the server in the guest has closed its side and everything has been sent, the stream
+ * ends.
+ */
+#include "guest/pod/services.h"
+
+#include "api/agent/agent.pb-c.h"
+#include "guest/rpc/server.h"
+#include "guest/rpc/request.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#define CHUNK		(32u * 1024)
+#define DIALS_MAX	1024
+#define PENDING_HIGH	(256u * 1024) /* the client is held back above this */
+#define CONNECT_TIME_NS (10 * NS_PER_SEC)
+
+struct gdial {
+	struct guest *g;
+	struct ttrpc_request *req;
+	struct gconn *conn;
+	struct gserver_drain drain;
+	struct eloop_timer timer; /* connecting */
+	int fd;
+	struct eloop_source *src;
+	unsigned int port; /* 0 before the first message */
+	bool v6, connected, client_eof, shut, paused;
+	struct buf pending; /* to the port */
+};
+
+static unsigned int dials_len;
+
+static void dial_free(struct gdial *d)
+{
+	gserver_drain_clear(d->conn, &d->drain);
+	if (d->paused)
+		gserver_pause(d->conn, false);
+	eloop_timer_clear(&d->timer);
+	eloop_source_free(d->src);
+	close_fd(d->fd);
+	buf_done(&d->pending);
+	dials_len--;
+	free(d);
+}
+
+static void on_cancel(void *arg)
+{
+	dial_free(arg);
+}
+
+static void dial_fail(struct gdial *d, int code, const char *what)
+{
+	struct ttrpc_request *req = d->req;
+	struct err err;
+
+	err_set_errno(&err, code, "%s port %u in the guest", what, d->port);
+	dial_free(d);
+	ttrpc_fail(req, &err);
+}
+
+static void dial_finish(struct gdial *d)
+{
+	struct ttrpc_request *req = d->req;
+
+	dial_free(d);
+	ttrpc_stream_finish(req);
+}
+
+static void on_drain(void *arg);
+
+static void dial_events(struct gdial *d)
+{
+	uint32_t events = 0;
+
+	if (!d->connected || d->pending.len > 0)
+		events |= EPOLLOUT;
+	if (!gserver_may_send(d->conn))
+		gserver_on_drain(d->conn, &d->drain, on_drain, d);
+	else if (d->connected)
+		events |= EPOLLIN;
+	eloop_set_events(d->src, events);
+}
+
+/* Writes to the port what it takes. 0 or negative errno. */
+static int push(struct gdial *d)
+{
+	bool full;
+
+	while (d->pending.len > 0) {
+		ssize_t n = buf_write_fd(&d->pending, d->fd);
+
+		if (n == -EAGAIN || n == -EINTR)
+			break;
+		if (n < 0)
+			return (int)n;
+	}
+	if (d->pending.len == 0 && d->client_eof && !d->shut) {
+		d->shut = true;
+		shutdown(d->fd, SHUT_WR);
+	}
+	full = d->pending.len >= PENDING_HIGH;
+	if (full != d->paused) {
+		d->paused = full;
+		gserver_pause(d->conn, full);
+	}
+	return 0;
+}
+
+static void on_drain(void *arg)
+{
+	dial_events(arg);
+}
+
+/* Reads once from the port and sends it on. False: the stream is over. */
+static bool pull(struct gdial *d)
+{
+	static unsigned char chunk[CHUNK];
+	Crivisor__Agent__V1__DialData msg = CRIVISOR__AGENT__V1__DIAL_DATA__INIT;
+	void *packed CLEANUP_FREE = NULL;
+	size_t len = 0;
+	ssize_t n = read(d->fd, chunk, sizeof(chunk));
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return true;
+	if (n < 0) {
+		dial_fail(d, -errno, "read from");
+		return false;
+	}
+	if (n == 0) {
+		dial_finish(d);
+		return false;
+	}
+	msg.data.data = chunk;
+	msg.data.len = (size_t)n;
+	packed = rpc_pack(&msg.base, &len);
+	if (!packed || ttrpc_request_send(d->req, packed, len) < 0) {
+		dial_fail(d, -ENOMEM, "send on from");
+		return false;
+	}
+	return true;
+}
+
+static int dial_connect(struct gdial *d);
+
+static void on_connected(struct gdial *d)
+{
+	int code = 0;
+	socklen_t len = sizeof(code);
+
+	if (getsockopt(d->fd, SOL_SOCKET, SO_ERROR, &code, &len) < 0)
+		code = errno;
+	if (code == ECONNREFUSED && !d->v6) {
+		d->v6 = true;
+		code = -dial_connect(d);
+		if (code == 0)
+			return;
+	}
+	if (code) {
+		dial_fail(d, -code, "connect to");
+		return;
+	}
+	eloop_timer_clear(&d->timer);
+	d->connected = true;
+	if (push(d) < 0)
+		d->pending.len = 0;
+	dial_events(d);
+}
+
+static void on_socket(void *arg, int fd, uint32_t events)
+{
+	struct gdial *d = arg;
+	int r = 0;
+
+	(void)fd;
+	if (!d->connected) {
+		on_connected(d);
+		return;
+	}
+	if (events & EPOLLOUT)
+		r = push(d);
+	if (r < 0) {
+		dial_fail(d, r, "write to");
+		return;
+	}
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR) && !pull(d))
+		return;
+	dial_events(d);
+}
+
+/* Begins to connect; 0, or a negative errno. */
+static int dial_connect(struct gdial *d)
+{
+	struct sockaddr_in6 a6 = {.sin6_family = AF_INET6,
+				  .sin6_port = htons((uint16_t)d->port),
+				  .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+	struct sockaddr_in a4 = {.sin_family = AF_INET,
+				 .sin_port = htons((uint16_t)d->port),
+				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int r;
+
+	d->src = eloop_source_free(d->src);
+	close_fd(d->fd);
+	d->fd = socket(d->v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (d->fd < 0)
+		return d->v6 && errno == EAFNOSUPPORT ? -ECONNREFUSED : -errno;
+	r = d->v6 ? connect(d->fd, (struct sockaddr *)&a6, sizeof(a6))
+		  : connect(d->fd, (struct sockaddr *)&a4, sizeof(a4));
+	/* Over loopback a refusal is known at once. */
+	if (r < 0 && errno == ECONNREFUSED && !d->v6) {
+		d->v6 = true;
+		return dial_connect(d);
+	}
+	if (r < 0 && errno != EINPROGRESS)
+		return d->v6 && (errno == EADDRNOTAVAIL || errno == ENETUNREACH) ? -ECONNREFUSED : -errno;
+	d->src = eloop_add(d->g->loop, d->fd, EPOLLOUT, on_socket, d);
+	return d->src ? 0 : -ENOMEM;
+}
+
+static void on_late(void *arg)
+{
+	dial_fail(arg, -ETIMEDOUT, "connect to");
+}
+
+/* A message of the client's. */
+static void take(struct gdial *d, const void *payload, size_t len)
+{
+	Crivisor__Agent__V1__DialData *m RPC_MESSAGE = NULL;
+	struct ttrpc_request *req = d->req;
+	struct err err = ERR_INIT;
+	int r;
+
+	m = rpc_unpack_msg(&crivisor__agent__v1__dial_data__descriptor, payload, len, &err);
+	if (m && d->port == 0 && (m->port == 0 || m->port > UINT16_MAX))
+		err_set(&err, -EINVAL, "port %u does not exist", m->port);
+	if (!m || err.code) {
+		dial_free(d);
+		ttrpc_fail(req, &err);
+		return;
+	}
+	if (d->port == 0) {
+		d->port = m->port;
+		r = dial_connect(d);
+		if (r < 0) {
+			dial_fail(d, r, "connect to");
+			return;
+		}
+		eloop_timer_set(d->g->loop, &d->timer, now_monotonic_ns() + CONNECT_TIME_NS, on_late, d);
+	}
+	r = d->shut ? -EPIPE : buf_put(&d->pending, m->data.data, m->data.len);
+	if (r == 0 && d->connected)
+		r = push(d);
+	if (r < 0)
+		dial_fail(d, r, "write to");
+	else
+		dial_events(d);
+}
+
+static void on_data(void *arg, const struct err *why, const void *payload, size_t len, bool eof)
+{
+	struct gdial *d = arg;
+	struct ttrpc_request *req = d->req;
+	unsigned int before = dials_len;
+	struct err err;
+
+	if (why)
+		return; /* the cancel hook follows */
+	if (payload && len > 0)
+		take(d, payload, len);
+	if (!eof || dials_len < before)
+		return; /* take may have ended the stream */
+	if (d->port == 0) {
+		err_set(&err, -EINVAL, "the stream was closed before it named a port");
+		dial_free(d);
+		ttrpc_fail(req, &err);
+		return;
+	}
+	d->client_eof = true;
+	if (d->connected && push(d) < 0)
+		d->pending.len = 0;
+	dial_events(d);
+}
+
+void gdial_open(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len)
+{
+	struct gdial *d = dials_len < DIALS_MAX ? calloc(1, sizeof(*d)) : NULL;
+	struct err err;
+
+	if (!d) {
+		err_set_status(&err, -ENOMEM, ERR_RESOURCE_EXHAUSTED,
+			       "no room for another connection to a port");
+		ttrpc_fail(req, &err);
+		return;
+	}
+	*d = (struct gdial){.g = service_ctx,
+			    .req = req,
+			    .conn = gserver_conn(req),
+			    .fd = -1,
+			    .pending.max = TTRPC_MESSAGE_MAX * 2};
+	dials_len++;
+	ttrpc_request_on_cancel(req, on_cancel, d);
+	ttrpc_request_on_data(req, on_data, d);
+	if (payload && len > 0)
+		take(d, payload, len);
+}
