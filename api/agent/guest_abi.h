@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * guest_abi.h: the paths, ports and names on which host and guest agree outside any protocol message.
  *

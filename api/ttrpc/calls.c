@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "api/ttrpc/internal.h"
 
 #include "base/util.h"
@@ -40,7 +41,7 @@ static int grow(struct ttrpc_calls *calls)
 	return 0;
 }
 
-/* ---- the heap of deadlines ----------------------------------------------------------------------------- */
+/* ---- the heap of deadlines ------------------------------------------------------------------------ */
 
 static void heap_set(struct ttrpc_calls *calls, uint32_t at, struct ttrpc_request *call)
 {
@@ -108,7 +109,7 @@ static void heap_remove(struct ttrpc_calls *calls, struct ttrpc_request *call)
 		heap_down(calls, at, last);
 }
 
-/* ---- both ---------------------------------------------------------------------------------------------- */
+/* ---- both ----------------------------------------------------------------------------------------- */
 
 int ttrpc_calls_add(struct ttrpc_calls *calls, struct ttrpc_request *call)
 {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "api/ttrpc/internal.h"
 
 #include "base/util.h"
@@ -11,7 +12,7 @@ struct ttrpc_conn *ttrpc_client_new(ttrpc_output_fn *output, void *owner)
 	return ttrpc_conn_new(NULL, output, owner);
 }
 
-/* ---- calls going out ----------------------------------------------------------------------------------- */
+/* ---- calls going out ------------------------------------------------------------------------------ */
 
 static int start(struct ttrpc_conn *conn, const struct wire_request *req, uint8_t flags,
 		 struct ttrpc_request **ret_call, struct err *err)
@@ -133,7 +134,7 @@ void ttrpc_cancel(struct ttrpc_conn *conn, uint32_t id)
 	ttrpc_conn_drop_call(conn, call);
 }
 
-/* ---- answers coming in --------------------------------------------------------------------------------- */
+/* ---- answers coming in ---------------------------------------------------------------------------- */
 
 /* Takes the call out of the table and runs its last callback. */
 static void finish(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct err *err,

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "api/ttrpc/internal.h"
 
 #include "base/util.h"
@@ -43,7 +44,7 @@ size_t ttrpc_in_flight(const struct ttrpc_conn *conn)
 	return conn->calls.count;
 }
 
-/* ---- calls --------------------------------------------------------------------------------------------- */
+/* ---- calls ---------------------------------------------------------------------------------------- */
 
 struct ttrpc_request *ttrpc_conn_add_call(struct ttrpc_conn *conn, uint32_t id, int64_t timeout_ns)
 {
@@ -109,7 +110,7 @@ void ttrpc_expire(struct ttrpc_conn *conn, int64_t now_ns)
 	}
 }
 
-/* ---- output -------------------------------------------------------------------------------------------- */
+/* ---- output --------------------------------------------------------------------------------------- */
 
 int ttrpc_conn_room(const struct ttrpc_conn *conn, size_t len)
 {
@@ -175,7 +176,7 @@ int ttrpc_conn_put_data(struct ttrpc_conn *conn, uint32_t id, uint8_t flags, con
 	return 0;
 }
 
-/* ---- input --------------------------------------------------------------------------------------------- */
+/* ---- input ---------------------------------------------------------------------------------------- */
 
 static void deliver(struct ttrpc_conn *conn, const uint8_t *data)
 {
@@ -263,7 +264,8 @@ static size_t feed_header(struct ttrpc_conn *conn, const uint8_t *data, size_t l
 		return n;
 	message = get_u32(conn->header);
 	/* A server speaks in streams that the client has opened, with odd numbers: anything else is no ttrpc. */
-	if (!conn->services && (get_u32(conn->header + 4) % 2 == 0 || get_u32(conn->header + 4) > conn->last_id))
+	if (!conn->services &&
+	    (get_u32(conn->header + 4) % 2 == 0 || get_u32(conn->header + 4) > conn->last_id))
 		conn->broken = -EBADMSG;
 	else if (message == 0)
 		deliver(conn, (const uint8_t *)"");

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ttrpc.h: one ttrpc connection, client or server side, without any I/O of its own.
  *
@@ -30,15 +31,15 @@
 #include <stdint.h>
 
 #define TTRPC_MESSAGE_MAX (4u << 20) /* payload of one frame, as in ttrpc's own messageLengthMax */
-#define TTRPC_CALLS_MAX   4096
-#define TTRPC_OUT_MAX     (32u << 20)
+#define TTRPC_CALLS_MAX	  4096
+#define TTRPC_OUT_MAX	  (32u << 20)
 
 struct ttrpc_conn;
 
 /* Called (on the owner's thread) whenever output was added to an empty ttrpc_out: time to watch for writability. */
 typedef void ttrpc_output_fn(void *owner);
 
-/* ---- either side -------------------------------------------------------------------------------------------- */
+/* ---- either side ---------------------------------------------------------------------------------- */
 
 /* Bytes came in. Runs callbacks. 0 or negative errno; after an error close the transport and free the connection. */
 int ttrpc_feed(struct ttrpc_conn *conn, const void *data, size_t len, struct err *err);
@@ -55,7 +56,7 @@ void ttrpc_expire(struct ttrpc_conn *conn, int64_t now_ns);
 /* Calls and streams in flight. */
 size_t ttrpc_in_flight(const struct ttrpc_conn *conn);
 
-/* ---- client ------------------------------------------------------------------------------------------------- */
+/* ---- client --------------------------------------------------------------------------------------- */
 
 struct ttrpc_conn *ttrpc_client_new(ttrpc_output_fn *output, void *owner);
 
@@ -66,8 +67,9 @@ typedef void ttrpc_reply_fn(void *arg, const struct err *err, const void *payloa
  * Starts a unary call. timeout_ns 0: none (also sent to the server as timeout_nano). *ret_id (may be NULL) names it for
  * ttrpc_cancel. The callback never runs before ttrpc_call returns.
  */
-int ttrpc_call(struct ttrpc_conn *conn, const char *service, const char *method, const void *payload, size_t len,
-	       int64_t timeout_ns, ttrpc_reply_fn *reply, void *arg, uint32_t *ret_id, struct err *err);
+int ttrpc_call(struct ttrpc_conn *conn, const char *service, const char *method, const void *payload,
+	       size_t len, int64_t timeout_ns, ttrpc_reply_fn *reply, void *arg, uint32_t *ret_id,
+	       struct err *err);
 /*
  * Forgets a call or stream: its callback will not run; a late answer is dropped. An unknown id is ignored. The protocol
  * has no message that would tell the server; a stream's server is told that our side has ended.
@@ -84,7 +86,7 @@ typedef void ttrpc_stream_fn(void *arg, const struct err *err, const void *paylo
 int ttrpc_stream_open(struct ttrpc_conn *conn, const char *service, const char *method, const void *payload,
 		      size_t len, ttrpc_stream_fn *on_data, void *arg, uint32_t *ret_id, struct err *err);
 
-/* ---- server ------------------------------------------------------------------------------------------------- */
+/* ---- server --------------------------------------------------------------------------------------- */
 
 struct ttrpc_request; /* one call on the server side; lives until answered, or until its cancel hook has run */
 
@@ -95,7 +97,7 @@ typedef ttrpc_unary_fn ttrpc_open_fn;
 
 struct ttrpc_method {
 	const char *name;
-	ttrpc_unary_fn *unary;    /* one of the two */
+	ttrpc_unary_fn *unary; /* one of the two */
 	ttrpc_open_fn *streaming;
 };
 struct ttrpc_service {
@@ -105,7 +107,8 @@ struct ttrpc_service {
 };
 
 /* services ends with a NULL name and outlives the connection. */
-struct ttrpc_conn *ttrpc_server_new(const struct ttrpc_service *services, ttrpc_output_fn *output, void *owner);
+struct ttrpc_conn *ttrpc_server_new(const struct ttrpc_service *services, ttrpc_output_fn *output,
+				    void *owner);
 
 struct ttrpc_conn *ttrpc_request_conn(struct ttrpc_request *req);
 /* The client's deadline (CLOCK_MONOTONIC ns), INT64_MAX if none. */
@@ -128,7 +131,7 @@ void ttrpc_fail(struct ttrpc_request *req, const struct err *err);
 /* Ends a streaming request without error: the final data frame, empty, with the close flag. */
 void ttrpc_stream_finish(struct ttrpc_request *req);
 
-/* ---- streams, either side ----------------------------------------------------------------------------------- */
+/* ---- streams, either side ------------------------------------------------------------------------- */
 
 /*
  * Sends one message on a client stream (by id); `close` also ends our side. payload NULL: no data, only the close. 0, -EPIPE

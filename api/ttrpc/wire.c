@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "api/ttrpc/internal.h"
 
 #include "api/pbwire.h"

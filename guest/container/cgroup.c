@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/container/cgroup.h"
 
 #include "api/agent/guest_abi.h"
@@ -17,12 +18,12 @@ static const char *const v1_wanted[] = {"cpuset",  "cpu",     "cpuacct", "blkio"
 					"devices", "freezer", "net_cls", "perf_event", "net_prio",
 					"hugetlb", "pids",    "rdma"};
 
-/* ---- paths ------------------------------------------------------------------------------------------- */
+/* ---- paths ---------------------------------------------------------------------------------------- */
 
 /* "/sys/fs/cgroup[/controller]<path>[/file]" */
 static char *path_of(bool v2, const char *controller, const char *path, const char *file)
 {
-	return xasprintf("%s%s%s%s%s%s", GCGROUP_ROOT, v2 ? "" : "/", v2 ? "" : controller, path,
+	return xasprintf("%s%s%s%s%s%s", CGROUP_ROOT, v2 ? "" : "/", v2 ? "" : controller, path,
 			 file ? "/" : "", file ? file : "");
 }
 
@@ -57,7 +58,7 @@ static uint64_t number_at(bool v2, const char *controller, const char *path, con
 	return n;
 }
 
-uint64_t gcgroup_keyed(const char *text, const char *key)
+uint64_t cgroup_keyed(const char *text, const char *key)
 {
 	size_t len = strlen(key);
 
@@ -68,10 +69,7 @@ uint64_t gcgroup_keyed(const char *text, const char *key)
 	return 0;
 }
 
-/*
- * ---- set-up
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- set-up --------------------------------------------------------------------------------------- */
 
 static bool has_word(const char *text, const char *word)
 {
@@ -101,7 +99,7 @@ static int enable_controllers(const char *path, struct err *err)
 			snprintf(value + len, sizeof(value) - len, "+%s ", v2_wanted[i]);
 	}
 	r = write_at(true, "", path, "cgroup.subtree_control", value);
-	return r < 0 ? err_set_errno(err, r, "enable cgroup controllers %sbelow %s%s", value, GCGROUP_ROOT,
+	return r < 0 ? err_set_errno(err, r, "enable cgroup controllers %sbelow %s%s", value, CGROUP_ROOT,
 				     path)
 		     : 0;
 }
@@ -115,7 +113,7 @@ static int make_leaf(const char *path, struct err *err)
 	return 0;
 }
 
-int gcgroup_enable(bool v2, struct err *err)
+int cgroup_enable(bool v2, struct err *err)
 {
 	int r;
 
@@ -127,26 +125,26 @@ int gcgroup_enable(bool v2, struct err *err)
 	return r == 0 ? enable_controllers(GUEST_CGROUP_PARENT, err) : r;
 }
 
-int gcgroup_enter_leaf(bool v2, struct err *err)
+int cgroup_enter_leaf(bool v2, struct err *err)
 {
-	int r = v2 ? make_leaf(GCGROUP_AGENT, err) : 0;
+	int r = v2 ? make_leaf(CGROUP_AGENT, err) : 0;
 
 	if (r == 0 && v2)
-		r = write_at(true, "", GCGROUP_AGENT, "cgroup.procs", "0");
-	return r < 0 ? err_set_errno(err, r, "enter cgroup %s", GCGROUP_AGENT) : 0;
+		r = write_at(true, "", CGROUP_AGENT, "cgroup.procs", "0");
+	return r < 0 ? err_set_errno(err, r, "enter cgroup %s", CGROUP_AGENT) : 0;
 }
 
 static int setup_v1(struct err *err)
 {
 	unsigned int mounted = 0;
 
-	if (mount("tmpfs", GCGROUP_ROOT, "tmpfs", MOUNT_BITS, "mode=755") < 0)
-		return err_set_errno(err, -errno, "mount tmpfs at %s", GCGROUP_ROOT);
+	if (mount("tmpfs", CGROUP_ROOT, "tmpfs", MOUNT_BITS, "mode=755") < 0)
+		return err_set_errno(err, -errno, "mount tmpfs at %s", CGROUP_ROOT);
 	for (size_t i = 0; i < ARRAY_SIZE(v1_wanted); i++) {
 		char *dir CLEANUP_FREE = path_of(false, v1_wanted[i], "", NULL);
 
 		if (!dir || mkdir(dir, 0755) < 0)
-			return err_set_errno(err, -errno, "make %s/%s", GCGROUP_ROOT, v1_wanted[i]);
+			return err_set_errno(err, -errno, "make %s/%s", CGROUP_ROOT, v1_wanted[i]);
 		if (mount("cgroup", dir, "cgroup", MOUNT_BITS, v1_wanted[i]) < 0) {
 			rmdir(dir); /* a controller that this kernel lacks */
 			continue;
@@ -159,21 +157,21 @@ static int setup_v1(struct err *err)
 	return 0;
 }
 
-int gcgroup_setup(bool *ret_v2, struct err *err)
+int cgroup_setup(bool *ret_v2, struct err *err)
 {
-	if (mount("cgroup2", GCGROUP_ROOT, "cgroup2", MOUNT_BITS, NULL) == 0) {
+	if (mount("cgroup2", CGROUP_ROOT, "cgroup2", MOUNT_BITS, NULL) == 0) {
 		*ret_v2 = true;
 		return 0;
 	}
 	if (errno != ENODEV)
-		return err_set_errno(err, -errno, "mount cgroup2 at %s", GCGROUP_ROOT);
+		return err_set_errno(err, -errno, "mount cgroup2 at %s", CGROUP_ROOT);
 	*ret_v2 = false;
 	return setup_v1(err);
 }
 
-/* ---- containers -------------------------------------------------------------------------------------- */
+/* ---- containers ----------------------------------------------------------------------------------- */
 
-int gcgroup_parse(bool v2, const char *text, char **ret_path)
+int cgroup_parse(bool v2, const char *text, char **ret_path)
 {
 	/* "<hierarchy>:<controllers>:<path>\n"; the v2 line is "0::<path>" (cgroups(7)). */
 	for (const char *p = text; p && *p; p = strchr(p, '\n'), p = p ? p + 1 : NULL) {
@@ -199,7 +197,7 @@ int gcgroup_parse(bool v2, const char *text, char **ret_path)
 	return -ENOENT;
 }
 
-int gcgroup_of(bool v2, pid_t pid, char **ret_path, struct err *err)
+int cgroup_of(bool v2, pid_t pid, char **ret_path, struct err *err)
 {
 	char name[64];
 	char *text CLEANUP_FREE = NULL;
@@ -208,7 +206,7 @@ int gcgroup_of(bool v2, pid_t pid, char **ret_path, struct err *err)
 	snprintf(name, sizeof(name), "/proc/%d/cgroup", pid);
 	r = read_file(name, FILE_MAX, &text, NULL);
 	if (r == 0)
-		r = gcgroup_parse(v2, text, ret_path);
+		r = cgroup_parse(v2, text, ret_path);
 	return r < 0 ? err_set_errno(err, r, "cgroup of process %d", pid) : 0;
 }
 
@@ -240,7 +238,7 @@ static int pids_of(const char *dir, pid_t *pids, size_t max, size_t *n, unsigned
 	return 0;
 }
 
-int gcgroup_pids(bool v2, const char *path, pid_t *pids, size_t max)
+int cgroup_pids(bool v2, const char *path, pid_t *pids, size_t max)
 {
 	char *dir CLEANUP_FREE = path_of(v2, "memory", path, NULL);
 	size_t n = 0;
@@ -249,7 +247,7 @@ int gcgroup_pids(bool v2, const char *path, pid_t *pids, size_t max)
 	return r < 0 ? r : (int)n;
 }
 
-int gcgroup_kill(bool v2, const char *path, struct err *err)
+int cgroup_kill(bool v2, const char *path, struct err *err)
 {
 	pid_t pids[256];
 	int n;
@@ -259,13 +257,13 @@ int gcgroup_kill(bool v2, const char *path, struct err *err)
 
 		return r < 0 ? err_set_errno(err, r, "kill cgroup %s", path) : 0;
 	}
-	n = gcgroup_pids(false, path, pids, ARRAY_SIZE(pids));
+	n = cgroup_pids(false, path, pids, ARRAY_SIZE(pids));
 	for (int i = 0; i < n; i++)
 		kill(pids[i], SIGKILL);
 	return n < 0 ? err_set_errno(err, n, "kill cgroup %s", path) : 0;
 }
 
-int gcgroup_freeze(bool v2, const char *path, bool freeze, struct err *err)
+int cgroup_freeze(bool v2, const char *path, bool freeze, struct err *err)
 {
 	int r = v2 ? write_at(true, "", path, "cgroup.freeze", freeze ? "1" : "0")
 		   : write_at(false, "freezer", path, "freezer.state", freeze ? "FROZEN" : "THAWED");
@@ -292,9 +290,9 @@ static void remove_dirs(const char *dir, unsigned int depth)
 	rmdir(dir);
 }
 
-void gcgroup_remove(bool v2, const char *path)
+void cgroup_remove(bool v2, const char *path)
 {
-	(void)gcgroup_kill(v2, path, NULL);
+	(void)cgroup_kill(v2, path, NULL);
 	for (size_t i = 0; i < (v2 ? 1 : ARRAY_SIZE(v1_wanted)); i++) {
 		char *dir CLEANUP_FREE = path_of(v2, v1_wanted[i], path, NULL);
 
@@ -303,35 +301,35 @@ void gcgroup_remove(bool v2, const char *path)
 	}
 }
 
-/* ---- figures ----------------------------------------------------------------------------------------- */
+/* ---- figures -------------------------------------------------------------------------------------- */
 
-uint64_t gcgroup_oom_kills(bool v2, const char *path)
+uint64_t cgroup_oom_kills(bool v2, const char *path)
 {
 	char *text CLEANUP_FREE = v2 ? read_at(true, "", path, "memory.events")
 				     : read_at(false, "memory", path, "memory.oom_control");
 
-	return gcgroup_keyed(text, "oom_kill");
+	return cgroup_keyed(text, "oom_kill");
 }
 
-static void stats_v2(const char *path, struct gcgroup_stats *s)
+static void stats_v2(const char *path, struct cgroup_stats *s)
 {
 	char *cpu CLEANUP_FREE = read_at(true, "", path, "cpu.stat");
 	char *mem CLEANUP_FREE = read_at(true, "", path, "memory.stat");
 	uint64_t cache;
 
-	s->cpu_usage_ns = gcgroup_keyed(cpu, "usage_usec") * 1000;
+	s->cpu_usage_ns = cgroup_keyed(cpu, "usage_usec") * 1000;
 	s->memory_usage = number_at(true, "", path, "memory.current");
 	s->memory_limit = number_at(true, "", path, "memory.max");
 	s->swap_usage = number_at(true, "", path, "memory.swap.current");
 	s->pids = number_at(true, "", path, "pids.current");
-	s->memory_rss = gcgroup_keyed(mem, "anon");
-	s->memory_page_faults = gcgroup_keyed(mem, "pgfault");
-	s->memory_major_page_faults = gcgroup_keyed(mem, "pgmajfault");
-	cache = gcgroup_keyed(mem, "inactive_file");
+	s->memory_rss = cgroup_keyed(mem, "anon");
+	s->memory_page_faults = cgroup_keyed(mem, "pgfault");
+	s->memory_major_page_faults = cgroup_keyed(mem, "pgmajfault");
+	cache = cgroup_keyed(mem, "inactive_file");
 	s->memory_working_set = s->memory_usage > cache ? s->memory_usage - cache : 0;
 }
 
-static void stats_v1(const char *path, struct gcgroup_stats *s)
+static void stats_v1(const char *path, struct cgroup_stats *s)
 {
 	char *mem CLEANUP_FREE = read_at(false, "memory", path, "memory.stat");
 	uint64_t cache;
@@ -340,17 +338,17 @@ static void stats_v1(const char *path, struct gcgroup_stats *s)
 	s->memory_usage = number_at(false, "memory", path, "memory.usage_in_bytes");
 	s->memory_limit = number_at(false, "memory", path, "memory.limit_in_bytes");
 	s->pids = number_at(false, "pids", path, "pids.current");
-	s->memory_rss = gcgroup_keyed(mem, "total_rss");
-	s->memory_page_faults = gcgroup_keyed(mem, "total_pgfault");
-	s->memory_major_page_faults = gcgroup_keyed(mem, "total_pgmajfault");
-	s->swap_usage = gcgroup_keyed(mem, "total_swap");
-	cache = gcgroup_keyed(mem, "total_inactive_file");
+	s->memory_rss = cgroup_keyed(mem, "total_rss");
+	s->memory_page_faults = cgroup_keyed(mem, "total_pgfault");
+	s->memory_major_page_faults = cgroup_keyed(mem, "total_pgmajfault");
+	s->swap_usage = cgroup_keyed(mem, "total_swap");
+	cache = cgroup_keyed(mem, "total_inactive_file");
 	s->memory_working_set = s->memory_usage > cache ? s->memory_usage - cache : 0;
 }
 
-void gcgroup_stats(bool v2, const char *path, struct gcgroup_stats *ret)
+void cgroup_stats(bool v2, const char *path, struct cgroup_stats *ret)
 {
-	*ret = (struct gcgroup_stats){.oom_kills = gcgroup_oom_kills(v2, path)};
+	*ret = (struct cgroup_stats){.oom_kills = cgroup_oom_kills(v2, path)};
 	if (v2)
 		stats_v2(path, ret);
 	else

@@ -1,13 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * gcgroup.h: the guest's cgroups: v2, and v1 where the kernel has only that.
+ * cgroup.h: the guest's cgroups: v2, and v1 where the kernel has only that.
  *
  * Threads:   none of its own; every function is a handful of reads or writes of cgroupfs files, none waits.
  * Ownership: paths are the caller's. `path` is relative to the hierarchy's root ("/crivisor/<id>").
- * Limits:    GCGROUP_PIDS_MAX pids are reported.
+ * Limits:    CGROUP_PIDS_MAX pids are reported.
  * Source:    Linux Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/.
  */
-#ifndef GUEST_GCGROUP_H
-#define GUEST_GCGROUP_H
+#ifndef GUEST_CONTAINER_CGROUP_H
+#define GUEST_CONTAINER_CGROUP_H
 
 #include "base/err.h"
 
@@ -15,33 +16,33 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define GCGROUP_ROOT	 "/sys/fs/cgroup"
-#define GCGROUP_AGENT	 "/init" /* the agent's own leaf */
-#define GCGROUP_PIDS_MAX 4096
+#define CGROUP_ROOT	"/sys/fs/cgroup"
+#define CGROUP_AGENT	"/init" /* the agent's own leaf */
+#define CGROUP_PIDS_MAX 4096
 
 /* Mounts the hierarchy (v1: one for each controller). */
-int gcgroup_setup(bool *ret_v2, struct err *err);
+int cgroup_setup(bool *ret_v2, struct err *err);
 /* v2: enables the controllers down to GUEST_CGROUP_PARENT. */
-int gcgroup_enable(bool v2, struct err *err);
+int cgroup_enable(bool v2, struct err *err);
 /*
  * Puts the agent into its leaf. Not urgent: only the root may hold processes beside children, and it is there
  * that it begins.
  */
-int gcgroup_enter_leaf(bool v2, struct err *err);
+int cgroup_enter_leaf(bool v2, struct err *err);
 
 /* The cgroup of pid, of the memory controller on v1; *ret_path is the caller's to free. */
-int gcgroup_of(bool v2, pid_t pid, char **ret_path, struct err *err);
+int cgroup_of(bool v2, pid_t pid, char **ret_path, struct err *err);
 /* The same from the content of /proc/<pid>/cgroup; for tests too. */
-int gcgroup_parse(bool v2, const char *text, char **ret_path);
+int cgroup_parse(bool v2, const char *text, char **ret_path);
 /* SIGKILL to everything in it and below. */
-int gcgroup_kill(bool v2, const char *path, struct err *err);
-int gcgroup_freeze(bool v2, const char *path, bool freeze, struct err *err);
+int cgroup_kill(bool v2, const char *path, struct err *err);
+int cgroup_freeze(bool v2, const char *path, bool freeze, struct err *err);
 /* Pids in it and below: count or negative errno. */
-int gcgroup_pids(bool v2, const char *path, pid_t *pids, size_t max);
+int cgroup_pids(bool v2, const char *path, pid_t *pids, size_t max);
 /* Kills, and removes it with all below. Best effort for what the runtime left behind. */
-void gcgroup_remove(bool v2, const char *path);
+void cgroup_remove(bool v2, const char *path);
 
-struct gcgroup_stats {
+struct cgroup_stats {
 	uint64_t cpu_usage_ns;
 	uint64_t memory_usage, memory_working_set, memory_rss;
 	uint64_t memory_page_faults, memory_major_page_faults;
@@ -51,9 +52,9 @@ struct gcgroup_stats {
 	uint64_t oom_kills;
 };
 /* What cannot be read stays 0. path "" is the root. */
-void gcgroup_stats(bool v2, const char *path, struct gcgroup_stats *ret);
-uint64_t gcgroup_oom_kills(bool v2, const char *path);
+void cgroup_stats(bool v2, const char *path, struct cgroup_stats *ret);
+uint64_t cgroup_oom_kills(bool v2, const char *path);
 /* The value of `key` in "key value\n" lines; 0 if it is missing. */
-uint64_t gcgroup_keyed(const char *text, const char *key);
+uint64_t cgroup_keyed(const char *text, const char *key);
 
 #endif

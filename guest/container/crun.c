@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/container/crun.h"
 
 #include "base/util.h"
@@ -13,7 +14,7 @@
 
 struct crun_run {
 	struct crun_run *next; /* in the queue */
-	struct guest *g;
+	struct agent *agent;
 	char **argv;
 	int stdio[3];
 	char log[64], pidfile[64]; /* pidfile empty: not wanted */
@@ -21,8 +22,8 @@ struct crun_run {
 	uint64_t since;
 	bool killed, late;
 	struct reap_watch watch;
-	struct eloop_timer deadline;
-	struct eloop_task fail; /* for ends that must not come inside crun_start or crun_kill */
+	struct loop_timer deadline;
+	struct loop_task fail; /* for ends that must not come inside crun_start or crun_kill */
 	crun_done_fn *done;
 	void *arg;
 };
@@ -137,7 +138,7 @@ static void run_end(struct crun_run *run, int status)
 	bool ran = run->pid != 0;
 	int r = run_error(run, status, &err);
 
-	eloop_timer_clear(&run->deadline);
+	loop_timer_clear(&run->deadline);
 	if (r == 0 && run->pidfile[0])
 		r = run_pid(run, &pid, &err);
 	run->done(run->arg, r < 0 ? &err : NULL, pid, run->since);
@@ -184,11 +185,11 @@ static void run_now(struct crun_run *run)
 	for (int i = 0; i < 3; i++)
 		run->stdio[i] = close_fd(run->stdio[i]);
 	if (pid < 0) {
-		eloop_later(run->g->loop, &run->fail, on_fail, run);
+		loop_later(run->agent->loop, &run->fail, on_fail, run);
 		return;
 	}
 	reap_watch(&run->watch, pid, UINT64_MAX, on_exit_, run);
-	eloop_timer_set(run->g->loop, &run->deadline, now_monotonic_ns() + CRUN_DEADLINE_NS, on_late, run);
+	loop_timer_set(run->agent->loop, &run->deadline, now_monotonic_ns() + CRUN_DEADLINE_NS, on_late, run);
 }
 
 static void start_next(void)
@@ -237,21 +238,21 @@ static int dup_stdio(struct crun_run *run, const struct crun_args *args)
 	return 0;
 }
 
-struct crun_run *crun_start(struct guest *g, const struct crun_args *args, crun_done_fn *done, void *arg,
+struct crun_run *crun_start(struct agent *agent, const struct crun_args *args, crun_done_fn *done, void *arg,
 			    struct err *err)
 {
 	struct crun_run *run = calloc(1, sizeof(*run));
-	unsigned int serial = guest_serial();
+	unsigned int serial = agent_serial();
 	int r;
 
 	if (!run) {
 		err_set(err, -ENOMEM, "out of memory");
 		return NULL;
 	}
-	*run = (struct crun_run){.g = g, .stdio = {-1, -1, -1}, .done = done, .arg = arg};
-	snprintf(run->log, sizeof(run->log), "%s/%u.log", guest_tmp_dir, serial);
+	*run = (struct crun_run){.agent = agent, .stdio = {-1, -1, -1}, .done = done, .arg = arg};
+	snprintf(run->log, sizeof(run->log), "%s/%u.log", agent_tmp_dir, serial);
 	if (args->want_pid)
-		snprintf(run->pidfile, sizeof(run->pidfile), "%s/%u.pid", guest_tmp_dir, serial);
+		snprintf(run->pidfile, sizeof(run->pidfile), "%s/%u.pid", agent_tmp_dir, serial);
 	r = build_argv(run, args);
 	if (r == 0)
 		r = dup_stdio(run, args);
@@ -283,5 +284,5 @@ void crun_kill(struct crun_run *run)
 		*p = run->next;
 	if (runs.tail == &run->next)
 		runs.tail = p;
-	eloop_later(run->g->loop, &run->fail, on_fail, run);
+	loop_later(run->agent->loop, &run->fail, on_fail, run);
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * crun.h: runs the OCI runtime beside the loop, never in it: a hung crun stops nobody else.
  *
@@ -10,8 +11,8 @@
  * Errors:    carry crun's own words, taken from its --log file (json lines; crun 1.8: {"msg": …, "level": …,
  *            "time": …}).
  */
-#ifndef GUEST_CRUN_H
-#define GUEST_CRUN_H
+#ifndef GUEST_CONTAINER_CRUN_H
+#define GUEST_CONTAINER_CRUN_H
 
 #include "base/err.h"
 
@@ -25,7 +26,7 @@
 #define CRUN_PARALLEL	 16
 
 struct crun_run;
-struct guest;
+struct agent;
 
 /*
  * pid: from the pid file, 0 if none was asked for. since: reap_seq() before crun began, for reap_watch on
@@ -40,7 +41,7 @@ struct crun_args {
 	bool want_pid;	   /* adds --pid-file */
 };
 
-struct crun_run *crun_start(struct guest *g, const struct crun_args *args, crun_done_fn *done, void *arg,
+struct crun_run *crun_start(struct agent *agent, const struct crun_args *args, crun_done_fn *done, void *arg,
 			    struct err *err);
 /* Kills the run, or takes it out of the queue; done is called with an error soon. */
 void crun_kill(struct crun_run *run);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/container/ctr.h"
 
 #include "api/agent/events.pb-c.h"
@@ -19,13 +20,13 @@
 
 static int oom_inotify = -1;
 
-/* ---- table ------------------------------------------------------------------------------------------- */
+/* ---- table ---------------------------------------------------------------------------------------- */
 
-struct ctr *ctr_find(struct guest *g, const char *id, struct err *err)
+struct ctr *ctr_find(struct agent *agent, const char *id, struct err *err)
 {
-	if (guest_id_check("container id", id, err) < 0)
+	if (agent_id_check("container id", id, err) < 0)
 		return NULL;
-	for (struct ctr *c = g->ctrs; c; c = c->next) {
+	for (struct ctr *c = agent->ctrs; c; c = c->next) {
 		if (str_eq(c->id, id))
 			return c;
 	}
@@ -33,15 +34,15 @@ struct ctr *ctr_find(struct guest *g, const char *id, struct err *err)
 	return NULL;
 }
 
-struct proc *ctr_proc(struct guest *g, const char *id, const char *exec_id, struct err *err)
+struct proc *ctr_proc(struct agent *agent, const char *id, const char *exec_id, struct err *err)
 {
-	struct ctr *c = ctr_find(g, id, err);
+	struct ctr *c = ctr_find(agent, id, err);
 
 	if (!c)
 		return NULL;
 	if (str_empty(exec_id))
 		return &c->init;
-	if (guest_id_check("exec id", exec_id, err) < 0)
+	if (agent_id_check("exec id", exec_id, err) < 0)
 		return NULL;
 	for (struct proc *p = c->execs; p; p = p->next) {
 		if (str_eq(p->exec_id, exec_id))
@@ -65,13 +66,13 @@ static void exec_free(struct proc *p)
 
 static void ctr_free(struct ctr *c)
 {
-	struct ctr **p = &c->g->ctrs;
+	struct ctr **p = &c->agent->ctrs;
 
 	while (*p && *p != c)
 		p = &(*p)->next;
 	if (*p) {
 		*p = c->next;
-		c->g->ctrs_len--;
+		c->agent->ctrs_len--;
 	}
 	while (c->execs)
 		exec_free(c->execs);
@@ -80,8 +81,8 @@ static void ctr_free(struct ctr *c)
 		inotify_rm_watch(oom_inotify, c->oom_watch);
 	if (c->run_file)
 		unlink(c->run_file);
-	gshare_wait_clear(&c->share);
-	gshare_release_mounts(c->mounts);
+	share_wait_clear(&c->share);
+	share_release_mounts(c->mounts);
 	free(c->run_file);
 	free(c->cgroup);
 	free(c->bundle);
@@ -105,24 +106,24 @@ static bool busy(const struct ctr *c, struct err *err)
 	return true;
 }
 
-/* ---- OOM --------------------------------------------------------------------------------------------- */
+/* ---- OOM ------------------------------------------------------------------------------------------ */
 
 static void oom_look(struct ctr *c)
 {
 	Containerd__Events__TaskOOM ev = CONTAINERD__EVENTS__TASK_OOM__INIT;
-	uint64_t n = c->cgroup ? gcgroup_oom_kills(c->g->cgroup2, c->cgroup) : 0;
+	uint64_t n = c->cgroup ? cgroup_oom_kills(c->agent->cgroup2, c->cgroup) : 0;
 
 	if (n <= c->oom_kills)
 		return;
 	c->oom_kills = n;
 	ev.container_id = c->id;
 	log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id), "out of memory: a process was killed");
-	gevents_push(c->g->events, "/tasks/oom", &ev.base);
+	events_push(c->agent->events, "/tasks/oom", &ev.base);
 }
 
 static void on_inotify(void *arg, int fd, uint32_t events)
 {
-	struct guest *g = arg;
+	struct agent *agent = arg;
 	char buf[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
 	ssize_t n = read(fd, buf, sizeof(buf));
 
@@ -131,7 +132,7 @@ static void on_inotify(void *arg, int fd, uint32_t events)
 		struct inotify_event ev;
 
 		memcpy(&ev, p, sizeof(ev));
-		for (struct ctr *c = g->ctrs; c; c = c->next) {
+		for (struct ctr *c = agent->ctrs; c; c = c->next) {
 			if (c->oom_watch == ev.wd)
 				oom_look(c);
 		}
@@ -139,31 +140,31 @@ static void on_inotify(void *arg, int fd, uint32_t events)
 	}
 }
 
-int ctr_oom_setup(struct guest *g, struct err *err)
+int ctr_oom_setup(struct agent *agent, struct err *err)
 {
 	oom_inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	if (oom_inotify < 0)
 		return err_set_errno(err, -errno, "inotify");
-	if (!eloop_add(g->loop, oom_inotify, EPOLLIN, on_inotify, g))
+	if (!loop_add(agent->loop, oom_inotify, EPOLLIN, on_inotify, agent))
 		return err_set(err, -ENOMEM, "watch inotify");
 	return 0;
 }
 
 static void oom_watch(struct ctr *c)
 {
-	char *path CLEANUP_FREE = xasprintf(GCGROUP_ROOT "%s/memory.events", c->cgroup);
+	char *path CLEANUP_FREE = xasprintf(CGROUP_ROOT "%s/memory.events", c->cgroup);
 
 	/* On v1 the count is read when the process ends. */
-	if (path && c->g->cgroup2)
+	if (path && c->agent->cgroup2)
 		c->oom_watch = inotify_add_watch(oom_inotify, path, IN_MODIFY);
 }
 
-static void on_ended_flight(void *arg, enum gshare_flight flight)
+static void on_ended_flight(void *arg, enum share_flight flight)
 {
 	struct ctr *c = arg;
 
-	if (flight == GSHARE_IDLE) /* else it waits for the container's deletion */
-		c->mounts = gshare_release_mounts(c->mounts);
+	if (flight == SHARE_IDLE) /* else it waits for the container's deletion */
+		c->mounts = share_release_mounts(c->mounts);
 }
 
 void ctr_ended(struct ctr *c)
@@ -175,25 +176,25 @@ void ctr_ended(struct ctr *c)
 		return;
 	oom_look(c);
 	/* With a shared PID namespace its children would live on; a container ends with its first process. */
-	if (gcgroup_kill(c->g->cgroup2, c->cgroup, &err) < 0)
+	if (cgroup_kill(c->agent->cgroup2, c->cgroup, &err) < 0)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id), "%s", err.msg);
 	/* What is in its memory-backed mounts is freed now, not when it is deleted; others of it may still be
 	 * dying. */
-	if (c->mounts >= 0 && gcgroup_pids(c->g->cgroup2, c->cgroup, &left, 1) == 0)
-		gshare_wait(c->g->loop, &c->share, on_ended_flight, c);
+	if (c->mounts >= 0 && cgroup_pids(c->agent->cgroup2, c->cgroup, &left, 1) == 0)
+		share_wait(c->agent->loop, &c->share, on_ended_flight, c);
 }
 
-/* ---- create ------------------------------------------------------------------------------------------ */
+/* ---- create --------------------------------------------------------------------------------------- */
 
-static void on_clean_flight(void *arg, enum gshare_flight flight)
+static void on_clean_flight(void *arg, enum share_flight flight)
 {
 	struct ctr *c = arg;
 
-	if (flight == GSHARE_HUNG)
+	if (flight == SHARE_HUNG)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id),
 			 "its mounts stay: virtiofsd answers nothing");
 	else
-		gshare_release(c->id);
+		share_release(c->id);
 	rpc_slot_fail(&c->init.slot, &c->failed);
 	ctr_free(c);
 }
@@ -211,10 +212,10 @@ static void on_clean(void *arg, const struct err *err, pid_t pid, uint64_t since
 			 err->msg);
 	c->run = NULL;
 	if (path)
-		gcgroup_remove(c->g->cgroup2, path);
+		cgroup_remove(c->agent->cgroup2, path);
 	if (state)
 		(void)remove_tree(state);
-	gshare_wait(c->g->loop, &c->share, on_clean_flight, c);
+	share_wait(c->agent->loop, &c->share, on_clean_flight, c);
 }
 
 /* Lets the runtime remove what a failed create left, then answers. */
@@ -227,7 +228,7 @@ static void create_failed(struct ctr *c, const struct err *why)
 	c->failed = *why;
 	c->deleting = true;
 	if (state && access(state, F_OK) == 0) {
-		c->run = crun_start(c->g, &run, on_clean, c, NULL);
+		c->run = crun_start(c->agent, &run, on_clean, c, NULL);
 		if (c->run)
 			return;
 	}
@@ -246,14 +247,14 @@ static void on_created(void *arg, const struct err *err, pid_t pid, uint64_t sin
 		return;
 	}
 	/* It may be dead already; and what the container's cgroup is killed with must never hit the agent. */
-	if (gcgroup_of(c->g->cgroup2, pid, &c->cgroup, &why) < 0 || str_eq(c->cgroup, "/") ||
-	    str_starts(c->cgroup, GCGROUP_AGENT)) {
+	if (cgroup_of(c->agent->cgroup2, pid, &c->cgroup, &why) < 0 || str_eq(c->cgroup, "/") ||
+	    str_starts(c->cgroup, CGROUP_AGENT)) {
 		free(c->cgroup);
 		c->cgroup = xasprintf(GUEST_CGROUP_PARENT "/%s", c->id);
 	}
 	if (c->cgroup)
 		oom_watch(c);
-	c->mounts = gshare_hold_mounts(pid);
+	c->mounts = share_hold_mounts(pid);
 	proc_born(&c->init, pid, since, PROC_CREATED);
 	resp.pid = (uint32_t)pid;
 	rpc_slot_reply(&c->init.slot, &resp.base);
@@ -274,7 +275,7 @@ static int look_at_config(struct ctr *c, struct err *err)
 	return 0;
 }
 
-static struct ctr *ctr_new(struct guest *g, const char *id, const struct proc_io *io, struct err *err)
+static struct ctr *ctr_new(struct agent *agent, const char *id, const struct proc_io *io, struct err *err)
 {
 	struct ctr *c = calloc(1, sizeof(*c));
 
@@ -282,7 +283,7 @@ static struct ctr *ctr_new(struct guest *g, const char *id, const struct proc_io
 		err_set(err, -ENOMEM, "out of memory");
 		return NULL;
 	}
-	c->g = g;
+	c->agent = agent;
 	c->oom_watch = -1;
 	c->mounts = -1;
 	c->id = strdup(id);
@@ -293,36 +294,36 @@ static struct ctr *ctr_new(struct guest *g, const char *id, const struct proc_io
 		ctr_free(c);
 		return NULL;
 	}
-	if (proc_init(&c->init, g, c, "", io, err) < 0 || look_at_config(c, err) < 0) {
+	if (proc_init(&c->init, agent, c, "", io, err) < 0 || look_at_config(c, err) < 0) {
 		ctr_free(c);
 		return NULL;
 	}
-	c->next = g->ctrs;
-	g->ctrs = c;
-	g->ctrs_len++;
+	c->next = agent->ctrs;
+	agent->ctrs = c;
+	agent->ctrs_len++;
 	return c;
 }
 
-static int create_check(struct guest *g, const char *id, const char *bundle, struct err *err)
+static int create_check(struct agent *agent, const char *id, const char *bundle, struct err *err)
 {
 	size_t len = strlen(GUEST_SHARE_DIR "/");
 
-	if (guest_id_check("container id", id, err) < 0)
+	if (agent_id_check("container id", id, err) < 0)
 		return -EINVAL;
 	if (!str_empty(bundle) &&
 	    (strncmp(bundle, GUEST_SHARE_DIR "/", len) != 0 || !str_eq(bundle + len, id)))
 		return err_set(err, -EINVAL, "bundle \"%.200s\": want " GUEST_SHARE_DIR "/%s", bundle, id);
-	if (ctr_find(g, id, NULL))
+	if (ctr_find(agent, id, NULL))
 		return err_set(err, -EEXIST, "container \"%s\" exists already", id);
-	if (g->ctrs_len >= CTR_MAX)
+	if (agent->ctrs_len >= CTR_MAX)
 		return err_set_status(err, -ENOSPC, ERR_RESOURCE_EXHAUSTED, "there are %u containers already",
-				      g->ctrs_len);
-	if (g->shutting_down)
+				      agent->ctrs_len);
+	if (agent->shutting_down)
 		return err_set_status(err, -ESHUTDOWN, ERR_UNAVAILABLE, "the guest is shutting down");
 	return 0;
 }
 
-void ctr_create(struct guest *g, const char *id, const char *bundle, const struct proc_io *io,
+void ctr_create(struct agent *agent, const char *id, const char *bundle, const struct proc_io *io,
 		struct ttrpc_request *req)
 {
 	char *args[] = {(char *)"create", (char *)"--bundle", NULL, NULL, NULL, NULL};
@@ -330,9 +331,9 @@ void ctr_create(struct guest *g, const char *id, const char *bundle, const struc
 	struct err err = ERR_INIT;
 	struct ctr *c = NULL;
 
-	ginit_settle(g);
-	if (create_check(g, id, bundle, &err) == 0)
-		c = ctr_new(g, id, io, &err);
+	init_settle(agent);
+	if (create_check(agent, id, bundle, &err) == 0)
+		c = ctr_new(agent, id, io, &err);
 	if (!c) {
 		fail(req, &err);
 		return;
@@ -340,11 +341,11 @@ void ctr_create(struct guest *g, const char *id, const char *bundle, const struc
 	args[2] = c->bundle;
 	if (io->terminal) {
 		args[3] = (char *)"--console-socket";
-		args[4] = c->init.pio->console_path;
+		args[4] = c->init.stdio->console_path;
 	}
 	memcpy(run.stdio, c->init.child_stdio, sizeof(run.stdio));
-	gshare_hold(c->id);
-	c->init.run = crun_start(g, &run, on_created, c, &err);
+	share_hold(c->id);
+	c->init.run = crun_start(agent, &run, on_created, c, &err);
 	proc_close_child_stdio(&c->init);
 	if (!c->init.run) {
 		fail(req, &err);
@@ -354,7 +355,7 @@ void ctr_create(struct guest *g, const char *id, const char *bundle, const struc
 	rpc_slot_take(&c->init.slot, req, NULL, NULL);
 }
 
-/* ---- start ------------------------------------------------------------------------------------------- */
+/* ---- start ---------------------------------------------------------------------------------------- */
 
 static void started(struct proc *p)
 {
@@ -419,12 +420,12 @@ void ctr_start(struct ctr *c, struct ttrpc_request *req)
 		started(&c->init);
 		return;
 	}
-	c->init.run = crun_start(c->g, &run, on_started, c, &err);
+	c->init.run = crun_start(c->agent, &run, on_started, c, &err);
 	if (!c->init.run)
 		rpc_slot_fail(&c->init.slot, &err);
 }
 
-/* ---- delete ------------------------------------------------------------------------------------------ */
+/* ---- delete --------------------------------------------------------------------------------------- */
 
 static void answer_delete(struct rpc_slot *slot, const struct proc *p)
 {
@@ -439,22 +440,22 @@ static void answer_delete(struct rpc_slot *slot, const struct proc *p)
 	rpc_slot_reply(slot, &resp.base);
 }
 
-static void on_deleted_flight(void *arg, enum gshare_flight flight)
+static void on_deleted_flight(void *arg, enum share_flight flight)
 {
 	struct ctr *c = arg;
 	struct err err;
 
-	if (flight == GSHARE_HUNG) { /* it may be tried again */
+	if (flight == SHARE_HUNG) { /* it may be tried again */
 		c->deleting = false;
 		err_set_status(
 			&err, -ETIMEDOUT, ERR_UNAVAILABLE,
 			"container \"%s\" cannot be unmounted: virtiofsd has answered nothing for %lld s",
-			c->id, (long long)(GSHARE_HUNG_NS / NS_PER_SEC));
+			c->id, (long long)(SHARE_HUNG_NS / NS_PER_SEC));
 		rpc_slot_fail(&c->slot, &err);
 		return;
 	}
-	c->mounts = gshare_release_mounts(c->mounts);
-	gshare_release(c->id);
+	c->mounts = share_release_mounts(c->mounts);
+	share_release(c->id);
 	answer_delete(&c->slot, &c->init);
 	ctr_free(c);
 }
@@ -473,8 +474,8 @@ static void on_deleted(void *arg, const struct err *err, pid_t pid, uint64_t sin
 		return;
 	}
 	if (c->cgroup)
-		gcgroup_remove(c->g->cgroup2, c->cgroup);
-	gshare_wait(c->g->loop, &c->share, on_deleted_flight, c);
+		cgroup_remove(c->agent->cgroup2, c->cgroup);
+	share_wait(c->agent->loop, &c->share, on_deleted_flight, c);
 }
 
 static bool execs_busy(const struct ctr *c)
@@ -492,7 +493,7 @@ void ctr_delete(struct ctr *c, struct ttrpc_request *req)
 	struct crun_args run = {.args = args, .id = c->id, .stdio = {-1, -1, -1}};
 	struct err err = ERR_INIT;
 
-	if (c->deleting && (c->run || eloop_timer_armed(&c->share.timer)) && !c->slot.req) {
+	if (c->deleting && (c->run || loop_timer_armed(&c->share.timer)) && !c->slot.req) {
 		/* The first caller gave up: this one gets the answer. */
 		rpc_slot_take(&c->slot, req, NULL, NULL);
 		return;
@@ -507,7 +508,7 @@ void ctr_delete(struct ctr *c, struct ttrpc_request *req)
 		fail(req, &err);
 		return;
 	}
-	c->run = crun_start(c->g, &run, on_deleted, c, &err);
+	c->run = crun_start(c->agent, &run, on_deleted, c, &err);
 	if (!c->run) {
 		fail(req, &err);
 		return;
@@ -516,7 +517,7 @@ void ctr_delete(struct ctr *c, struct ttrpc_request *req)
 	rpc_slot_take(&c->slot, req, NULL, NULL);
 }
 
-/* ---- update ------------------------------------------------------------------------------------------ */
+/* ---- update --------------------------------------------------------------------------------------- */
 
 static void on_updated(void *arg, const struct err *err, pid_t pid, uint64_t since)
 {
@@ -551,11 +552,11 @@ void ctr_update(struct ctr *c, const void *json, size_t len, struct ttrpc_reques
 		fail(req, &err);
 		return;
 	}
-	c->run_file = xasprintf("%s/%u.json", guest_tmp_dir, guest_serial());
+	c->run_file = xasprintf("%s/%u.json", agent_tmp_dir, agent_serial());
 	r = c->run_file ? write_file(c->run_file, json, len, 0600) : -ENOMEM;
 	args[2] = c->run_file;
 	if (r == 0) {
-		c->run = crun_start(c->g, &run, on_updated, c, &err);
+		c->run = crun_start(c->agent, &run, on_updated, c, &err);
 		r = c->run ? 0 : -EIO;
 	} else {
 		err_set_errno(&err, r, "write resources");
@@ -569,13 +570,13 @@ void ctr_update(struct ctr *c, const void *json, size_t len, struct ttrpc_reques
 	c->run_file = NULL;
 }
 
-/* ---- exec -------------------------------------------------------------------------------------------- */
+/* ---- exec ----------------------------------------------------------------------------------------- */
 
 int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, const void *spec, size_t len,
 		 struct err *err)
 {
 	struct proc *p;
-	int r = guest_id_check("exec id", exec_id, err);
+	int r = agent_id_check("exec id", exec_id, err);
 
 	if (r < 0)
 		return r;
@@ -585,7 +586,7 @@ int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, c
 	if (c->deleting || c->init.state != PROC_RUNNING)
 		return err_set_status(err, -ESRCH, ERR_FAILED_PRECONDITION, "container \"%s\" is not running",
 				      c->id);
-	if (ctr_proc(c->g, c->id, exec_id, NULL))
+	if (ctr_proc(c->agent, c->id, exec_id, NULL))
 		return err_set(err, -EEXIST, "exec \"%s\" of container \"%s\" exists already", exec_id,
 			       c->id);
 	if (c->execs_len >= CTR_EXECS_MAX)
@@ -594,9 +595,9 @@ int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, c
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return err_set(err, -ENOMEM, "out of memory");
-	r = proc_init(p, c->g, c, exec_id, io, err);
+	r = proc_init(p, c->agent, c, exec_id, io, err);
 	if (r == 0) {
-		p->spec_path = xasprintf("%s/%u.json", guest_tmp_dir, guest_serial());
+		p->spec_path = xasprintf("%s/%u.json", agent_tmp_dir, agent_serial());
 		r = p->spec_path ? write_file(p->spec_path, spec, len, 0600) : -ENOMEM;
 		if (r < 0)
 			err_set_errno(err, r, "write the process of exec \"%s\"", exec_id);
@@ -644,7 +645,7 @@ void ctr_exec_start(struct proc *p, struct ttrpc_request *req)
 		(char *)"exec", (char *)"--detach", (char *)"--process", p->spec_path, NULL, NULL, NULL};
 	struct crun_args run = {.args = args, .id = p->ctr->id, .want_pid = true};
 	struct err err = ERR_INIT;
-	char name[2 * GUEST_ID_MAX + 64];
+	char name[2 * AGENT_ID_MAX + 64];
 
 	if (p->state != PROC_NEW || p->ctr->init.state != PROC_RUNNING || p->ctr->deleting) {
 		err_set_status(&err, -EINVAL, ERR_FAILED_PRECONDITION, "%s cannot be started: %s",
@@ -656,10 +657,10 @@ void ctr_exec_start(struct proc *p, struct ttrpc_request *req)
 	}
 	if (p->terminal) {
 		args[4] = (char *)"--console-socket";
-		args[5] = p->pio->console_path;
+		args[5] = p->stdio->console_path;
 	}
 	memcpy(run.stdio, p->child_stdio, sizeof(run.stdio));
-	p->run = crun_start(p->g, &run, on_exec_started, p, &err);
+	p->run = crun_start(p->agent, &run, on_exec_started, p, &err);
 	if (!p->run) {
 		fail(req, &err);
 		return;
@@ -669,18 +670,18 @@ void ctr_exec_start(struct proc *p, struct ttrpc_request *req)
 	rpc_slot_take(&p->slot, req, NULL, NULL);
 }
 
-/* ---- the rest ---------------------------------------------------------------------------------------- */
+/* ---- the rest ------------------------------------------------------------------------------------- */
 
 int ctr_kill_all(struct ctr *c, int sig, struct err *err)
 {
-	pid_t pids[GCGROUP_PIDS_MAX];
+	pid_t pids[CGROUP_PIDS_MAX];
 	int n;
 
 	if (!c->cgroup)
 		return proc_kill(&c->init, sig, err);
 	if (sig == SIGKILL)
-		return gcgroup_kill(c->g->cgroup2, c->cgroup, err);
-	n = gcgroup_pids(c->g->cgroup2, c->cgroup, pids, ARRAY_SIZE(pids));
+		return cgroup_kill(c->agent->cgroup2, c->cgroup, err);
+	n = cgroup_pids(c->agent->cgroup2, c->cgroup, pids, ARRAY_SIZE(pids));
 	if (n < 0)
 		return err_set_errno(err, n, "processes of container \"%s\"", c->id);
 	for (int i = 0; i < n; i++)
@@ -695,7 +696,7 @@ int ctr_pause(struct ctr *c, bool pause, struct err *err)
 	if (c->init.state != PROC_RUNNING || !c->cgroup)
 		return err_set_status(err, -ESRCH, ERR_FAILED_PRECONDITION, "container \"%s\" is not running",
 				      c->id);
-	r = gcgroup_freeze(c->g->cgroup2, c->cgroup, pause, err);
+	r = cgroup_freeze(c->agent->cgroup2, c->cgroup, pause, err);
 	if (r == 0)
 		c->paused = pause;
 	return r;

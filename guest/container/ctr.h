@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ctr.h: a container of the guest: made, started and deleted by the OCI runtime, watched by the agent.
  *
@@ -8,11 +9,11 @@
  *            round.
  * Limits:    CTR_MAX containers, CTR_EXECS_MAX execs in one that are not deleted, CTR_CONFIG_MAX bytes of
  *            config.json.
- * Trust:     ids are checked (guest_id_check) before they become paths; the bundle is always
+ * Trust:     ids are checked (agent_id_check) before they become paths; the bundle is always
  *            GUEST_SHARE_DIR/<id>, whatever the request says.
  */
-#ifndef GUEST_CTR_H
-#define GUEST_CTR_H
+#ifndef GUEST_CONTAINER_CTR_H
+#define GUEST_CONTAINER_CTR_H
 
 #include "guest/container/share.h"
 #include "guest/container/proc.h"
@@ -21,16 +22,16 @@
 #define CTR_EXECS_MAX  4096
 #define CTR_CONFIG_MAX (4u << 20)
 
-struct guest;
+struct agent;
 
 struct ctr {
 	struct ctr *next;
-	struct guest *g;
+	struct agent *agent;
 	char *id;
 	char *bundle;
 	char *cgroup; /* relative to the hierarchy, NULL before the process is there */
-	int mounts;   /* gshare_hold_mounts of its process, or -1 */
-	struct gshare_wait share;
+	int mounts;   /* share_hold_mounts of its process, or -1 */
+	struct share_wait share;
 	struct proc init;
 	struct proc *execs;
 	unsigned int execs_len;
@@ -46,11 +47,11 @@ struct ctr {
 };
 
 /* NULL and err (NotFound) if there is none. exec_id NULL or empty: the container's own process. */
-struct ctr *ctr_find(struct guest *g, const char *id, struct err *err);
-struct proc *ctr_proc(struct guest *g, const char *id, const char *exec_id, struct err *err);
+struct ctr *ctr_find(struct agent *agent, const char *id, struct err *err);
+struct proc *ctr_proc(struct agent *agent, const char *id, const char *exec_id, struct err *err);
 
 /* These answer req, now or later. */
-void ctr_create(struct guest *g, const char *id, const char *bundle, const struct proc_io *io,
+void ctr_create(struct agent *agent, const char *id, const char *bundle, const struct proc_io *io,
 		struct ttrpc_request *req);
 void ctr_start(struct ctr *c, struct ttrpc_request *req);
 void ctr_exec_start(struct proc *p, struct ttrpc_request *req);
@@ -68,6 +69,6 @@ int ctr_pause(struct ctr *c, bool pause, struct err *err);
 /* The container's own process has ended (from proc.c). */
 void ctr_ended(struct ctr *c);
 /* Watches for OOM kills: called once at start. */
-int ctr_oom_setup(struct guest *g, struct err *err);
+int ctr_oom_setup(struct agent *agent, struct err *err);
 
 #endif

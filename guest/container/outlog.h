@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * outlog.h: the output of one process, both streams in the order read, kept until the host has acknowledged
  * it.
@@ -11,8 +12,8 @@
  *            logs of a pool: beyond that each log still gets OUTLOG_SHARE_MIN bytes, so that no process can
  *            starve another one.
  */
-#ifndef GUEST_OUTLOG_H
-#define GUEST_OUTLOG_H
+#ifndef GUEST_CONTAINER_OUTLOG_H
+#define GUEST_CONTAINER_OUTLOG_H
 
 #include "base/buf.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/container/proc.h"
 
 #include "api/agent/events.pb-c.h"
@@ -19,18 +20,18 @@ const char *proc_name(const struct proc *p, char *buf, size_t len)
 	return buf;
 }
 
-int proc_init(struct proc *p, struct guest *g, struct ctr *ctr, const char *exec_id, const struct proc_io *io,
-	      struct err *err)
+int proc_init(struct proc *p, struct agent *agent, struct ctr *ctr, const char *exec_id,
+	      const struct proc_io *io, struct err *err)
 {
-	*p = (struct proc){.g = g, .ctr = ctr, .terminal = io->terminal, .child_stdio = {-1, -1, -1}};
+	*p = (struct proc){.agent = agent, .ctr = ctr, .terminal = io->terminal, .child_stdio = {-1, -1, -1}};
 	if (str_set(&p->exec_id, exec_id ? exec_id : "") < 0 || str_set(&p->names[0], io->in) < 0 ||
 	    str_set(&p->names[1], io->out) < 0 || str_set(&p->names[2], io->err) < 0)
 		return err_set(err, -ENOMEM, "out of memory");
-	p->pio = pio_new(g, io->terminal, !str_empty(io->in), p->child_stdio, err);
-	if (!p->pio)
+	p->stdio = stdio_new(agent, io->terminal, !str_empty(io->in), p->child_stdio, err);
+	if (!p->stdio)
 		return err ? err->code : -EIO;
-	p->pio->named[0] = !str_empty(io->out);
-	p->pio->named[1] = !str_empty(io->err);
+	p->stdio->named[0] = !str_empty(io->out);
+	p->stdio->named[1] = !str_empty(io->err);
 	return 0;
 }
 
@@ -40,7 +41,7 @@ void proc_close_child_stdio(struct proc *p)
 		p->child_stdio[i] = close_fd(p->child_stdio[i]);
 }
 
-/* ---- waiting ----------------------------------------------------------------------------------------- */
+/* ---- waiting -------------------------------------------------------------------------------------- */
 
 static void waiter_free(struct proc_waiter *w)
 {
@@ -104,7 +105,7 @@ static void answer_waiters(struct proc *p)
 	}
 }
 
-/* ---- life and death ---------------------------------------------------------------------------------- */
+/* ---- life and death ------------------------------------------------------------------------------- */
 
 static void tell_exit(struct proc *p)
 {
@@ -117,7 +118,7 @@ static void tell_exit(struct proc *p)
 	ev.pid = (uint32_t)p->pid;
 	ev.exit_status = (uint32_t)p->exit_status;
 	ev.exited_at = &at;
-	gevents_push(p->g->events, "/tasks/exit", &ev.base);
+	events_push(p->agent->events, "/tasks/exit", &ev.base);
 }
 
 static void stopped(struct proc *p, int status, int64_t at_ns)
@@ -126,7 +127,7 @@ static void stopped(struct proc *p, int status, int64_t at_ns)
 	p->exit_status = status;
 	p->exited_at_ns = at_ns;
 	proc_close_child_stdio(p);
-	pio_exited(p->pio);
+	stdio_exited(p->stdio);
 	if (!p->exec_id[0])
 		ctr_ended(p->ctr);
 	answer_waiters(p);
@@ -159,7 +160,7 @@ void proc_stillborn(struct proc *p, int status)
 
 int proc_kill(struct proc *p, int sig, struct err *err)
 {
-	char name[2 * GUEST_ID_MAX + 64];
+	char name[2 * AGENT_ID_MAX + 64];
 
 	if (p->state == PROC_STOPPED)
 		return err_set(err, -ESRCH, "%s: process already finished", proc_name(p, name, sizeof(name)));
@@ -181,7 +182,7 @@ int proc_kill(struct proc *p, int sig, struct err *err)
 
 void proc_done(struct proc *p)
 {
-	char name[2 * GUEST_ID_MAX + 64];
+	char name[2 * AGENT_ID_MAX + 64];
 	struct err err;
 
 	reap_unwatch(&p->watch);
@@ -195,7 +196,7 @@ void proc_done(struct proc *p)
 	}
 	rpc_slot_fail(&p->slot, &err);
 	proc_close_child_stdio(p);
-	p->pio = pio_free(p->pio);
+	p->stdio = stdio_free(p->stdio);
 	if (p->spec_path)
 		unlink(p->spec_path);
 	free(p->spec_path);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * proc.h: one process that the host asked for: a container's own, or an exec in it.
  *
@@ -6,8 +7,8 @@
  * Ownership: belongs to its container (ctr.h). Not freed while a run of the runtime is under way for it.
  * Source:    states as containerd's task service has them.
  */
-#ifndef GUEST_PROC_H
-#define GUEST_PROC_H
+#ifndef GUEST_CONTAINER_PROC_H
+#define GUEST_CONTAINER_PROC_H
 
 #include "base/err.h"
 #include "guest/container/crun.h"
@@ -40,13 +41,13 @@ struct proc_waiter {
 
 struct proc {
 	struct proc *next; /* in its container's list of execs */
-	struct guest *g;
+	struct agent *agent;
 	struct ctr *ctr;
 	char *exec_id; /* "" for the container's own */
 	enum proc_state state;
 	bool terminal;
 	char *names[3]; /* of stdin, stdout, stderr, as given */
-	struct pio *pio;
+	struct stdio *stdio;
 	int child_stdio[3]; /* for the child, until it is spawned */
 	char *spec_path;    /* exec: the process as JSON, until it is started */
 	pid_t pid;	    /* 0: none yet */
@@ -59,8 +60,8 @@ struct proc {
 };
 
 /* Sets up I/O. 0 or negative errno; proc_done undoes it all, also after a failure. */
-int proc_init(struct proc *p, struct guest *g, struct ctr *ctr, const char *exec_id, const struct proc_io *io,
-	      struct err *err);
+int proc_init(struct proc *p, struct agent *agent, struct ctr *ctr, const char *exec_id,
+	      const struct proc_io *io, struct err *err);
 /* Ends waiting calls with an error and frees the content; the runtime must not be at work for it. */
 void proc_done(struct proc *p);
 /* The child has its copies now. */

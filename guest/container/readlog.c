@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Agent.ReadLog and Agent.Ack: a process's output by offset, until the host has acknowledged it. */
 #include "guest/pod/services.h"
 
@@ -11,9 +12,9 @@
 /* A ReadLog that waits for output. */
 struct readlog {
 	struct rpc_slot slot;
-	struct pio *pio;
-	struct pio_listener listener;
-	struct eloop_timer timer;
+	struct stdio *stdio;
+	struct stdio_listener listener;
+	struct loop_timer timer;
 	uint64_t offset;
 	size_t max;
 };
@@ -25,16 +26,16 @@ struct answer {
 	Crivisor__Agent__V1__LogRecord *list[RECORDS_MAX];
 };
 
-static void fill(struct answer *a, struct pio *pio, uint64_t offset, size_t max)
+static void fill(struct answer *a, struct stdio *stdio, uint64_t offset, size_t max)
 {
 	struct outlog_record rec;
 	size_t n = 0;
 
 	crivisor__agent__v1__read_log_response__init(&a->msg);
-	if (offset < pio->log.start)
-		offset = pio->log.start;
+	if (offset < stdio->log.start)
+		offset = stdio->log.start;
 	a->msg.offset = offset;
-	while (n < RECORDS_MAX && max > 0 && outlog_next(&pio->log, &offset, max, &rec)) {
+	while (n < RECORDS_MAX && max > 0 && outlog_next(&stdio->log, &offset, max, &rec)) {
 		Crivisor__Agent__V1__LogRecord *r = &a->records[n];
 
 		crivisor__agent__v1__log_record__init(r);
@@ -46,26 +47,26 @@ static void fill(struct answer *a, struct pio *pio, uint64_t offset, size_t max)
 	}
 	a->msg.records = a->list;
 	a->msg.n_records = n;
-	a->msg.eof = pio_all_ended(pio) && offset == outlog_end(&pio->log);
+	a->msg.eof = stdio_all_ended(stdio) && offset == outlog_end(&stdio->log);
 }
 
-static void answer(struct rpc_slot *slot, struct pio *pio, uint64_t offset, size_t max)
+static void answer(struct rpc_slot *slot, struct stdio *stdio, uint64_t offset, size_t max)
 {
 	static struct answer a; /* one thread; too large for the stack, too short-lived for the heap */
 
-	fill(&a, pio, offset, max);
+	fill(&a, stdio, offset, max);
 	rpc_slot_reply(slot, &a.msg.base);
 }
 
-static bool ready(const struct pio *pio, uint64_t offset)
+static bool ready(const struct stdio *stdio, uint64_t offset)
 {
-	return offset < outlog_end(&pio->log) || pio_all_ended(pio);
+	return offset < outlog_end(&stdio->log) || stdio_all_ended(stdio);
 }
 
 static void readlog_free(struct readlog *rl)
 {
-	pio_unlisten(rl->pio, &rl->listener);
-	eloop_timer_clear(&rl->timer);
+	stdio_unlisten(rl->stdio, &rl->listener);
+	loop_timer_clear(&rl->timer);
 	free(rl);
 }
 
@@ -78,7 +79,7 @@ static void on_timeout(void *arg)
 {
 	struct readlog *rl = arg;
 
-	answer(&rl->slot, rl->pio, rl->offset, rl->max);
+	answer(&rl->slot, rl->stdio, rl->offset, rl->max);
 	readlog_free(rl);
 }
 
@@ -87,30 +88,30 @@ static void on_change(void *arg)
 	struct readlog *rl = arg;
 	struct err err;
 
-	if (rl->pio->dead) {
+	if (rl->stdio->dead) {
 		err_set(&err, -ENOENT, "process was deleted");
 		rpc_slot_fail(&rl->slot, &err);
-	} else if (ready(rl->pio, rl->offset)) {
-		answer(&rl->slot, rl->pio, rl->offset, rl->max);
+	} else if (ready(rl->stdio, rl->offset)) {
+		answer(&rl->slot, rl->stdio, rl->offset, rl->max);
 	} else {
 		return;
 	}
 	readlog_free(rl);
 }
 
-static int wait_for(struct guest *g, struct pio *pio, const Crivisor__Agent__V1__ReadLogRequest *m,
+static int wait_for(struct agent *agent, struct stdio *stdio, const Crivisor__Agent__V1__ReadLogRequest *m,
 		    size_t max, struct ttrpc_request *req, struct err *err)
 {
 	struct readlog *rl = calloc(1, sizeof(*rl));
 
 	if (!rl)
 		return err_set(err, -ENOMEM, "out of memory");
-	rl->pio = pio;
+	rl->stdio = stdio;
 	rl->offset = m->offset;
 	rl->max = max;
 	rpc_slot_take(&rl->slot, req, on_gone, rl);
-	pio_listen(pio, &rl->listener, on_change, rl);
-	eloop_timer_set(g->loop, &rl->timer, now_monotonic_ns() + m->wait_ms * NS_PER_MS, on_timeout, rl);
+	stdio_listen(stdio, &rl->listener, on_change, rl);
+	loop_timer_set(agent->loop, &rl->timer, now_monotonic_ns() + m->wait_ms * NS_PER_MS, on_timeout, rl);
 	return 0;
 }
 
@@ -130,17 +131,17 @@ void readlog_get(struct ttrpc_request *req, void *service_ctx, const void *paylo
 		ttrpc_fail(req, &err);
 		return;
 	}
-	p->pio->log_read = true;
+	p->stdio->log_read = true;
 	max = m->max_bytes && m->max_bytes < GUEST_READLOG_MAX ? m->max_bytes : GUEST_READLOG_MAX;
-	if (m->offset > outlog_end(&p->pio->log)) {
+	if (m->offset > outlog_end(&p->stdio->log)) {
 		err_set_status(&err, -ERANGE, ERR_OUT_OF_RANGE, "offset %llu lies beyond the end %llu",
-			       (unsigned long long)m->offset, (unsigned long long)outlog_end(&p->pio->log));
+			       (unsigned long long)m->offset, (unsigned long long)outlog_end(&p->stdio->log));
 		ttrpc_fail(req, &err);
 		return;
 	}
-	if (m->wait_ms == 0 || ready(p->pio, m->offset))
-		answer(&now, p->pio, m->offset, max);
-	else if (wait_for(service_ctx, p->pio, m, max, req, &err) < 0)
+	if (m->wait_ms == 0 || ready(p->stdio, m->offset))
+		answer(&now, p->stdio, m->offset, max);
+	else if (wait_for(service_ctx, p->stdio, m, max, req, &err) < 0)
 		ttrpc_fail(req, &err);
 }
 
@@ -155,8 +156,8 @@ void readlog_ack(struct ttrpc_request *req, void *service_ctx, const void *paylo
 		return;
 	p = ctr_proc(service_ctx, m->container_id, m->exec_id, &err);
 	if (p)
-		p->pio->log_read = true;
-	if (!p || pio_ack(p->pio, m->offset, &err) < 0)
+		p->stdio->log_read = true;
+	if (!p || stdio_ack(p->stdio, m->offset, &err) < 0)
 		ttrpc_fail(req, &err);
 	else
 		rpc_reply_empty(req);

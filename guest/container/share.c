@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/container/share.h"
 
 #include "api/agent/guest_abi.h"
@@ -28,55 +29,55 @@ static long count_in_flight(void)
 	return read_file(path, 32, &text, NULL) < 0 ? -1 : strtol(text, NULL, 10);
 }
 
-bool gshare_is_counted(void)
+bool share_is_counted(void)
 {
 	return count_in_flight() >= 0;
 }
 
 static void on_look(void *arg)
 {
-	struct gshare_wait *wait = arg;
+	struct share_wait *wait = arg;
 	long n = count_in_flight();
 	int64_t now = now_monotonic_ns();
 
 	if (n < wait->in_flight)
 		wait->answered_ns = now;
 	else if (n >= 0 && now - wait->answered_ns >= SILENCE_NS)
-		wait->until_ns = now + GSHARE_WAIT_NS; /* begins anew when answers come */
+		wait->until_ns = now + SHARE_WAIT_NS; /* begins anew when answers come */
 	wait->in_flight = n;
 	/* Each may free it. */
 	if (n == 0)
-		wait->fn(wait->arg, GSHARE_IDLE);
+		wait->fn(wait->arg, SHARE_IDLE);
 	else if (now >= wait->until_ns)
-		wait->fn(wait->arg, GSHARE_PAST);
+		wait->fn(wait->arg, SHARE_PAST);
 	else if (now >= wait->limit_ns)
-		wait->fn(wait->arg, GSHARE_HUNG);
+		wait->fn(wait->arg, SHARE_HUNG);
 	else
-		eloop_timer_set(wait->loop, &wait->timer, now + LOOK_NS, on_look, wait);
+		loop_timer_set(wait->loop, &wait->timer, now + LOOK_NS, on_look, wait);
 }
 
-void gshare_wait(struct eloop *loop, struct gshare_wait *wait, gshare_flight_fn *fn, void *arg)
+void share_wait(struct loop *loop, struct share_wait *wait, share_flight_fn *fn, void *arg)
 {
 	int64_t now = now_monotonic_ns();
 	long n = count_in_flight();
 
-	gshare_wait_clear(wait);
-	*wait = (struct gshare_wait){.loop = loop,
-				     .in_flight = n,
-				     .answered_ns = now,
-				     .until_ns = now + (n < 0 ? GSHARE_BLIND_NS : GSHARE_WAIT_NS),
-				     .limit_ns = now + GSHARE_HUNG_NS,
-				     .fn = fn,
-				     .arg = arg};
+	share_wait_clear(wait);
+	*wait = (struct share_wait){.loop = loop,
+				    .in_flight = n,
+				    .answered_ns = now,
+				    .until_ns = now + (n < 0 ? SHARE_BLIND_NS : SHARE_WAIT_NS),
+				    .limit_ns = now + SHARE_HUNG_NS,
+				    .fn = fn,
+				    .arg = arg};
 	on_look(wait);
 }
 
-void gshare_wait_clear(struct gshare_wait *wait)
+void share_wait_clear(struct share_wait *wait)
 {
-	eloop_timer_clear(&wait->timer);
+	loop_timer_clear(&wait->timer);
 }
 
-void gshare_hold(const char *id)
+void share_hold(const char *id)
 {
 	char *root CLEANUP_FREE = xasprintf(GUEST_SHARE_DIR "/%s/rootfs/.", id);
 	struct stat st;
@@ -87,7 +88,7 @@ void gshare_hold(const char *id)
 		(void)stat(root, &st);
 }
 
-int gshare_hold_mounts(pid_t pid)
+int share_hold_mounts(pid_t pid)
 {
 	char path[64];
 
@@ -95,7 +96,7 @@ int gshare_hold_mounts(pid_t pid)
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-int gshare_release_mounts(int handle)
+int share_release_mounts(int handle)
 {
 	return close_fd(handle);
 }
@@ -120,7 +121,7 @@ static char **mounts_below(const char *prefix)
 	return list;
 }
 
-void gshare_release(const char *id)
+void share_release(const char *id)
 {
 	char *prefix CLEANUP_FREE = xasprintf(GUEST_SHARE_DIR "/%s/", id);
 	char **list CLEANUP_STRV = prefix ? mounts_below(prefix) : NULL;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/container/stdio.h"
 
 #include "api/agent/guest_abi.h"
@@ -14,36 +15,36 @@
 
 static void on_out(void *arg, int fd, uint32_t events);
 
-/* ---- listeners --------------------------------------------------------------------------------------- */
+/* ---- listeners ------------------------------------------------------------------------------------ */
 
 static void on_tell(void *arg)
 {
-	struct pio *pio = arg;
-	struct pio_listener *l = pio->listeners;
+	struct stdio *stdio = arg;
+	struct stdio_listener *l = stdio->listeners;
 
 	while (l) {
-		struct pio_listener *next = l->next;
+		struct stdio_listener *next = l->next;
 
 		l->fn(l->arg);
 		l = next;
 	}
 }
 
-static void tell(struct pio *pio)
+static void tell(struct stdio *stdio)
 {
-	if (pio->listeners && !pio->dead)
-		eloop_later(pio->g->loop, &pio->tell, on_tell, pio);
+	if (stdio->listeners && !stdio->dead)
+		loop_later(stdio->agent->loop, &stdio->tell, on_tell, stdio);
 }
 
-void pio_listen(struct pio *pio, struct pio_listener *l, void (*fn)(void *arg), void *arg)
+void stdio_listen(struct stdio *stdio, struct stdio_listener *l, void (*fn)(void *arg), void *arg)
 {
-	*l = (struct pio_listener){.next = pio->listeners, .fn = fn, .arg = arg, .on = true};
-	pio->listeners = l;
+	*l = (struct stdio_listener){.next = stdio->listeners, .fn = fn, .arg = arg, .on = true};
+	stdio->listeners = l;
 }
 
-void pio_unlisten(struct pio *pio, struct pio_listener *l)
+void stdio_unlisten(struct stdio *stdio, struct stdio_listener *l)
 {
-	struct pio_listener **p = &pio->listeners;
+	struct stdio_listener **p = &stdio->listeners;
 
 	if (!l->on)
 		return;
@@ -54,44 +55,44 @@ void pio_unlisten(struct pio *pio, struct pio_listener *l)
 	l->on = false;
 }
 
-/* ---- output ------------------------------------------------------------------------------------------ */
+/* ---- output --------------------------------------------------------------------------------------- */
 
-static void end_close(struct pio_end *end)
+static void end_close(struct stdio_end *end)
 {
-	end->src = eloop_source_free(end->src);
+	end->src = loop_source_free(end->src);
 	end->fd = close_fd(end->fd);
 }
 
-static void out_close(struct pio *pio, struct pio_end *end)
+static void out_close(struct stdio *stdio, struct stdio_end *end)
 {
 	end_close(end);
-	if (end == &pio->out[0])
-		pio->tty = -1;
-	tell(pio);
+	if (end == &stdio->out[0])
+		stdio->tty = -1;
+	tell(stdio);
 }
 
-bool pio_ended(const struct pio *pio, enum outlog_stream stream)
+bool stdio_ended(const struct stdio *stdio, enum outlog_stream stream)
 {
-	if (pio->dead)
+	if (stdio->dead)
 		return true;
-	return pio->out[stream == OUTLOG_STDERR].fd < 0 && pio->console < 0;
+	return stdio->out[stream == OUTLOG_STDERR].fd < 0 && stdio->console < 0;
 }
 
 /* Reads are on exactly while the log has room. */
-static void out_events(struct pio *pio)
+static void out_events(struct stdio *stdio)
 {
-	bool room = outlog_space(&pio->log) > 0;
+	bool room = outlog_space(&stdio->log) > 0;
 
 	for (int i = 0; i < 2; i++)
-		eloop_set_events(pio->out[i].src, room ? EPOLLIN : 0);
+		loop_set_events(stdio->out[i].src, room ? EPOLLIN : 0);
 }
 
 static void on_out(void *arg, int fd, uint32_t events)
 {
 	static unsigned char chunk[READ_CHUNK];
-	struct pio *pio = arg;
-	bool second = fd == pio->out[1].fd;
-	size_t room = outlog_space(&pio->log);
+	struct stdio *stdio = arg;
+	bool second = fd == stdio->out[1].fd;
+	size_t room = outlog_space(&stdio->log);
 	ssize_t n;
 
 	(void)events;
@@ -99,13 +100,13 @@ static void on_out(void *arg, int fd, uint32_t events)
 		n = read(fd, chunk, room < sizeof(chunk) ? room : sizeof(chunk));
 		/* A terminal says EIO once nobody has it open any more. */
 		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-			out_close(pio, &pio->out[second]);
-		} else if (n > 0 && outlog_append(&pio->log, second ? OUTLOG_STDERR : OUTLOG_STDOUT, chunk,
+			out_close(stdio, &stdio->out[second]);
+		} else if (n > 0 && outlog_append(&stdio->log, second ? OUTLOG_STDERR : OUTLOG_STDOUT, chunk,
 						  (size_t)n) == 0) {
-			tell(pio);
+			tell(stdio);
 		}
 	}
-	out_events(pio);
+	out_events(stdio);
 }
 
 /*
@@ -115,96 +116,98 @@ static void on_out(void *arg, int fd, uint32_t events)
  */
 static void on_grace(void *arg)
 {
-	struct pio *pio = arg;
+	struct stdio *stdio = arg;
 
 	for (int i = 0; i < 2; i++) {
 		int pending = 0;
 
-		if (pio->out[i].fd >= 0 && ioctl(pio->out[i].fd, FIONREAD, &pending) < 0)
+		if (stdio->out[i].fd >= 0 && ioctl(stdio->out[i].fd, FIONREAD, &pending) < 0)
 			pending = 0;
-		for (; pio->out[i].fd >= 0 && pending > 0 && outlog_space(&pio->log) > 0;
+		for (; stdio->out[i].fd >= 0 && pending > 0 && outlog_space(&stdio->log) > 0;
 		     pending -= READ_CHUNK)
-			on_out(pio, pio->out[i].fd, EPOLLIN);
-		if (pio->out[i].fd >= 0 && pending > 0) {
-			eloop_timer_set(pio->g->loop, &pio->grace, now_monotonic_ns() + PIO_GRACE_NS,
-					on_grace, pio);
+			on_out(stdio, stdio->out[i].fd, EPOLLIN);
+		if (stdio->out[i].fd >= 0 && pending > 0) {
+			loop_timer_set(stdio->agent->loop, &stdio->grace, now_monotonic_ns() + STDIO_GRACE_NS,
+				       on_grace, stdio);
 			return;
 		}
-		if (pio->out[i].fd >= 0)
-			out_close(pio, &pio->out[i]);
+		if (stdio->out[i].fd >= 0)
+			out_close(stdio, &stdio->out[i]);
 	}
 }
 
-void pio_exited(struct pio *pio)
+void stdio_exited(struct stdio *stdio)
 {
-	pio->exited = true;
-	pio->in_gone = true;
-	buf_done(&pio->in_buf);
-	end_close(&pio->in);
-	if (pio->console >= 0) {
+	stdio->exited = true;
+	stdio->in_gone = true;
+	buf_done(&stdio->in_buf);
+	end_close(&stdio->in);
+	if (stdio->console >= 0) {
 		/* It died before it had a terminal. */
-		pio->console_src = eloop_source_free(pio->console_src);
-		pio->console = close_fd(pio->console);
-		unlink(pio->console_path);
+		stdio->console_src = loop_source_free(stdio->console_src);
+		stdio->console = close_fd(stdio->console);
+		unlink(stdio->console_path);
 	}
-	if (!pio_all_ended(pio))
-		eloop_timer_set(pio->g->loop, &pio->grace, now_monotonic_ns() + PIO_GRACE_NS, on_grace, pio);
-	tell(pio);
+	if (!stdio_all_ended(stdio))
+		loop_timer_set(stdio->agent->loop, &stdio->grace, now_monotonic_ns() + STDIO_GRACE_NS,
+			       on_grace, stdio);
+	tell(stdio);
 }
 
-int pio_ack(struct pio *pio, uint64_t offset, struct err *err)
+int stdio_ack(struct stdio *stdio, uint64_t offset, struct err *err)
 {
-	struct outlog_pool *pool = &pio->g->logs;
+	struct outlog_pool *pool = &stdio->agent->logs;
 	bool was_full = pool->used >= pool->max;
-	int r = outlog_ack(&pio->log, offset);
+	int r = outlog_ack(&stdio->log, offset);
 
 	if (r < 0)
 		return err_set_status(err, r, ERR_OUT_OF_RANGE, "offset %llu lies beyond the end %llu",
-				      (unsigned long long)offset, (unsigned long long)outlog_end(&pio->log));
-	out_events(pio);
-	for (struct pio *p = pio->g->pios; p && was_full; p = p->next)
+				      (unsigned long long)offset,
+				      (unsigned long long)outlog_end(&stdio->log));
+	out_events(stdio);
+	for (struct stdio *p = stdio->agent->stdios; p && was_full; p = p->next)
 		out_events(p);
 	return 0;
 }
 
-/* ---- input ------------------------------------------------------------------------------------------- */
+/* ---- input ---------------------------------------------------------------------------------------- */
 
-bool pio_has_in(const struct pio *pio)
+bool stdio_has_in(const struct stdio *stdio)
 {
-	return pio->in.fd >= 0 || pio->console >= 0;
+	return stdio->in.fd >= 0 || stdio->console >= 0;
 }
 
-static void in_close(struct pio *pio)
+static void in_close(struct stdio *stdio)
 {
-	pio->in_gone = true;
-	buf_done(&pio->in_buf);
-	end_close(&pio->in);
-	tell(pio);
+	stdio->in_gone = true;
+	buf_done(&stdio->in_buf);
+	end_close(&stdio->in);
+	tell(stdio);
 }
 
-static void in_pump(struct pio *pio)
+static void in_pump(struct stdio *stdio)
 {
-	if (pio->in.fd < 0)
+	if (stdio->in.fd < 0)
 		return;
-	while (pio->in_buf.len > 0) {
-		ssize_t n = write(pio->in.fd, buf_data(&pio->in_buf), pio->in_buf.len);
+	while (stdio->in_buf.len > 0) {
+		ssize_t n = write(stdio->in.fd, buf_data(&stdio->in_buf), stdio->in_buf.len);
 
 		if (n < 0 && errno == EAGAIN)
 			break;
 		if (n < 0 && errno != EINTR) {
-			in_close(pio);
+			in_close(stdio);
 			return;
 		}
 		if (n > 0) {
-			buf_consume(&pio->in_buf, (size_t)n);
-			tell(pio);
+			buf_consume(&stdio->in_buf, (size_t)n);
+			tell(stdio);
 		}
 	}
-	if (pio->in_buf.len == 0 && pio->in_eof) {
-		in_close(pio);
+	if (stdio->in_buf.len == 0 && stdio->in_eof) {
+		in_close(stdio);
 		return;
 	}
-	eloop_set_events(pio->in.src, pio->in_buf.len > 0 ? EPOLLOUT : 0);
+	loop_set_events(stdio->in.src, stdio->in_buf.len > 0 ? EPOLLOUT : 0);
 }
 
 static void on_in(void *arg, int fd, uint32_t events)
@@ -214,46 +217,46 @@ static void on_in(void *arg, int fd, uint32_t events)
 	in_pump(arg);
 }
 
-int pio_write(struct pio *pio, const void *data, size_t len)
+int stdio_write(struct stdio *stdio, const void *data, size_t len)
 {
 	int r;
 
-	if (pio->in_gone || pio->in_eof || !pio_has_in(pio))
+	if (stdio->in_gone || stdio->in_eof || !stdio_has_in(stdio))
 		return -EPIPE;
 	if (len == 0)
 		return 0;
-	if (pio->in_buf.len + len > PIO_IN_MAX)
+	if (stdio->in_buf.len + len > STDIO_IN_MAX)
 		return -ENOBUFS;
-	r = buf_put(&pio->in_buf, data, len);
+	r = buf_put(&stdio->in_buf, data, len);
 	if (r == 0)
-		in_pump(pio);
+		in_pump(stdio);
 	return r;
 }
 
-void pio_close_in(struct pio *pio)
+void stdio_close_in(struct stdio *stdio)
 {
-	pio->in_eof = true;
-	in_pump(pio);
+	stdio->in_eof = true;
+	in_pump(stdio);
 }
 
-/* ---- terminal ---------------------------------------------------------------------------------------- */
+/* ---- terminal ------------------------------------------------------------------------------------- */
 
-int pio_resize(struct pio *pio, uint32_t cols, uint32_t rows, struct err *err)
+int stdio_resize(struct stdio *stdio, uint32_t cols, uint32_t rows, struct err *err)
 {
 	struct winsize ws = {.ws_col = (unsigned short)cols, .ws_row = (unsigned short)rows};
 
 	if (cols > UINT16_MAX || rows > UINT16_MAX)
 		return err_set(err, -EINVAL, "terminal size %ux%u is too large", cols, rows);
-	pio->cols = cols;
-	pio->rows = rows;
-	if (pio->tty < 0 && pio->console < 0)
+	stdio->cols = cols;
+	stdio->rows = rows;
+	if (stdio->tty < 0 && stdio->console < 0)
 		return err_set_status(err, -ENOTTY, ERR_FAILED_PRECONDITION, "process has no terminal");
-	if (pio->tty >= 0 && ioctl(pio->tty, TIOCSWINSZ, &ws) < 0)
+	if (stdio->tty >= 0 && ioctl(stdio->tty, TIOCSWINSZ, &ws) < 0)
 		return err_set_errno(err, -errno, "resize terminal");
 	return 0;
 }
 
-static int tty_take(struct pio *pio, int master)
+static int tty_take(struct stdio *stdio, int master)
 {
 	int in = fcntl(master, F_DUPFD_CLOEXEC, 3);
 
@@ -262,17 +265,17 @@ static int tty_take(struct pio *pio, int master)
 		close_fd(master);
 		return -EIO;
 	}
-	pio->tty = master;
-	pio->out[0].fd = master;
-	pio->out[0].src = eloop_add(pio->g->loop, master, 0, on_out, pio);
-	pio->in.fd = in;
-	pio->in.src = eloop_add(pio->g->loop, in, 0, on_in, pio);
-	if (!pio->out[0].src || !pio->in.src)
+	stdio->tty = master;
+	stdio->out[0].fd = master;
+	stdio->out[0].src = loop_add(stdio->agent->loop, master, 0, on_out, stdio);
+	stdio->in.fd = in;
+	stdio->in.src = loop_add(stdio->agent->loop, in, 0, on_in, stdio);
+	if (!stdio->out[0].src || !stdio->in.src)
 		return -ENOMEM;
-	if (pio->cols && pio->rows)
-		(void)pio_resize(pio, pio->cols, pio->rows, NULL);
-	out_events(pio);
-	in_pump(pio);
+	if (stdio->cols && stdio->rows)
+		(void)stdio_resize(stdio, stdio->cols, stdio->rows, NULL);
+	out_events(stdio);
+	in_pump(stdio);
 	return 0;
 }
 
@@ -304,7 +307,7 @@ static int recv_fd(int sock)
 
 static void on_console(void *arg, int fd, uint32_t events)
 {
-	struct pio *pio = arg;
+	struct stdio *stdio = arg;
 	/* The runtime sends right after it connects; the timeout only bounds a broken one. */
 	struct timeval timeout = {.tv_sec = 1};
 	int conn CLEANUP_CLOSE = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
@@ -317,32 +320,33 @@ static void on_console(void *arg, int fd, uint32_t events)
 	master = recv_fd(conn);
 	if (master < 0)
 		return;
-	pio->console_src = eloop_source_free(pio->console_src);
-	pio->console = close_fd(pio->console);
-	unlink(pio->console_path);
-	(void)tty_take(pio, master);
-	tell(pio);
+	stdio->console_src = loop_source_free(stdio->console_src);
+	stdio->console = close_fd(stdio->console);
+	unlink(stdio->console_path);
+	(void)tty_take(stdio, master);
+	tell(stdio);
 }
 
-static int console_open(struct pio *pio, struct err *err)
+static int console_open(struct stdio *stdio, struct err *err)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 
-	snprintf(pio->console_path, sizeof(pio->console_path), "%s/%u.tty", guest_tmp_dir, guest_serial());
-	memcpy(addr.sun_path, pio->console_path, sizeof(pio->console_path));
-	pio->console = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (pio->console < 0)
+	snprintf(stdio->console_path, sizeof(stdio->console_path), "%s/%u.tty", agent_tmp_dir,
+		 agent_serial());
+	memcpy(addr.sun_path, stdio->console_path, sizeof(stdio->console_path));
+	stdio->console = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (stdio->console < 0)
 		return err_set_errno(err, -errno, "console socket");
-	if (bind(pio->console, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(pio->console, 1) < 0)
-		return err_set_errno(err, -errno, "console socket %s", pio->console_path);
-	pio->console_src = eloop_add(pio->g->loop, pio->console, EPOLLIN, on_console, pio);
-	return pio->console_src ? 0 : err_set(err, -ENOMEM, "watch the console socket");
+	if (bind(stdio->console, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(stdio->console, 1) < 0)
+		return err_set_errno(err, -errno, "console socket %s", stdio->console_path);
+	stdio->console_src = loop_add(stdio->agent->loop, stdio->console, EPOLLIN, on_console, stdio);
+	return stdio->console_src ? 0 : err_set(err, -ENOMEM, "watch the console socket");
 }
 
-/* ---- life -------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------------- */
 
-static int open_pipe(struct pio *pio, struct pio_end *ours, int our_side, int *ret_theirs, eloop_fd_fn *fn,
-		     struct err *err)
+static int open_pipe(struct stdio *stdio, struct stdio_end *ours, int our_side, int *ret_theirs,
+		     loop_fd_fn *fn, struct err *err)
 {
 	int fds[2];
 
@@ -352,71 +356,72 @@ static int open_pipe(struct pio *pio, struct pio_end *ours, int our_side, int *r
 	*ret_theirs = fds[!our_side];
 	if (set_nonblock(ours->fd, true) < 0)
 		return err_set_errno(err, -errno, "pipe");
-	ours->src = eloop_add(pio->g->loop, ours->fd, our_side == 0 ? EPOLLIN : 0, fn, pio);
+	ours->src = loop_add(stdio->agent->loop, ours->fd, our_side == 0 ? EPOLLIN : 0, fn, stdio);
 	return ours->src ? 0 : err_set(err, -ENOMEM, "watch a pipe");
 }
 
-static int open_pipes(struct pio *pio, bool want_stdin, int child_stdio[3], struct err *err)
+static int open_pipes(struct stdio *stdio, bool want_stdin, int child_stdio[3], struct err *err)
 {
-	int r = open_pipe(pio, &pio->out[0], 0, &child_stdio[1], on_out, err);
+	int r = open_pipe(stdio, &stdio->out[0], 0, &child_stdio[1], on_out, err);
 
 	if (r == 0)
-		r = open_pipe(pio, &pio->out[1], 0, &child_stdio[2], on_out, err);
+		r = open_pipe(stdio, &stdio->out[1], 0, &child_stdio[2], on_out, err);
 	if (r == 0 && want_stdin)
-		r = open_pipe(pio, &pio->in, 1, &child_stdio[0], on_in, err);
+		r = open_pipe(stdio, &stdio->in, 1, &child_stdio[0], on_in, err);
 	return r;
 }
 
-struct pio *pio_new(struct guest *g, bool terminal, bool want_stdin, int child_stdio[3], struct err *err)
+struct stdio *stdio_new(struct agent *agent, bool terminal, bool want_stdin, int child_stdio[3],
+			struct err *err)
 {
-	struct pio *pio = calloc(1, sizeof(*pio));
+	struct stdio *stdio = calloc(1, sizeof(*stdio));
 	int r;
 
 	child_stdio[0] = child_stdio[1] = child_stdio[2] = -1;
-	if (!pio) {
+	if (!stdio) {
 		err_set(err, -ENOMEM, "out of memory");
 		return NULL;
 	}
-	pio->g = g;
-	pio->tty = pio->console = pio->in.fd = pio->out[0].fd = pio->out[1].fd = -1;
-	outlog_init(&pio->log, &g->logs, GUEST_LOG_BUFFER_BYTES);
-	pio->next = g->pios;
-	if (g->pios)
-		g->pios->prev = pio;
-	g->pios = pio;
-	r = terminal ? console_open(pio, err) : open_pipes(pio, want_stdin, child_stdio, err);
+	stdio->agent = agent;
+	stdio->tty = stdio->console = stdio->in.fd = stdio->out[0].fd = stdio->out[1].fd = -1;
+	outlog_init(&stdio->log, &agent->logs, GUEST_LOG_BUFFER_BYTES);
+	stdio->next = agent->stdios;
+	if (agent->stdios)
+		agent->stdios->prev = stdio;
+	agent->stdios = stdio;
+	r = terminal ? console_open(stdio, err) : open_pipes(stdio, want_stdin, child_stdio, err);
 	if (r < 0) {
 		for (int i = 0; i < 3; i++)
 			child_stdio[i] = close_fd(child_stdio[i]);
-		return pio_free(pio);
+		return stdio_free(stdio);
 	}
-	return pio;
+	return stdio;
 }
 
-struct pio *pio_free(struct pio *pio)
+struct stdio *stdio_free(struct stdio *stdio)
 {
-	if (!pio)
+	if (!stdio)
 		return NULL;
-	pio->dead = true;
-	eloop_task_clear(pio->g->loop, &pio->tell);
-	on_tell(pio);
-	eloop_timer_clear(&pio->grace);
-	end_close(&pio->in);
-	end_close(&pio->out[0]);
-	end_close(&pio->out[1]);
-	eloop_source_free(pio->console_src);
-	if (pio->console >= 0) {
-		close_fd(pio->console);
-		unlink(pio->console_path);
+	stdio->dead = true;
+	loop_task_clear(stdio->agent->loop, &stdio->tell);
+	on_tell(stdio);
+	loop_timer_clear(&stdio->grace);
+	end_close(&stdio->in);
+	end_close(&stdio->out[0]);
+	end_close(&stdio->out[1]);
+	loop_source_free(stdio->console_src);
+	if (stdio->console >= 0) {
+		close_fd(stdio->console);
+		unlink(stdio->console_path);
 	}
-	outlog_done(&pio->log);
-	buf_done(&pio->in_buf);
-	if (pio->prev)
-		pio->prev->next = pio->next;
+	outlog_done(&stdio->log);
+	buf_done(&stdio->in_buf);
+	if (stdio->prev)
+		stdio->prev->next = stdio->next;
 	else
-		pio->g->pios = pio->next;
-	if (pio->next)
-		pio->next->prev = pio->prev;
-	free(pio);
+		stdio->agent->stdios = stdio->next;
+	if (stdio->next)
+		stdio->next->prev = stdio->prev;
+	free(stdio);
 	return NULL;
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * containerd.services.streaming.v1.Streaming: standard I/O as byte streams.
  *
@@ -25,34 +26,34 @@
 #define STREAMS_MAX 4096
 #define WINDOW	    (64 * 1024)
 
-struct gstream {
-	struct gstream *next, **prevp; /* all */
-	struct guest *g;
+struct stream {
+	struct stream *next, **prevp; /* all */
+	struct agent *agent;
 	struct ttrpc_request *req;
-	struct gconn *conn;
-	struct gserver_drain drain;
-	struct pio *pio; /* NULL before StreamInit */
-	struct pio_listener listener;
+	struct server_conn *conn;
+	struct server_drain drain;
+	struct stdio *stdio; /* NULL before StreamInit */
+	struct stdio_listener listener;
 	bool input, paused;
 	enum outlog_stream stream;
 	uint64_t offset; /* output: of the next byte */
 	int64_t window;	 /* input: what the client may still send */
 };
 
-static struct gstream *streams;
+static struct stream *streams;
 static unsigned int streams_len;
 
-static void stream_free(struct gstream *s)
+static void stream_free(struct stream *s)
 {
 	*s->prevp = s->next;
 	if (s->next)
 		s->next->prevp = s->prevp;
 	streams_len--;
-	gserver_drain_clear(s->conn, &s->drain);
+	server_drain_clear(s->conn, &s->drain);
 	if (s->paused)
-		gserver_pause(s->conn, false);
-	if (s->pio)
-		pio_unlisten(s->pio, &s->listener);
+		server_pause(s->conn, false);
+	if (s->stdio)
+		stdio_unlisten(s->stdio, &s->listener);
 	free(s);
 }
 
@@ -61,7 +62,7 @@ static void on_cancel(void *arg)
 	stream_free(arg);
 }
 
-static void stream_fail(struct gstream *s, const struct err *err)
+static void stream_fail(struct stream *s, const struct err *err)
 {
 	struct ttrpc_request *req = s->req;
 
@@ -69,7 +70,7 @@ static void stream_fail(struct gstream *s, const struct err *err)
 	ttrpc_fail(req, err);
 }
 
-static void stream_finish(struct gstream *s)
+static void stream_finish(struct stream *s)
 {
 	struct ttrpc_request *req = s->req;
 
@@ -78,7 +79,7 @@ static void stream_finish(struct gstream *s)
 }
 
 /* Sends Any(type, msg). */
-static int send_any(struct gstream *s, const ProtobufCMessage *msg, const char *type)
+static int send_any(struct stream *s, const ProtobufCMessage *msg, const char *type)
 {
 	Google__Protobuf__Any any = GOOGLE__PROTOBUF__ANY__INIT;
 	void *inner CLEANUP_FREE = NULL;
@@ -96,36 +97,36 @@ static int send_any(struct gstream *s, const ProtobufCMessage *msg, const char *
 	return outer ? ttrpc_request_send(s->req, outer, len) : -ENOMEM;
 }
 
-/* ---- output ------------------------------------------------------------------------------------------ */
+/* ---- output --------------------------------------------------------------------------------------- */
 
 /* Frees what every stream of this process has sent, if streams are the only way out. */
-static void release(struct pio *pio)
+static void release(struct stdio *stdio)
 {
 	uint64_t low = UINT64_MAX;
 
-	if (pio->log_read || (!pio->named[0] && !pio->named[1]))
+	if (stdio->log_read || (!stdio->named[0] && !stdio->named[1]))
 		return;
 	for (int i = 0; i < 2; i++) {
-		if (pio->named[i] && !pio->streamed[i] && pio->out[i].fd >= 0)
+		if (stdio->named[i] && !stdio->streamed[i] && stdio->out[i].fd >= 0)
 			return;
 	}
-	for (const struct gstream *s = streams; s; s = s->next) {
-		if (s->pio == pio && !s->input && s->offset < low)
+	for (const struct stream *s = streams; s; s = s->next) {
+		if (s->stdio == stdio && !s->input && s->offset < low)
 			low = s->offset;
 	}
 	if (low != UINT64_MAX)
-		(void)pio_ack(pio, low, NULL);
+		(void)stdio_ack(stdio, low, NULL);
 }
 
 static void on_drain(void *arg);
 
 /* Sends what there is, as far as the connection takes it. False: the stream is gone. */
-static bool out_pump(struct gstream *s)
+static bool out_pump(struct stream *s)
 {
 	struct outlog_record rec;
 	uint64_t offset = s->offset;
 
-	while (gserver_may_send(s->conn) && outlog_next(&s->pio->log, &offset, CHUNK, &rec)) {
+	while (server_may_send(s->conn) && outlog_next(&s->stdio->log, &offset, CHUNK, &rec)) {
 		Containerd__Types__Transfer__Data data = CONTAINERD__TYPES__TRANSFER__DATA__INIT;
 
 		if (rec.stream == s->stream) {
@@ -136,11 +137,11 @@ static bool out_pump(struct gstream *s)
 		}
 		s->offset = offset;
 	}
-	if (s->offset < outlog_end(&s->pio->log)) {
-		gserver_on_drain(s->conn, &s->drain, on_drain, s);
+	if (s->offset < outlog_end(&s->stdio->log)) {
+		server_on_drain(s->conn, &s->drain, on_drain, s);
 		return true;
 	}
-	if (!pio_ended(s->pio, s->stream))
+	if (!stdio_ended(s->stdio, s->stream))
 		return true;
 	stream_finish(s);
 	return false;
@@ -148,46 +149,46 @@ static bool out_pump(struct gstream *s)
 
 static void on_drain(void *arg)
 {
-	struct gstream *s = arg;
-	struct pio *pio = s->pio;
+	struct stream *s = arg;
+	struct stdio *stdio = s->stdio;
 
 	(void)out_pump(s);
-	release(pio);
+	release(stdio);
 }
 
 static void on_output(void *arg)
 {
-	struct gstream *s = arg;
-	struct pio *pio = s->pio;
+	struct stream *s = arg;
+	struct stdio *stdio = s->stdio;
 	bool alive = out_pump(s);
 
-	if (!pio->dead)
-		release(pio);
+	if (!stdio->dead)
+		release(stdio);
 	else if (alive)
 		stream_finish(s); /* deleted: what could not be sent by now is gone */
 }
 
-/* ---- input ------------------------------------------------------------------------------------------- */
+/* ---- input ---------------------------------------------------------------------------------------- */
 
 /*
  * Grants what the process has taken, and reads on from the client once there is room. False: the stream is
  * gone.
  */
-static bool in_pump(struct gstream *s)
+static bool in_pump(struct stream *s)
 {
 	Containerd__Types__Transfer__WindowUpdate update = CONTAINERD__TYPES__TRANSFER__WINDOW_UPDATE__INIT;
-	bool full = s->pio->in_buf.len >= PIO_IN_HIGH;
+	bool full = s->stdio->in_buf.len >= STDIO_IN_HIGH;
 	int64_t grant;
 
-	if (s->pio->dead || s->pio->in_gone) {
+	if (s->stdio->dead || s->stdio->in_gone) {
 		stream_finish(s);
 		return false;
 	}
 	if (full != s->paused) {
 		s->paused = full;
-		gserver_pause(s->conn, full);
+		server_pause(s->conn, full);
 	}
-	grant = WINDOW - s->window - (int64_t)s->pio->in_buf.len;
+	grant = WINDOW - s->window - (int64_t)s->stdio->in_buf.len;
 	if (grant >= WINDOW / 2) {
 		update.update = (int32_t)(grant < INT32_MAX ? grant : INT32_MAX);
 		if (send_any(s, &update.base, "containerd.types.transfer.WindowUpdate") == 0)
@@ -201,7 +202,7 @@ static void on_input_change(void *arg)
 	(void)in_pump(arg);
 }
 
-static void on_input(struct gstream *s, const void *payload, size_t len, bool eof)
+static void on_input(struct stream *s, const void *payload, size_t len, bool eof)
 {
 	Google__Protobuf__Any *any RPC_MESSAGE = NULL;
 	Containerd__Types__Transfer__Data *data RPC_MESSAGE = NULL;
@@ -220,7 +221,7 @@ static void on_input(struct gstream *s, const void *payload, size_t len, bool eo
 			return;
 		}
 		s->window -= (int64_t)data->data.len;
-		r = pio_write(s->pio, data->data.data, data->data.len);
+		r = stdio_write(s->stdio, data->data.data, data->data.len);
 	}
 	if (r == -EPIPE) {
 		stream_finish(s); /* the process reads no more: no error of the client's */
@@ -232,14 +233,14 @@ static void on_input(struct gstream *s, const void *payload, size_t len, bool eo
 		return;
 	}
 	if (eof) {
-		pio_close_in(s->pio);
+		stdio_close_in(s->stdio);
 		stream_finish(s);
 		return;
 	}
 	(void)in_pump(s);
 }
 
-/* ---- beginning --------------------------------------------------------------------------------------- */
+/* ---- beginning ------------------------------------------------------------------------------------ */
 
 /* "<container>/<exec>/<stream>" into its parts, in a copy of id. */
 static int split_id(char *id, char **ret_ctr, char **ret_exec, char **ret_name, struct err *err)
@@ -260,24 +261,24 @@ static int split_id(char *id, char **ret_ctr, char **ret_exec, char **ret_name, 
 	return 0;
 }
 
-static int attach_in(struct gstream *s, struct err *err)
+static int attach_in(struct stream *s, struct err *err)
 {
-	if (!pio_has_in(s->pio))
+	if (!stdio_has_in(s->stdio))
 		return err_set_status(err, -EPIPE, ERR_FAILED_PRECONDITION,
 				      "the process has no stdin, or it is closed");
 	s->input = true;
-	pio_listen(s->pio, &s->listener, on_input_change, s);
+	stdio_listen(s->stdio, &s->listener, on_input_change, s);
 	return 0;
 }
 
-static void attach_out(struct gstream *s)
+static void attach_out(struct stream *s)
 {
-	s->offset = s->pio->log_read ? outlog_end(&s->pio->log) : s->pio->log.start;
-	s->pio->streamed[s->stream == OUTLOG_STDERR] = true;
-	pio_listen(s->pio, &s->listener, on_output, s);
+	s->offset = s->stdio->log_read ? outlog_end(&s->stdio->log) : s->stdio->log.start;
+	s->stdio->streamed[s->stream == OUTLOG_STDERR] = true;
+	stdio_listen(s->stdio, &s->listener, on_output, s);
 }
 
-static int begin(struct gstream *s, const void *payload, size_t len, struct err *err)
+static int begin(struct stream *s, const void *payload, size_t len, struct err *err)
 {
 	Google__Protobuf__Any *any RPC_MESSAGE =
 		rpc_unpack_msg(&google__protobuf__any__descriptor, payload, len, err);
@@ -298,10 +299,10 @@ static int begin(struct gstream *s, const void *payload, size_t len, struct err 
 	r = split_id(init->id, &ctr, &exec, &name, err);
 	if (r < 0)
 		return r;
-	p = ctr_proc(s->g, ctr, exec, err);
+	p = ctr_proc(s->agent, ctr, exec, err);
 	if (!p)
 		return -ENOENT;
-	s->pio = p->pio;
+	s->stdio = p->stdio;
 	if (str_eq(name, "stdin"))
 		return attach_in(s, err);
 	if (!str_eq(name, "stdout") && !str_eq(name, "stderr"))
@@ -312,10 +313,10 @@ static int begin(struct gstream *s, const void *payload, size_t len, struct err 
 }
 
 /* The first message: sets the stream up and acknowledges it. */
-static void on_init(struct gstream *s, const void *payload, size_t len)
+static void on_init(struct stream *s, const void *payload, size_t len)
 {
 	struct err err = ERR_INIT;
-	struct pio *pio;
+	struct stdio *stdio;
 	int r = begin(s, payload, len, &err);
 
 	if (r == 0 && send_any(s, NULL, "google.protobuf.Empty") < 0)
@@ -324,23 +325,23 @@ static void on_init(struct gstream *s, const void *payload, size_t len)
 		stream_fail(s, &err);
 		return;
 	}
-	pio = s->pio;
+	stdio = s->stdio;
 	if (s->input) {
 		(void)in_pump(s);
 		return;
 	}
 	(void)out_pump(s);
-	release(pio);
+	release(stdio);
 }
 
 static void on_data(void *arg, const struct err *why, const void *payload, size_t len, bool eof)
 {
-	struct gstream *s = arg;
+	struct stream *s = arg;
 	struct err err = ERR_INIT;
 
 	if (why)
 		return; /* the cancel hook follows */
-	if (!s->pio) {
+	if (!s->stdio) {
 		if (payload && len > 0) {
 			on_init(s, payload, len);
 			return;
@@ -356,7 +357,7 @@ static void on_data(void *arg, const struct err *why, const void *payload, size_
 
 static void stream_open(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {
-	struct gstream *s = streams_len < STREAMS_MAX ? calloc(1, sizeof(*s)) : NULL;
+	struct stream *s = streams_len < STREAMS_MAX ? calloc(1, sizeof(*s)) : NULL;
 	struct err err = ERR_INIT;
 
 	if (!s) {
@@ -364,8 +365,8 @@ static void stream_open(struct ttrpc_request *req, void *ctx, const void *payloa
 		ttrpc_fail(req, &err);
 		return;
 	}
-	*s = (struct gstream){
-		.g = ctx, .req = req, .conn = gserver_conn(req), .next = streams, .prevp = &streams};
+	*s = (struct stream){
+		.agent = ctx, .req = req, .conn = server_conn(req), .next = streams, .prevp = &streams};
 	if (s->next)
 		s->next->prevp = &s->next;
 	streams = s;

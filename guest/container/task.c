@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* containerd.task.v2.Task: requests taken apart and handed to ctr.c and proc.c. */
 #include "guest/pod/services.h"
 
@@ -127,9 +128,9 @@ static void task_pids(struct ttrpc_request *req, void *ctx, const void *payload,
 	Containerd__Task__V2__PidsRequest *m RPC_MESSAGE =
 		rpc_unpack(req, &containerd__task__v2__pids_request__descriptor, payload, len);
 	Containerd__Task__V2__PidsResponse resp = CONTAINERD__TASK__V2__PIDS_RESPONSE__INIT;
-	Containerd__V1__Types__ProcessInfo *infos CLEANUP_FREE = calloc(GCGROUP_PIDS_MAX, sizeof(*infos));
-	Containerd__V1__Types__ProcessInfo **list CLEANUP_FREE = calloc(GCGROUP_PIDS_MAX, sizeof(*list));
-	pid_t *pids CLEANUP_FREE = calloc(GCGROUP_PIDS_MAX, sizeof(*pids));
+	Containerd__V1__Types__ProcessInfo *infos CLEANUP_FREE = calloc(CGROUP_PIDS_MAX, sizeof(*infos));
+	Containerd__V1__Types__ProcessInfo **list CLEANUP_FREE = calloc(CGROUP_PIDS_MAX, sizeof(*list));
+	pid_t *pids CLEANUP_FREE = calloc(CGROUP_PIDS_MAX, sizeof(*pids));
 	struct err err = ERR_INIT;
 	const struct ctr *c;
 	int n = 0;
@@ -146,7 +147,7 @@ static void task_pids(struct ttrpc_request *req, void *ctx, const void *payload,
 		return;
 	}
 	if (c->cgroup)
-		n = gcgroup_pids(c->g->cgroup2, c->cgroup, pids, GCGROUP_PIDS_MAX);
+		n = cgroup_pids(c->agent->cgroup2, c->cgroup, pids, CGROUP_PIDS_MAX);
 	for (int i = 0; i < n; i++) {
 		containerd__v1__types__process_info__init(&infos[i]);
 		infos[i].pid = (uint32_t)pids[i];
@@ -157,10 +158,10 @@ static void task_pids(struct ttrpc_request *req, void *ctx, const void *payload,
 	rpc_reply(req, &resp.base);
 }
 
-static void pause_or_resume(struct ttrpc_request *req, struct guest *g, const char *id, bool pause)
+static void pause_or_resume(struct ttrpc_request *req, struct agent *agent, const char *id, bool pause)
 {
 	struct err err = ERR_INIT;
-	struct ctr *c = ctr_find(g, id, &err);
+	struct ctr *c = ctr_find(agent, id, &err);
 
 	if (!c || ctr_pause(c, pause, &err) < 0)
 		ttrpc_fail(req, &err);
@@ -248,7 +249,7 @@ static void task_resize(struct ttrpc_request *req, void *ctx, const void *payloa
 	if (!m)
 		return;
 	p = ctr_proc(ctx, m->id, m->exec_id, &err);
-	if (!p || pio_resize(p->pio, m->width, m->height, &err) < 0)
+	if (!p || stdio_resize(p->stdio, m->width, m->height, &err) < 0)
 		ttrpc_fail(req, &err);
 	else
 		rpc_reply_empty(req);
@@ -269,7 +270,7 @@ static void task_close_io(struct ttrpc_request *req, void *ctx, const void *payl
 		return;
 	}
 	if (m->stdin)
-		pio_close_in(p->pio);
+		stdio_close_in(p->stdio);
 	rpc_reply_empty(req);
 }
 
@@ -324,7 +325,7 @@ static void task_stats(struct ttrpc_request *req, void *ctx, const void *payload
 		return;
 	c = ctr_find(ctx, m->id, &err);
 	if (c) {
-		gstats_container(c, &stats);
+		stats_container(c, &stats);
 		data = rpc_pack(&stats.base, &any.value.len);
 		if (!data)
 			err_set(&err, -ENOMEM, "out of memory");
@@ -368,7 +369,7 @@ static void task_shutdown(struct ttrpc_request *req, void *ctx, const void *payl
 	if (!m)
 		return;
 	rpc_reply_empty(req);
-	gshutdown_begin(ctx, "the host asked for it");
+	shutdown_begin(ctx, "the host asked for it");
 }
 
 const struct ttrpc_method task_methods[] = {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/core/agent.h"
 
 #include "api/agent/guest_abi.h"
@@ -5,9 +6,9 @@
 
 #include <time.h>
 
-const char *guest_tmp_dir = GUEST_RUN_DIR "/tmp";
+const char *agent_tmp_dir = GUEST_RUN_DIR "/tmp";
 
-int64_t guest_boottime_ns(void)
+int64_t agent_boottime_ns(void)
 {
 	struct timespec ts;
 
@@ -15,24 +16,24 @@ int64_t guest_boottime_ns(void)
 	return (int64_t)ts.tv_sec * NS_PER_SEC + ts.tv_nsec;
 }
 
-bool guest_id_valid(const char *id)
+bool agent_id_valid(const char *id)
 {
 	size_t len = id ? strlen(id) : 0;
 
-	if (len == 0 || len > GUEST_ID_MAX || id[0] == '.')
+	if (len == 0 || len > AGENT_ID_MAX || id[0] == '.')
 		return false;
 	return strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-") == len;
 }
 
-int guest_id_check(const char *what, const char *id, struct err *err)
+int agent_id_check(const char *what, const char *id, struct err *err)
 {
-	if (guest_id_valid(id))
+	if (agent_id_valid(id))
 		return 0;
 	return err_set(err, -EINVAL, "%s \"%.64s\" is not a valid name: want 1 to %d of A-Z a-z 0-9 _ . -",
-		       what, id ? id : "", GUEST_ID_MAX);
+		       what, id ? id : "", AGENT_ID_MAX);
 }
 
-unsigned int guest_serial(void)
+unsigned int agent_serial(void)
 {
 	static unsigned int serial;
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/core/loop.h"
 
 #include "base/util.h"
@@ -6,28 +7,28 @@
 
 #define EVENTS_PER_ROUND 64
 
-struct eloop_source {
-	struct eloop *loop;
-	struct eloop_source *next_dead;
-	eloop_fd_fn *fn;
+struct loop_source {
+	struct loop *loop;
+	struct loop_source *next_dead;
+	loop_fd_fn *fn;
 	void *arg;
 	int fd;
 	uint32_t events;
 	bool dead;
 };
 
-struct eloop {
+struct loop {
 	int epfd;
 	bool stop;
-	struct eloop_timer *timers; /* unsorted: there are a few dozen at most */
-	struct eloop_task *tasks, **tasks_tail;
-	struct eloop_source
+	struct loop_timer *timers; /* unsorted: there are a few dozen at most */
+	struct loop_task *tasks, **tasks_tail;
+	struct loop_source
 		*dead; /* freed at the end of the round: events of this round may still name them */
 };
 
-struct eloop *eloop_new(void)
+struct loop *loop_new(void)
 {
-	struct eloop *loop = calloc(1, sizeof(*loop));
+	struct loop *loop = calloc(1, sizeof(*loop));
 
 	if (!loop)
 		return NULL;
@@ -40,17 +41,17 @@ struct eloop *eloop_new(void)
 	return loop;
 }
 
-static void bury(struct eloop *loop)
+static void bury(struct loop *loop)
 {
 	while (loop->dead) {
-		struct eloop_source *src = loop->dead;
+		struct loop_source *src = loop->dead;
 
 		loop->dead = src->next_dead;
 		free(src);
 	}
 }
 
-struct eloop *eloop_free(struct eloop *loop)
+struct loop *loop_free(struct loop *loop)
 {
 	if (!loop)
 		return NULL;
@@ -60,19 +61,19 @@ struct eloop *eloop_free(struct eloop *loop)
 	return NULL;
 }
 
-void eloop_stop(struct eloop *loop)
+void loop_stop(struct loop *loop)
 {
 	loop->stop = true;
 }
 
-struct eloop_source *eloop_add(struct eloop *loop, int fd, uint32_t events, eloop_fd_fn *fn, void *arg)
+struct loop_source *loop_add(struct loop *loop, int fd, uint32_t events, loop_fd_fn *fn, void *arg)
 {
-	struct eloop_source *src = calloc(1, sizeof(*src));
+	struct loop_source *src = calloc(1, sizeof(*src));
 	struct epoll_event ev = {.events = events, .data.ptr = src};
 
 	if (!src)
 		return NULL;
-	*src = (struct eloop_source){.loop = loop, .fn = fn, .arg = arg, .fd = fd, .events = events};
+	*src = (struct loop_source){.loop = loop, .fn = fn, .arg = arg, .fd = fd, .events = events};
 	if (events && epoll_ctl(loop->epfd, EPOLL_CTL_ADD, fd, &ev) < 0) {
 		free(src);
 		return NULL;
@@ -80,7 +81,7 @@ struct eloop_source *eloop_add(struct eloop *loop, int fd, uint32_t events, eloo
 	return src;
 }
 
-void eloop_set_events(struct eloop_source *src, uint32_t events)
+void loop_set_events(struct loop_source *src, uint32_t events)
 {
 	struct epoll_event ev = {.events = events, .data.ptr = src};
 	int op = EPOLL_CTL_MOD;
@@ -96,18 +97,18 @@ void eloop_set_events(struct eloop_source *src, uint32_t events)
 		src->events = events;
 }
 
-struct eloop_source *eloop_source_free(struct eloop_source *src)
+struct loop_source *loop_source_free(struct loop_source *src)
 {
 	if (!src || src->dead)
 		return NULL;
-	eloop_set_events(src, 0);
+	loop_set_events(src, 0);
 	src->dead = true;
 	src->next_dead = src->loop->dead;
 	src->loop->dead = src;
 	return NULL;
 }
 
-void eloop_timer_clear(struct eloop_timer *timer)
+void loop_timer_clear(struct loop_timer *timer)
 {
 	if (!timer->loop)
 		return;
@@ -121,28 +122,28 @@ void eloop_timer_clear(struct eloop_timer *timer)
 	timer->loop = NULL;
 }
 
-void eloop_timer_set(struct eloop *loop, struct eloop_timer *timer, int64_t at_ns, eloop_fn *fn, void *arg)
+void loop_timer_set(struct loop *loop, struct loop_timer *timer, int64_t at_ns, loop_fn *fn, void *arg)
 {
-	eloop_timer_clear(timer);
-	*timer = (struct eloop_timer){
-		.next = loop->timers, .loop = loop, .at_ns = at_ns, .fn = fn, .arg = arg};
+	loop_timer_clear(timer);
+	*timer =
+		(struct loop_timer){.next = loop->timers, .loop = loop, .at_ns = at_ns, .fn = fn, .arg = arg};
 	if (loop->timers)
 		loop->timers->prev = timer;
 	loop->timers = timer;
 }
 
-void eloop_later(struct eloop *loop, struct eloop_task *task, eloop_fn *fn, void *arg)
+void loop_later(struct loop *loop, struct loop_task *task, loop_fn *fn, void *arg)
 {
 	if (task->queued)
 		return;
-	*task = (struct eloop_task){.queued = true, .fn = fn, .arg = arg};
+	*task = (struct loop_task){.queued = true, .fn = fn, .arg = arg};
 	*loop->tasks_tail = task;
 	loop->tasks_tail = &task->next;
 }
 
-void eloop_task_clear(struct eloop *loop, struct eloop_task *task)
+void loop_task_clear(struct loop *loop, struct loop_task *task)
 {
-	struct eloop_task **p = &loop->tasks;
+	struct loop_task **p = &loop->tasks;
 
 	if (!task->queued)
 		return;
@@ -156,10 +157,10 @@ void eloop_task_clear(struct eloop *loop, struct eloop_task *task)
 	task->next = NULL;
 }
 
-static void run_tasks(struct eloop *loop)
+static void run_tasks(struct loop *loop)
 {
 	while (loop->tasks) {
-		struct eloop_task *task = loop->tasks;
+		struct loop_task *task = loop->tasks;
 
 		loop->tasks = task->next;
 		if (!loop->tasks)
@@ -170,16 +171,16 @@ static void run_tasks(struct eloop *loop)
 	}
 }
 
-static int64_t next_deadline(const struct eloop *loop)
+static int64_t next_deadline(const struct loop *loop)
 {
 	int64_t at = INT64_MAX;
 
-	for (const struct eloop_timer *t = loop->timers; t; t = t->next)
+	for (const struct loop_timer *t = loop->timers; t; t = t->next)
 		at = t->at_ns < at ? t->at_ns : at;
 	return at;
 }
 
-static void run_timers(struct eloop *loop)
+static void run_timers(struct loop *loop)
 {
 	int64_t now = now_monotonic_ns();
 
@@ -188,20 +189,20 @@ static void run_timers(struct eloop *loop)
 	 * waits a round.
 	 */
 	for (;;) {
-		struct eloop_timer *due = NULL;
+		struct loop_timer *due = NULL;
 
-		for (struct eloop_timer *t = loop->timers; t; t = t->next) {
+		for (struct loop_timer *t = loop->timers; t; t = t->next) {
 			if (t->at_ns <= now && (!due || t->at_ns < due->at_ns))
 				due = t;
 		}
 		if (!due)
 			return;
-		eloop_timer_clear(due);
+		loop_timer_clear(due);
 		due->fn(due->arg);
 	}
 }
 
-int eloop_round(struct eloop *loop, int64_t max_wait_ns)
+int loop_round(struct loop *loop, int64_t max_wait_ns)
 {
 	struct epoll_event events[EVENTS_PER_ROUND];
 	struct timespec ts, *wait = NULL;
@@ -224,7 +225,7 @@ int eloop_round(struct eloop *loop, int64_t max_wait_ns)
 	if (n < 0 && errno != EINTR)
 		return -errno;
 	for (int i = 0; i < n; i++) {
-		struct eloop_source *src = events[i].data.ptr;
+		struct loop_source *src = events[i].data.ptr;
 
 		if (!src->dead)
 			src->fn(src->arg, src->fd, events[i].events);
@@ -235,11 +236,11 @@ int eloop_round(struct eloop *loop, int64_t max_wait_ns)
 	return 0;
 }
 
-int eloop_run(struct eloop *loop)
+int loop_run(struct loop *loop)
 {
 	loop->stop = false;
 	while (!loop->stop) {
-		int r = eloop_round(loop, -1);
+		int r = loop_round(loop, -1);
 
 		if (r < 0)
 			return r;

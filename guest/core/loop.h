@@ -1,74 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * eloop.h: the agent's event loop: fds, timers and work put off to the end of the round.
+ * loop.h: the agent's event loop: fds, timers and work put off to the end of the round.
  *
  * Purpose:   the one place where the agent waits. Everything else is a callback of it.
  * Threads:   one; every function and callback runs there.
- * Ownership: a source belongs to the loop until eloop_source_free; the fd stays the caller's, who closes it
+ * Ownership: a source belongs to the loop until loop_source_free; the fd stays the caller's, who closes it
  *            after freeing the source. Timers and tasks are embedded in their owner, who clears them before
  *            it goes away.
  * Units:     deadlines are CLOCK_MONOTONIC nanoseconds.
  * Errors:    0 or negative errno.
  */
-#ifndef GUEST_ELOOP_H
-#define GUEST_ELOOP_H
+#ifndef GUEST_CORE_LOOP_H
+#define GUEST_CORE_LOOP_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 
-struct eloop;
-struct eloop_source;
+struct loop;
+struct loop_source;
 
-typedef void eloop_fd_fn(void *arg, int fd, uint32_t events);
-typedef void eloop_fn(void *arg);
+typedef void loop_fd_fn(void *arg, int fd, uint32_t events);
+typedef void loop_fn(void *arg);
 
-struct eloop_timer {
-	struct eloop_timer *prev, *next; /* the loop's */
-	struct eloop *loop;
+struct loop_timer {
+	struct loop_timer *prev, *next; /* the loop's */
+	struct loop *loop;
 	int64_t at_ns;
-	eloop_fn *fn;
+	loop_fn *fn;
 	void *arg;
 };
 
 /* Work for the end of this round; queued once however often it is asked for. */
-struct eloop_task {
-	struct eloop_task *next;
+struct loop_task {
+	struct loop_task *next;
 	bool queued;
-	eloop_fn *fn;
+	loop_fn *fn;
 	void *arg;
 };
 
-struct eloop *eloop_new(void);
-struct eloop *eloop_free(struct eloop *loop);
-/* Runs until eloop_stop. 0 or negative errno (epoll itself failed). */
-int eloop_run(struct eloop *loop);
+struct loop *loop_new(void);
+struct loop *loop_free(struct loop *loop);
+/* Runs until loop_stop. 0 or negative errno (epoll itself failed). */
+int loop_run(struct loop *loop);
 /*
  * One round that waits for at most max_wait_ns (0: not at all, negative: for ever). For tests and for the way
  * down.
  */
-int eloop_round(struct eloop *loop, int64_t max_wait_ns);
-void eloop_stop(struct eloop *loop);
+int loop_round(struct loop *loop, int64_t max_wait_ns);
+void loop_stop(struct loop *loop);
 
 /*
  * events may be 0: then the fd is not watched at all, not even for hang-up. NULL on ENOMEM or an fd epoll
  * refuses.
  */
-struct eloop_source *eloop_add(struct eloop *loop, int fd, uint32_t events, eloop_fd_fn *fn, void *arg);
-void eloop_set_events(struct eloop_source *src, uint32_t events);
+struct loop_source *loop_add(struct loop *loop, int fd, uint32_t events, loop_fd_fn *fn, void *arg);
+void loop_set_events(struct loop_source *src, uint32_t events);
 /* No callback comes after this. NULL-safe; returns NULL. Safe inside callbacks, its own included. */
-struct eloop_source *eloop_source_free(struct eloop_source *src);
+struct loop_source *loop_source_free(struct loop_source *src);
 
 /* Arms (or moves) the timer; it fires once. */
-void eloop_timer_set(struct eloop *loop, struct eloop_timer *timer, int64_t at_ns, eloop_fn *fn, void *arg);
-void eloop_timer_clear(struct eloop_timer *timer);
-static inline bool eloop_timer_armed(const struct eloop_timer *timer)
+void loop_timer_set(struct loop *loop, struct loop_timer *timer, int64_t at_ns, loop_fn *fn, void *arg);
+void loop_timer_clear(struct loop_timer *timer);
+static inline bool loop_timer_armed(const struct loop_timer *timer)
 {
 	return timer->loop != NULL;
 }
 
-void eloop_later(struct eloop *loop, struct eloop_task *task, eloop_fn *fn, void *arg);
+void loop_later(struct loop *loop, struct loop_task *task, loop_fn *fn, void *arg);
 /* Takes a queued task back. */
-void eloop_task_clear(struct eloop *loop, struct eloop_task *task);
+void loop_task_clear(struct loop *loop, struct loop_task *task);
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/core/reap.h"
 
 #include "base/util.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * reap.h: the end of every process of the guest. PID 1 inherits all orphans, so it waits for everything.
  *
@@ -8,8 +9,8 @@
  * Ownership: a watch is embedded in its owner, who calls reap_unwatch before it goes away.
  * Limits:    the last REAP_ORPHANS unwatched ends are kept, and only while reap_keep_orphans is on.
  */
-#ifndef GUEST_REAP_H
-#define GUEST_REAP_H
+#ifndef GUEST_CORE_REAP_H
+#define GUEST_CORE_REAP_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * spawn.h: starts a child of the agent that has nothing of the agent's: no fds but the three it is given, no
  * blocked signals, no protection from the OOM killer.
@@ -7,8 +8,8 @@
  *            helpers.
  * Errors:    a program that cannot be executed ends with status 127, as in a shell.
  */
-#ifndef GUEST_SPAWN_H
-#define GUEST_SPAWN_H
+#ifndef GUEST_CORE_SPAWN_H
+#define GUEST_CORE_SPAWN_H
 
 #include "base/err.h"
 

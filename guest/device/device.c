@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/device/device.h"
 
 #include "api/agent/agent.pb-c.h"
@@ -28,9 +29,9 @@ enum wanted {
 /* A call that waits for uevents, or for its mount. */
 struct attach {
 	struct attach *next, **prevp;
-	struct guest *g;
+	struct agent *agent;
 	struct rpc_slot slot;
-	struct eloop_timer deadline;
+	struct loop_timer deadline;
 	enum wanted wanted;
 	char pci[PCI_LEN];
 	char node[128];
@@ -45,9 +46,9 @@ struct attach {
 
 static struct attach *attaches;
 
-/* ---- pure -------------------------------------------------------------------------------------------- */
+/* ---- pure ----------------------------------------------------------------------------------------- */
 
-int gdevice_parse_pci(const char *text, char *ret, struct err *err)
+int device_parse_pci(const char *text, char *ret, struct err *err)
 {
 	unsigned int domain = 0, bus, dev, fn;
 	int n = 0;
@@ -62,13 +63,13 @@ int gdevice_parse_pci(const char *text, char *ret, struct err *err)
 	return err_set(err, -EINVAL, "\"%.64s\" is not a PCI address", text ? text : "");
 }
 
-bool gdevice_mount_path_valid(const char *path)
+bool device_mount_path_valid(const char *path)
 {
 	return str_starts(path, "/run/") && strlen(path) < 4096 && !strstr(path, "/..") &&
 	       !strstr(path, "//");
 }
 
-/* ---- finding ----------------------------------------------------------------------------------------- */
+/* ---- finding -------------------------------------------------------------------------------------- */
 
 /*
  * Looks below a device's directory in sysfs for what the kernel made of it: a directory "block/<name>" or
@@ -141,7 +142,7 @@ static bool find_device(struct attach *a)
 	return a->node[0] != '/' || stat(a->node, &st) == 0;
 }
 
-/* ---- answering --------------------------------------------------------------------------------------- */
+/* ---- answering ------------------------------------------------------------------------------------ */
 
 static void attach_free(struct attach *a)
 {
@@ -150,7 +151,7 @@ static void attach_free(struct attach *a)
 		if (a->next)
 			a->next->prevp = a->prevp;
 	}
-	eloop_timer_clear(&a->deadline);
+	loop_timer_clear(&a->deadline);
 	reap_unwatch(&a->watch);
 	free(a->path);
 	free(a->fs_type);
@@ -225,7 +226,7 @@ static void attach_found(struct attach *a)
 	reap_watch(&a->watch, pid, UINT64_MAX, on_mounted, a);
 }
 
-/* ---- vCPUs and memory -------------------------------------------------------------------------------- */
+/* ---- vCPUs and memory ----------------------------------------------------------------------------- */
 
 /* Writes `value` to `file` of every entry of dir that begins with prefix, where it is not so yet. */
 static void online_all(const char *dir, const char *prefix, const char *file, const char *value)
@@ -281,7 +282,7 @@ static void online_answer(struct attach *a)
 	attach_free(a);
 }
 
-/* ---- waiting ----------------------------------------------------------------------------------------- */
+/* ---- waiting -------------------------------------------------------------------------------------- */
 
 static void look(struct attach *a)
 {
@@ -308,7 +309,7 @@ static void on_late(void *arg)
 		return;
 	}
 	err_set(&err, -ETIMEDOUT, "no usable device at PCI address %s after %lld s", a->pci,
-		GDEVICE_WAIT_NS / NS_PER_SEC);
+		DEVICE_WAIT_NS / NS_PER_SEC);
 	attach_fail(a, &err);
 }
 
@@ -327,13 +328,13 @@ static void on_uevent(void *arg, int fd, uint32_t events)
 	}
 }
 
-int gdevice_setup(struct guest *g, struct err *err)
+int device_setup(struct agent *agent, struct err *err)
 {
 	struct sockaddr_nl addr = {.nl_family = AF_NETLINK, .nl_groups = 1};
 	int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
 
 	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
-	    !eloop_add(g->loop, fd, EPOLLIN, on_uevent, g)) {
+	    !loop_add(agent->loop, fd, EPOLLIN, on_uevent, agent)) {
 		int r = errno ? -errno : -ENOMEM;
 
 		close_fd(fd);
@@ -342,10 +343,10 @@ int gdevice_setup(struct guest *g, struct err *err)
 	return 0;
 }
 
-static void begin(struct attach *a, struct guest *g, struct ttrpc_request *req)
+static void begin(struct attach *a, struct agent *agent, struct ttrpc_request *req)
 {
-	ginit_settle(g);
-	a->g = g;
+	init_settle(agent);
+	a->agent = agent;
 	a->next = attaches;
 	a->prevp = &attaches;
 	if (a->next)
@@ -353,7 +354,7 @@ static void begin(struct attach *a, struct guest *g, struct ttrpc_request *req)
 	attaches = a;
 	/* A caller that goes away does not stop the work: it may ask again and find it done. */
 	rpc_slot_take(&a->slot, req, NULL, NULL);
-	eloop_timer_set(g->loop, &a->deadline, now_monotonic_ns() + GDEVICE_WAIT_NS, on_late, a);
+	loop_timer_set(agent->loop, &a->deadline, now_monotonic_ns() + DEVICE_WAIT_NS, on_late, a);
 	look(a);
 }
 
@@ -361,7 +362,7 @@ static int mount_request(struct attach *a, const Crivisor__Agent__V1__AttachDevi
 {
 	size_t len = 0;
 
-	if (!gdevice_mount_path_valid(m->mount_path))
+	if (!device_mount_path_valid(m->mount_path))
 		return err_set(err, -EINVAL, "mount path \"%.200s\" does not lie below /run", m->mount_path);
 	if (str_empty(m->fs_type))
 		return err_set(err, -EINVAL, "mount at \"%.200s\": the file system's type is missing",
@@ -384,7 +385,7 @@ static int mount_request(struct attach *a, const Crivisor__Agent__V1__AttachDevi
 	return 0;
 }
 
-void gdevice_attach(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len)
+void device_attach(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len)
 {
 	Crivisor__Agent__V1__AttachDeviceRequest *m RPC_MESSAGE =
 		rpc_unpack(req, &crivisor__agent__v1__attach_device_request__descriptor, payload, len);
@@ -395,7 +396,7 @@ void gdevice_attach(struct ttrpc_request *req, void *service_ctx, const void *pa
 	if (!m)
 		return;
 	a = calloc(1, sizeof(*a));
-	r = a ? gdevice_parse_pci(m->pci_address, a->pci, &err) : err_set(&err, -ENOMEM, "out of memory");
+	r = a ? device_parse_pci(m->pci_address, a->pci, &err) : err_set(&err, -ENOMEM, "out of memory");
 	if (r == 0 && !str_empty(m->mount_path))
 		r = mount_request(a, m, &err);
 	if (r < 0) {
@@ -410,7 +411,7 @@ void gdevice_attach(struct ttrpc_request *req, void *service_ctx, const void *pa
 	begin(a, service_ctx, req);
 }
 
-void gdevice_online(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len)
+void device_online(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len)
 {
 	Crivisor__Agent__V1__OnlineResourcesRequest *m RPC_MESSAGE =
 		rpc_unpack(req, &crivisor__agent__v1__online_resources_request__descriptor, payload, len);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/init/config.h"
 
 #include "base/util.h"
@@ -8,7 +9,7 @@
 #define WORD_MAX_   256
 
 struct parse {
-	struct gconfig config;
+	struct config config;
 	bool level_given;
 };
 
@@ -30,7 +31,7 @@ static int parse_bool(const char *key, const char *value, bool *ret, struct err 
 	return err_set(err, -EINVAL, "kernel command line: %s=%s: want true or false", key, value);
 }
 
-static int parse_shell(const char *value, struct gconfig *c, struct err *err)
+static int parse_shell(const char *value, struct config *c, struct err *err)
 {
 	if (!value || str_eq(value, "true"))
 		return 0;
@@ -43,13 +44,13 @@ static int parse_shell(const char *value, struct gconfig *c, struct err *err)
 
 static int parse_key(struct parse *p, const char *key, const char *value, struct err *err)
 {
-	struct gconfig *c = &p->config;
+	struct config *c = &p->config;
 
 	if (str_eq(key, "task.sharefs_type")) {
 		if (str_eq(value, "virtiofs"))
-			c->share = GCONFIG_SHARE_VIRTIOFS;
+			c->share = CONFIG_SHARE_VIRTIOFS;
 		else if (str_eq(value, "9p"))
-			c->share = GCONFIG_SHARE_9P;
+			c->share = CONFIG_SHARE_9P;
 		else
 			return err_set(err, -EINVAL,
 				       "kernel command line: task.sharefs_type=%s: want virtiofs or 9p",
@@ -99,9 +100,9 @@ static bool next_word(const char **p, char *word)
 	return true;
 }
 
-int gconfig_parse(const char *cmdline, struct gconfig *ret_config, struct err *err)
+int config_parse(const char *cmdline, struct config *ret_config, struct err *err)
 {
-	struct parse p = {.config = {.share = GCONFIG_SHARE_VIRTIOFS, .debug_shell = "/bin/sh"}};
+	struct parse p = {.config = {.share = CONFIG_SHARE_VIRTIOFS, .debug_shell = "/bin/sh"}};
 	char word[WORD_MAX_];
 
 	while (next_word(&cmdline, word)) {
@@ -124,12 +125,12 @@ int gconfig_parse(const char *cmdline, struct gconfig *ret_config, struct err *e
 	return 0;
 }
 
-int gconfig_load(struct gconfig *ret_config, struct err *err)
+int config_load(struct config *ret_config, struct err *err)
 {
 	char *cmdline CLEANUP_FREE = NULL;
 	int r = read_file("/proc/cmdline", CMDLINE_MAX, &cmdline, NULL);
 
 	if (r < 0)
 		return err_set_errno(err, r, "read /proc/cmdline");
-	return gconfig_parse(cmdline, ret_config, err);
+	return config_parse(cmdline, ret_config, err);
 }

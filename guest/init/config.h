@@ -1,5 +1,6 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * gconfig.h: the agent's configuration, read from the kernel command line and from nowhere else.
+ * config.h: the agent's configuration, read from the kernel command line and from nowhere else.
  *
  * Purpose:   task.sharefs_type=virtiofs|9p, task.debug, task.log_level=LEVEL, task.enable_tracing,
  *            task.debug_shell. The booleans work bare, as =true and as =false (also 1/0, yes/no, on/off). The
@@ -9,21 +10,21 @@
  * Errors:    an unknown task.* key or a bad value is -EINVAL and names it: a typing error must not be silent.
  *            Keys without the prefix are the kernel's.
  */
-#ifndef GUEST_GCONFIG_H
-#define GUEST_GCONFIG_H
+#ifndef GUEST_INIT_CONFIG_H
+#define GUEST_INIT_CONFIG_H
 
 #include "base/err.h"
 #include "base/log.h"
 
 #include <stdbool.h>
 
-enum gconfig_share {
-	GCONFIG_SHARE_VIRTIOFS,
-	GCONFIG_SHARE_9P,
+enum config_share {
+	CONFIG_SHARE_VIRTIOFS,
+	CONFIG_SHARE_9P,
 };
 
-struct gconfig {
-	enum gconfig_share share;
+struct config {
+	enum config_share share;
 	enum log_level log_level; /* task.debug lowers the default to debug, tracing to trace */
 	bool debug;
 	bool tracing;
@@ -31,7 +32,7 @@ struct gconfig {
 };
 
 /* cmdline as /proc/cmdline holds it: words parted by blanks, double quotes keep blanks. */
-int gconfig_parse(const char *cmdline, struct gconfig *ret_config, struct err *err);
-int gconfig_load(struct gconfig *ret_config, struct err *err);
+int config_parse(const char *cmdline, struct config *ret_config, struct err *err);
+int config_load(struct config *ret_config, struct err *err);
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/init/console.h"
 
 #include "base/buf.h"
@@ -19,25 +20,25 @@ struct way {
 	struct buf buf;
 };
 
-struct gconsole {
-	struct guest *g;
+struct console {
+	struct agent *agent;
 	pid_t pid;
 	struct reap_watch watch;
 	int sock, tty;
-	struct eloop_source *sock_src, *tty_src;
+	struct loop_source *sock_src, *tty_src;
 	struct way in, out;
 	bool over; /* no more comes from the terminal: close once all is sent */
 };
 
 static unsigned int consoles;
 
-static void console_free(struct gconsole *c)
+static void console_free(struct console *c)
 {
 	if (c->pid > 0)
 		kill(-c->pid, SIGHUP);
 	reap_unwatch(&c->watch);
-	eloop_source_free(c->sock_src);
-	eloop_source_free(c->tty_src);
+	loop_source_free(c->sock_src);
+	loop_source_free(c->tty_src);
 	close_fd(c->sock);
 	close_fd(c->tty);
 	buf_done(&c->in.buf);
@@ -51,10 +52,10 @@ static int way_pump(struct way *w)
 {
 	ssize_t n = -EAGAIN;
 
-	if (w->buf.len < GCONSOLE_BUFFER / 2)
+	if (w->buf.len < CONSOLE_BUFFER / 2)
 		n = buf_read_fd(&w->buf, w->from, 4096);
 	while (w->buf.len > 0) {
-		ssize_t m = w->to_sock ? gserver_send(&w->buf, w->to) : buf_write_fd(&w->buf, w->to);
+		ssize_t m = w->to_sock ? server_send(&w->buf, w->to) : buf_write_fd(&w->buf, w->to);
 
 		if (m == -EAGAIN || m == -EINTR)
 			break;
@@ -68,12 +69,12 @@ static int way_pump(struct way *w)
 
 static uint32_t events_of(const struct way *from, const struct way *to)
 {
-	return (from->buf.len < GCONSOLE_BUFFER / 2 ? EPOLLIN : 0U) | (to->buf.len > 0 ? EPOLLOUT : 0U);
+	return (from->buf.len < CONSOLE_BUFFER / 2 ? EPOLLIN : 0U) | (to->buf.len > 0 ? EPOLLOUT : 0U);
 }
 
 static void on_event(void *arg, int fd, uint32_t events)
 {
-	struct gconsole *c = arg;
+	struct console *c = arg;
 
 	(void)fd;
 	(void)events;
@@ -87,13 +88,13 @@ static void on_event(void *arg, int fd, uint32_t events)
 		console_free(c);
 		return;
 	}
-	eloop_set_events(c->sock_src, events_of(&c->in, &c->out));
-	eloop_set_events(c->tty_src, c->over ? 0 : events_of(&c->out, &c->in));
+	loop_set_events(c->sock_src, events_of(&c->in, &c->out));
+	loop_set_events(c->tty_src, c->over ? 0 : events_of(&c->out, &c->in));
 }
 
 static void on_exit_(void *arg, pid_t pid, int status, int64_t at_ns)
 {
-	struct gconsole *c = arg;
+	struct console *c = arg;
 
 	(void)pid;
 	(void)status;
@@ -120,17 +121,17 @@ static int open_tty(int *ret_slave)
 	return master;
 }
 
-static int console_new(struct guest *g, int sock)
+static int console_new(struct agent *agent, int sock)
 {
-	char *argv[] = {g->config.debug_shell, (char *)"-i", NULL};
-	struct gconsole *c = calloc(1, sizeof(*c));
+	char *argv[] = {agent->config.debug_shell, (char *)"-i", NULL};
+	struct console *c = calloc(1, sizeof(*c));
 	struct spawn s = {.argv = argv, .tty = true};
 	int slave = -1;
 
 	if (!c)
 		return -ENOMEM;
 	consoles++;
-	*c = (struct gconsole){.g = g, .sock = sock, .tty = open_tty(&slave)};
+	*c = (struct console){.agent = agent, .sock = sock, .tty = open_tty(&slave)};
 	if (c->tty < 0) {
 		int r = c->tty;
 
@@ -141,8 +142,8 @@ static int console_new(struct guest *g, int sock)
 	s.stdio[0] = s.stdio[1] = s.stdio[2] = slave;
 	c->in = (struct way){.from = sock, .to = c->tty};
 	c->out = (struct way){.from = c->tty, .to = sock, .to_sock = true};
-	c->sock_src = eloop_add(g->loop, sock, EPOLLIN, on_event, c);
-	c->tty_src = eloop_add(g->loop, c->tty, EPOLLIN, on_event, c);
+	c->sock_src = loop_add(agent->loop, sock, EPOLLIN, on_event, c);
+	c->tty_src = loop_add(agent->loop, c->tty, EPOLLIN, on_event, c);
 	c->pid = c->sock_src && c->tty_src ? spawn_run(&s, NULL) : -ENOMEM;
 	close_fd(slave);
 	if (c->pid < 0) {
@@ -158,24 +159,24 @@ static int console_new(struct guest *g, int sock)
 
 static void on_listen(void *arg, int fd, uint32_t events)
 {
-	int sock = gserver_accept(fd);
+	int sock = server_accept(fd);
 
 	(void)events;
 	if (sock < 0)
 		return;
-	if (consoles >= GCONSOLE_MAX || console_new(arg, sock) < 0) {
+	if (consoles >= CONSOLE_MAX || console_new(arg, sock) < 0) {
 		log_warn("debug console refused: %u are open", consoles);
 		close_fd(sock);
 	}
 }
 
-int gconsole_setup(struct guest *g, unsigned int port, struct err *err)
+int console_setup(struct agent *agent, unsigned int port, struct err *err)
 {
-	int fd = gserver_listen(port, err);
+	int fd = server_listen(port, err);
 
 	if (fd < 0)
 		return fd;
-	if (!eloop_add(g->loop, fd, EPOLLIN, on_listen, g)) {
+	if (!loop_add(agent->loop, fd, EPOLLIN, on_listen, agent)) {
 		close_fd(fd);
 		return err_set(err, -ENOMEM, "watch vsock port %u", port);
 	}

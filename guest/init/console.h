@@ -1,19 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * gconsole.h: the debug console: a shell in the guest, on a terminal, for each connection of the host's to
+ * console.h: the debug console: a shell in the guest, on a terminal, for each connection of the host's to
  * its vsock port. Only with task.debug.
  *
  * Threads: the loop's.
- * Limits:  GCONSOLE_MAX shells at once, GCONSOLE_BUFFER bytes on the way in each direction.
+ * Limits:  CONSOLE_MAX shells at once, CONSOLE_BUFFER bytes on the way in each direction.
  */
-#ifndef GUEST_GCONSOLE_H
-#define GUEST_GCONSOLE_H
+#ifndef GUEST_INIT_CONSOLE_H
+#define GUEST_INIT_CONSOLE_H
 
 #include "base/err.h"
 #include "guest/core/agent.h"
 
-#define GCONSOLE_MAX	4
-#define GCONSOLE_BUFFER 65536
+#define CONSOLE_MAX    4
+#define CONSOLE_BUFFER 65536
 
-int gconsole_setup(struct guest *g, unsigned int port, struct err *err);
+int console_setup(struct agent *agent, unsigned int port, struct err *err);
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/init/init.h"
 
 #include "api/agent/guest_abi.h"
@@ -63,7 +64,7 @@ static const struct sysctl later_sysctls[] = {
 
 static int console_fd = -1;
 
-/* ---- log --------------------------------------------------------------------------------------------- */
+/* ---- log ------------------------------------------------------------------------------------------ */
 
 static void console_line(enum log_level level, const char *line, size_t len)
 {
@@ -82,7 +83,7 @@ static void console_line(enum log_level level, const char *line, size_t len)
 		(void)!writev(console_fd, iov, 3);
 }
 
-void ginit_log(void)
+void init_log(void)
 {
 	static const char *const paths[] = {"/dev/hvc0", "/dev/console", "/dev/kmsg"};
 
@@ -92,7 +93,7 @@ void ginit_log(void)
 	log_set_sink(console_line);
 }
 
-/* ---- mounts ------------------------------------------------------------------------------------------ */
+/* ---- mounts --------------------------------------------------------------------------------------- */
 
 static int mount_one(const struct early_mount *m, struct err *err)
 {
@@ -120,7 +121,7 @@ static void hurry_rcu(void)
 	(void)write_file("/sys/kernel/rcu_expedited", "1", 1, 0);
 }
 
-int ginit_proc(struct err *err)
+int init_proc(struct err *err)
 {
 	static const struct early_mount proc = {
 		"proc", "/proc", "proc", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, false};
@@ -144,7 +145,7 @@ static int make_links(struct err *err)
 
 static int make_dirs(struct err *err)
 {
-	const char *const dirs[] = {GUEST_RUN_DIR,   guest_tmp_dir, CRUN_ROOT,
+	const char *const dirs[] = {GUEST_RUN_DIR,   agent_tmp_dir, CRUN_ROOT,
 				    GUEST_SHARE_DIR, "/run/user",   "/run/user/0"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
@@ -167,7 +168,7 @@ static int set_sysctls(const struct sysctl *list, size_t n, struct err *err)
 	return 0;
 }
 
-int ginit_early(struct guest *g, struct err *err)
+int init_early(struct agent *agent, struct err *err)
 {
 	static const struct rlimit files = {.rlim_cur = FILES_MAX, .rlim_max = FILES_MAX};
 	int r = 0;
@@ -188,7 +189,7 @@ int ginit_early(struct guest *g, struct err *err)
 	if (r == 0)
 		r = make_dirs(err);
 	if (r == 0)
-		r = gcgroup_setup(&g->cgroup2, err);
+		r = cgroup_setup(&agent->cgroup2, err);
 	if (r == 0)
 		r = set_sysctls(early_sysctls, ARRAY_SIZE(early_sysctls), err);
 	/* The agent must survive what its containers do; its memory is nobody's business. */
@@ -197,12 +198,12 @@ int ginit_early(struct guest *g, struct err *err)
 	return r;
 }
 
-int ginit_share(const struct guest *g, struct err *err)
+int init_share(const struct agent *agent, struct err *err)
 {
 	unsigned long flags = MS_NOSUID | MS_NODEV;
 	int r = 0;
 
-	if (g->config.share == GCONFIG_SHARE_9P) {
+	if (agent->config.share == CONFIG_SHARE_9P) {
 		if (mount(GUEST_SHARE_TAG, GUEST_SHARE_DIR, "9p", flags,
 			  "trans=virtio,version=9p2000.L,msize=524288") < 0)
 			r = -errno;
@@ -211,26 +212,26 @@ int ginit_share(const struct guest *g, struct err *err)
 	}
 	if (r < 0)
 		return err_set_errno(err, r, "mount the share \"%s\" (%s) at %s", GUEST_SHARE_TAG,
-				     g->config.share == GCONFIG_SHARE_9P ? "9p" : "virtiofs",
+				     agent->config.share == CONFIG_SHARE_9P ? "9p" : "virtiofs",
 				     GUEST_SHARE_DIR);
 	return 0;
 }
 
-int ginit_late(struct guest *g, struct err *err)
+int init_late(struct agent *agent, struct err *err)
 {
-	(void)g;
-	return gsandbox_dns(err);
+	(void)agent;
+	return pod_dns(err);
 }
 
-static int settle(struct guest *g, struct err *err)
+static int settle(struct agent *agent, struct err *err)
 {
-	int r = gnet_setup(err);
+	int r = net_setup(err);
 
 	if (r == 0)
-		r = gcgroup_enable(g->cgroup2, err);
+		r = cgroup_enable(agent->cgroup2, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(later); i++)
 		r = mount_one(&later[i], err);
-	if (r == 0 && g->config.share == GCONFIG_SHARE_VIRTIOFS && !gshare_is_counted())
+	if (r == 0 && agent->config.share == CONFIG_SHARE_VIRTIOFS && !share_is_counted())
 		log_warn("this kernel does not show virtiofs in fusectl: a container that goes while it "
 			 "reads may take the VM with it");
 	if (r == 0)
@@ -238,26 +239,26 @@ static int settle(struct guest *g, struct err *err)
 	if (r == 0)
 		r = set_sysctls(later_sysctls, ARRAY_SIZE(later_sysctls), err);
 	if (r == 0)
-		r = ctr_oom_setup(g, err);
+		r = ctr_oom_setup(agent, err);
 	if (r == 0)
-		r = gdevice_setup(g, err);
-	return r == 0 ? gcgroup_enter_leaf(g->cgroup2, err) : r;
+		r = device_setup(agent, err);
+	return r == 0 ? cgroup_enter_leaf(agent->cgroup2, err) : r;
 }
 
-void ginit_settle(struct guest *g)
+void init_settle(struct agent *agent)
 {
 	struct err err = ERR_INIT;
 
-	if (g->settled)
+	if (agent->settled)
 		return;
-	g->settled = true;
-	if (settle(g, &err) < 0)
-		ginit_fatal(&err);
+	agent->settled = true;
+	if (settle(agent, &err) < 0)
+		init_fatal(&err);
 }
 
-/* ---- the end ----------------------------------------------------------------------------------------- */
+/* ---- the end -------------------------------------------------------------------------------------- */
 
-void ginit_power_off(void)
+void init_power_off(void)
 {
 	umount2(GUEST_SHARE_DIR, MNT_DETACH);
 	sync();
@@ -265,7 +266,7 @@ void ginit_power_off(void)
 	_exit(1); /* PID 1's end is a panic, which the host sees as well */
 }
 
-void ginit_fatal(const struct err *err)
+void init_fatal(const struct err *err)
 {
 	static const char *const paths[] = {"/dev/hvc0", "/dev/console", "/dev/kmsg"};
 	char line[ERR_MSG_MAX + 64];
@@ -275,5 +276,5 @@ void ginit_fatal(const struct err *err)
 	for (size_t i = 0; i < ARRAY_SIZE(paths) && fd < 0; i++)
 		fd = open(paths[i], O_WRONLY | O_NOCTTY | O_CLOEXEC);
 	(void)!write(fd, line, (size_t)(len < (int)sizeof(line) ? len : (int)sizeof(line) - 1));
-	ginit_power_off();
+	init_power_off();
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* crivisor.agent.v1.Agent: what the other services cannot carry. */
 #include "guest/pod/services.h"
 
@@ -16,7 +17,7 @@ static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload
 	Crivisor__Agent__V1__InfoRequest *m RPC_MESSAGE =
 		rpc_unpack(req, &crivisor__agent__v1__info_request__descriptor, payload, len);
 	Crivisor__Agent__V1__InfoResponse resp = CRIVISOR__AGENT__V1__INFO_RESPONSE__INIT;
-	const struct guest *g = ctx;
+	const struct agent *agent = ctx;
 	char *boot_id CLEANUP_FREE = NULL;
 	struct utsname uts;
 
@@ -30,11 +31,11 @@ static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload
 		resp.kernel = uts.release;
 	resp.version = (char *)(uintptr_t)crv_version;
 	resp.features = (char **)features;
-	resp.n_features = g->cgroup2 ? ARRAY_SIZE(features) : ARRAY_SIZE(features) - 1;
-	resp.rss = gstats_own_rss();
-	resp.uptime_ns = (uint64_t)guest_boottime_ns();
-	resp.init_ns = (uint64_t)g->init_ns;
-	resp.first_check_ns = (uint64_t)g->first_check_ns;
+	resp.n_features = agent->cgroup2 ? ARRAY_SIZE(features) : ARRAY_SIZE(features) - 1;
+	resp.rss = stats_own_rss();
+	resp.uptime_ns = (uint64_t)agent_boottime_ns();
+	resp.init_ns = (uint64_t)agent->init_ns;
+	resp.first_check_ns = (uint64_t)agent->first_check_ns;
 	rpc_reply(req, &resp.base);
 }
 
@@ -42,14 +43,14 @@ const struct ttrpc_method agent_methods[] = {
 	{.name = "Info", .unary = agent_info},
 	{.name = "ReadLog", .unary = readlog_get},
 	{.name = "Ack", .unary = readlog_ack},
-	{.name = "Dial", .streaming = gdial_open},
-	{.name = "Stats", .unary = gstats_get},
-	{.name = "AttachDevice", .unary = gdevice_attach},
-	{.name = "OnlineResources", .unary = gdevice_online},
+	{.name = "Dial", .streaming = dial_open},
+	{.name = "Stats", .unary = stats_get},
+	{.name = "AttachDevice", .unary = device_attach},
+	{.name = "OnlineResources", .unary = device_online},
 	{.name = NULL},
 };
 
-const struct ttrpc_service *services_table(struct guest *g)
+const struct ttrpc_service *services_table(struct agent *agent)
 {
 	static struct ttrpc_service table[] = {
 		{.name = "containerd.task.v2.Task", .methods = task_methods},
@@ -60,6 +61,6 @@ const struct ttrpc_service *services_table(struct guest *g)
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
-		table[i].ctx = g;
+		table[i].ctx = agent;
 	return table;
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Agent.Dial: a byte stream to a TCP port of the guest, whose network is the pod's: 127.0.0.1 first, then
  * ::1.
@@ -21,14 +22,14 @@
 #define PENDING_HIGH	(256u * 1024) /* the client is held back above this */
 #define CONNECT_TIME_NS (10 * NS_PER_SEC)
 
-struct gdial {
-	struct guest *g;
+struct dial {
+	struct agent *agent;
 	struct ttrpc_request *req;
-	struct gconn *conn;
-	struct gserver_drain drain;
-	struct eloop_timer timer; /* connecting */
+	struct server_conn *conn;
+	struct server_drain drain;
+	struct loop_timer timer; /* connecting */
 	int fd;
-	struct eloop_source *src;
+	struct loop_source *src;
 	unsigned int port; /* 0 before the first message */
 	bool v6, connected, client_eof, shut, paused;
 	struct buf pending; /* to the port */
@@ -36,13 +37,13 @@ struct gdial {
 
 static unsigned int dials_len;
 
-static void dial_free(struct gdial *d)
+static void dial_free(struct dial *d)
 {
-	gserver_drain_clear(d->conn, &d->drain);
+	server_drain_clear(d->conn, &d->drain);
 	if (d->paused)
-		gserver_pause(d->conn, false);
-	eloop_timer_clear(&d->timer);
-	eloop_source_free(d->src);
+		server_pause(d->conn, false);
+	loop_timer_clear(&d->timer);
+	loop_source_free(d->src);
 	close_fd(d->fd);
 	buf_done(&d->pending);
 	dials_len--;
@@ -54,7 +55,7 @@ static void on_cancel(void *arg)
 	dial_free(arg);
 }
 
-static void dial_fail(struct gdial *d, int code, const char *what)
+static void dial_fail(struct dial *d, int code, const char *what)
 {
 	struct ttrpc_request *req = d->req;
 	struct err err;
@@ -64,7 +65,7 @@ static void dial_fail(struct gdial *d, int code, const char *what)
 	ttrpc_fail(req, &err);
 }
 
-static void dial_finish(struct gdial *d)
+static void dial_finish(struct dial *d)
 {
 	struct ttrpc_request *req = d->req;
 
@@ -74,21 +75,21 @@ static void dial_finish(struct gdial *d)
 
 static void on_drain(void *arg);
 
-static void dial_events(struct gdial *d)
+static void dial_events(struct dial *d)
 {
 	uint32_t events = 0;
 
 	if (!d->connected || d->pending.len > 0)
 		events |= EPOLLOUT;
-	if (!gserver_may_send(d->conn))
-		gserver_on_drain(d->conn, &d->drain, on_drain, d);
+	if (!server_may_send(d->conn))
+		server_on_drain(d->conn, &d->drain, on_drain, d);
 	else if (d->connected)
 		events |= EPOLLIN;
-	eloop_set_events(d->src, events);
+	loop_set_events(d->src, events);
 }
 
 /* Writes to the port what it takes. 0 or negative errno. */
-static int push(struct gdial *d)
+static int push(struct dial *d)
 {
 	bool full;
 
@@ -107,7 +108,7 @@ static int push(struct gdial *d)
 	full = d->pending.len >= PENDING_HIGH;
 	if (full != d->paused) {
 		d->paused = full;
-		gserver_pause(d->conn, full);
+		server_pause(d->conn, full);
 	}
 	return 0;
 }
@@ -118,7 +119,7 @@ static void on_drain(void *arg)
 }
 
 /* Reads once from the port and sends it on. False: the stream is over. */
-static bool pull(struct gdial *d)
+static bool pull(struct dial *d)
 {
 	static unsigned char chunk[CHUNK];
 	Crivisor__Agent__V1__DialData msg = CRIVISOR__AGENT__V1__DIAL_DATA__INIT;
@@ -146,9 +147,9 @@ static bool pull(struct gdial *d)
 	return true;
 }
 
-static int dial_connect(struct gdial *d);
+static int dial_connect(struct dial *d);
 
-static void on_connected(struct gdial *d)
+static void on_connected(struct dial *d)
 {
 	int code = 0;
 	socklen_t len = sizeof(code);
@@ -165,7 +166,7 @@ static void on_connected(struct gdial *d)
 		dial_fail(d, -code, "connect to");
 		return;
 	}
-	eloop_timer_clear(&d->timer);
+	loop_timer_clear(&d->timer);
 	d->connected = true;
 	if (push(d) < 0)
 		d->pending.len = 0;
@@ -174,7 +175,7 @@ static void on_connected(struct gdial *d)
 
 static void on_socket(void *arg, int fd, uint32_t events)
 {
-	struct gdial *d = arg;
+	struct dial *d = arg;
 	int r = 0;
 
 	(void)fd;
@@ -194,7 +195,7 @@ static void on_socket(void *arg, int fd, uint32_t events)
 }
 
 /* Begins to connect; 0, or a negative errno. */
-static int dial_connect(struct gdial *d)
+static int dial_connect(struct dial *d)
 {
 	struct sockaddr_in6 a6 = {.sin6_family = AF_INET6,
 				  .sin6_port = htons((uint16_t)d->port),
@@ -204,7 +205,7 @@ static int dial_connect(struct gdial *d)
 				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int r;
 
-	d->src = eloop_source_free(d->src);
+	d->src = loop_source_free(d->src);
 	close_fd(d->fd);
 	d->fd = socket(d->v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (d->fd < 0)
@@ -218,7 +219,7 @@ static int dial_connect(struct gdial *d)
 	}
 	if (r < 0 && errno != EINPROGRESS)
 		return d->v6 && (errno == EADDRNOTAVAIL || errno == ENETUNREACH) ? -ECONNREFUSED : -errno;
-	d->src = eloop_add(d->g->loop, d->fd, EPOLLOUT, on_socket, d);
+	d->src = loop_add(d->agent->loop, d->fd, EPOLLOUT, on_socket, d);
 	return d->src ? 0 : -ENOMEM;
 }
 
@@ -228,7 +229,7 @@ static void on_late(void *arg)
 }
 
 /* A message of the client's. */
-static void take(struct gdial *d, const void *payload, size_t len)
+static void take(struct dial *d, const void *payload, size_t len)
 {
 	Crivisor__Agent__V1__DialData *m RPC_MESSAGE = NULL;
 	struct ttrpc_request *req = d->req;
@@ -250,7 +251,7 @@ static void take(struct gdial *d, const void *payload, size_t len)
 			dial_fail(d, r, "connect to");
 			return;
 		}
-		eloop_timer_set(d->g->loop, &d->timer, now_monotonic_ns() + CONNECT_TIME_NS, on_late, d);
+		loop_timer_set(d->agent->loop, &d->timer, now_monotonic_ns() + CONNECT_TIME_NS, on_late, d);
 	}
 	r = d->shut ? -EPIPE : buf_put(&d->pending, m->data.data, m->data.len);
 	if (r == 0 && d->connected)
@@ -263,7 +264,7 @@ static void take(struct gdial *d, const void *payload, size_t len)
 
 static void on_data(void *arg, const struct err *why, const void *payload, size_t len, bool eof)
 {
-	struct gdial *d = arg;
+	struct dial *d = arg;
 	struct ttrpc_request *req = d->req;
 	unsigned int before = dials_len;
 	struct err err;
@@ -286,9 +287,9 @@ static void on_data(void *arg, const struct err *why, const void *payload, size_
 	dial_events(d);
 }
 
-void gdial_open(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len)
+void dial_open(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len)
 {
-	struct gdial *d = dials_len < DIALS_MAX ? calloc(1, sizeof(*d)) : NULL;
+	struct dial *d = dials_len < DIALS_MAX ? calloc(1, sizeof(*d)) : NULL;
 	struct err err;
 
 	if (!d) {
@@ -297,11 +298,11 @@ void gdial_open(struct ttrpc_request *req, void *service_ctx, const void *payloa
 		ttrpc_fail(req, &err);
 		return;
 	}
-	*d = (struct gdial){.g = service_ctx,
-			    .req = req,
-			    .conn = gserver_conn(req),
-			    .fd = -1,
-			    .pending.max = TTRPC_MESSAGE_MAX * 2};
+	*d = (struct dial){.agent = service_ctx,
+			   .req = req,
+			   .conn = server_conn(req),
+			   .fd = -1,
+			   .pending.max = TTRPC_MESSAGE_MAX * 2};
 	dials_len++;
 	ttrpc_request_on_cancel(req, on_cancel, d);
 	ttrpc_request_on_data(req, on_data, d);

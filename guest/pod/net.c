@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/pod/net.h"
 
 #include "base/util.h"
@@ -8,7 +9,7 @@
 #include <sys/socket.h>
 
 /* By ioctl, not rtnetlink: the boot waits for it, and this is a third of the way. */
-int gnet_setup(struct err *err)
+int net_setup(struct err *err)
 {
 	struct ifreq ifr = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_LOOPBACK | IFF_RUNNING};
 	int fd CLEANUP_CLOSE = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -60,7 +61,7 @@ static bool name_valid(const char *name)
 static int set_interface(struct rtnl *nl, const Grpc__Interface *want, struct err *err)
 {
 	struct rtnl_link links[RTNL_LINKS_MAX];
-	struct rtnl_addr addrs[GNET_ADDRS_MAX];
+	struct rtnl_addr addrs[NET_ADDRS_MAX];
 	struct rtnl_change change = {.mac = NULL};
 	const struct rtnl_link *link;
 	unsigned char mac[6];
@@ -70,9 +71,9 @@ static int set_interface(struct rtnl *nl, const Grpc__Interface *want, struct er
 		return err_set(err, -EINVAL, "interface name \"%.64s\" is not valid", want->name);
 	if (want->mtu > 65536)
 		return err_set(err, -EINVAL, "MTU %llu is too large", (unsigned long long)want->mtu);
-	if (want->n_ipaddresses > GNET_ADDRS_MAX)
+	if (want->n_ipaddresses > NET_ADDRS_MAX)
 		return err_set(err, -E2BIG, "%zu addresses: want at most %d", want->n_ipaddresses,
-			       GNET_ADDRS_MAX);
+			       NET_ADDRS_MAX);
 	if (!str_empty(want->hwaddr)) {
 		r = rtnl_parse_mac(want->hwaddr, mac, err);
 		if (r < 0)
@@ -99,7 +100,7 @@ static int set_interface(struct rtnl *nl, const Grpc__Interface *want, struct er
 	return r < 0 ? r : rtnl_addrs_set(nl, link->index, addrs, want->n_ipaddresses, err);
 }
 
-int gnet_interfaces(Grpc__Interface *const *ifaces, size_t n, struct err *err)
+int net_interfaces(Grpc__Interface *const *ifaces, size_t n, struct err *err)
 {
 	struct rtnl nl = {.fd = -1};
 	int r = n > 0 ? rtnl_open(&nl, err) : 0;
@@ -146,7 +147,7 @@ static int set_route(struct rtnl *nl, const Grpc__Route *want, struct err *err)
 	return rtnl_route_set(nl, &route, err);
 }
 
-int gnet_routes(Grpc__Route *const *routes, size_t n, struct err *err)
+int net_routes(Grpc__Route *const *routes, size_t n, struct err *err)
 {
 	struct rtnl nl = {.fd = -1};
 	int r = n > 0 ? rtnl_open(&nl, err) : 0;

@@ -1,22 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * gnet.h: interfaces and routes as SandboxService asks for them, done through rtnl.h.
+ * net.h: interfaces and routes as SandboxService asks for them, done through rtnl.h.
  *
  * Threads:   none of its own; synchronous.
- * Limits:    GNET_ADDRS_MAX addresses an interface.
+ * Limits:    NET_ADDRS_MAX addresses an interface.
  * Semantics: an interface is found by its hwAddr; if no link has it, by `device` (its name in the guest now),
  *            then by `name`. It gets hwAddr, name, mtu and exactly the addresses given, and is brought up.
  */
-#ifndef GUEST_GNET_H
-#define GUEST_GNET_H
+#ifndef GUEST_POD_NET_H
+#define GUEST_POD_NET_H
 
 #include "api/agent/sandbox.pb-c.h"
 #include "base/err.h"
 
-#define GNET_ADDRS_MAX 64
+#define NET_ADDRS_MAX 64
 
 /* lo up. */
-int gnet_setup(struct err *err);
-int gnet_interfaces(Grpc__Interface *const *ifaces, size_t n, struct err *err);
-int gnet_routes(Grpc__Route *const *routes, size_t n, struct err *err);
+int net_setup(struct err *err);
+int net_interfaces(Grpc__Interface *const *ifaces, size_t n, struct err *err);
+int net_routes(Grpc__Route *const *routes, size_t n, struct err *err);
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/pod/rtnl.h"
 
 #include "base/util.h"
@@ -11,7 +12,7 @@
 #define RECV_BUF  32768
 #define ADDRS_MAX 256
 
-/* ---- messages ---------------------------------------------------------------------------------------- */
+/* ---- messages ------------------------------------------------------------------------------------- */
 
 void rtnl_begin(struct rtnl_msg *m, uint16_t type, uint16_t flags, const void *body, size_t len)
 {
@@ -116,7 +117,7 @@ int rtnl_parse_mac(const char *text, unsigned char mac[6], struct err *err)
 	return err_set(err, -EINVAL, "\"%.64s\" is not a MAC address", text ? text : "");
 }
 
-/* ---- the socket -------------------------------------------------------------------------------------- */
+/* ---- the socket ----------------------------------------------------------------------------------- */
 
 int rtnl_open(struct rtnl *nl, struct err *err)
 {
@@ -214,7 +215,7 @@ static void each_attr(const struct nlmsghdr *h, size_t fixed, attr_fn *fn, void 
 	}
 }
 
-/* ---- links ------------------------------------------------------------------------------------------- */
+/* ---- links ---------------------------------------------------------------------------------------- */
 
 struct links {
 	struct rtnl_link *list;
@@ -297,7 +298,7 @@ int rtnl_link_set(struct rtnl *nl, const struct rtnl_link *link, const struct rt
 	return r < 0 ? err_set_errno(err, r, "set up interface %s", link->name) : 0;
 }
 
-/* ---- addresses --------------------------------------------------------------------------------------- */
+/* ---- addresses ------------------------------------------------------------------------------------ */
 
 struct addrs {
 	struct rtnl_addr list[ADDRS_MAX];
@@ -424,7 +425,7 @@ int rtnl_addrs_set(struct rtnl *nl, int index, const struct rtnl_addr *addrs, si
 	return 0;
 }
 
-/* ---- routes ------------------------------------------------------------------------------------------ */
+/* ---- routes --------------------------------------------------------------------------------------- */
 
 int rtnl_route_set(struct rtnl *nl, const struct rtnl_route *route, struct err *err)
 {

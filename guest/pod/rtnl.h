@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rtnl.h: the agent's own small rtnetlink: links, addresses and routes of the guest.
  *
@@ -10,8 +11,8 @@
  * Errors:    the kernel's errno, with what was attempted.
  * Source:    rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h.
  */
-#ifndef GUEST_RTNL_H
-#define GUEST_RTNL_H
+#ifndef GUEST_POD_RTNL_H
+#define GUEST_POD_RTNL_H
 
 #include "base/err.h"
 
@@ -24,7 +25,7 @@
 #define RTNL_MESSAGE_MAX 1024
 #define RTNL_LINKS_MAX	 256
 
-/* ---- messages (pure; for tests too) ---- */
+/* ---- messages (pure; for tests too) --------------------------------------------------------------- */
 
 struct rtnl_msg {
 	union {
@@ -49,7 +50,7 @@ int rtnl_parse_addr(const char *address, const char *mask, struct rtnl_addr *ret
 int rtnl_parse_cidr(const char *cidr, int family, struct rtnl_addr *ret, struct err *err);
 int rtnl_parse_mac(const char *text, unsigned char mac[6], struct err *err);
 
-/* ---- the socket ---- */
+/* ---- the socket ----------------------------------------------------------------------------------- */
 
 struct rtnl {
 	int fd;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* grpc.SandboxService: the guest as a whole. */
 #include "guest/pod/services.h"
 
@@ -12,9 +13,9 @@
 
 #include <time.h>
 
-static bool service_known(struct guest *g, const char *name)
+static bool service_known(struct agent *agent, const char *name)
 {
-	for (const struct ttrpc_service *s = services_table(g); s->name; s++) {
+	for (const struct ttrpc_service *s = services_table(agent); s->name; s++) {
 		if (str_eq(s->name, name))
 			return true;
 	}
@@ -24,28 +25,28 @@ static bool service_known(struct guest *g, const char *name)
 static void on_first_check(void *arg)
 {
 	log_info("first Check answered");
-	ginit_settle(arg);
+	init_settle(arg);
 }
 
 static void sandbox_check(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {
 	Grpc__CheckRequest *m RPC_MESSAGE = rpc_unpack(req, &grpc__check_request__descriptor, payload, len);
-	static struct eloop_task first;
-	struct guest *g = ctx;
+	static struct loop_task first;
+	struct agent *agent = ctx;
 	struct err err = ERR_INIT;
 
 	if (!m)
 		return;
-	if (!service_known(g, m->service)) {
+	if (!service_known(agent, m->service)) {
 		err_set(&err, -ENOENT, "service \"%.128s\" is not served here", m->service);
 		ttrpc_fail(req, &err);
 		return;
 	}
 	rpc_reply_empty(req);
 	/* The answer asked for its own turn first: by the time that this runs it is on its way. */
-	if (g->first_check_ns == 0)
-		eloop_later(g->loop, &first, on_first_check, g);
-	g->first_check_ns = g->first_check_ns ? g->first_check_ns : guest_boottime_ns();
+	if (agent->first_check_ns == 0)
+		loop_later(agent->loop, &first, on_first_check, agent);
+	agent->first_check_ns = agent->first_check_ns ? agent->first_check_ns : agent_boottime_ns();
 }
 
 static void reply(struct ttrpc_request *req, int r, const struct err *err)
@@ -66,19 +67,19 @@ static void sandbox_setup(struct ttrpc_request *req, void *ctx, const void *payl
 
 	if (!m)
 		return;
-	ginit_settle(ctx);
+	init_settle(ctx);
 	if (m->config && !rpc_type_is(m->config->type_url, "crivisor.agent.v1.Sandbox"))
 		r = err_set(&err, -EINVAL, "config has type \"%.128s\": want " GUEST_SANDBOX_TYPE_URL,
 			    m->config->type_url);
 	if (r == 0 && m->config) {
 		sb = rpc_unpack_msg(&crivisor__agent__v1__sandbox__descriptor, m->config->value.data,
 				    m->config->value.len, &err);
-		r = sb ? gsandbox_setup(ctx, sb, &err) : -EINVAL;
+		r = sb ? pod_setup(ctx, sb, &err) : -EINVAL;
 	}
 	if (r == 0)
-		r = gnet_interfaces(m->interfaces, m->n_interfaces, &err);
+		r = net_interfaces(m->interfaces, m->n_interfaces, &err);
 	if (r == 0)
-		r = gnet_routes(m->routes, m->n_routes, &err);
+		r = net_routes(m->routes, m->n_routes, &err);
 	reply(req, r, &err);
 }
 
@@ -88,9 +89,9 @@ static void sandbox_interfaces(struct ttrpc_request *req, void *ctx, const void 
 		rpc_unpack(req, &grpc__update_interfaces_request__descriptor, payload, len);
 	struct err err = ERR_INIT;
 
-	ginit_settle(ctx);
+	init_settle(ctx);
 	if (m)
-		reply(req, gnet_interfaces(m->interfaces, m->n_interfaces, &err), &err);
+		reply(req, net_interfaces(m->interfaces, m->n_interfaces, &err), &err);
 }
 
 static void sandbox_routes(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
@@ -99,9 +100,9 @@ static void sandbox_routes(struct ttrpc_request *req, void *ctx, const void *pay
 		rpc_unpack(req, &grpc__update_routes_request__descriptor, payload, len);
 	struct err err = ERR_INIT;
 
-	ginit_settle(ctx);
+	init_settle(ctx);
 	if (m)
-		reply(req, gnet_routes(m->routes, m->n_routes, &err), &err);
+		reply(req, net_routes(m->routes, m->n_routes, &err), &err);
 }
 
 /*
@@ -141,11 +142,11 @@ static void sandbox_clock(struct ttrpc_request *req, void *ctx, const void *payl
 
 static void sandbox_events(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {
-	struct guest *g = ctx;
+	struct agent *agent = ctx;
 
 	(void)payload;
 	(void)len;
-	gevents_get(g->events, req);
+	events_get(agent->events, req);
 }
 
 const struct ttrpc_method sandbox_methods[] = {

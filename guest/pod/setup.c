@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/pod/setup.h"
 
 #include "api/agent/guest_abi.h"
@@ -17,9 +18,9 @@
 
 #define SHM_DEFAULT (64ULL << 20)
 
-/* ---- sysctls ----------------------------------------------------------------------------------------- */
+/* ---- sysctls -------------------------------------------------------------------------------------- */
 
-char *gsandbox_sysctl_path(const char *name)
+char *pod_sysctl_path(const char *name)
 {
 	size_t len = strlen(name);
 	bool slashes = strchr(name, '/') != NULL;
@@ -40,7 +41,7 @@ char *gsandbox_sysctl_path(const char *name)
 
 static int set_sysctl(const char *name, const char *value, struct err *err)
 {
-	char *path CLEANUP_FREE = gsandbox_sysctl_path(name);
+	char *path CLEANUP_FREE = pod_sysctl_path(name);
 	int r;
 
 	if (!path)
@@ -51,7 +52,7 @@ static int set_sysctl(const char *name, const char *value, struct err *err)
 	return r < 0 ? err_set_errno(err, r, "set sysctl \"%s\" to \"%.128s\"", name, value) : 0;
 }
 
-/* ---- /dev/shm ---------------------------------------------------------------------------------------- */
+/* ---- /dev/shm ------------------------------------------------------------------------------------- */
 
 static uint64_t shm_size(uint64_t wanted)
 {
@@ -88,7 +89,7 @@ static int setup_shm(uint64_t wanted, struct err *err)
 	return 0;
 }
 
-/* ---- the pod's PID namespace ------------------------------------------------------------------------- */
+/* ---- the pod's PID namespace ---------------------------------------------------------------------- */
 
 /*
  * The first process of the shared namespace: it only reaps. Containers see it as PID 1 and, being root, could
@@ -161,9 +162,9 @@ static int setup_pidns(struct err *err)
 	return 0;
 }
 
-/* ---- all of it --------------------------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------------------------ */
 
-int gsandbox_dns(struct err *err)
+int pod_dns(struct err *err)
 {
 	static bool done;
 
@@ -175,11 +176,11 @@ int gsandbox_dns(struct err *err)
 	return 0;
 }
 
-int gsandbox_setup(struct guest *g, const Crivisor__Agent__V1__Sandbox *sb, struct err *err)
+int pod_setup(struct agent *agent, const Crivisor__Agent__V1__Sandbox *sb, struct err *err)
 {
 	int r = 0;
 
-	(void)g;
+	(void)agent;
 	if (!str_empty(sb->hostname) && sethostname(sb->hostname, strlen(sb->hostname)) < 0)
 		return err_set_errno(err, -errno, "set hostname \"%.128s\"", sb->hostname);
 	for (size_t i = 0; r == 0 && i < sb->n_sysctls; i++)
@@ -188,5 +189,5 @@ int gsandbox_setup(struct guest *g, const Crivisor__Agent__V1__Sandbox *sb, stru
 		r = setup_shm(sb->shm_size, err);
 	if (r == 0 && sb->shared_pid_namespace)
 		r = setup_pidns(err);
-	return r == 0 ? gsandbox_dns(err) : r;
+	return r == 0 ? pod_dns(err) : r;
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The orderly end: containers, share, power. */
 #include "guest/pod/services.h"
 
@@ -14,14 +15,14 @@
 #define GRACE_NS (3 * NS_PER_SEC)
 
 static struct {
-	struct guest *g;
-	struct eloop_task task;
-	struct eloop_timer deadline;
+	struct agent *agent;
+	struct loop_task task;
+	struct loop_timer deadline;
 } down;
 
-static bool all_stopped(const struct guest *g)
+static bool all_stopped(const struct agent *agent)
 {
-	for (const struct ctr *c = g->ctrs; c; c = c->next) {
+	for (const struct ctr *c = agent->ctrs; c; c = c->next) {
 		if (c->init.pid > 0 && c->init.state != PROC_STOPPED)
 			return false;
 	}
@@ -30,47 +31,47 @@ static bool all_stopped(const struct guest *g)
 
 static void off(void *arg)
 {
-	struct guest *g = arg;
+	struct agent *agent = arg;
 
-	gserver_flush(g->server, now_monotonic_ns() + NS_PER_SEC / 2);
+	server_flush(agent->server, now_monotonic_ns() + NS_PER_SEC / 2);
 	log_info("power off");
-	ginit_power_off();
+	init_power_off();
 }
 
 /* Runs after every round while containers die. */
 static void watch(void *arg)
 {
-	struct guest *g = arg;
+	struct agent *agent = arg;
 
-	if (all_stopped(g))
-		off(g);
+	if (all_stopped(agent))
+		off(agent);
 }
 
 static void begin(void *arg)
 {
-	struct guest *g = arg;
+	struct agent *agent = arg;
 
-	(void)gcgroup_kill(g->cgroup2, GUEST_CGROUP_PARENT, NULL);
-	for (struct ctr *c = g->ctrs; c; c = c->next) {
+	(void)cgroup_kill(agent->cgroup2, GUEST_CGROUP_PARENT, NULL);
+	for (struct ctr *c = agent->ctrs; c; c = c->next) {
 		if (c->init.state != PROC_STOPPED)
 			(void)ctr_kill_all(c, SIGKILL, NULL);
 	}
-	eloop_timer_set(g->loop, &down.deadline, now_monotonic_ns() + GRACE_NS, off, g);
-	watch(g);
+	loop_timer_set(agent->loop, &down.deadline, now_monotonic_ns() + GRACE_NS, off, agent);
+	watch(agent);
 }
 
-void gshutdown_begin(struct guest *g, const char *why)
+void shutdown_begin(struct agent *agent, const char *why)
 {
-	if (g->shutting_down)
+	if (agent->shutting_down)
 		return;
-	g->shutting_down = true;
-	down.g = g;
+	agent->shutting_down = true;
+	down.agent = agent;
 	log_info("shutting down: %s", why);
-	eloop_later(g->loop, &down.task, begin, g);
+	loop_later(agent->loop, &down.task, begin, agent);
 }
 
-void gshutdown_poll(struct guest *g)
+void shutdown_poll(struct agent *agent)
 {
-	if (g->shutting_down && eloop_timer_armed(&down.deadline))
-		watch(g);
+	if (agent->shutting_down && loop_timer_armed(&down.deadline))
+		watch(agent);
 }

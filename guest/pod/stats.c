@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/pod/stats.h"
 
 #include "base/util.h"
@@ -11,13 +12,13 @@
 
 #define INTERFACES_MAX 64
 
-void gstats_container(struct ctr *c, Crivisor__Agent__V1__StatsResponse *ret)
+void stats_container(struct ctr *c, Crivisor__Agent__V1__StatsResponse *ret)
 {
-	struct gcgroup_stats s = {0};
+	struct cgroup_stats s = {0};
 
 	crivisor__agent__v1__stats_response__init(ret);
 	if (c->cgroup)
-		gcgroup_stats(c->g->cgroup2, c->cgroup, &s);
+		cgroup_stats(c->agent->cgroup2, c->cgroup, &s);
 	if (s.oom_kills > c->oom_kills)
 		c->oom_kills = s.oom_kills;
 	ret->timestamp_ns = (uint64_t)now_realtime_ns();
@@ -33,7 +34,7 @@ void gstats_container(struct ctr *c, Crivisor__Agent__V1__StatsResponse *ret)
 	ret->oom_kills = c->oom_kills;
 }
 
-uint64_t gstats_own_rss(void)
+uint64_t stats_own_rss(void)
 {
 	char *text CLEANUP_FREE = NULL;
 	const char *p;
@@ -52,7 +53,7 @@ uint64_t gstats_own_rss(void)
 	return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-bool gstats_parse_netdev(const char *line, char *name, uint64_t counters[4])
+bool stats_parse_netdev(const char *line, char *name, uint64_t counters[4])
 {
 	const char *colon = strchr(line, ':');
 	const char *start = line + strspn(line, " ");
@@ -91,7 +92,7 @@ static void read_netdev(struct netdev *nd)
 		Crivisor__Agent__V1__InterfaceStats *s = &nd->stats[nd->len];
 		uint64_t n[4];
 
-		if (!gstats_parse_netdev(line, nd->names[nd->len], n))
+		if (!stats_parse_netdev(line, nd->names[nd->len], n))
 			continue;
 		crivisor__agent__v1__interface_stats__init(s);
 		s->name = nd->names[nd->len];
@@ -111,15 +112,15 @@ static uint64_t meminfo(const char *text, const char *key)
 	return p ? strtoull(p + strlen(key), NULL, 10) * 1024 : 0;
 }
 
-static void guest_stats(struct guest *g, Crivisor__Agent__V1__StatsResponse *ret)
+static void guest_stats(struct agent *agent, Crivisor__Agent__V1__StatsResponse *ret)
 {
 	char *mem CLEANUP_FREE = NULL;
 	char *vm CLEANUP_FREE = NULL;
 	char *load CLEANUP_FREE = NULL;
-	struct gcgroup_stats s;
+	struct cgroup_stats s;
 	unsigned long long threads = 0;
 
-	gcgroup_stats(g->cgroup2, "", &s);
+	cgroup_stats(agent->cgroup2, "", &s);
 	(void)read_file("/proc/meminfo", 65536, &mem, NULL);
 	(void)read_file("/proc/vmstat", 65536, &vm, NULL);
 	if (read_file("/proc/loadavg", 4096, &load, NULL) == 0)
@@ -131,13 +132,13 @@ static void guest_stats(struct guest *g, Crivisor__Agent__V1__StatsResponse *ret
 	ret->memory_working_set = ret->memory_limit - meminfo(mem, "MemAvailable:");
 	ret->memory_rss = meminfo(mem, "AnonPages:");
 	ret->swap_usage = meminfo(mem, "SwapTotal:") - meminfo(mem, "SwapFree:");
-	ret->memory_page_faults = gcgroup_keyed(vm, "pgfault");
-	ret->memory_major_page_faults = gcgroup_keyed(vm, "pgmajfault");
-	ret->oom_kills = gcgroup_keyed(vm, "oom_kill");
+	ret->memory_page_faults = cgroup_keyed(vm, "pgfault");
+	ret->memory_major_page_faults = cgroup_keyed(vm, "pgmajfault");
+	ret->oom_kills = cgroup_keyed(vm, "oom_kill");
 	ret->pids = threads;
 }
 
-void gstats_get(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len)
+void stats_get(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len)
 {
 	Crivisor__Agent__V1__StatsRequest *m RPC_MESSAGE =
 		rpc_unpack(req, &crivisor__agent__v1__stats_request__descriptor, payload, len);
@@ -154,7 +155,7 @@ void gstats_get(struct ttrpc_request *req, void *service_ctx, const void *payloa
 			ttrpc_fail(req, &err);
 			return;
 		}
-		gstats_container(c, &resp);
+		stats_container(c, &resp);
 		rpc_reply(req, &resp.base);
 		return;
 	}

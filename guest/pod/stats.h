@@ -1,11 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * gstats.h: use of resources, of a container or of the whole guest.
+ * stats.h: use of resources, of a container or of the whole guest.
  *
  * Threads:   the loop's; reads a few files of cgroupfs and /proc.
  * Ownership: the response of a container holds no allocated memory.
  */
-#ifndef GUEST_GSTATS_H
-#define GUEST_GSTATS_H
+#ifndef GUEST_POD_STATS_H
+#define GUEST_POD_STATS_H
 
 #include "api/agent/agent.pb-c.h"
 
@@ -14,10 +15,10 @@
 
 struct ctr;
 
-void gstats_container(struct ctr *c, Crivisor__Agent__V1__StatsResponse *ret);
+void stats_container(struct ctr *c, Crivisor__Agent__V1__StatsResponse *ret);
 /* The agent's own resident memory in bytes, from /proc/self/statm. */
-uint64_t gstats_own_rss(void);
+uint64_t stats_own_rss(void);
 /* One line of /proc/net/dev into counters and name (16 bytes); false for the two headings. For tests too. */
-bool gstats_parse_netdev(const char *line, char *name, uint64_t counters[4]);
+bool stats_parse_netdev(const char *line, char *name, uint64_t counters[4]);
 
 #endif

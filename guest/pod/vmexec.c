@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * SandboxService.ExecVMProcess: a shell command in the guest itself, for looking into a VM. Only with
  * task.debug: it is root next to every container. Output is bounded, and so is its time.
@@ -20,15 +21,15 @@
 #define DEADLINE_NS (30 * NS_PER_SEC)
 
 struct vmexec {
-	struct guest *g;
+	struct agent *agent;
 	struct rpc_slot slot;
 	pid_t pid; /* 0: it has ended */
 	int status;
 	bool late, cut;
 	struct reap_watch watch;
-	struct eloop_timer deadline;
+	struct loop_timer deadline;
 	int fd; /* -1: output is complete */
-	struct eloop_source *src;
+	struct loop_source *src;
 	struct buf out;
 };
 
@@ -52,9 +53,9 @@ static void finish(struct vmexec *v)
 		rpc_slot_fail(&v->slot, &err);
 	else
 		rpc_slot_reply(&v->slot, &resp.base);
-	eloop_timer_clear(&v->deadline);
+	loop_timer_clear(&v->deadline);
 	reap_unwatch(&v->watch);
-	eloop_source_free(v->src);
+	loop_source_free(v->src);
 	close_fd(v->fd);
 	buf_done(&v->out);
 	free(v);
@@ -64,7 +65,7 @@ static void stop(struct vmexec *v)
 {
 	if (v->pid > 0)
 		kill(-v->pid, SIGKILL);
-	v->src = eloop_source_free(v->src);
+	v->src = loop_source_free(v->src);
 	v->fd = close_fd(v->fd);
 }
 
@@ -134,7 +135,7 @@ static int start(struct vmexec *v, const Grpc__ExecVMProcessRequest *m, struct e
 		return err_set_errno(err, -errno, "pipe");
 	v->fd = fds[0];
 	set_nonblock(v->fd, true);
-	v->src = eloop_add(v->g->loop, v->fd, EPOLLIN, on_out, v);
+	v->src = loop_add(v->agent->loop, v->fd, EPOLLIN, on_out, v);
 	s = (struct spawn){.argv = argv, .stdio = {in, fds[1], fds[1]}};
 	pid = v->src ? spawn_run(&s, err) : err_set(err, -ENOMEM, "out of memory");
 	close_fd(fds[1]);
@@ -142,7 +143,7 @@ static int start(struct vmexec *v, const Grpc__ExecVMProcessRequest *m, struct e
 		return (int)pid;
 	v->pid = pid;
 	reap_watch(&v->watch, pid, UINT64_MAX, on_exit_, v);
-	eloop_timer_set(v->g->loop, &v->deadline, now_monotonic_ns() + DEADLINE_NS, on_late, v);
+	loop_timer_set(v->agent->loop, &v->deadline, now_monotonic_ns() + DEADLINE_NS, on_late, v);
 	return 0;
 }
 
@@ -150,13 +151,13 @@ void vmexec_run(struct ttrpc_request *req, void *service_ctx, const void *payloa
 {
 	Grpc__ExecVMProcessRequest *m RPC_MESSAGE =
 		rpc_unpack(req, &grpc__exec_vmprocess_request__descriptor, payload, len);
-	struct guest *g = service_ctx;
+	struct agent *agent = service_ctx;
 	struct err err = ERR_INIT;
 	struct vmexec *v = NULL;
 
 	if (!m)
 		return;
-	if (!g->config.debug)
+	if (!agent->config.debug)
 		err_set(&err, -EPERM, "commands in the guest need task.debug on its kernel command line");
 	else if (str_empty(m->command) || m->stdin.len > IN_MAX)
 		err_set(&err, -EINVAL,
@@ -164,10 +165,10 @@ void vmexec_run(struct ttrpc_request *req, void *service_ctx, const void *payloa
 	else if (!(v = calloc(1, sizeof(*v))))
 		err_set(&err, -ENOMEM, "out of memory");
 	if (v) {
-		ginit_settle(g);
-		*v = (struct vmexec){.g = g, .fd = -1, .out.max = OUT_MAX + 8192};
+		init_settle(agent);
+		*v = (struct vmexec){.agent = agent, .fd = -1, .out.max = OUT_MAX + 8192};
 		if (start(v, m, &err) < 0) {
-			eloop_source_free(v->src);
+			loop_source_free(v->src);
 			close_fd(v->fd);
 			free(v);
 			v = NULL;

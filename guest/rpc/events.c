@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/rpc/events.h"
 
 #include "api/agent/envelope.pb-c.h"
@@ -12,30 +13,30 @@ struct event {
 	int64_t at_ns;
 };
 
-struct gevents {
-	struct event ring[GEVENTS_MAX];
+struct events {
+	struct event ring[EVENTS_MAX];
 	size_t first, len;
-	struct rpc_slot waiters[GEVENTS_WAITERS];
+	struct rpc_slot waiters[EVENTS_WAITERS];
 	size_t next_waiter;
 	bool lossy;
 };
 
-struct gevents *gevents_new(void)
+struct events *events_new(void)
 {
-	return calloc(1, sizeof(struct gevents));
+	return calloc(1, sizeof(struct events));
 }
 
-static void drop_first(struct gevents *ev)
+static void drop_first(struct events *ev)
 {
 	struct event *e = &ev->ring[ev->first];
 
 	free(e->topic);
 	free(e->data);
-	ev->first = (ev->first + 1) % GEVENTS_MAX;
+	ev->first = (ev->first + 1) % EVENTS_MAX;
 	ev->len--;
 }
 
-struct gevents *gevents_free(struct gevents *ev)
+struct events *events_free(struct events *ev)
 {
 	while (ev && ev->len > 0)
 		drop_first(ev);
@@ -44,7 +45,7 @@ struct gevents *gevents_free(struct gevents *ev)
 }
 
 /* Hands the first event to the slot. */
-static void hand_over(struct gevents *ev, struct rpc_slot *slot)
+static void hand_over(struct events *ev, struct rpc_slot *slot)
 {
 	const struct event *e = &ev->ring[ev->first];
 	Containerd__Services__Events__Ttrpc__V1__Envelope msg =
@@ -65,7 +66,7 @@ static void hand_over(struct gevents *ev, struct rpc_slot *slot)
 	drop_first(ev);
 }
 
-void gevents_push(struct gevents *ev, const char *topic, const ProtobufCMessage *event)
+void events_push(struct events *ev, const char *topic, const ProtobufCMessage *event)
 {
 	struct event e = {
 		.topic = strdup(topic), .type = event->descriptor->name, .at_ns = now_realtime_ns()};
@@ -76,15 +77,15 @@ void gevents_push(struct gevents *ev, const char *topic, const ProtobufCMessage 
 		free(e.data);
 		return;
 	}
-	if (ev->len == GEVENTS_MAX) {
+	if (ev->len == EVENTS_MAX) {
 		if (!ev->lossy)
 			log_warn("nobody fetches events: the oldest are dropped");
 		ev->lossy = true;
 		drop_first(ev);
 	}
-	ev->ring[(ev->first + ev->len++) % GEVENTS_MAX] = e;
-	for (size_t i = 0; i < GEVENTS_WAITERS; i++) {
-		struct rpc_slot *slot = &ev->waiters[(ev->next_waiter + i) % GEVENTS_WAITERS];
+	ev->ring[(ev->first + ev->len++) % EVENTS_MAX] = e;
+	for (size_t i = 0; i < EVENTS_WAITERS; i++) {
+		struct rpc_slot *slot = &ev->waiters[(ev->next_waiter + i) % EVENTS_WAITERS];
 
 		if (slot->req) {
 			hand_over(ev, slot);
@@ -93,11 +94,11 @@ void gevents_push(struct gevents *ev, const char *topic, const ProtobufCMessage 
 	}
 }
 
-void gevents_get(struct gevents *ev, struct ttrpc_request *req)
+void events_get(struct events *ev, struct ttrpc_request *req)
 {
 	struct err err;
 
-	for (size_t i = 0; i < GEVENTS_WAITERS; i++) {
+	for (size_t i = 0; i < EVENTS_WAITERS; i++) {
 		struct rpc_slot *slot = &ev->waiters[i];
 
 		if (slot->req)
@@ -109,6 +110,6 @@ void gevents_get(struct gevents *ev, struct ttrpc_request *req)
 		return;
 	}
 	err_set_status(&err, -EBUSY, ERR_RESOURCE_EXHAUSTED, "%d calls wait for events already",
-		       GEVENTS_WAITERS);
+		       EVENTS_WAITERS);
 	ttrpc_fail(req, &err);
 }

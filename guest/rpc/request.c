@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/rpc/request.h"
 
 #include "api/pbcheck.h"

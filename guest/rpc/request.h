@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rpc.h: what every handler of the agent does first and last: take the request apart, and answer.
  *
@@ -8,8 +9,8 @@
  * Limits:    those of ttrpc.h for a message; every request is checked field by field before it is unpacked
  *            (pbcheck.h).
  */
-#ifndef GUEST_RPC_H
-#define GUEST_RPC_H
+#ifndef GUEST_RPC_REQUEST_H
+#define GUEST_RPC_REQUEST_H
 
 #include "api/ttrpc/ttrpc.h"
 #include "base/err.h"

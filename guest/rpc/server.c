@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/rpc/server.h"
 
 #include "base/log.h"
@@ -9,36 +10,35 @@
 
 #define READ_CHUNK 65536
 
-struct gconn {
-	struct gconn *prev, *next;
-	struct gserver *server;
+struct server_conn {
+	struct server_conn *prev, *next;
+	struct server *server;
 	int fd;
-	struct eloop_source *src;
+	struct loop_source *src;
 	struct ttrpc_conn *ttrpc;
-	struct eloop_timer timer; /* ttrpc's next deadline */
-	struct eloop_task flush;  /* output was added */
-	struct gserver_drain *drains;
+	struct loop_timer timer; /* ttrpc's next deadline */
+	struct loop_task flush;	 /* output was added */
+	struct server_drain *drains;
 	unsigned int paused;
 	bool dead; /* closed at the end of the round, never inside a callback of ttrpc */
 };
 
-struct gserver {
-	struct guest *g;
+struct server {
+	struct agent *agent;
 	const struct ttrpc_service *services;
 	int fd;
-	struct eloop_source *src;
-	struct gconn *conns;
+	struct loop_source *src;
+	struct server_conn *conns;
 	unsigned int conns_len;
 	unsigned char chunk[READ_CHUNK];
 };
 
-/* ttrpc gives back the connection; there are at most GSERVER_CONNS_MAX of ours. */
-static struct gserver *the_server;
+/* ttrpc gives back the connection; there are at most SERVER_CONNS_MAX of ours. */
+static struct server *the_server;
 
-ssize_t gserver_send(struct buf *b, int fd)
+ssize_t server_send(struct buf *b, int fd)
 {
-	ssize_t n =
-		send(fd, buf_data(b), b->len < GSERVER_SEND_MAX ? b->len : GSERVER_SEND_MAX, MSG_NOSIGNAL);
+	ssize_t n = send(fd, buf_data(b), b->len < SERVER_SEND_MAX ? b->len : SERVER_SEND_MAX, MSG_NOSIGNAL);
 
 	if (n < 0)
 		return -errno;
@@ -46,15 +46,15 @@ ssize_t gserver_send(struct buf *b, int fd)
 	return n;
 }
 
-static void conn_close(struct gconn *c)
+static void conn_close(struct server_conn *c)
 {
-	struct gserver *s = c->server;
+	struct server *s = c->server;
 
-	eloop_task_clear(s->g->loop, &c->flush);
-	eloop_timer_clear(&c->timer);
+	loop_task_clear(s->agent->loop, &c->flush);
+	loop_timer_clear(&c->timer);
 	c->ttrpc = ttrpc_conn_free(c->ttrpc);
-	eloop_task_clear(s->g->loop, &c->flush); /* the abort may have asked for output once more */
-	eloop_source_free(c->src);
+	loop_task_clear(s->agent->loop, &c->flush); /* the abort may have asked for output once more */
+	loop_source_free(c->src);
 	close_fd(c->fd);
 	if (c->prev)
 		c->prev->next = c->next;
@@ -66,7 +66,7 @@ static void conn_close(struct gconn *c)
 	free(c);
 }
 
-static void conn_events(struct gconn *c)
+static void conn_events(struct server_conn *c)
 {
 	uint32_t events = 0;
 
@@ -75,26 +75,26 @@ static void conn_events(struct gconn *c)
 	if (ttrpc_out(c->ttrpc)->len > 0)
 		events |= EPOLLOUT;
 	/* Even while paused the end of the peer must be seen. */
-	eloop_set_events(c->src, events ? events : EPOLLRDHUP);
+	loop_set_events(c->src, events ? events : EPOLLRDHUP);
 }
 
 static void on_deadline(void *arg);
 
-static void conn_timer(struct gconn *c)
+static void conn_timer(struct server_conn *c)
 {
 	int64_t at = ttrpc_next_deadline(c->ttrpc);
 
 	if (at == INT64_MAX)
-		eloop_timer_clear(&c->timer);
-	else if (!eloop_timer_armed(&c->timer) || c->timer.at_ns != at)
-		eloop_timer_set(c->server->g->loop, &c->timer, at, on_deadline, c);
+		loop_timer_clear(&c->timer);
+	else if (!loop_timer_armed(&c->timer) || c->timer.at_ns != at)
+		loop_timer_set(c->server->agent->loop, &c->timer, at, on_deadline, c);
 }
 
 /* One at a time: a hook may clear another one. A hook asks again only after it has filled the output. */
-static void run_drains(struct gconn *c)
+static void run_drains(struct server_conn *c)
 {
-	while (c->drains && ttrpc_out(c->ttrpc)->len < GSERVER_OUT_LOW) {
-		struct gserver_drain *d = c->drains;
+	while (c->drains && ttrpc_out(c->ttrpc)->len < SERVER_OUT_LOW) {
+		struct server_drain *d = c->drains;
 
 		c->drains = d->next;
 		d->queued = false;
@@ -105,10 +105,10 @@ static void run_drains(struct gconn *c)
 /* The one place that writes; also where a dead connection is closed. Runs at the end of a round. */
 static void on_flush(void *arg)
 {
-	struct gconn *c = arg;
+	struct server_conn *c = arg;
 
 	while (!c->dead && ttrpc_out(c->ttrpc)->len > 0) {
-		ssize_t n = gserver_send(ttrpc_out(c->ttrpc), c->fd);
+		ssize_t n = server_send(ttrpc_out(c->ttrpc), c->fd);
 
 		if (n == -EAGAIN || n == -EINTR)
 			break;
@@ -124,9 +124,9 @@ static void on_flush(void *arg)
 	conn_timer(c);
 }
 
-static void conn_later(struct gconn *c)
+static void conn_later(struct server_conn *c)
 {
-	eloop_later(c->server->g->loop, &c->flush, on_flush, c);
+	loop_later(c->server->agent->loop, &c->flush, on_flush, c);
 }
 
 static void on_output(void *owner)
@@ -136,7 +136,7 @@ static void on_output(void *owner)
 
 static void on_deadline(void *arg)
 {
-	struct gconn *c = arg;
+	struct server_conn *c = arg;
 
 	ttrpc_expire(c->ttrpc, now_monotonic_ns());
 	conn_later(c);
@@ -144,7 +144,7 @@ static void on_deadline(void *arg)
 
 static void on_conn(void *arg, int fd, uint32_t events)
 {
-	struct gconn *c = arg;
+	struct server_conn *c = arg;
 	struct err err = ERR_INIT;
 	ssize_t n;
 
@@ -171,7 +171,7 @@ static void on_conn(void *arg, int fd, uint32_t events)
 	conn_later(c);
 }
 
-int gserver_listen(unsigned int port, struct err *err)
+int server_listen(unsigned int port, struct err *err)
 {
 	struct sockaddr_vm addr = {.svm_family = AF_VSOCK, .svm_port = port, .svm_cid = VMADDR_CID_ANY};
 	int fd CLEANUP_CLOSE = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -185,7 +185,7 @@ int gserver_listen(unsigned int port, struct err *err)
 	return move_fd(fd);
 }
 
-int gserver_accept(int fd)
+int server_accept(int fd)
 {
 	struct sockaddr_vm peer = {.svm_family = AF_VSOCK};
 	socklen_t len = sizeof(peer);
@@ -201,18 +201,18 @@ int gserver_accept(int fd)
 	return conn;
 }
 
-int gserver_take(struct gserver *s, int fd)
+int server_take(struct server *s, int fd)
 {
-	struct gconn *c = calloc(1, sizeof(*c));
+	struct server_conn *c = calloc(1, sizeof(*c));
 
 	if (!c)
 		return -ENOMEM;
-	*c = (struct gconn){.server = s, .fd = fd, .next = s->conns};
+	*c = (struct server_conn){.server = s, .fd = fd, .next = s->conns};
 	c->ttrpc = ttrpc_server_new(s->services, on_output, c);
-	c->src = eloop_add(s->g->loop, fd, EPOLLIN, on_conn, c);
+	c->src = loop_add(s->agent->loop, fd, EPOLLIN, on_conn, c);
 	if (!c->ttrpc || !c->src) {
 		ttrpc_conn_free(c->ttrpc);
-		eloop_source_free(c->src);
+		loop_source_free(c->src);
 		free(c);
 		return -ENOMEM;
 	}
@@ -225,100 +225,100 @@ int gserver_take(struct gserver *s, int fd)
 
 static void on_listen(void *arg, int fd, uint32_t events)
 {
-	struct gserver *s = arg;
-	int conn = gserver_accept(fd);
+	struct server *s = arg;
+	int conn = server_accept(fd);
 
 	(void)events;
 	if (conn < 0)
 		return;
-	if (s->conns_len >= GSERVER_CONNS_MAX) {
+	if (s->conns_len >= SERVER_CONNS_MAX) {
 		log_warn("connection refused: there are %u already", s->conns_len);
 		close_fd(conn);
 		return;
 	}
-	if (gserver_take(s, conn) < 0) {
+	if (server_take(s, conn) < 0) {
 		log_error("connection refused: out of memory");
 		close_fd(conn);
 	}
 }
 
-struct gserver *gserver_new(struct guest *g, const struct ttrpc_service *services)
+struct server *server_new(struct agent *agent, const struct ttrpc_service *services)
 {
-	struct gserver *s = calloc(1, sizeof(*s));
+	struct server *s = calloc(1, sizeof(*s));
 
 	if (!s)
 		return NULL;
-	s->g = g;
+	s->agent = agent;
 	s->services = services;
 	s->fd = -1;
 	the_server = s;
 	return s;
 }
 
-int gserver_serve(struct gserver *s, unsigned int port, struct err *err)
+int server_serve(struct server *s, unsigned int port, struct err *err)
 {
-	s->fd = gserver_listen(port, err);
+	s->fd = server_listen(port, err);
 	if (s->fd < 0)
 		return s->fd;
-	s->src = eloop_add(s->g->loop, s->fd, EPOLLIN, on_listen, s);
+	s->src = loop_add(s->agent->loop, s->fd, EPOLLIN, on_listen, s);
 	return s->src ? 0 : err_set(err, -ENOMEM, "watch vsock port %u", port);
 }
 
-struct gserver *gserver_free(struct gserver *s)
+struct server *server_free(struct server *s)
 {
 	if (!s)
 		return NULL;
 	while (s->conns)
 		conn_close(s->conns);
-	eloop_source_free(s->src);
+	loop_source_free(s->src);
 	close_fd(s->fd);
 	free(s);
 	the_server = NULL;
 	return NULL;
 }
 
-void gserver_flush(struct gserver *server, int64_t deadline_ns)
+void server_flush(struct server *server, int64_t deadline_ns)
 {
-	for (struct gconn *c = server ? server->conns : NULL; c; c = c->next) {
+	for (struct server_conn *c = server ? server->conns : NULL; c; c = c->next) {
 		while (ttrpc_out(c->ttrpc)->len > 0) {
 			int64_t left = deadline_ns - now_monotonic_ns();
 			struct pollfd pfd = {.fd = c->fd, .events = POLLOUT};
 
 			if (left <= 0 || poll(&pfd, 1, (int)(left / NS_PER_MS) + 1) <= 0)
 				return;
-			if (gserver_send(ttrpc_out(c->ttrpc), c->fd) < 0)
+			if (server_send(ttrpc_out(c->ttrpc), c->fd) < 0)
 				break;
 		}
 	}
 }
 
-struct gconn *gserver_conn(struct ttrpc_request *req)
+struct server_conn *server_conn(struct ttrpc_request *req)
 {
 	const struct ttrpc_conn *t = ttrpc_request_conn(req);
-	struct gconn *c = the_server->conns;
+	struct server_conn *c = the_server->conns;
 
 	while (c && c->ttrpc != t)
 		c = c->next;
 	return c;
 }
 
-bool gserver_may_send(const struct gconn *conn)
+bool server_may_send(const struct server_conn *conn)
 {
-	return ttrpc_out(conn->ttrpc)->len < GSERVER_OUT_HIGH;
+	return ttrpc_out(conn->ttrpc)->len < SERVER_OUT_HIGH;
 }
 
-void gserver_on_drain(struct gconn *conn, struct gserver_drain *drain, void (*fn)(void *arg), void *arg)
+void server_on_drain(struct server_conn *conn, struct server_drain *drain, void (*fn)(void *arg), void *arg)
 {
 	if (drain->queued)
 		return;
-	*drain = (struct gserver_drain){.next = conn->drains, .fn = fn, .arg = arg, .queued = true};
+	*drain = (struct server_drain){.next = conn->drains, .fn = fn, .arg = arg, .queued = true};
 	conn->drains = drain;
 	conn_later(conn);
 }
 
-void gserver_drain_clear(struct gconn *conn, struct gserver_drain *drain)
+void server_drain_clear(struct server_conn *conn, struct server_drain *drain)
 {
-	struct gserver_drain **p = &conn->drains;
+	struct server_drain **p = &conn->drains;
 
 	if (!drain->queued)
 		return;
@@ -329,7 +329,7 @@ void gserver_drain_clear(struct gconn *conn, struct gserver_drain *drain)
 	drain->queued = false;
 }
 
-void gserver_pause(struct gconn *conn, bool pause)
+void server_pause(struct server_conn *conn, bool pause)
 {
 	conn->paused += pause ? 1U : -1U;
 	conn_later(conn);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * guest_service_fixture.h: a ttrpc client on a socket pair before the agent's services, and processes of this
  * machine in the place of containers', for test_guest_*.c. Nothing here may touch the machine itself: only
@@ -39,12 +40,12 @@
 #define AGENT	  "crivisor.agent.v1.Agent"
 #define STREAMING "containerd.services.streaming.v1.Streaming"
 
-static struct guest g;
+static struct agent agent;
 static struct ttrpc_conn *client;
 static int sock = -1;
 static struct ctr *box; /* stands for a container */
 
-/* ---- the client ---------------------------------------------------------------------------------------- */
+/* ---- the client ----------------------------------------------------------------------------------- */
 
 static inline void on_output(void *owner)
 {
@@ -60,7 +61,7 @@ static inline void turn(void)
 	while (client && ttrpc_out(client)->len > 0 && buf_write_fd(ttrpc_out(client), sock) > 0)
 		;
 	reap_collect();
-	assert_int_equal(eloop_round(g.loop, 2 * NS_PER_MS), 0);
+	assert_int_equal(loop_round(agent.loop, 2 * NS_PER_MS), 0);
 	while (client && (n = recv(sock, buf, sizeof(buf), MSG_DONTWAIT)) > 0)
 		assert_int_equal(ttrpc_feed(client, buf, (size_t)n, NULL), 0);
 }
@@ -124,23 +125,22 @@ static inline enum err_status status_of(const char *service, const char *method,
 	return status;
 }
 
-/* ---- the box
- * ----------------------------------------------------------------------------------------------- */
+/* ---- the box -------------------------------------------------------------------------------------- */
 
 static inline struct ctr *make_box(const char *id)
 {
 	struct proc_io io = {.terminal = false};
 	struct ctr *c = calloc(1, sizeof(*c));
 
-	c->g = &g;
+	c->agent = &agent;
 	c->oom_watch = -1;
 	c->id = strdup(id);
 	c->bundle = strdup("/nowhere");
-	assert_int_equal(proc_init(&c->init, &g, c, "", &io, NULL), 0);
+	assert_int_equal(proc_init(&c->init, &agent, c, "", &io, NULL), 0);
 	c->init.state = PROC_RUNNING;
-	c->next = g.ctrs;
-	g.ctrs = c;
-	g.ctrs_len++;
+	c->next = agent.ctrs;
+	agent.ctrs = c;
+	agent.ctrs_len++;
 	return c;
 }
 
@@ -155,7 +155,7 @@ static inline struct proc *run_exec(const char *id, const struct proc_io *io, co
 
 	if (ctr_exec_add(box, id, io, "{}", 2, &err) < 0)
 		fail_msg("%s", err.msg);
-	p = ctr_proc(&g, box->id, id, NULL);
+	p = ctr_proc(&agent, box->id, id, NULL);
 	memcpy(s.stdio, p->child_stdio, sizeof(s.stdio));
 	pid = spawn_run(&s, NULL);
 	assert_true(pid > 0);
@@ -172,15 +172,15 @@ static inline int setup(void **state)
 
 	snprintf(tmp_dir, sizeof(tmp_dir), "/tmp/crv-guest-XXXXXX");
 	(void)state;
-	g = (struct guest){
-		.loop = eloop_new(), .events = gevents_new(), .logs.max = 1 << 20, .settled = true};
-	g.server = gserver_new(&g, services_table(&g));
+	agent = (struct agent){
+		.loop = loop_new(), .events = events_new(), .logs.max = 1 << 20, .settled = true};
+	agent.server = server_new(&agent, services_table(&agent));
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
 	sock = pair[0];
-	assert_int_equal(gserver_take(g.server, pair[1]), 0);
+	assert_int_equal(server_take(agent.server, pair[1]), 0);
 	client = ttrpc_client_new(on_output, NULL);
 	assert_non_null(mkdtemp(tmp_dir));
-	guest_tmp_dir = tmp_dir;
+	agent_tmp_dir = tmp_dir;
 	box = make_box("box");
 	return 0;
 }
@@ -190,11 +190,11 @@ static inline int teardown(void **state)
 	(void)state;
 	client = ttrpc_conn_free(client);
 	sock = close_fd(sock);
-	g.server = gserver_free(g.server);
-	while (g.ctrs) {
-		struct ctr *c = g.ctrs;
+	agent.server = server_free(agent.server);
+	while (agent.ctrs) {
+		struct ctr *c = agent.ctrs;
 
-		g.ctrs = c->next;
+		agent.ctrs = c->next;
 		while (c->execs) {
 			struct proc *p = c->execs;
 
@@ -209,9 +209,9 @@ static inline int teardown(void **state)
 		free(c->bundle);
 		free(c);
 	}
-	gevents_free(g.events);
-	eloop_round(g.loop, 0);
-	eloop_free(g.loop);
+	events_free(agent.events);
+	loop_round(agent.loop, 0);
+	loop_free(agent.loop);
 	assert_int_equal(remove_tree(tmp_dir), 0);
 	return 0;
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The agent's configuration from the kernel command line: mission row A17. */
 #include "guest/init/config.h"
 #include "guest/core/agent.h"
@@ -10,35 +11,35 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-static struct gconfig parse(const char *cmdline)
+static struct config parse(const char *cmdline)
 {
-	struct gconfig c;
+	struct config c;
 	struct err err = ERR_INIT;
 
-	if (gconfig_parse(cmdline, &c, &err) < 0)
+	if (config_parse(cmdline, &c, &err) < 0)
 		fail_msg("%s", err.msg);
 	return c;
 }
 
-static void gconfig_parse_empty_gives_defaults(void **state)
+static void config_parse_empty_gives_defaults(void **state)
 {
-	struct gconfig c = parse("");
+	struct config c = parse("");
 
 	(void)state;
-	assert_int_equal(c.share, GCONFIG_SHARE_VIRTIOFS);
+	assert_int_equal(c.share, CONFIG_SHARE_VIRTIOFS);
 	assert_int_equal(c.log_level, LOG_LEVEL_INFO);
 	assert_false(c.debug);
 	assert_false(c.tracing);
 	assert_string_equal(c.debug_shell, "/bin/sh");
 }
 
-static void gconfig_parse_A17_bare_keys_and_values_work(void **state)
+static void config_parse_A17_bare_keys_and_values_work(void **state)
 {
-	struct gconfig c = parse("console=hvc0 root=/dev/pmem0p1 ro task.sharefs_type=9p task.debug "
-				 "task.enable_tracing=true\n");
+	struct config c = parse("console=hvc0 root=/dev/pmem0p1 ro task.sharefs_type=9p task.debug "
+				"task.enable_tracing=true\n");
 
 	(void)state;
-	assert_int_equal(c.share, GCONFIG_SHARE_9P);
+	assert_int_equal(c.share, CONFIG_SHARE_9P);
 	assert_true(c.debug);
 	assert_true(c.tracing);
 	assert_int_equal(c.log_level, LOG_LEVEL_TRACE);
@@ -49,7 +50,7 @@ static void gconfig_parse_A17_bare_keys_and_values_work(void **state)
 	assert_string_equal(parse("task.debug_shell").debug_shell, "/bin/sh");
 }
 
-static void gconfig_parse_last_of_a_key_wins(void **state)
+static void config_parse_last_of_a_key_wins(void **state)
 {
 	(void)state;
 	assert_false(parse("task.debug task.debug=false").debug);
@@ -57,14 +58,14 @@ static void gconfig_parse_last_of_a_key_wins(void **state)
 	assert_int_equal(parse("task.log_level=error task.log_level=warn").log_level, LOG_LEVEL_WARN);
 }
 
-static void gconfig_parse_quotes_keep_blanks_together(void **state)
+static void config_parse_quotes_keep_blanks_together(void **state)
 {
 	(void)state;
 	assert_false(parse("foo=\"a task.debug b\"").debug);
 	assert_true(parse("  task.debug=\"true\"  ").debug);
 }
 
-static void gconfig_parse_bad_values_are_named(void **state)
+static void config_parse_bad_values_are_named(void **state)
 {
 	static const char *const bad[] = {"task.debug=maybe",  "task.sharefs_type=nfs",
 					  "task.sharefs_type", "task.log_level=loud",
@@ -72,17 +73,17 @@ static void gconfig_parse_bad_values_are_named(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-		struct gconfig c;
+		struct config c;
 		struct err err = ERR_INIT;
 		char key[64];
 
 		snprintf(key, sizeof(key), "%.*s", (int)strcspn(bad[i], "="), bad[i]);
-		assert_int_equal(gconfig_parse(bad[i], &c, &err), -EINVAL);
+		assert_int_equal(config_parse(bad[i], &c, &err), -EINVAL);
 		assert_non_null(strstr(err.msg, key));
 	}
 }
 
-static void gconfig_parse_long_words_are_the_kernels_affair(void **state)
+static void config_parse_long_words_are_the_kernels_affair(void **state)
 {
 	char line[5000];
 
@@ -94,36 +95,36 @@ static void gconfig_parse_long_words_are_the_kernels_affair(void **state)
 
 static void guest_id_valid_takes_names_only(void **state)
 {
-	char longest[GUEST_ID_MAX + 2];
+	char longest[AGENT_ID_MAX + 2];
 
 	(void)state;
-	assert_true(guest_id_valid("a"));
-	assert_true(guest_id_valid("3f2c_A-b.c"));
-	assert_false(guest_id_valid(NULL));
-	assert_false(guest_id_valid(""));
-	assert_false(guest_id_valid("."));
-	assert_false(guest_id_valid(".."));
-	assert_false(guest_id_valid(".hidden"));
-	assert_false(guest_id_valid("a/b"));
-	assert_false(guest_id_valid("a b"));
-	assert_false(guest_id_valid("a\n"));
-	assert_false(guest_id_valid("\xc3\xa4"));
+	assert_true(agent_id_valid("a"));
+	assert_true(agent_id_valid("3f2c_A-b.c"));
+	assert_false(agent_id_valid(NULL));
+	assert_false(agent_id_valid(""));
+	assert_false(agent_id_valid("."));
+	assert_false(agent_id_valid(".."));
+	assert_false(agent_id_valid(".hidden"));
+	assert_false(agent_id_valid("a/b"));
+	assert_false(agent_id_valid("a b"));
+	assert_false(agent_id_valid("a\n"));
+	assert_false(agent_id_valid("\xc3\xa4"));
 	memset(longest, 'x', sizeof(longest));
-	longest[GUEST_ID_MAX + 1] = 0;
-	assert_false(guest_id_valid(longest));
-	longest[GUEST_ID_MAX] = 0;
-	assert_true(guest_id_valid(longest));
+	longest[AGENT_ID_MAX + 1] = 0;
+	assert_false(agent_id_valid(longest));
+	longest[AGENT_ID_MAX] = 0;
+	assert_true(agent_id_valid(longest));
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(gconfig_parse_empty_gives_defaults),
-		cmocka_unit_test(gconfig_parse_A17_bare_keys_and_values_work),
-		cmocka_unit_test(gconfig_parse_last_of_a_key_wins),
-		cmocka_unit_test(gconfig_parse_quotes_keep_blanks_together),
-		cmocka_unit_test(gconfig_parse_bad_values_are_named),
-		cmocka_unit_test(gconfig_parse_long_words_are_the_kernels_affair),
+		cmocka_unit_test(config_parse_empty_gives_defaults),
+		cmocka_unit_test(config_parse_A17_bare_keys_and_values_work),
+		cmocka_unit_test(config_parse_last_of_a_key_wins),
+		cmocka_unit_test(config_parse_quotes_keep_blanks_together),
+		cmocka_unit_test(config_parse_bad_values_are_named),
+		cmocka_unit_test(config_parse_long_words_are_the_kernels_affair),
 		cmocka_unit_test(guest_id_valid_takes_names_only),
 	};
 

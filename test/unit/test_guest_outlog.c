@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The log of a process's output: offsets, caps, acknowledgement. */
 #include "guest/container/outlog.h"
 

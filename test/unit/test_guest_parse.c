@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The agent's small parsers: cgroup files, crun's log, sysctl names, PCI addresses, /proc/net/dev. */
 #include "base/util.h"
 #include "guest/container/crun.h"
@@ -12,35 +13,35 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-static void gcgroup_parse_v2_takes_the_unified_line(void **state)
+static void cgroup_parse_v2_takes_the_unified_line(void **state)
 {
 	char *path = NULL;
 
 	(void)state;
-	assert_int_equal(gcgroup_parse(true, "0::/crivisor/abc\n", &path), 0);
+	assert_int_equal(cgroup_parse(true, "0::/crivisor/abc\n", &path), 0);
 	assert_string_equal(path, "/crivisor/abc");
 	free(path);
-	assert_int_equal(gcgroup_parse(true, "4:memory:/x\n0::/y\n", &path), 0);
+	assert_int_equal(cgroup_parse(true, "4:memory:/x\n0::/y\n", &path), 0);
 	assert_string_equal(path, "/y");
 	free(path);
-	assert_int_equal(gcgroup_parse(false, "4:memory:/x\n0::/y\n", &path), 0);
+	assert_int_equal(cgroup_parse(false, "4:memory:/x\n0::/y\n", &path), 0);
 	assert_string_equal(path, "/x");
 	free(path);
-	assert_int_equal(gcgroup_parse(true, "4:memory:/x\n", &path), -ENOENT);
-	assert_int_equal(gcgroup_parse(true, "nonsense", &path), -EBADMSG);
-	assert_int_equal(gcgroup_parse(true, "", &path), -ENOENT);
+	assert_int_equal(cgroup_parse(true, "4:memory:/x\n", &path), -ENOENT);
+	assert_int_equal(cgroup_parse(true, "nonsense", &path), -EBADMSG);
+	assert_int_equal(cgroup_parse(true, "", &path), -ENOENT);
 }
 
-static void gcgroup_keyed_finds_whole_keys_only(void **state)
+static void cgroup_keyed_finds_whole_keys_only(void **state)
 {
 	const char *text = "low 1\nhigh 2\noom 3\noom_kill 4\noom_group_kill 5\n";
 
 	(void)state;
-	assert_int_equal(gcgroup_keyed(text, "oom"), 3);
-	assert_int_equal(gcgroup_keyed(text, "oom_kill"), 4);
-	assert_int_equal(gcgroup_keyed(text, "kill"), 0);
-	assert_int_equal(gcgroup_keyed("", "oom"), 0);
-	assert_int_equal(gcgroup_keyed(NULL, "oom"), 0);
+	assert_int_equal(cgroup_keyed(text, "oom"), 3);
+	assert_int_equal(cgroup_keyed(text, "oom_kill"), 4);
+	assert_int_equal(cgroup_keyed(text, "kill"), 0);
+	assert_int_equal(cgroup_keyed("", "oom"), 0);
+	assert_int_equal(cgroup_keyed(NULL, "oom"), 0);
 }
 
 static void crun_log_message_takes_the_last_msg(void **state)
@@ -65,7 +66,7 @@ static void crun_log_message_takes_the_last_msg(void **state)
 
 static void check_sysctl(const char *name, const char *want)
 {
-	char *path CLEANUP_FREE = gsandbox_sysctl_path(name);
+	char *path CLEANUP_FREE = pod_sysctl_path(name);
 
 	if (want)
 		assert_string_equal(path, want);
@@ -73,7 +74,7 @@ static void check_sysctl(const char *name, const char *want)
 		assert_null(path);
 }
 
-static void gsandbox_sysctl_path_stays_below_proc_sys(void **state)
+static void pod_sysctl_path_stays_below_proc_sys(void **state)
 {
 	(void)state;
 	check_sysctl("net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward");
@@ -88,65 +89,65 @@ static void gsandbox_sysctl_path_stays_below_proc_sys(void **state)
 	check_sysctl("a\nb", NULL);
 }
 
-static void gdevice_parse_pci_takes_short_and_long(void **state)
+static void device_parse_pci_takes_short_and_long(void **state)
 {
 	char out[16];
 
 	(void)state;
-	assert_int_equal(gdevice_parse_pci("0000:00:05.0", out, NULL), 0);
+	assert_int_equal(device_parse_pci("0000:00:05.0", out, NULL), 0);
 	assert_string_equal(out, "0000:00:05.0");
-	assert_int_equal(gdevice_parse_pci("1f:1d.7", out, NULL), 0);
+	assert_int_equal(device_parse_pci("1f:1d.7", out, NULL), 0);
 	assert_string_equal(out, "0000:1f:1d.7");
-	assert_int_equal(gdevice_parse_pci("00:20.0", out, NULL), -EINVAL);
-	assert_int_equal(gdevice_parse_pci("00:05.8", out, NULL), -EINVAL);
-	assert_int_equal(gdevice_parse_pci("0000:00:05.0/..", out, NULL), -EINVAL);
-	assert_int_equal(gdevice_parse_pci("", out, NULL), -EINVAL);
-	assert_int_equal(gdevice_parse_pci(NULL, out, NULL), -EINVAL);
+	assert_int_equal(device_parse_pci("00:20.0", out, NULL), -EINVAL);
+	assert_int_equal(device_parse_pci("00:05.8", out, NULL), -EINVAL);
+	assert_int_equal(device_parse_pci("0000:00:05.0/..", out, NULL), -EINVAL);
+	assert_int_equal(device_parse_pci("", out, NULL), -EINVAL);
+	assert_int_equal(device_parse_pci(NULL, out, NULL), -EINVAL);
 }
 
-static void gdevice_mount_path_valid_stays_below_run(void **state)
+static void device_mount_path_valid_stays_below_run(void **state)
 {
 	(void)state;
-	assert_true(gdevice_mount_path_valid("/run/crivisor/volumes/a"));
-	assert_false(gdevice_mount_path_valid("/etc"));
-	assert_false(gdevice_mount_path_valid("/run/../etc"));
-	assert_false(gdevice_mount_path_valid("/run//x"));
-	assert_false(gdevice_mount_path_valid("run/x"));
-	assert_false(gdevice_mount_path_valid(""));
+	assert_true(device_mount_path_valid("/run/crivisor/volumes/a"));
+	assert_false(device_mount_path_valid("/etc"));
+	assert_false(device_mount_path_valid("/run/../etc"));
+	assert_false(device_mount_path_valid("/run//x"));
+	assert_false(device_mount_path_valid("run/x"));
+	assert_false(device_mount_path_valid(""));
 }
 
-static void gstats_parse_netdev_takes_lines_and_no_headings(void **state)
+static void stats_parse_netdev_takes_lines_and_no_headings(void **state)
 {
 	uint64_t n[4];
 	char name[16];
 
 	(void)state;
-	assert_false(gstats_parse_netdev(
+	assert_false(stats_parse_netdev(
 		"Inter-|   Receive                                                |  Transmit", name, n));
-	assert_false(gstats_parse_netdev(
+	assert_false(stats_parse_netdev(
 		" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs",
 		name, n));
-	assert_true(gstats_parse_netdev("  eth0: 1000 10 2 0 0 0 0 0 2000 20 4 0 0 0 0 0", name, n));
+	assert_true(stats_parse_netdev("  eth0: 1000 10 2 0 0 0 0 0 2000 20 4 0 0 0 0 0", name, n));
 	assert_string_equal(name, "eth0");
 	assert_int_equal(n[0], 1000);
 	assert_int_equal(n[1], 2);
 	assert_int_equal(n[2], 2000);
 	assert_int_equal(n[3], 4);
-	assert_false(gstats_parse_netdev("aaaaaaaaaaaaaaaaaaaaaaaaaa: 1 1 1 1 1 1 1 1 1 1 1", name, n));
-	assert_false(gstats_parse_netdev("eth0: 1 2", name, n));
-	assert_false(gstats_parse_netdev("", name, n));
+	assert_false(stats_parse_netdev("aaaaaaaaaaaaaaaaaaaaaaaaaa: 1 1 1 1 1 1 1 1 1 1 1", name, n));
+	assert_false(stats_parse_netdev("eth0: 1 2", name, n));
+	assert_false(stats_parse_netdev("", name, n));
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(gcgroup_parse_v2_takes_the_unified_line),
-		cmocka_unit_test(gcgroup_keyed_finds_whole_keys_only),
+		cmocka_unit_test(cgroup_parse_v2_takes_the_unified_line),
+		cmocka_unit_test(cgroup_keyed_finds_whole_keys_only),
 		cmocka_unit_test(crun_log_message_takes_the_last_msg),
-		cmocka_unit_test(gsandbox_sysctl_path_stays_below_proc_sys),
-		cmocka_unit_test(gdevice_parse_pci_takes_short_and_long),
-		cmocka_unit_test(gdevice_mount_path_valid_stays_below_run),
-		cmocka_unit_test(gstats_parse_netdev_takes_lines_and_no_headings),
+		cmocka_unit_test(pod_sysctl_path_stays_below_proc_sys),
+		cmocka_unit_test(device_parse_pci_takes_short_and_long),
+		cmocka_unit_test(device_mount_path_valid_stays_below_run),
+		cmocka_unit_test(stats_parse_netdev_takes_lines_and_no_headings),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

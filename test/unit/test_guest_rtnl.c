@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * rtnetlink: messages byte by byte, addresses, and the kernel itself in a network namespace of the test's
  * own.

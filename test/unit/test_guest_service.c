@@ -1,8 +1,8 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The agent's services from the wire inwards: requests and processes. */
 #include "guest_service_fixture.h"
 
-/* ---- tests
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- tests ---------------------------------------------------------------------------------------- */
 
 static void check_known_services_only(void **state)
 {
@@ -84,7 +84,7 @@ static void exec_output_exit_and_delete(void **state)
 	/* What is not acknowledged is there again. */
 	read_log("e", true, out, sizeof(out));
 	assert_string_equal(out, "1:out\n2:err\n");
-	assert_int_equal(g.logs.used, 0);
+	assert_int_equal(agent.logs.used, 0);
 	far.container_id = (char *)"box";
 	far.exec_id = (char *)"e";
 	far.offset = 1000;
@@ -139,14 +139,13 @@ static void calls_of_a_lost_connection_are_forgotten(void **state)
 		turn();
 	client = ttrpc_conn_free(client);
 	sock = close_fd(sock);
-	while (p->state != PROC_STOPPED || !pio_all_ended(p->pio))
+	while (p->state != PROC_STOPPED || !stdio_all_ended(p->stdio))
 		turn();
 	assert_null(p->waiters);
-	assert_int_equal(outlog_end(&p->pio->log), 5);
+	assert_int_equal(outlog_end(&p->stdio->log), 5);
 }
 
-/* ---- the rest
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- the rest ------------------------------------------------------------------------------------- */
 
 static void execvmprocess_needs_debug_and_is_bounded(void **state)
 {
@@ -159,7 +158,7 @@ static void execvmprocess_needs_debug_and_is_bounded(void **state)
 	req.stdin.data = (uint8_t *)"in ";
 	req.stdin.len = 3;
 	assert_int_equal(status_of(SANDBOX, "ExecVMProcess", &req.base), ERR_PERMISSION_DENIED);
-	g.config.debug = true;
+	agent.config.debug = true;
 	m = call(SANDBOX, "ExecVMProcess", &req.base, &grpc__exec_vmprocess_response__descriptor, NULL);
 	assert_string_equal(m->out, "in more\n");
 	protobuf_c_message_free_unpacked(&m->base, NULL);
@@ -189,10 +188,10 @@ static void getevents_waits_for_one(void **state)
 	await(&r.done);
 	assert_int_equal(r.err.code, 0);
 	/* Nobody fetches: bounded. */
-	for (int i = 0; i < 2 * GEVENTS_MAX; i++) {
+	for (int i = 0; i < 2 * EVENTS_MAX; i++) {
 		Containerd__Task__V2__StateRequest any = CONTAINERD__TASK__V2__STATE_REQUEST__INIT;
 
-		gevents_push(g.events, "/x", &any.base);
+		events_push(agent.events, "/x", &any.base);
 	}
 }
 

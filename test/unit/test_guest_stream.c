@@ -1,8 +1,8 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The agent's streams and dials, from the wire inwards. */
 #include "guest_service_fixture.h"
 
-/* ---- streams
- * --------------------------------------------------------------------------------------------------- */
+/* ---- streams -------------------------------------------------------------------------------------- */
 
 struct stream {
 	uint32_t id;
@@ -102,7 +102,7 @@ static void stream_B10_stdin_to_stdout_with_half_close(void **state)
 	assert_memory_equal(buf_data(&err_.data), "done\n", 5);
 	assert_int_equal(in.err.code, 0);
 	expect_exit("cat", 0);
-	assert_int_equal(g.logs.used, 0);
+	assert_int_equal(agent.logs.used, 0);
 	buf_done(&out.data);
 	buf_done(&err_.data);
 }
@@ -128,11 +128,11 @@ static void stream_beside_readlog_only_listens(void **state)
 	char text[256] = "";
 
 	(void)state;
-	while (outlog_end(&p->pio->log) < 7)
+	while (outlog_end(&p->stdio->log) < 7)
 		turn();
-	p->pio->log_read = true;
+	p->stdio->log_read = true;
 	open_stream(&out, "box/tap/stdout");
-	assert_int_equal(pio_write(p->pio, "\n", 1), 0);
+	assert_int_equal(stdio_write(p->stdio, "\n", 1), 0);
 	await(&out.over);
 	assert_int_equal(out.data.len, 6);
 	assert_memory_equal(buf_data(&out.data), "after\n", 6);
@@ -196,8 +196,7 @@ static void stream_bad_beginnings_fail_clearly(void **state)
 	assert_int_equal(s.err.status, ERR_INVALID_ARGUMENT);
 }
 
-/* ---- dial
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- dial ----------------------------------------------------------------------------------------- */
 
 static void on_dial(void *arg, const struct err *err, const void *payload, size_t len, bool eof)
 {
