@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/container/crun.h"
+#include "guest/container/crun_internal.h"
 
 #include "base/util.h"
 #include "guest/core/agent.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/container/ctr.h"
+#include "guest/container/ctr_internal.h"
 
 #include "api/agent/events.pb-c.h"
 #include "api/agent/guest_abi.h"
@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "guest/container/cgroup.h"
 #include "guest/rpc/events.h"
-#include "guest/init/init.h"
+#include "guest/init/init_internal.h"
 #include "guest/core/agent.h"
 
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/container/outlog.h"
+#include "guest/container/outlog_internal.h"
 
 #include "base/util.h"
 

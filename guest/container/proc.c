@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/container/proc.h"
+#include "guest/container/proc_internal.h"
 
 #include "api/agent/events.pb-c.h"
 #include "api/agent/task.pb-c.h"
-#include "guest/container/ctr.h"
+#include "guest/container/ctr_internal.h"
 #include "guest/rpc/events.h"
 #include "guest/core/agent.h"
 

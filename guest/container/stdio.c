@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/container/stdio.h"
+#include "guest/container/stdio_internal.h"
 
 #include "api/agent/guest_abi.h"
 #include "base/util.h"

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* containerd.task.v2.Task: requests taken apart and handed to ctr.c and proc.c. */
-#include "guest/pod/services.h"
+#include "guest/pod/methods_internal.h"
 
 #include "api/agent/agent.pb-c.h"
 #include "api/agent/guest_abi.h"
 #include "api/agent/task.pb-c.h"
 #include "base/log.h"
 #include "base/version.h"
-#include "guest/container/ctr.h"
+#include "guest/container/ctr_internal.h"
 #include "guest/container/cgroup.h"
-#include "guest/pod/stats.h"
+#include "guest/pod/stats_internal.h"
 
 #include <signal.h>
 

@@ -9,8 +9,8 @@
 #define GUEST_CORE_AGENT_H
 
 #include "guest/core/loop.h"
-#include "guest/init/config.h"
-#include "guest/container/outlog.h"
+#include "guest/init/config_internal.h"
+#include "guest/container/outlog_internal.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/device/device.h"
+#include "guest/device/device_internal.h"
 
 #include "api/agent/agent.pb-c.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "guest/init/init.h"
+#include "guest/init/init_internal.h"
 #include "guest/core/reap.h"
 #include "guest/rpc/request.h"
-#include "guest/pod/services.h"
+#include "guest/pod/methods_internal.h"
 #include "guest/core/spawn.h"
 
 #include <dirent.h>

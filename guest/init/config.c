@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/init/config.h"
+#include "guest/init/config_internal.h"
 
 #include "base/util.h"
 

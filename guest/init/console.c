@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/init/console.h"
+#include "guest/init/console_internal.h"
 
 #include "base/buf.h"
 #include "base/log.h"

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/init/init.h"
+#include "guest/init/init_internal.h"
 
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "guest/container/crun.h"
-#include "guest/container/ctr.h"
+#include "guest/container/crun_internal.h"
+#include "guest/container/ctr_internal.h"
 #include "guest/container/cgroup.h"
-#include "guest/device/device.h"
-#include "guest/pod/net.h"
-#include "guest/pod/setup.h"
+#include "guest/device/device_internal.h"
+#include "guest/pod/net_internal.h"
+#include "guest/pod/setup_internal.h"
 #include "guest/container/share.h"
 
 #include <fcntl.h>

@@ -13,13 +13,13 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "base/version.h"
-#include "guest/init/console.h"
+#include "guest/init/console_internal.h"
 #include "guest/rpc/events.h"
-#include "guest/init/init.h"
+#include "guest/init/init_internal.h"
 #include "guest/rpc/server.h"
 #include "guest/core/agent.h"
 #include "guest/core/reap.h"
-#include "guest/pod/services.h"
+#include "guest/pod/methods_internal.h"
 
 #include <signal.h>
 #include <sys/resource.h>

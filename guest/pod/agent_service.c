@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* crivisor.agent.v1.Agent: what the other services cannot carry. */
-#include "guest/pod/services.h"
+#include "guest/pod/methods_internal.h"
 
 #include "api/agent/agent.pb-c.h"
 #include "base/version.h"
-#include "guest/pod/stats.h"
+#include "guest/pod/stats_internal.h"
 #include "guest/rpc/request.h"
 
 #include <sys/utsname.h>

@@ -7,7 +7,7 @@
  * (half-close). When the server in the guest has closed its side and everything has been sent, the stream
  * ends.
  */
-#include "guest/pod/services.h"
+#include "guest/pod/methods_internal.h"
 
 #include "api/agent/agent.pb-c.h"
 #include "guest/rpc/server.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/pod/net.h"
+#include "guest/pod/net_internal.h"
 
 #include "base/util.h"
-#include "guest/pod/rtnl.h"
+#include "guest/pod/rtnl_internal.h"
 
 #include <net/if.h>
 #include <sys/ioctl.h>

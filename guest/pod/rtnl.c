@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/pod/rtnl.h"
+#include "guest/pod/rtnl_internal.h"
 
 #include "base/util.h"
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* grpc.SandboxService: the guest as a whole. */
-#include "guest/pod/services.h"
+#include "guest/pod/methods_internal.h"
 
 #include "api/agent/guest_abi.h"
 #include "api/agent/sandbox.pb-c.h"
 #include "base/log.h"
 #include "guest/rpc/events.h"
-#include "guest/init/init.h"
-#include "guest/pod/net.h"
-#include "guest/pod/setup.h"
+#include "guest/init/init_internal.h"
+#include "guest/pod/net_internal.h"
+#include "guest/pod/setup_internal.h"
 #include "guest/rpc/request.h"
 
 #include <time.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/pod/setup.h"
+#include "guest/pod/setup_internal.h"
 
 #include "api/agent/guest_abi.h"
 #include "base/log.h"

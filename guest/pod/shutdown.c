@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The orderly end: containers, share, power. */
-#include "guest/pod/services.h"
+#include "guest/pod/methods_internal.h"
 
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "guest/container/ctr.h"
+#include "guest/container/ctr_internal.h"
 #include "guest/container/cgroup.h"
-#include "guest/init/init.h"
+#include "guest/init/init_internal.h"
 #include "guest/rpc/server.h"
 
 #include <signal.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/pod/stats.h"
+#include "guest/pod/stats_internal.h"
 
 #include "base/util.h"
-#include "guest/container/ctr.h"
+#include "guest/container/ctr_internal.h"
 #include "guest/container/cgroup.h"
 #include "guest/core/agent.h"
-#include "guest/pod/services.h"
+#include "guest/pod/methods_internal.h"
 
 #include <inttypes.h>
 #include <net/if.h>

@@ -3,11 +3,11 @@
  * SandboxService.ExecVMProcess: a shell command in the guest itself, for looking into a VM. Only with
  * task.debug: it is root next to every container. Output is bounded, and so is its time.
  */
-#include "guest/pod/services.h"
+#include "guest/pod/methods_internal.h"
 
 #include "api/agent/sandbox.pb-c.h"
 #include "base/util.h"
-#include "guest/init/init.h"
+#include "guest/init/init_internal.h"
 #include "guest/core/reap.h"
 #include "guest/rpc/request.h"
 #include "guest/core/spawn.h"

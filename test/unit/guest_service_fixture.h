@@ -16,13 +16,13 @@
 #include "base/util.h"
 #include "base/version.h"
 #include "google/protobuf/any.pb-c.h"
-#include "guest/container/ctr.h"
+#include "guest/container/ctr_internal.h"
 #include "guest/rpc/events.h"
 #include "guest/rpc/server.h"
 #include "guest/core/agent.h"
 #include "guest/core/reap.h"
 #include "guest/rpc/request.h"
-#include "guest/pod/services.h"
+#include "guest/pod/methods_internal.h"
 #include "guest/core/spawn.h"
 
 #include <arpa/inet.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The agent's configuration from the kernel command line: mission row A17. */
-#include "guest/init/config.h"
+#include "guest/init/config_internal.h"
 #include "guest/core/agent.h"
 
 #include "base/util.h"

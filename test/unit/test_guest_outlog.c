@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The log of a process's output: offsets, caps, acknowledgement. */
-#include "guest/container/outlog.h"
+#include "guest/container/outlog_internal.h"
 
 #include "base/util.h"
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The agent's small parsers: cgroup files, crun's log, sysctl names, PCI addresses, /proc/net/dev. */
 #include "base/util.h"
-#include "guest/container/crun.h"
+#include "guest/container/crun_internal.h"
 #include "guest/container/cgroup.h"
-#include "guest/device/device.h"
-#include "guest/pod/setup.h"
-#include "guest/pod/stats.h"
+#include "guest/device/device_internal.h"
+#include "guest/pod/setup_internal.h"
+#include "guest/pod/stats_internal.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

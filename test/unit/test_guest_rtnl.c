@@ -3,7 +3,7 @@
  * rtnetlink: messages byte by byte, addresses, and the kernel itself in a network namespace of the test's
  * own.
  */
-#include "guest/pod/rtnl.h"
+#include "guest/pod/rtnl_internal.h"
 
 #include "base/util.h"
 

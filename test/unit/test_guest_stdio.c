@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A process's standard I/O and the loop under it: backpressure, ends, the grace for forgotten writers. */
-#include "guest/container/stdio.h"
+#include "guest/container/stdio_internal.h"
 
 #include "api/agent/guest_abi.h"
 #include "base/util.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * config.h: the agent's configuration, read from the kernel command line and from nowhere else.
+ * config_internal.h: the agent's configuration, read from the kernel command line and from nowhere else.
  *
  * Purpose:   task.sharefs_type=virtiofs|9p, task.debug, task.log_level=LEVEL, task.enable_tracing,
  *            task.debug_shell. The booleans work bare, as =true and as =false (also 1/0, yes/no, on/off). The
@@ -10,8 +10,8 @@
  * Errors:    an unknown task.* key or a bad value is -EINVAL and names it: a typing error must not be silent.
  *            Keys without the prefix are the kernel's.
  */
-#ifndef GUEST_INIT_CONFIG_H
-#define GUEST_INIT_CONFIG_H
+#ifndef GUEST_INIT_CONFIG_INTERNAL_H
+#define GUEST_INIT_CONFIG_INTERNAL_H
 
 #include "base/err.h"
 #include "base/log.h"

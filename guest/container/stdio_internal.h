@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * stdio.h: the standard input and output of one process: pipes or a terminal, and the log of its output.
+ * stdio_internal.h: the standard input and output of one process: pipes or a terminal, and the log of its output.
  *
  * Purpose:   reads output into the log while there is room and stops reading when there is none; writes input
  *            from a bounded queue; tells listeners (ReadLog calls, streams) when something changed.
@@ -14,11 +14,11 @@
  *            exited and the pipe is empty: a background child that kept the pipe cannot hold it open for
  *            ever.
  */
-#ifndef GUEST_CONTAINER_STDIO_H
-#define GUEST_CONTAINER_STDIO_H
+#ifndef GUEST_CONTAINER_STDIO_INTERNAL_H
+#define GUEST_CONTAINER_STDIO_INTERNAL_H
 
 #include "guest/core/loop.h"
-#include "guest/container/outlog.h"
+#include "guest/container/outlog_internal.h"
 
 #include "base/err.h"
 

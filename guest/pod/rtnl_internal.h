@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rtnl.h: the agent's own small rtnetlink: links, addresses and routes of the guest.
+ * rtnl_internal.h: the agent's own small rtnetlink: links, addresses and routes of the guest.
  *
  * Purpose:   what the pod's network needs and no more; libnl would double the agent's size.
  * Threads:   none of its own. Calls are synchronous: the kernel answers a netlink request before send
@@ -11,8 +11,8 @@
  * Errors:    the kernel's errno, with what was attempted.
  * Source:    rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h.
  */
-#ifndef GUEST_POD_RTNL_H
-#define GUEST_POD_RTNL_H
+#ifndef GUEST_POD_RTNL_INTERNAL_H
+#define GUEST_POD_RTNL_INTERNAL_H
 
 #include "base/err.h"
 

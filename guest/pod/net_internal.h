@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * net.h: interfaces and routes as SandboxService asks for them, done through rtnl.h.
+ * net_internal.h: interfaces and routes as SandboxService asks for them, done through rtnl.h.
  *
  * Threads:   none of its own; synchronous.
  * Limits:    NET_ADDRS_MAX addresses an interface.
  * Semantics: an interface is found by its hwAddr; if no link has it, by `device` (its name in the guest now),
  *            then by `name`. It gets hwAddr, name, mtu and exactly the addresses given, and is brought up.
  */
-#ifndef GUEST_POD_NET_H
-#define GUEST_POD_NET_H
+#ifndef GUEST_POD_NET_INTERNAL_H
+#define GUEST_POD_NET_INTERNAL_H
 
 #include "api/agent/sandbox.pb-c.h"
 #include "base/err.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * crun.h: runs the OCI runtime beside the loop, never in it: a hung crun stops nobody else.
+ * crun_internal.h: runs the OCI runtime beside the loop, never in it: a hung crun stops nobody else.
  *
  * Purpose:   one object per run: its output file for errors, its pid file, its deadline. Runs beyond
  *            CRUN_PARALLEL wait their turn.
@@ -11,8 +11,8 @@
  * Errors:    carry crun's own words, taken from its --log file (json lines; crun 1.8: {"msg": …, "level": …,
  *            "time": …}).
  */
-#ifndef GUEST_CONTAINER_CRUN_H
-#define GUEST_CONTAINER_CRUN_H
+#ifndef GUEST_CONTAINER_CRUN_INTERNAL_H
+#define GUEST_CONTAINER_CRUN_INTERNAL_H
 
 #include "base/err.h"
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * setup.h: what makes this guest the pod's: hostname, sysctls, the shared /dev/shm and PID namespace, DNS.
+ * setup_internal.h: what makes this guest the pod's: hostname, sysctls, the shared /dev/shm and PID namespace, DNS.
  *
  * Threads:   the loop's. Everything may be asked for again with the same result.
  * Errors:    name the thing: an unknown sysctl by its name.
  */
-#ifndef GUEST_POD_SETUP_H
-#define GUEST_POD_SETUP_H
+#ifndef GUEST_POD_SETUP_INTERNAL_H
+#define GUEST_POD_SETUP_INTERNAL_H
 
 #include "api/agent/agent.pb-c.h"
 #include "guest/core/agent.h"

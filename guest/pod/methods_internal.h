@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * services.h: the four ttrpc services that the agent serves, each a table of methods.
+ * methods_internal.h: the four ttrpc services that the agent serves, each a table of methods.
  *
  * Threads: the loop's. The context of every method is the struct agent.
  * Source:  api/agent/task.proto, sandbox.proto, streaming.proto, agent.proto.
  */
-#ifndef GUEST_POD_SERVICES_H
-#define GUEST_POD_SERVICES_H
+#ifndef GUEST_POD_METHODS_INTERNAL_H
+#define GUEST_POD_METHODS_INTERNAL_H
 
 #include "api/ttrpc/ttrpc.h"
 #include "guest/core/agent.h"

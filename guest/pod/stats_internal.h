@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * stats.h: use of resources, of a container or of the whole guest.
+ * stats_internal.h: use of resources, of a container or of the whole guest.
  *
  * Threads:   the loop's; reads a few files of cgroupfs and /proc.
  * Ownership: the response of a container holds no allocated memory.
  */
-#ifndef GUEST_POD_STATS_H
-#define GUEST_POD_STATS_H
+#ifndef GUEST_POD_STATS_INTERNAL_H
+#define GUEST_POD_STATS_INTERNAL_H
 
 #include "api/agent/agent.pb-c.h"
 

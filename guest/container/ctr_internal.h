@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ctr.h: a container of the guest: made, started and deleted by the OCI runtime, watched by the agent.
+ * ctr_internal.h: a container of the guest: made, started and deleted by the OCI runtime, watched by the agent.
  *
  * Purpose:   the table of containers, and their life cycle. The Task service (task.c) turns requests into
  *            these calls.
@@ -12,11 +12,11 @@
  * Trust:     ids are checked (agent_id_check) before they become paths; the bundle is always
  *            GUEST_SHARE_DIR/<id>, whatever the request says.
  */
-#ifndef GUEST_CONTAINER_CTR_H
-#define GUEST_CONTAINER_CTR_H
+#ifndef GUEST_CONTAINER_CTR_INTERNAL_H
+#define GUEST_CONTAINER_CTR_INTERNAL_H
 
 #include "guest/container/share.h"
-#include "guest/container/proc.h"
+#include "guest/container/proc_internal.h"
 
 #define CTR_MAX	       256
 #define CTR_EXECS_MAX  4096

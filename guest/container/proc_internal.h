@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * proc.h: one process that the host asked for: a container's own, or an exec in it.
+ * proc_internal.h: one process that the host asked for: a container's own, or an exec in it.
  *
  * Purpose:   its state, standard I/O, exit, and the calls that wait for the exit.
  * Threads:   the loop's.
  * Ownership: belongs to its container (ctr.h). Not freed while a run of the runtime is under way for it.
  * Source:    states as containerd's task service has them.
  */
-#ifndef GUEST_CONTAINER_PROC_H
-#define GUEST_CONTAINER_PROC_H
+#ifndef GUEST_CONTAINER_PROC_INTERNAL_H
+#define GUEST_CONTAINER_PROC_INTERNAL_H
 
 #include "base/err.h"
-#include "guest/container/crun.h"
-#include "guest/container/stdio.h"
+#include "guest/container/crun_internal.h"
+#include "guest/container/stdio_internal.h"
 #include "guest/core/reap.h"
 #include "guest/rpc/request.h"
 

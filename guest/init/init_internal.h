@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * init.h: what PID 1 does before it serves: environment, mounts, cgroups, sysctls, the share; and the end of
+ * init_internal.h: what PID 1 does before it serves: environment, mounts, cgroups, sysctls, the share; and the end of
  * the guest.
  *
  * Threads: none yet; everything is synchronous and checked. Any failure is fatal (init_fatal): a guest that
  *          came up only in part would fail later and less clearly.
  */
-#ifndef GUEST_INIT_INIT_H
-#define GUEST_INIT_INIT_H
+#ifndef GUEST_INIT_INIT_INTERNAL_H
+#define GUEST_INIT_INIT_INTERNAL_H
 
 #include "base/err.h"
 #include "guest/core/agent.h"

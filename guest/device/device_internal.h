@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * device.h: devices that were plugged in while the guest runs, found by their PCI address.
+ * device_internal.h: devices that were plugged in while the guest runs, found by their PCI address.
  *
  * Threads:   the loop's; what may block (mount) runs in a child.
  * Limits:    DEVICE_WAIT_NS for a device to appear (its uevents wake the search; nothing is polled), as long
  *            again for a mount.
  * Source:    sysfs: /sys/bus/pci/devices/<address>/…; kobject uevents over netlink (lib/kobject_uevent.c).
  */
-#ifndef GUEST_DEVICE_DEVICE_H
-#define GUEST_DEVICE_DEVICE_H
+#ifndef GUEST_DEVICE_DEVICE_INTERNAL_H
+#define GUEST_DEVICE_DEVICE_INTERNAL_H
 
 #include "base/err.h"
 #include "guest/core/agent.h"

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * console.h: the debug console: a shell in the guest, on a terminal, for each connection of the host's to
+ * console_internal.h: the debug console: a shell in the guest, on a terminal, for each connection of the host's to
  * its vsock port. Only with task.debug.
  *
  * Threads: the loop's.
  * Limits:  CONSOLE_MAX shells at once, CONSOLE_BUFFER bytes on the way in each direction.
  */
-#ifndef GUEST_INIT_CONSOLE_H
-#define GUEST_INIT_CONSOLE_H
+#ifndef GUEST_INIT_CONSOLE_INTERNAL_H
+#define GUEST_INIT_CONSOLE_INTERNAL_H
 
 #include "base/err.h"
 #include "guest/core/agent.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * outlog.h: the output of one process, both streams in the order read, kept until the host has acknowledged
+ * outlog_internal.h: the output of one process, both streams in the order read, kept until the host has acknowledged
  * it.
  *
  * Purpose:   offsets count bytes of both streams together, from 0 at the start of the process. Data leaves
@@ -12,8 +12,8 @@
  *            logs of a pool: beyond that each log still gets OUTLOG_SHARE_MIN bytes, so that no process can
  *            starve another one.
  */
-#ifndef GUEST_CONTAINER_OUTLOG_H
-#define GUEST_CONTAINER_OUTLOG_H
+#ifndef GUEST_CONTAINER_OUTLOG_INTERNAL_H
+#define GUEST_CONTAINER_OUTLOG_INTERNAL_H
 
 #include "base/buf.h"
 
