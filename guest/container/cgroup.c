@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/container/cgroup.h"
 
-#include "api/agent/guest_abi.h"
 #include "base/util.h"
 
 #include <dirent.h>
+#include <linux/magic.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #define FILE_MAX   (1u << 20)
 #define DEPTH_MAX  16
+#define ROUNDS_MAX 8
 #define MOUNT_BITS (MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
 static const char *const v2_wanted[] = {"cpuset", "cpu", "io", "memory", "hugetlb", "pids"};
@@ -113,16 +115,16 @@ static int make_leaf(const char *path, struct err *err)
 	return 0;
 }
 
-int cgroup_enable(bool v2, struct err *err)
+int cgroup_enable(bool v2, const char *parent, struct err *err)
 {
 	int r;
 
 	if (!v2)
 		return 0;
-	r = make_leaf(GUEST_CGROUP_PARENT, err);
+	r = make_leaf(parent, err);
 	if (r == 0)
 		r = enable_controllers("", err);
-	return r == 0 ? enable_controllers(GUEST_CGROUP_PARENT, err) : r;
+	return r == 0 ? enable_controllers(parent, err) : r;
 }
 
 int cgroup_enter_leaf(bool v2, struct err *err)
@@ -155,6 +157,13 @@ static int setup_v1(struct err *err)
 		return err_set(err, -ENODEV, "the kernel has neither cgroup v2 nor any v1 controller");
 	write_at(false, "memory", "", "memory.use_hierarchy", "1");
 	return 0;
+}
+
+bool cgroup_is_v2(void)
+{
+	struct statfs fs;
+
+	return statfs(CGROUP_ROOT, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC;
 }
 
 int cgroup_setup(bool *ret_v2, struct err *err)
@@ -247,20 +256,26 @@ int cgroup_pids(bool v2, const char *path, pid_t *pids, size_t max)
 	return r < 0 ? r : (int)n;
 }
 
+/* v1 has no cgroup.kill: pids are read and killed again and again, until a round finds no new one. */
+static int kill_v1(const char *path)
+{
+	pid_t *pids CLEANUP_FREE = calloc(CGROUP_PIDS_MAX, sizeof(*pids));
+	int before = -1, n = pids ? 0 : -ENOMEM;
+
+	for (int round = 0; n >= 0 && n != before && round < ROUNDS_MAX; round++) {
+		before = round > 0 ? n : -1;
+		n = cgroup_pids(false, path, pids, CGROUP_PIDS_MAX);
+		for (int i = 0; i < n; i++)
+			kill(pids[i], SIGKILL);
+	}
+	return n < 0 ? n : 0;
+}
+
 int cgroup_kill(bool v2, const char *path, struct err *err)
 {
-	pid_t pids[256];
-	int n;
+	int r = v2 ? write_at(true, "", path, "cgroup.kill", "1") : kill_v1(path);
 
-	if (v2) {
-		int r = write_at(true, "", path, "cgroup.kill", "1");
-
-		return r < 0 ? err_set_errno(err, r, "kill cgroup %s", path) : 0;
-	}
-	n = cgroup_pids(false, path, pids, ARRAY_SIZE(pids));
-	for (int i = 0; i < n; i++)
-		kill(pids[i], SIGKILL);
-	return n < 0 ? err_set_errno(err, n, "kill cgroup %s", path) : 0;
+	return r < 0 ? err_set_errno(err, r, "kill cgroup %s", path) : 0;
 }
 
 int cgroup_freeze(bool v2, const char *path, bool freeze, struct err *err)

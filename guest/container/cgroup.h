@@ -20,10 +20,12 @@
 #define CGROUP_AGENT	"/init" /* the agent's own leaf */
 #define CGROUP_PIDS_MAX 4096
 
+/* True if v2 is mounted at CGROUP_ROOT; false for v1, hybrid included. */
+bool cgroup_is_v2(void);
 /* Mounts the hierarchy (v1: one for each controller). */
 int cgroup_setup(bool *ret_v2, struct err *err);
-/* v2: enables the controllers down to GUEST_CGROUP_PARENT. */
-int cgroup_enable(bool v2, struct err *err);
+/* v2: makes `parent` and enables the controllers down to it. */
+int cgroup_enable(bool v2, const char *parent, struct err *err);
 /*
  * Puts the agent into its leaf. Not urgent: only the root may hold processes beside children, and it is there
  * that it begins.

@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/container/crun_internal.h"
 
+#include "base/log.h"
 #include "base/util.h"
-#include "guest/core/agent.h"
+#include "guest/container/containers_internal.h"
+#include "guest/core/loop.h"
 #include "guest/core/reap.h"
 #include "guest/core/spawn.h"
 
 #include <fcntl.h>
+#include <json-c/json.h>
 #include <signal.h>
 
 #define LOG_MAX	   65536
 #define SUBCOMMAND 5 /* its place in argv, behind the global options */
 
 struct crun_run {
-	struct crun_run *next; /* in the queue */
+	struct crun_run *next;			/* in the queue */
+	struct crun_run *all_next, **all_prevp; /* of all */
 	struct agent *agent;
 	char **argv;
 	int stdio[3];
@@ -29,12 +33,18 @@ struct crun_run {
 };
 
 static struct {
+	struct crun_run *all;
 	struct crun_run *queue, **tail;
 	unsigned int running;
 } runs = {.tail = &runs.queue};
 
 static void run_free(struct crun_run *run)
 {
+	if (run->all_prevp) {
+		*run->all_prevp = run->all_next;
+		if (run->all_next)
+			run->all_next->all_prevp = run->all_prevp;
+	}
 	for (int i = 0; i < 3; i++)
 		close_fd(run->stdio[i]);
 	unlink(run->log);
@@ -44,46 +54,45 @@ static void run_free(struct crun_run *run)
 	free(run);
 }
 
-/* Copies a JSON string's content (s is behind the opening quote) with the plain escapes undone. */
-static const char *json_text(const char *s, char *out, size_t out_len)
+/* The "msg" of a line of JSON into out; false if the line is none, or has none. */
+static bool line_message(const char *line, size_t len, char *out, size_t out_len)
 {
-	size_t n = 0;
+	struct json_tokener *tok = json_tokener_new();
+	struct json_object *o = tok ? json_tokener_parse_ex(tok, line, (int)len) : NULL;
+	struct json_object *msg = NULL;
+	bool found =
+		o && json_object_object_get_ex(o, "msg", &msg) && json_object_is_type(msg, json_type_string);
 
-	for (; *s && *s != '"' && n + 1 < out_len; s++) {
-		char c = *s;
-
-		if (c == '\\' && s[1]) {
-			s++;
-			c = *s == 'n' ? ' ' : *s == 't' ? ' ' : *s;
-		}
-		out[n++] = c;
+	if (found)
+		snprintf(out, out_len, "%s", json_object_get_string(msg));
+	json_object_put(o);
+	json_tokener_free(tok);
+	/* Messages of gRPC and logs are of one line. */
+	for (char *p = out; found && *p; p++) {
+		if (*p == '\n' || *p == '\t')
+			*p = ' ';
 	}
-	out[n] = 0;
-	return s;
+	return found;
 }
 
 void crun_log_message(const char *log, char *out, size_t out_len)
 {
-	const char *last = NULL, *p = log, *line;
+	const char *last = log, *next;
+	bool found = false;
 
+	*out = 0;
 	/* The last message is the outermost error; crun writes one line a message. */
-	while ((p = strstr(p, "\"msg\""))) {
-		p += strlen("\"msg\"");
-		p += strspn(p, " :");
-		if (*p == '"')
-			last = p + 1;
-	}
-	if (last) {
-		json_text(last, out, out_len);
-		return;
+	for (const char *line = log; *line; line = next) {
+		size_t len = strcspn(line, "\n");
+
+		next = line + len + (line[len] == '\n');
+		if (len > 0)
+			last = line;
+		found = line_message(line, len, out, out_len) || found;
 	}
 	/* Not JSON (crun died before it read its options): the last line as it is. */
-	line = log;
-	for (p = log; *p; p++) {
-		if (p[0] == '\n' && p[1])
-			line = p + 1;
-	}
-	snprintf(out, out_len, "%.*s", (int)strcspn(line, "\n"), line);
+	if (!found)
+		snprintf(out, out_len, "%.*s", (int)strcspn(last, "\n"), last);
 }
 
 static int run_error(struct crun_run *run, int status, struct err *err)
@@ -93,10 +102,9 @@ static int run_error(struct crun_run *run, int status, struct err *err)
 	const char *what = run->argv[SUBCOMMAND];
 
 	if (run->killed)
-		return err_set_status(err, -ECANCELED, ERR_ABORTED, "crun %s: killed by a later request",
-				      what);
+		return err_set_status(err, -ECANCELED, ERR_ABORTED, "crun %s: ended by a later Kill", what);
 	if (run->late)
-		return err_set(err, -ETIMEDOUT, "crun %s: not done after %lld s", what,
+		return err_set(err, -ETIMEDOUT, "crun %s: not finished after %lld s", what,
 			       CRUN_DEADLINE_NS / NS_PER_SEC);
 	if (status == 0)
 		return 0;
@@ -105,9 +113,10 @@ static int run_error(struct crun_run *run, int status, struct err *err)
 	if (msg[0])
 		return err_set_status(err, -EIO, ERR_UNKNOWN, "crun %s: %s", what, msg);
 	if (status == 127)
-		return err_set_status(err, -EIO, ERR_INTERNAL, "crun %s: %s cannot be run", what, CRUN_PATH);
-	return err_set_status(err, -EIO, ERR_UNKNOWN, "crun %s: ended with status %d and said nothing", what,
-			      status);
+		return err_set_status(err, -EIO, ERR_INTERNAL, "crun %s: %s cannot be run", what,
+				      run->agent->paths.crun);
+	return err_set_status(err, -EIO, ERR_UNKNOWN, "crun %s: exit status %d without an error message",
+			      what, status);
 }
 
 static int run_pid(const struct crun_run *run, pid_t *ret, struct err *err)
@@ -208,10 +217,10 @@ static void start_next(void)
 static int build_argv(struct crun_run *run, const struct crun_args *args)
 {
 	char ***v = &run->argv;
-	int r = strv_add(v, CRUN_PATH);
+	int r = strv_add(v, run->agent->paths.crun);
 
 	if (r == 0)
-		r = strv_add(v, "--root=" CRUN_ROOT);
+		r = strv_addf(v, "--root=%s", run->agent->paths.crun_root);
 	if (r == 0)
 		r = strv_add(v, "--cgroup-manager=cgroupfs");
 	if (r == 0)
@@ -250,9 +259,9 @@ struct crun_run *crun_start(struct agent *agent, const struct crun_args *args, c
 		return NULL;
 	}
 	*run = (struct crun_run){.agent = agent, .stdio = {-1, -1, -1}, .done = done, .arg = arg};
-	snprintf(run->log, sizeof(run->log), "%s/%u.log", agent_tmp_dir, serial);
+	snprintf(run->log, sizeof(run->log), "%s/%u.log", agent->paths.tmp, serial);
 	if (args->want_pid)
-		snprintf(run->pidfile, sizeof(run->pidfile), "%s/%u.pid", agent_tmp_dir, serial);
+		snprintf(run->pidfile, sizeof(run->pidfile), "%s/%u.pid", agent->paths.tmp, serial);
 	r = build_argv(run, args);
 	if (r == 0)
 		r = dup_stdio(run, args);
@@ -261,6 +270,11 @@ struct crun_run *crun_start(struct agent *agent, const struct crun_args *args, c
 		run_free(run);
 		return NULL;
 	}
+	run->all_next = runs.all;
+	run->all_prevp = &runs.all;
+	if (run->all_next)
+		run->all_next->all_prevp = &run->all_next;
+	runs.all = run;
 	*runs.tail = run;
 	runs.tail = &run->next;
 	start_next();
@@ -285,4 +299,26 @@ void crun_kill(struct crun_run *run)
 	if (runs.tail == &run->next)
 		runs.tail = p;
 	loop_later(run->agent->loop, &run->fail, on_fail, run);
+}
+
+void crun_forget_all(void)
+{
+	while (runs.all) {
+		struct crun_run *run = runs.all;
+
+		if (run->pid > 0) {
+			kill(-run->pid, SIGKILL);
+			kill(run->pid, SIGKILL);
+			reap_unwatch(&run->watch);
+		}
+		if (run->pid != 0) {
+			reap_keep_orphans(false);
+			runs.running--;
+		}
+		loop_timer_clear(&run->deadline);
+		loop_task_clear(run->agent->loop, &run->fail);
+		run_free(run);
+	}
+	runs.queue = NULL;
+	runs.tail = &runs.queue;
 }

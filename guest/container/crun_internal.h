@@ -20,8 +20,6 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define CRUN_PATH	 "/usr/bin/crun"
-#define CRUN_ROOT	 "/run/crivisor/crun" /* its state: CRUN_ROOT/<id>/status, exec.fifo */
 #define CRUN_DEADLINE_NS (60 * 1000000000LL)
 #define CRUN_PARALLEL	 16
 
@@ -45,6 +43,19 @@ struct crun_run *crun_start(struct agent *agent, const struct crun_args *args, c
 			    struct err *err);
 /* Kills the run, or takes it out of the queue; done is called with an error soon. */
 void crun_kill(struct crun_run *run);
+/* Kills and forgets all runs without telling anybody: when the agent ends. */
+void crun_forget_all(void);
+
+/*
+ * Asks the program for its version, once, beside the loop and with the least priority. Until the answer is there, and
+ * for a version that crun_fifo_known does not have, containers are started by the runtime's own `start`.
+ */
+void crun_probe(struct agent *agent);
+/* Gives the question up. */
+void crun_probe_stop(void);
+/* True if `text`, the output of crun --version, names a version whose exec.fifo works as in start.c. */
+bool crun_fifo_known(const char *text);
+
 /* The words in a --log file's content, for the error message (out is always terminated). For tests too. */
 void crun_log_message(const char *log, char *out, size_t out_len);
 

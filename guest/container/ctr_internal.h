@@ -10,19 +10,18 @@
  * Limits:    CTR_MAX containers, CTR_EXECS_MAX execs in one that are not deleted, CTR_CONFIG_MAX bytes of
  *            config.json.
  * Trust:     ids are checked (agent_id_check) before they become paths; the bundle is always
- *            GUEST_SHARE_DIR/<id>, whatever the request says.
+ *            <paths.share>/<id>, whatever the request says.
  */
 #ifndef GUEST_CONTAINER_CTR_INTERNAL_H
 #define GUEST_CONTAINER_CTR_INTERNAL_H
 
-#include "guest/container/share.h"
+#include "guest/container/containers_internal.h"
 #include "guest/container/proc_internal.h"
+#include "guest/container/share.h"
 
 #define CTR_MAX	       256
 #define CTR_EXECS_MAX  4096
 #define CTR_CONFIG_MAX (4u << 20)
-
-struct agent;
 
 struct ctr {
 	struct ctr *next;
@@ -68,7 +67,24 @@ int ctr_pause(struct ctr *c, bool pause, struct err *err);
 
 /* The container's own process has ended (from proc.c). */
 void ctr_ended(struct ctr *c);
-/* Watches for OOM kills: called once at start. */
-int ctr_oom_setup(struct agent *agent, struct err *err);
+/* Out of the table and freed; no run of the runtime may be under way for it. */
+void ctr_free(struct ctr *c);
+/* True, and err, while the runtime is at work for the container. */
+bool ctr_busy(const struct ctr *c, struct err *err);
+/* The answer to Start, by p's slot. */
+void ctr_answer_started(struct proc *p);
+
+/* ---- execs (exec.c) ----------------------------------------------------------------------------------- */
+
+void exec_free(struct proc *p);
+
+/* ---- OOM kills (oom.c) -------------------------------------------------------------------------------- */
+
+int oom_setup(struct containers *containers, struct err *err);
+void oom_done(struct containers *containers);
+void oom_watch(struct ctr *c);
+void oom_unwatch(struct ctr *c);
+/* Reads the count; a higher one than before is an event. */
+void oom_look(struct ctr *c);
 
 #endif

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Agent.ReadLog and Agent.Ack: a process's output by offset, until the host has acknowledged it. */
-#include "guest/pod/methods_internal.h"
+#include "guest/container/ctr_internal.h"
 
 #include "api/agent/agent.pb-c.h"
 #include "api/agent/guest_abi.h"
-#include "guest/container/ctr_internal.h"
 #include "guest/rpc/request.h"
 
 #define RECORDS_MAX 1024 /* in one answer */

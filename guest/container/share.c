@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/container/share.h"
 
-#include "api/agent/guest_abi.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -17,27 +16,27 @@
  * All mounts of the share are one connection, whose count of requests the kernel shows (fs/fuse/control.c;
  * its directory is the device number of the share's own mount). -1: it does not show this one.
  */
-static long count_in_flight(void)
+static long count_in_flight(const struct agent *agent)
 {
 	char path[64];
 	char *text CLEANUP_FREE = NULL;
 	struct statx st;
 
-	if (statx(AT_FDCWD, GUEST_SHARE_DIR, AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0)
+	if (statx(AT_FDCWD, agent->paths.share, AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0)
 		return -1;
-	snprintf(path, sizeof(path), GUEST_FUSE_DIR "/%u/waiting", st.stx_dev_minor);
+	snprintf(path, sizeof(path), SHARE_FUSE_DIR "/%u/waiting", st.stx_dev_minor);
 	return read_file(path, 32, &text, NULL) < 0 ? -1 : strtol(text, NULL, 10);
 }
 
-bool share_is_counted(void)
+bool share_is_counted(const struct agent *agent)
 {
-	return count_in_flight() >= 0;
+	return count_in_flight(agent) >= 0;
 }
 
 static void on_look(void *arg)
 {
 	struct share_wait *wait = arg;
-	long n = count_in_flight();
+	long n = count_in_flight(wait->agent);
 	int64_t now = now_monotonic_ns();
 
 	if (n < wait->in_flight)
@@ -53,16 +52,21 @@ static void on_look(void *arg)
 	else if (now >= wait->limit_ns)
 		wait->fn(wait->arg, SHARE_HUNG);
 	else
-		loop_timer_set(wait->loop, &wait->timer, now + LOOK_NS, on_look, wait);
+		loop_timer_set(wait->agent->loop, &wait->timer, now + LOOK_NS, on_look, wait);
 }
 
-void share_wait(struct loop *loop, struct share_wait *wait, share_flight_fn *fn, void *arg)
+void share_wait(const struct agent *agent, struct share_wait *wait, share_flight_fn *fn, void *arg)
 {
 	int64_t now = now_monotonic_ns();
-	long n = count_in_flight();
+	long n;
 
 	share_wait_clear(wait);
-	*wait = (struct share_wait){.loop = loop,
+	if (!agent->in_vm) {
+		fn(arg, SHARE_IDLE);
+		return;
+	}
+	n = count_in_flight(agent);
+	*wait = (struct share_wait){.agent = agent,
 				    .in_flight = n,
 				    .answered_ns = now,
 				    .until_ns = now + (n < 0 ? SHARE_BLIND_NS : SHARE_WAIT_NS),
@@ -77,9 +81,9 @@ void share_wait_clear(struct share_wait *wait)
 	loop_timer_clear(&wait->timer);
 }
 
-void share_hold(const char *id)
+void share_hold(const struct agent *agent, const char *id)
 {
-	char *root CLEANUP_FREE = xasprintf(GUEST_SHARE_DIR "/%s/rootfs/.", id);
+	char *root CLEANUP_FREE = xasprintf("%s/%s/rootfs/.", agent->paths.share, id);
 	struct stat st;
 
 	/* What is behind the slash must be looked up in the file system that is mounted there
@@ -121,12 +125,14 @@ static char **mounts_below(const char *prefix)
 	return list;
 }
 
-void share_release(const char *id)
+void share_release(const struct agent *agent, const char *id)
 {
-	char *prefix CLEANUP_FREE = xasprintf(GUEST_SHARE_DIR "/%s/", id);
+	char *prefix CLEANUP_FREE = agent->in_vm ? xasprintf("%s/%s/", agent->paths.share, id) : NULL;
 	char **list CLEANUP_STRV = prefix ? mounts_below(prefix) : NULL;
 	int r;
 
+	if (!prefix)
+		return;
 	for (size_t i = strv_len(list); i > 0; i--) {
 		if (umount2(list[i - 1], UMOUNT_NOFOLLOW) < 0 &&
 		    umount2(list[i - 1], MNT_DETACH | UMOUNT_NOFOLLOW) < 0)

@@ -3,7 +3,7 @@
 
 #include "api/agent/guest_abi.h"
 #include "base/util.h"
-#include "guest/core/agent.h"
+#include "guest/container/containers_internal.h"
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
@@ -156,7 +156,7 @@ void stdio_exited(struct stdio *stdio)
 
 int stdio_ack(struct stdio *stdio, uint64_t offset, struct err *err)
 {
-	struct outlog_pool *pool = &stdio->agent->logs;
+	struct outlog_pool *pool = &stdio->agent->containers->logs;
 	bool was_full = pool->used >= pool->max;
 	int r = outlog_ack(&stdio->log, offset);
 
@@ -165,7 +165,7 @@ int stdio_ack(struct stdio *stdio, uint64_t offset, struct err *err)
 				      (unsigned long long)offset,
 				      (unsigned long long)outlog_end(&stdio->log));
 	out_events(stdio);
-	for (struct stdio *p = stdio->agent->stdios; p && was_full; p = p->next)
+	for (struct stdio *p = stdio->agent->containers->stdios; p && was_full; p = p->next)
 		out_events(p);
 	return 0;
 }
@@ -331,7 +331,7 @@ static int console_open(struct stdio *stdio, struct err *err)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 
-	snprintf(stdio->console_path, sizeof(stdio->console_path), "%s/%u.tty", agent_tmp_dir,
+	snprintf(stdio->console_path, sizeof(stdio->console_path), "%s/%u.tty", stdio->agent->paths.tmp,
 		 agent_serial());
 	memcpy(addr.sun_path, stdio->console_path, sizeof(stdio->console_path));
 	stdio->console = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -384,11 +384,11 @@ struct stdio *stdio_new(struct agent *agent, bool terminal, bool want_stdin, int
 	}
 	stdio->agent = agent;
 	stdio->tty = stdio->console = stdio->in.fd = stdio->out[0].fd = stdio->out[1].fd = -1;
-	outlog_init(&stdio->log, &agent->logs, GUEST_LOG_BUFFER_BYTES);
-	stdio->next = agent->stdios;
-	if (agent->stdios)
-		agent->stdios->prev = stdio;
-	agent->stdios = stdio;
+	outlog_init(&stdio->log, &agent->containers->logs, GUEST_LOG_BUFFER_BYTES);
+	stdio->next = agent->containers->stdios;
+	if (agent->containers->stdios)
+		agent->containers->stdios->prev = stdio;
+	agent->containers->stdios = stdio;
 	r = terminal ? console_open(stdio, err) : open_pipes(stdio, want_stdin, child_stdio, err);
 	if (r < 0) {
 		for (int i = 0; i < 3; i++)
@@ -419,7 +419,7 @@ struct stdio *stdio_free(struct stdio *stdio)
 	if (stdio->prev)
 		stdio->prev->next = stdio->next;
 	else
-		stdio->agent->stdios = stdio->next;
+		stdio->agent->containers->stdios = stdio->next;
 	if (stdio->next)
 		stdio->next->prev = stdio->prev;
 	free(stdio);

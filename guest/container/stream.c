@@ -13,12 +13,11 @@
  * and the creator named streams for the output, the streams are its only way out: they begin at the start,
  * and what all of them have sent is freed.
  */
-#include "guest/pod/methods_internal.h"
+#include "guest/container/ctr_internal.h"
 
 #include "api/agent/streaming.pb-c.h"
 #include "api/agent/transfer.pb-c.h"
 #include "google/protobuf/any.pb-c.h"
-#include "guest/container/ctr_internal.h"
 #include "guest/rpc/server.h"
 #include "guest/rpc/request.h"
 

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* containerd.task.v2.Task: requests taken apart and handed to ctr.c and proc.c. */
-#include "guest/pod/methods_internal.h"
+#include "guest/container/ctr_internal.h"
 
 #include "api/agent/agent.pb-c.h"
 #include "api/agent/guest_abi.h"
 #include "api/agent/task.pb-c.h"
 #include "base/log.h"
 #include "base/version.h"
-#include "guest/container/ctr_internal.h"
 #include "guest/container/cgroup.h"
-#include "guest/pod/stats_internal.h"
 
 #include <signal.h>
 
@@ -319,13 +317,10 @@ static void task_stats(struct ttrpc_request *req, void *ctx, const void *payload
 	Crivisor__Agent__V1__StatsResponse stats;
 	void *data CLEANUP_FREE = NULL;
 	struct err err = ERR_INIT;
-	struct ctr *c;
 
 	if (!m)
 		return;
-	c = ctr_find(ctx, m->id, &err);
-	if (c) {
-		stats_container(c, &stats);
+	if (container_stats(ctx, m->id, &stats, &err) == 0) {
 		data = rpc_pack(&stats.base, &any.value.len);
 		if (!data)
 			err_set(&err, -ENOMEM, "out of memory");
@@ -363,13 +358,14 @@ static void task_connect(struct ttrpc_request *req, void *ctx, const void *paylo
 
 static void task_shutdown(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {
+	struct agent *agent = ctx;
 	Containerd__Task__V2__ShutdownRequest *m RPC_MESSAGE =
 		rpc_unpack(req, &containerd__task__v2__shutdown_request__descriptor, payload, len);
 
 	if (!m)
 		return;
 	rpc_reply_empty(req);
-	shutdown_begin(ctx, "the host asked for it");
+	agent->ops->shutdown(agent, "the host asked for it");
 }
 
 const struct ttrpc_method task_methods[] = {

@@ -1,12 +1,48 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/core/agent.h"
 
-#include "api/agent/guest_abi.h"
 #include "base/util.h"
 
+#include <sys/random.h>
 #include <time.h>
 
-const char *agent_tmp_dir = GUEST_RUN_DIR "/tmp";
+#define INSTANCE_BYTES 16
+
+void agent_settle(struct agent *agent)
+{
+	if (agent->settled)
+		return;
+	agent->settled = true;
+	agent->ops->settle(agent);
+}
+
+const char *agent_instance_id(void)
+{
+	static char id[2 * INSTANCE_BYTES + 1];
+	unsigned char bytes[INSTANCE_BYTES];
+
+	if (id[0])
+		return id;
+	/*
+	 * Unique, not secret: early in a VM's boot the pool may not be ready, and an answer must not wait for it. The
+	 * flag is of Linux 5.6; the time is enough for a kernel without it.
+	 */
+	if (getrandom(bytes, sizeof(bytes), GRND_INSECURE) != (ssize_t)sizeof(bytes)) {
+		int64_t parts[2] = {now_realtime_ns(), agent_boottime_ns()};
+
+		memcpy(bytes, parts, sizeof(bytes));
+	}
+	hex_encode(bytes, sizeof(bytes), id);
+	return id;
+}
+
+int agent_vm_only(const struct agent *agent, const char *what, struct err *err)
+{
+	if (agent->in_vm)
+		return 0;
+	return err_set(err, -EOPNOTSUPP,
+		       "%s: not supported by an agent on the host, where it would change the host", what);
+}
 
 int64_t agent_boottime_ns(void)
 {
@@ -14,6 +50,13 @@ int64_t agent_boottime_ns(void)
 
 	clock_gettime(CLOCK_BOOTTIME, &ts);
 	return (int64_t)ts.tv_sec * NS_PER_SEC + ts.tv_nsec;
+}
+
+unsigned int agent_serial(void)
+{
+	static unsigned int serial;
+
+	return ++serial;
 }
 
 bool agent_id_valid(const char *id)
@@ -31,11 +74,4 @@ int agent_id_check(const char *what, const char *id, struct err *err)
 		return 0;
 	return err_set(err, -EINVAL, "%s \"%.64s\" is not a valid name: want 1 to %d of A-Z a-z 0-9 _ . -",
 		       what, id ? id : "", AGENT_ID_MAX);
-}
-
-unsigned int agent_serial(void)
-{
-	static unsigned int serial;
-
-	return ++serial;
 }

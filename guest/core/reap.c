@@ -21,7 +21,15 @@ static struct {
 	size_t orphans_next;
 	unsigned int keep;
 	uint64_t seq;
+	void (*after)(void *arg);
+	void *after_arg;
 } reap;
+
+void reap_after(void (*fn)(void *arg), void *arg)
+{
+	reap.after = fn;
+	reap.after_arg = arg;
+}
 
 int reap_status(int wstatus)
 {
@@ -123,5 +131,7 @@ unsigned int reap_collect(void)
 		reap_one(pid, wstatus, now_realtime_ns());
 		n++;
 	}
+	if (n > 0 && reap.after)
+		reap.after(reap.after_arg);
 	return n;
 }

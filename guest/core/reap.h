@@ -41,6 +41,8 @@ uint64_t reap_seq(void);
  */
 void reap_watch(struct reap_watch *watch, pid_t pid, uint64_t since, reap_fn *fn, void *arg);
 void reap_unwatch(struct reap_watch *watch);
+/* Runs fn at the end of each reap_collect that reaped something. One in a process; NULL takes it off. */
+void reap_after(void (*fn)(void *arg), void *arg);
 /* Waits for all that ended (SIGCHLD came) and runs the watchers' functions; the number reaped. */
 unsigned int reap_collect(void);
 /* What reap_collect does for one: for it and for tests. wstatus as waitpid has it. */

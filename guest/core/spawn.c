@@ -4,10 +4,9 @@
 #include "base/util.h"
 
 #include <fcntl.h>
-#include <linux/close_range.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
 #include <termios.h>
 
 /* Children are ordinary processes: signals as at exec, and the OOM killer may take them. */
@@ -29,6 +28,8 @@ static void child_exec(const struct spawn *s)
 	int fds[3];
 
 	shed();
+	if (s->idle)
+		(void)sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){.sched_priority = 0});
 	/* First out of the way of 0 to 2, then onto them. */
 	for (int i = 0; i < 3; i++) {
 		fds[i] = fcntl(s->stdio[i] >= 0 ? s->stdio[i] : null, F_DUPFD_CLOEXEC, 3);
@@ -41,7 +42,7 @@ static void child_exec(const struct spawn *s)
 	}
 	if (s->tty && ioctl(0, TIOCSCTTY, 0) < 0)
 		_exit(126);
-	syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
+	close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
 	if (chdir(s->cwd ? s->cwd : "/") < 0)
 		_exit(126);
 	execv(s->argv[0], s->argv);

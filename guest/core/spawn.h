@@ -21,6 +21,7 @@ struct spawn {
 	int stdio[3];	   /* -1: /dev/null */
 	bool tty;	   /* stdio[0] becomes the controlling terminal */
 	const char *cwd;   /* NULL: / */
+	bool idle;	   /* runs only when nothing else does (SCHED_IDLE) */
 };
 
 /* The pid, or a negative errno. */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "guest/device/device_internal.h"
+#include "guest/device/device.h"
 
 #include "api/agent/agent.pb-c.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "guest/init/init_internal.h"
+#include "guest/core/loop.h"
 #include "guest/core/reap.h"
+#include "guest/device/device_internal.h"
 #include "guest/rpc/request.h"
-#include "guest/pod/methods_internal.h"
 #include "guest/core/spawn.h"
 
 #include <dirent.h>
@@ -328,7 +328,7 @@ static void on_uevent(void *arg, int fd, uint32_t events)
 	}
 }
 
-int device_setup(struct agent *agent, struct err *err)
+int device_settle(struct agent *agent, struct err *err)
 {
 	struct sockaddr_nl addr = {.nl_family = AF_NETLINK, .nl_groups = 1};
 	int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
@@ -345,7 +345,7 @@ int device_setup(struct agent *agent, struct err *err)
 
 static void begin(struct attach *a, struct agent *agent, struct ttrpc_request *req)
 {
-	init_settle(agent);
+	agent_settle(agent);
 	a->agent = agent;
 	a->next = attaches;
 	a->prevp = &attaches;
@@ -395,6 +395,10 @@ void device_attach(struct ttrpc_request *req, void *service_ctx, const void *pay
 
 	if (!m)
 		return;
+	if (agent_vm_only(service_ctx, "AttachDevice", &err) < 0) {
+		ttrpc_fail(req, &err);
+		return;
+	}
 	a = calloc(1, sizeof(*a));
 	r = a ? device_parse_pci(m->pci_address, a->pci, &err) : err_set(&err, -ENOMEM, "out of memory");
 	if (r == 0 && !str_empty(m->mount_path))
@@ -420,6 +424,11 @@ void device_online(struct ttrpc_request *req, void *service_ctx, const void *pay
 
 	if (!m)
 		return;
+	if (agent_vm_only(service_ctx, "OnlineResources", &err) < 0) {
+		free(a);
+		ttrpc_fail(req, &err);
+		return;
+	}
 	if (!a) {
 		err_set(&err, -ENOMEM, "out of memory");
 		ttrpc_fail(req, &err);

@@ -4,7 +4,9 @@
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "guest/init/vsock_internal.h"
 #include "guest/rpc/server.h"
+#include "guest/core/loop.h"
 #include "guest/core/reap.h"
 #include "guest/core/spawn.h"
 
@@ -31,6 +33,7 @@ struct console {
 };
 
 static unsigned int consoles;
+static const char *shell;
 
 static void console_free(struct console *c)
 {
@@ -123,7 +126,7 @@ static int open_tty(int *ret_slave)
 
 static int console_new(struct agent *agent, int sock)
 {
-	char *argv[] = {agent->config.debug_shell, (char *)"-i", NULL};
+	char *argv[] = {(char *)shell, (char *)"-i", NULL};
 	struct console *c = calloc(1, sizeof(*c));
 	struct spawn s = {.argv = argv, .tty = true};
 	int slave = -1;
@@ -159,7 +162,7 @@ static int console_new(struct agent *agent, int sock)
 
 static void on_listen(void *arg, int fd, uint32_t events)
 {
-	int sock = server_accept(fd);
+	int sock = vsock_accept(fd);
 
 	(void)events;
 	if (sock < 0)
@@ -170,10 +173,11 @@ static void on_listen(void *arg, int fd, uint32_t events)
 	}
 }
 
-int console_setup(struct agent *agent, unsigned int port, struct err *err)
+int console_setup(struct agent *agent, const char *program, unsigned int port, struct err *err)
 {
-	int fd = server_listen(port, err);
+	int fd = vsock_listen(port, err);
 
+	shell = program;
 	if (fd < 0)
 		return fd;
 	if (!loop_add(agent->loop, fd, EPOLLIN, on_listen, agent)) {

@@ -15,6 +15,7 @@
 #define CONSOLE_MAX    4
 #define CONSOLE_BUFFER 65536
 
-int console_setup(struct agent *agent, unsigned int port, struct err *err);
+/* program: the shell's path, which lives on. */
+int console_setup(struct agent *agent, const char *program, unsigned int port, struct err *err);
 
 #endif

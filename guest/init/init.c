@@ -4,15 +4,14 @@
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "guest/container/crun_internal.h"
-#include "guest/container/ctr_internal.h"
 #include "guest/container/cgroup.h"
-#include "guest/device/device_internal.h"
-#include "guest/pod/net_internal.h"
-#include "guest/pod/setup_internal.h"
+#include "guest/container/container.h"
 #include "guest/container/share.h"
+#include "guest/device/device.h"
+#include "guest/pod/pod.h"
 
 #include <fcntl.h>
+#include <mntent.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -42,7 +41,7 @@ static const struct early_mount early[] = {
 static const struct early_mount later[] = {
 	{"tmpfs", "/tmp", "tmpfs", "mode=1777,size=64m", MS_NOSUID | MS_NODEV, true},
 	{"mqueue", "/dev/mqueue", "mqueue", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, true},
-	{"fusectl", GUEST_FUSE_DIR, "fusectl", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, true},
+	{"fusectl", SHARE_FUSE_DIR, "fusectl", NULL, MS_NOSUID | MS_NODEV | MS_NOEXEC, true},
 };
 
 struct sysctl {
@@ -143,10 +142,10 @@ static int make_links(struct err *err)
 	return 0;
 }
 
-static int make_dirs(struct err *err)
+static int make_dirs(const struct agent *agent, struct err *err)
 {
-	const char *const dirs[] = {GUEST_RUN_DIR,   agent_tmp_dir, CRUN_ROOT,
-				    GUEST_SHARE_DIR, "/run/user",   "/run/user/0"};
+	const char *const dirs[] = {GUEST_RUN_DIR,	agent->paths.tmp, agent->paths.crun_root,
+				    agent->paths.share, "/run/user",	  "/run/user/0"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
 		int r = mkdir_p(dirs[i], 0700);
@@ -187,7 +186,7 @@ int init_early(struct agent *agent, struct err *err)
 		r = mount_one(&early[i], err);
 	hurry_rcu();
 	if (r == 0)
-		r = make_dirs(err);
+		r = make_dirs(agent, err);
 	if (r == 0)
 		r = cgroup_setup(&agent->cgroup2, err);
 	if (r == 0)
@@ -198,12 +197,12 @@ int init_early(struct agent *agent, struct err *err)
 	return r;
 }
 
-int init_share(const struct agent *agent, struct err *err)
+int init_share(const struct config *config, struct err *err)
 {
 	unsigned long flags = MS_NOSUID | MS_NODEV;
 	int r = 0;
 
-	if (agent->config.share == CONFIG_SHARE_9P) {
+	if (config->share == CONFIG_SHARE_9P) {
 		if (mount(GUEST_SHARE_TAG, GUEST_SHARE_DIR, "9p", flags,
 			  "trans=virtio,version=9p2000.L,msize=524288") < 0)
 			r = -errno;
@@ -212,26 +211,19 @@ int init_share(const struct agent *agent, struct err *err)
 	}
 	if (r < 0)
 		return err_set_errno(err, r, "mount the share \"%s\" (%s) at %s", GUEST_SHARE_TAG,
-				     agent->config.share == CONFIG_SHARE_9P ? "9p" : "virtiofs",
-				     GUEST_SHARE_DIR);
+				     config->share == CONFIG_SHARE_9P ? "9p" : "virtiofs", GUEST_SHARE_DIR);
 	return 0;
 }
 
-int init_late(struct agent *agent, struct err *err)
+static int settle(struct agent *agent, const struct config *config, struct err *err)
 {
-	(void)agent;
-	return pod_dns(err);
-}
-
-static int settle(struct agent *agent, struct err *err)
-{
-	int r = net_setup(err);
+	int r = pod_loopback(err);
 
 	if (r == 0)
-		r = cgroup_enable(agent->cgroup2, err);
+		r = cgroup_enable(agent->cgroup2, agent->paths.cgroup_parent, err);
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(later); i++)
 		r = mount_one(&later[i], err);
-	if (r == 0 && agent->config.share == CONFIG_SHARE_VIRTIOFS && !share_is_counted())
+	if (r == 0 && config->share == CONFIG_SHARE_VIRTIOFS && !share_is_counted(agent))
 		log_warn("this kernel does not show virtiofs in fusectl: a container that goes while it "
 			 "reads may take the VM with it");
 	if (r == 0)
@@ -239,29 +231,72 @@ static int settle(struct agent *agent, struct err *err)
 	if (r == 0)
 		r = set_sysctls(later_sysctls, ARRAY_SIZE(later_sysctls), err);
 	if (r == 0)
-		r = ctr_oom_setup(agent, err);
+		r = containers_settle(agent, err);
 	if (r == 0)
-		r = device_setup(agent, err);
+		r = device_settle(agent, err);
 	return r == 0 ? cgroup_enter_leaf(agent->cgroup2, err) : r;
 }
 
-void init_settle(struct agent *agent)
+void init_settle(struct agent *agent, const struct config *config)
 {
 	struct err err = ERR_INIT;
 
-	if (agent->settled)
-		return;
-	agent->settled = true;
-	if (settle(agent, &err) < 0)
+	if (settle(agent, config, &err) < 0)
 		init_fatal(&err);
 }
 
 /* ---- the end -------------------------------------------------------------------------------------- */
 
+/* True for file systems that lose or keep something: those on a device, and those of the host. */
+static bool must_unmount(const struct mntent *m)
+{
+	static const char *const types[] = {"virtiofs", "fuse", "9p"};
+
+	if (str_eq(m->mnt_dir, "/"))
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		if (str_eq(m->mnt_type, types[i]))
+			return true;
+	}
+	return str_starts(m->mnt_fsname, "/dev/");
+}
+
+/* Their mount points in the kernel's order: what is mounted on another comes after it. */
+static char **mounts_to_undo(void)
+{
+	FILE *f CLEANUP_FILE = setmntent("/proc/self/mounts", "re");
+	struct mntent m;
+	char buf[8192];
+	char **list = NULL;
+
+	while (f && getmntent_r(f, &m, buf, sizeof(buf))) {
+		if (must_unmount(&m))
+			(void)strv_add(&list, m.mnt_dir);
+	}
+	return list;
+}
+
+int init_release(struct agent *agent)
+{
+	char **list CLEANUP_STRV = mounts_to_undo();
+	int status = 0;
+
+	(void)agent;
+	for (size_t i = strv_len(list); i > 0; i--) {
+		if (umount2(list[i - 1], UMOUNT_NOFOLLOW) == 0)
+			continue;
+		status = AGENT_RELEASE_BUSY;
+		log_warn("unmount %s: %s", list[i - 1], strerror(errno));
+		/* In use: written out at least, and no longer written to. */
+		if (mount(NULL, list[i - 1], NULL, MS_REMOUNT | MS_RDONLY, NULL) < 0)
+			umount2(list[i - 1], MNT_DETACH | UMOUNT_NOFOLLOW);
+	}
+	sync();
+	return status;
+}
+
 void init_power_off(void)
 {
-	umount2(GUEST_SHARE_DIR, MNT_DETACH);
-	sync();
 	reboot(RB_POWER_OFF);
 	_exit(1); /* PID 1's end is a panic, which the host sees as well */
 }
@@ -276,5 +311,6 @@ void init_fatal(const struct err *err)
 	for (size_t i = 0; i < ARRAY_SIZE(paths) && fd < 0; i++)
 		fd = open(paths[i], O_WRONLY | O_NOCTTY | O_CLOEXEC);
 	(void)!write(fd, line, (size_t)(len < (int)sizeof(line) ? len : (int)sizeof(line) - 1));
+	sync();
 	init_power_off();
 }

@@ -13,81 +13,71 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "base/version.h"
-#include "guest/init/console_internal.h"
-#include "guest/rpc/events.h"
-#include "guest/init/init_internal.h"
-#include "guest/rpc/server.h"
+#include "guest/container/container.h"
 #include "guest/core/agent.h"
-#include "guest/core/reap.h"
-#include "guest/pod/methods_internal.h"
+#include "guest/core/loop.h"
+#include "guest/core/signals.h"
+#include "guest/init/config_internal.h"
+#include "guest/init/console_internal.h"
+#include "guest/init/init_internal.h"
+#include "guest/init/vsock_internal.h"
+#include "guest/pod/pod.h"
+#include "guest/rpc/events.h"
+#include "guest/rpc/server.h"
 
-#include <signal.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 
 #define SETTLE_NS (500 * NS_PER_MS) /* when nobody has asked by then */
-#define LOGS_MAX  (16u << 20)	    /* output of all processes that the host has not acknowledged */
+
+static struct config config;
 
 static void toggle_tracing(struct agent *agent)
 {
-	agent->config.tracing = !agent->config.tracing;
+	(void)agent;
+	config.tracing = !config.tracing;
 	init_log();
-	log_set_level(agent->config.tracing ? LOG_LEVEL_TRACE : agent->config.log_level);
-	log_info("tracing is %s", agent->config.tracing ? "on" : "off");
+	log_set_level(config.tracing ? LOG_LEVEL_TRACE : config.log_level);
+	log_info("tracing is %s", config.tracing ? "on" : "off");
 }
 
-static void on_signal(void *arg, int fd, uint32_t events)
+static void settle(struct agent *agent)
 {
-	struct agent *agent = arg;
-	struct signalfd_siginfo info;
-
-	(void)events;
-	if (read(fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
-		return;
-	switch (info.ssi_signo) {
-	case SIGCHLD:
-		reap_collect();
-		shutdown_poll(agent);
-		break;
-	case SIGTERM:
-	case SIGINT:
-		shutdown_begin(agent, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
-		break;
-	case SIGUSR1:
-		toggle_tracing(agent);
-		break;
-	default:
-		break;
-	}
+	init_settle(agent, &config);
 }
 
-static int setup_signals(struct agent *agent, struct err *err)
+static void end(struct agent *agent)
 {
-	sigset_t set;
-	int fd;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGCHLD);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGUSR1);
-	signal(SIGPIPE, SIG_IGN);
-	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
-		return err_set_errno(err, -errno, "block signals");
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0 || !loop_add(agent->loop, fd, EPOLLIN, on_signal, agent))
-		return err_set_errno(err, -errno, "watch signals");
-	return 0;
+	(void)agent;
+	log_info("power off");
+	init_power_off();
 }
+
+static const struct agent_ops ops = {
+	.settle = settle,
+	.shutdown = pod_shutdown,
+	.release = init_release,
+	.end = end,
+	.on_usr1 = toggle_tracing,
+};
+
+static const struct agent_paths paths = {
+	.share = GUEST_SHARE_DIR,
+	.tmp = GUEST_RUN_DIR "/tmp",
+	.crun = "/usr/bin/crun",
+	.crun_root = GUEST_RUN_DIR "/crun",
+	.cgroup_parent = GUEST_CGROUP_PARENT,
+	.shm = GUEST_SHM_DIR,
+	.pidns = GUEST_PIDNS,
+};
 
 static int setup_loop(struct agent *agent, struct err *err)
 {
 	agent->loop = loop_new();
 	agent->events = events_new();
-	if (!agent->loop || !agent->events)
+	agent->containers = containers_new(agent);
+	if (!agent->loop || !agent->events || !agent->containers)
 		return err_set(err, -ENOMEM, "out of memory");
-	agent->logs.max = LOGS_MAX;
-	return setup_signals(agent, err);
+	return signals_watch(agent, err);
 }
 
 static int step_config(struct agent *agent, struct err *err)
@@ -95,9 +85,10 @@ static int step_config(struct agent *agent, struct err *err)
 	int r = init_proc(err);
 
 	if (r == 0)
-		r = config_load(&agent->config, err);
+		r = config_load(&config, err);
 	if (r == 0)
-		log_set_level(agent->config.tracing ? LOG_LEVEL_TRACE : agent->config.log_level);
+		log_set_level(config.tracing ? LOG_LEVEL_TRACE : config.log_level);
+	agent->debug = config.debug;
 	return r;
 }
 
@@ -111,23 +102,31 @@ static int step_log(struct agent *agent, struct err *err)
 
 static int step_share(struct agent *agent, struct err *err)
 {
-	return init_share(agent, err);
+	(void)agent;
+	return init_share(&config, err);
 }
 
 static int step_console(struct agent *agent, struct err *err)
 {
-	return agent->config.debug ? console_setup(agent, GUEST_PORT_CONSOLE, err) : 0;
+	return config.debug ? console_setup(agent, config.debug_shell, GUEST_PORT_CONSOLE, err) : 0;
 }
 
-/*
- * From here on the host's connection is taken by the kernel, and answered as soon as the agent serves: no
- * dialling again.
- */
+/* From here on the kernel takes the host's connection, so the host need not dial again; it is answered later. */
 static int step_listen(struct agent *agent, struct err *err)
 {
-	agent->server = server_new(agent, services_table(agent));
-	return agent->server ? server_serve(agent->server, GUEST_PORT_AGENT, err)
+	int fd = vsock_listen(GUEST_PORT_AGENT, err);
+
+	if (fd < 0)
+		return fd;
+	agent->server = server_new(agent, pod_services(agent));
+	return agent->server ? server_serve(agent->server, fd, vsock_accept, err)
 			     : err_set(err, -ENOMEM, "out of memory");
+}
+
+static int step_late(struct agent *agent, struct err *err)
+{
+	(void)agent;
+	return pod_dns(err);
 }
 
 static const struct {
@@ -137,7 +136,7 @@ static const struct {
 	{"configuration", step_config},	 {"loop", setup_loop},
 	{"listen", step_listen},	 {"log", step_log},
 	{"early init", init_early},	 {"share", step_share},
-	{"debug console", step_console}, {"late init", init_late},
+	{"debug console", step_console}, {"late init", step_late},
 };
 
 /* One line for all steps: under emulation a line on the console costs more than a step. */
@@ -169,7 +168,7 @@ static void run_steps(struct agent *agent)
 
 static void on_settle(void *arg)
 {
-	init_settle(arg);
+	agent_settle(arg);
 }
 
 int main(int argc, char **argv)
@@ -186,7 +185,7 @@ int main(int argc, char **argv)
 				"nothing else\n");
 		return 2;
 	}
-	agent.init_ns = agent_boottime_ns();
+	agent = (struct agent){.ops = &ops, .paths = paths, .in_vm = true, .init_ns = agent_boottime_ns()};
 	run_steps(&agent);
 	loop_timer_set(agent.loop, &settle, now_monotonic_ns() + SETTLE_NS, on_settle, &agent);
 	err_set_errno(&err, loop_run(agent.loop), "event loop");

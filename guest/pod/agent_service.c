@@ -1,19 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* crivisor.agent.v1.Agent: what the other services cannot carry. */
-#include "guest/pod/methods_internal.h"
+#include "guest/pod/pod.h"
 
 #include "api/agent/agent.pb-c.h"
 #include "base/version.h"
+#include "guest/container/container.h"
+#include "guest/device/device.h"
+#include "guest/pod/methods_internal.h"
 #include "guest/pod/stats_internal.h"
 #include "guest/rpc/request.h"
 
 #include <sys/utsname.h>
 
+static bool feature_here(const struct agent *agent, const char *feature)
+{
+	if (str_eq(feature, "cgroup2"))
+		return agent->cgroup2;
+	if (str_eq(feature, "attach-device") || str_eq(feature, "online-resources"))
+		return agent->in_vm;
+	return true;
+}
+
 static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {
 	static const char *const features[] = {
-		"readlog", "dial", "stats", "attach-device", "online-resources", "shared-pidns", "cgroup2",
+		"readlog",	"dial",	       "stats",	   "attach-device", "online-resources",
+		"shared-pidns", "instance-id", "shutdown", "cgroup2",
 	};
+	char *list[ARRAY_SIZE(features)];
+	size_t n = 0;
 	Crivisor__Agent__V1__InfoRequest *m RPC_MESSAGE =
 		rpc_unpack(req, &crivisor__agent__v1__info_request__descriptor, payload, len);
 	Crivisor__Agent__V1__InfoResponse resp = CRIVISOR__AGENT__V1__INFO_RESPONSE__INIT;
@@ -30,8 +45,13 @@ static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload
 	if (uname(&uts) == 0)
 		resp.kernel = uts.release;
 	resp.version = (char *)(uintptr_t)crv_version;
-	resp.features = (char **)features;
-	resp.n_features = agent->cgroup2 ? ARRAY_SIZE(features) : ARRAY_SIZE(features) - 1;
+	for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
+		if (feature_here(agent, features[i]))
+			list[n++] = (char *)(uintptr_t)features[i];
+	}
+	resp.features = list;
+	resp.n_features = n;
+	resp.instance_id = (char *)(uintptr_t)agent_instance_id();
 	resp.rss = stats_own_rss();
 	resp.uptime_ns = (uint64_t)agent_boottime_ns();
 	resp.init_ns = (uint64_t)agent->init_ns;
@@ -47,10 +67,11 @@ const struct ttrpc_method agent_methods[] = {
 	{.name = "Stats", .unary = stats_get},
 	{.name = "AttachDevice", .unary = device_attach},
 	{.name = "OnlineResources", .unary = device_online},
+	{.name = "Shutdown", .unary = shutdown_request},
 	{.name = NULL},
 };
 
-const struct ttrpc_service *services_table(struct agent *agent)
+const struct ttrpc_service *pod_services(struct agent *agent)
 {
 	static struct ttrpc_service table[] = {
 		{.name = "containerd.task.v2.Task", .methods = task_methods},

@@ -12,6 +12,7 @@
 #include "api/agent/agent.pb-c.h"
 #include "guest/rpc/server.h"
 #include "guest/rpc/request.h"
+#include "guest/core/loop.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

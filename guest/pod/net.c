@@ -2,6 +2,7 @@
 #include "guest/pod/net_internal.h"
 
 #include "base/util.h"
+#include "guest/pod/pod.h"
 #include "guest/pod/rtnl_internal.h"
 
 #include <net/if.h>
@@ -9,7 +10,7 @@
 #include <sys/socket.h>
 
 /* By ioctl, not rtnetlink: the boot waits for it, and this is a third of the way. */
-int net_setup(struct err *err)
+int pod_loopback(struct err *err)
 {
 	struct ifreq ifr = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_LOOPBACK | IFF_RUNNING};
 	int fd CLEANUP_CLOSE = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);

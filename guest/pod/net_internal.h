@@ -15,8 +15,6 @@
 
 #define NET_ADDRS_MAX 64
 
-/* lo up. */
-int net_setup(struct err *err);
 int net_interfaces(Grpc__Interface *const *ifaces, size_t n, struct err *err);
 int net_routes(Grpc__Route *const *routes, size_t n, struct err *err);
 

@@ -5,17 +5,18 @@
 #include "api/agent/guest_abi.h"
 #include "api/agent/sandbox.pb-c.h"
 #include "base/log.h"
+#include "guest/core/loop.h"
 #include "guest/rpc/events.h"
-#include "guest/init/init_internal.h"
 #include "guest/pod/net_internal.h"
 #include "guest/pod/setup_internal.h"
 #include "guest/rpc/request.h"
+#include "guest/rpc/server.h"
 
 #include <time.h>
 
-static bool service_known(struct agent *agent, const char *name)
+static bool service_known(const struct agent *agent, const char *name)
 {
-	for (const struct ttrpc_service *s = services_table(agent); s->name; s++) {
+	for (const struct ttrpc_service *s = server_services(agent->server); s->name; s++) {
 		if (str_eq(s->name, name))
 			return true;
 	}
@@ -25,7 +26,7 @@ static bool service_known(struct agent *agent, const char *name)
 static void on_first_check(void *arg)
 {
 	log_info("first Check answered");
-	init_settle(arg);
+	agent_settle(arg);
 }
 
 static void sandbox_check(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
@@ -67,7 +68,7 @@ static void sandbox_setup(struct ttrpc_request *req, void *ctx, const void *payl
 
 	if (!m)
 		return;
-	init_settle(ctx);
+	agent_settle(ctx);
 	if (m->config && !rpc_type_is(m->config->type_url, "crivisor.agent.v1.Sandbox"))
 		r = err_set(&err, -EINVAL, "config has type \"%.128s\": want " GUEST_SANDBOX_TYPE_URL,
 			    m->config->type_url);
@@ -76,6 +77,8 @@ static void sandbox_setup(struct ttrpc_request *req, void *ctx, const void *payl
 				    m->config->value.len, &err);
 		r = sb ? pod_setup(ctx, sb, &err) : -EINVAL;
 	}
+	if (r == 0 && m->n_interfaces + m->n_routes > 0)
+		r = agent_vm_only(ctx, "SetupSandbox with interfaces or routes", &err);
 	if (r == 0)
 		r = net_interfaces(m->interfaces, m->n_interfaces, &err);
 	if (r == 0)
@@ -89,9 +92,13 @@ static void sandbox_interfaces(struct ttrpc_request *req, void *ctx, const void 
 		rpc_unpack(req, &grpc__update_interfaces_request__descriptor, payload, len);
 	struct err err = ERR_INIT;
 
-	init_settle(ctx);
-	if (m)
-		reply(req, net_interfaces(m->interfaces, m->n_interfaces, &err), &err);
+	int r;
+
+	if (!m)
+		return;
+	agent_settle(ctx);
+	r = agent_vm_only(ctx, "UpdateInterfaces", &err);
+	reply(req, r < 0 ? r : net_interfaces(m->interfaces, m->n_interfaces, &err), &err);
 }
 
 static void sandbox_routes(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
@@ -100,13 +107,17 @@ static void sandbox_routes(struct ttrpc_request *req, void *ctx, const void *pay
 		rpc_unpack(req, &grpc__update_routes_request__descriptor, payload, len);
 	struct err err = ERR_INIT;
 
-	init_settle(ctx);
-	if (m)
-		reply(req, net_routes(m->routes, m->n_routes, &err), &err);
+	int r;
+
+	if (!m)
+		return;
+	agent_settle(ctx);
+	r = agent_vm_only(ctx, "UpdateRoutes", &err);
+	reply(req, r < 0 ? r : net_routes(m->routes, m->n_routes, &err), &err);
 }
 
 /*
- * Two steps: with Delta 0 the guest's clock goes back, from which the host reckons the difference; with a
+ * Two steps: with Delta 0 the guest's clock goes back, from which the host computes the difference; with a
  * Delta the clock is moved by it.
  */
 static void sandbox_clock(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
@@ -117,7 +128,6 @@ static void sandbox_clock(struct ttrpc_request *req, void *ctx, const void *payl
 	struct timespec ts;
 	int64_t to;
 
-	(void)ctx;
 	if (!m)
 		return;
 	if (m->delta == 0) {
@@ -126,8 +136,12 @@ static void sandbox_clock(struct ttrpc_request *req, void *ctx, const void *payl
 		rpc_reply(req, &m->base);
 		return;
 	}
+	if (agent_vm_only(ctx, "SyncClock with a delta", &err) < 0) {
+		ttrpc_fail(req, &err);
+		return;
+	}
 	if (__builtin_add_overflow(now_realtime_ns(), m->delta, &to) || to < 0) {
-		err_set(&err, -EINVAL, "a delta of %lld ns leads to no time", (long long)m->delta);
+		err_set(&err, -EINVAL, "the clock cannot be moved by %lld ns", (long long)m->delta);
 		ttrpc_fail(req, &err);
 		return;
 	}

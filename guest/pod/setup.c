@@ -4,10 +4,9 @@
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "guest/core/spawn.h"
+#include "guest/pod/pod.h"
 
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <sched.h>
 #include <signal.h>
 #include <linux/capability.h>
@@ -48,7 +47,7 @@ static int set_sysctl(const char *name, const char *value, struct err *err)
 		return err_set(err, -EINVAL, "sysctl \"%.128s\" is not a valid name", name);
 	r = write_file(path, value, strlen(value), 0);
 	if (r == -ENOENT)
-		return err_set(err, -EINVAL, "sysctl \"%s\" does not exist in the guest", name);
+		return err_set(err, -EINVAL, "sysctl \"%s\" does not exist in the VM", name);
 	return r < 0 ? err_set_errno(err, r, "set sysctl \"%s\" to \"%.128s\"", name, value) : 0;
 }
 
@@ -67,25 +66,26 @@ static uint64_t shm_size(uint64_t wanted)
 	return half < SHM_DEFAULT ? half : SHM_DEFAULT;
 }
 
-static bool is_mount(const char *path, const char *parent)
+static bool is_mount(const char *dir)
 {
+	char *parent CLEANUP_FREE = xasprintf("%s/..", dir);
 	struct stat here, up;
 
-	return stat(path, &here) == 0 && stat(parent, &up) == 0 && here.st_dev != up.st_dev;
+	return parent && stat(dir, &here) == 0 && stat(parent, &up) == 0 && here.st_dev != up.st_dev;
 }
 
-static int setup_shm(uint64_t wanted, struct err *err)
+static int setup_shm(const char *dir, uint64_t wanted, struct err *err)
 {
 	char options[64];
 	unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
 	snprintf(options, sizeof(options), "mode=1777,size=%llu", (unsigned long long)shm_size(wanted));
-	if (mkdir(GUEST_SHM_DIR, 01777) < 0 && errno != EEXIST)
-		return err_set_errno(err, -errno, "make " GUEST_SHM_DIR);
-	if (is_mount(GUEST_SHM_DIR, GUEST_RUN_DIR))
+	if (mkdir(dir, 01777) < 0 && errno != EEXIST)
+		return err_set_errno(err, -errno, "make %s", dir);
+	if (is_mount(dir))
 		flags |= MS_REMOUNT;
-	if (mount("shm", GUEST_SHM_DIR, "tmpfs", flags, options) < 0)
-		return err_set_errno(err, -errno, "mount tmpfs at " GUEST_SHM_DIR " (%s)", options);
+	if (mount("shm", dir, "tmpfs", flags, options) < 0)
+		return err_set_errno(err, -errno, "mount tmpfs at %s (%s)", dir, options);
 	return 0;
 }
 
@@ -104,7 +104,7 @@ static int pause_main(void *arg)
 	(void)arg;
 	prctl(PR_SET_NAME, "pause");
 	sigaction(SIGCHLD, &ignore, NULL);
-	syscall(SYS_close_range, 0, ~0U, 0);
+	close_range(0, ~0U, 0);
 	if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 	    mount("pause", "/tmp", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC,
 		  "size=4k,mode=555") < 0)
@@ -137,29 +137,37 @@ static pid_t pause_start(struct err *err)
 	return pid;
 }
 
-static int setup_pidns(struct err *err)
+static pid_t pause_pid; /* 0: none */
+
+static int setup_pidns(const char *file, struct err *err)
 {
-	static bool done;
 	char path[64];
 	pid_t pid;
 	int fd;
 
-	if (done)
+	if (pause_pid)
 		return 0;
 	pid = pause_start(err);
 	if (pid < 0)
 		return (int)pid;
 	snprintf(path, sizeof(path), "/proc/%d/ns/pid", pid);
-	fd = open(GUEST_PIDNS, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	fd = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	close_fd(fd);
-	if (fd < 0 || mount(path, GUEST_PIDNS, NULL, MS_BIND, NULL) < 0) {
+	if (fd < 0 || mount(path, file, NULL, MS_BIND, NULL) < 0) {
 		int r = -errno;
 
 		kill(pid, SIGKILL);
-		return err_set_errno(err, r, "keep the pod's PID namespace at " GUEST_PIDNS);
+		return err_set_errno(err, r, "keep the pod's PID namespace at %s", file);
 	}
-	done = true;
+	pause_pid = pid;
 	return 0;
+}
+
+void pod_end(void)
+{
+	if (pause_pid > 0)
+		kill(pause_pid, SIGKILL);
+	pause_pid = 0;
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------ */
@@ -180,14 +188,17 @@ int pod_setup(struct agent *agent, const Crivisor__Agent__V1__Sandbox *sb, struc
 {
 	int r = 0;
 
-	(void)agent;
+	if (!str_empty(sb->hostname) || sb->n_sysctls > 0)
+		r = agent_vm_only(agent, "SetupSandbox with a hostname or sysctls", err);
+	if (r < 0)
+		return r;
 	if (!str_empty(sb->hostname) && sethostname(sb->hostname, strlen(sb->hostname)) < 0)
 		return err_set_errno(err, -errno, "set hostname \"%.128s\"", sb->hostname);
 	for (size_t i = 0; r == 0 && i < sb->n_sysctls; i++)
 		r = set_sysctl(sb->sysctls[i]->key, sb->sysctls[i]->value, err);
 	if (r == 0)
-		r = setup_shm(sb->shm_size, err);
+		r = setup_shm(agent->paths.shm, sb->shm_size, err);
 	if (r == 0 && sb->shared_pid_namespace)
-		r = setup_pidns(err);
-	return r == 0 ? pod_dns(err) : r;
+		r = setup_pidns(agent->paths.pidns, err);
+	return r == 0 && agent->in_vm ? pod_dns(err) : r;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * setup_internal.h: what makes this guest the pod's: hostname, sysctls, the shared /dev/shm and PID namespace, DNS.
+ * setup_internal.h: what makes the agent's place the pod's: hostname, sysctls, the shared /dev/shm and PID namespace, DNS.
  *
- * Threads:   the loop's. Everything may be asked for again with the same result.
+ * Threads:   the loop's. Everything may be asked for again with the same result. Beside a VM a hostname and sysctls
+ *            are refused: they are the host's.
  * Errors:    name the thing: an unknown sysctl by its name.
  */
 #ifndef GUEST_POD_SETUP_INTERNAL_H
@@ -12,8 +13,6 @@
 #include "guest/core/agent.h"
 
 int pod_setup(struct agent *agent, const Crivisor__Agent__V1__Sandbox *sb, struct err *err);
-/* Binds GUEST_RESOLV over /etc/resolv.conf if it exists; done once. */
-int pod_dns(struct err *err);
 /*
  * The path below /proc/sys of a sysctl name, dots or slashes between its parts (a slash-separated part may
  * hold dots, as "net/ipv4/conf/eth0.1/…"); NULL if the name could leave it.

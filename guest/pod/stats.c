@@ -2,37 +2,15 @@
 #include "guest/pod/stats_internal.h"
 
 #include "base/util.h"
-#include "guest/container/ctr_internal.h"
 #include "guest/container/cgroup.h"
-#include "guest/core/agent.h"
+#include "guest/container/container.h"
 #include "guest/pod/methods_internal.h"
+#include "guest/rpc/request.h"
 
 #include <inttypes.h>
 #include <net/if.h>
 
 #define INTERFACES_MAX 64
-
-void stats_container(struct ctr *c, Crivisor__Agent__V1__StatsResponse *ret)
-{
-	struct cgroup_stats s = {0};
-
-	crivisor__agent__v1__stats_response__init(ret);
-	if (c->cgroup)
-		cgroup_stats(c->agent->cgroup2, c->cgroup, &s);
-	if (s.oom_kills > c->oom_kills)
-		c->oom_kills = s.oom_kills;
-	ret->timestamp_ns = (uint64_t)now_realtime_ns();
-	ret->cpu_usage_ns = s.cpu_usage_ns;
-	ret->memory_usage = s.memory_usage;
-	ret->memory_working_set = s.memory_working_set;
-	ret->memory_rss = s.memory_rss;
-	ret->memory_page_faults = s.memory_page_faults;
-	ret->memory_major_page_faults = s.memory_major_page_faults;
-	ret->memory_limit = s.memory_limit;
-	ret->swap_usage = s.swap_usage;
-	ret->pids = s.pids;
-	ret->oom_kills = c->oom_kills;
-}
 
 uint64_t stats_own_rss(void)
 {
@@ -112,7 +90,26 @@ static uint64_t meminfo(const char *text, const char *key)
 	return p ? strtoull(p + strlen(key), NULL, 10) * 1024 : 0;
 }
 
-static void guest_stats(struct agent *agent, Crivisor__Agent__V1__StatsResponse *ret)
+/* Beside a VM: of the pod's cgroup. */
+static void cgroup_figures(struct agent *agent, Crivisor__Agent__V1__StatsResponse *ret)
+{
+	struct cgroup_stats s;
+
+	cgroup_stats(agent->cgroup2, agent->paths.cgroup_parent, &s);
+	ret->timestamp_ns = (uint64_t)now_realtime_ns();
+	ret->cpu_usage_ns = s.cpu_usage_ns;
+	ret->memory_usage = s.memory_usage;
+	ret->memory_working_set = s.memory_working_set;
+	ret->memory_rss = s.memory_rss;
+	ret->memory_limit = s.memory_limit;
+	ret->memory_page_faults = s.memory_page_faults;
+	ret->memory_major_page_faults = s.memory_major_page_faults;
+	ret->swap_usage = s.swap_usage;
+	ret->oom_kills = s.oom_kills;
+	ret->pids = s.pids;
+}
+
+static void vm_figures(struct agent *agent, Crivisor__Agent__V1__StatsResponse *ret)
 {
 	char *mem CLEANUP_FREE = NULL;
 	char *vm CLEANUP_FREE = NULL;
@@ -149,17 +146,16 @@ void stats_get(struct ttrpc_request *req, void *service_ctx, const void *payload
 	if (!m)
 		return;
 	if (!str_empty(m->container_id)) {
-		struct ctr *c = ctr_find(service_ctx, m->container_id, &err);
-
-		if (!c) {
+		if (container_stats(service_ctx, m->container_id, &resp, &err) < 0)
 			ttrpc_fail(req, &err);
-			return;
-		}
-		stats_container(c, &resp);
-		rpc_reply(req, &resp.base);
+		else
+			rpc_reply(req, &resp.base);
 		return;
 	}
-	guest_stats(service_ctx, &resp);
+	if (((struct agent *)service_ctx)->in_vm)
+		vm_figures(service_ctx, &resp);
+	else
+		cgroup_figures(service_ctx, &resp);
 	nd = calloc(1, sizeof(*nd));
 	if (nd) {
 		read_netdev(nd);

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * stats_internal.h: use of resources, of a container or of the whole guest.
+ * stats_internal.h: use of resources of the whole guest.
  *
  * Threads:   the loop's; reads a few files of cgroupfs and /proc.
- * Ownership: the response of a container holds no allocated memory.
  */
 #ifndef GUEST_POD_STATS_INTERNAL_H
 #define GUEST_POD_STATS_INTERNAL_H
@@ -13,10 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct ctr;
-
-void stats_container(struct ctr *c, Crivisor__Agent__V1__StatsResponse *ret);
-/* The agent's own resident memory in bytes, from /proc/self/statm. */
+/* The agent's own resident memory in bytes, from /proc. */
 uint64_t stats_own_rss(void);
 /* One line of /proc/net/dev into counters and name (16 bytes); false for the two headings. For tests too. */
 bool stats_parse_netdev(const char *line, char *name, uint64_t counters[4]);

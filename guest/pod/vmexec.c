@@ -7,7 +7,7 @@
 
 #include "api/agent/sandbox.pb-c.h"
 #include "base/util.h"
-#include "guest/init/init_internal.h"
+#include "guest/core/loop.h"
 #include "guest/core/reap.h"
 #include "guest/rpc/request.h"
 #include "guest/core/spawn.h"
@@ -41,14 +41,15 @@ static void finish(struct vmexec *v)
 	(void)buf_put(&v->out, "", 1);
 	resp.out = v->out.len > 0 ? (char *)buf_data(&v->out) : resp.out;
 	if (v->late)
-		err_set(&err, -ETIMEDOUT, "the command was not done after %lld s", DEADLINE_NS / NS_PER_SEC);
+		err_set(&err, -ETIMEDOUT, "the command did not finish within %lld s",
+			DEADLINE_NS / NS_PER_SEC);
 	else if (v->cut)
 		err_set_status(&err, -EFBIG, ERR_RESOURCE_EXHAUSTED, "the command wrote more than %u bytes",
 			       OUT_MAX);
 	else if (v->status != 0)
 		err_set_status(&err, -EIO, ERR_UNKNOWN, "status %d: %s", v->status, resp.out);
 	else if (!utf8_valid(resp.out, strlen(resp.out)))
-		err_set_status(&err, -EILSEQ, ERR_DATA_LOSS, "the output is not text");
+		err_set_status(&err, -EILSEQ, ERR_DATA_LOSS, "the output is not valid UTF-8");
 	if (err.code)
 		rpc_slot_fail(&v->slot, &err);
 	else
@@ -157,15 +158,15 @@ void vmexec_run(struct ttrpc_request *req, void *service_ctx, const void *payloa
 
 	if (!m)
 		return;
-	if (!agent->config.debug)
-		err_set(&err, -EPERM, "commands in the guest need task.debug on its kernel command line");
+	if (!agent->debug)
+		err_set(&err, -EPERM, "commands in the VM need task.debug on its kernel command line");
 	else if (str_empty(m->command) || m->stdin.len > IN_MAX)
 		err_set(&err, -EINVAL,
 			str_empty(m->command) ? "the command is empty" : "more than 1 MiB of input");
 	else if (!(v = calloc(1, sizeof(*v))))
 		err_set(&err, -ENOMEM, "out of memory");
 	if (v) {
-		init_settle(agent);
+		agent_settle(agent);
 		*v = (struct vmexec){.agent = agent, .fd = -1, .out.max = OUT_MAX + 8192};
 		if (start(v, m, &err) < 0) {
 			loop_source_free(v->src);

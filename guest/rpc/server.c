@@ -3,8 +3,8 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "guest/core/loop.h"
 
-#include <linux/vm_sockets.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -27,6 +27,7 @@ struct server {
 	struct agent *agent;
 	const struct ttrpc_service *services;
 	int fd;
+	server_accept_fn *accept;
 	struct loop_source *src;
 	struct server_conn *conns;
 	unsigned int conns_len;
@@ -171,36 +172,6 @@ static void on_conn(void *arg, int fd, uint32_t events)
 	conn_later(c);
 }
 
-int server_listen(unsigned int port, struct err *err)
-{
-	struct sockaddr_vm addr = {.svm_family = AF_VSOCK, .svm_port = port, .svm_cid = VMADDR_CID_ANY};
-	int fd CLEANUP_CLOSE = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	if (fd < 0)
-		return err_set_errno(err, -errno, "vsock socket");
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return err_set_errno(err, -errno, "bind vsock port %u", port);
-	if (listen(fd, 128) < 0)
-		return err_set_errno(err, -errno, "listen on vsock port %u", port);
-	return move_fd(fd);
-}
-
-int server_accept(int fd)
-{
-	struct sockaddr_vm peer = {.svm_family = AF_VSOCK};
-	socklen_t len = sizeof(peer);
-	int conn = accept4(fd, (struct sockaddr *)&peer, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-	if (conn < 0)
-		return -errno;
-	if (peer.svm_family != AF_VSOCK || peer.svm_cid != VMADDR_CID_HOST) {
-		log_warn("connection from CID %u refused: only the host may connect", peer.svm_cid);
-		close_fd(conn);
-		return -EAGAIN;
-	}
-	return conn;
-}
-
 int server_take(struct server *s, int fd)
 {
 	struct server_conn *c = calloc(1, sizeof(*c));
@@ -226,7 +197,7 @@ int server_take(struct server *s, int fd)
 static void on_listen(void *arg, int fd, uint32_t events)
 {
 	struct server *s = arg;
-	int conn = server_accept(fd);
+	int conn = s->accept(fd);
 
 	(void)events;
 	if (conn < 0)
@@ -255,13 +226,19 @@ struct server *server_new(struct agent *agent, const struct ttrpc_service *servi
 	return s;
 }
 
-int server_serve(struct server *s, unsigned int port, struct err *err)
+int server_serve(struct server *s, int fd, server_accept_fn *accept, struct err *err)
 {
-	s->fd = server_listen(port, err);
-	if (s->fd < 0)
-		return s->fd;
-	s->src = loop_add(s->agent->loop, s->fd, EPOLLIN, on_listen, s);
-	return s->src ? 0 : err_set(err, -ENOMEM, "watch vsock port %u", port);
+	s->src = loop_add(s->agent->loop, fd, EPOLLIN, on_listen, s);
+	if (!s->src)
+		return err_set(err, -ENOMEM, "watch the listening socket");
+	s->fd = fd;
+	s->accept = accept;
+	return 0;
+}
+
+const struct ttrpc_service *server_services(const struct server *s)
+{
+	return s->services;
 }
 
 struct server *server_free(struct server *s)

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * server.h: the agent's vsock listener and its connections, which carry the four ttrpc services.
+ * server.h: the agent's connections, which carry its ttrpc services, and the socket on which they come.
  *
  * Threads:   the loop's.
  * Ownership: server_new's object is its caller's. A connection belongs to the server; streams
  *            find it by server_conn and must clear their drain hooks (server_drain_clear) before they go
  *            away.
- * Limits:    SERVER_CONNS_MAX connections at once; only the host (CID 2) may connect, so nothing in a
- *            container can drive the agent.
+ * Limits:    SERVER_CONNS_MAX connections at once.
+ * Trust:     the accept function lets nobody but the host in: nothing in a container can drive the agent.
  */
 #ifndef GUEST_RPC_SERVER_H
 #define GUEST_RPC_SERVER_H
 
 #include "api/ttrpc/ttrpc.h"
+#include "base/buf.h"
 #include "guest/core/agent.h"
 
 #define SERVER_CONNS_MAX 1024
@@ -23,21 +24,19 @@ struct server_conn;
 
 /* One server in a process. services end with a NULL name and live on. NULL on ENOMEM. */
 struct server *server_new(struct agent *agent, const struct ttrpc_service *services);
-/* Listens on a vsock port. */
-int server_serve(struct server *server, unsigned int port, struct err *err);
+/* Accepts a connection that may be served: a non-blocking fd, or a negative errno (refused, and logged). */
+typedef int server_accept_fn(int fd);
+/* Serves what connects to the listening socket fd, which is the server's from now on, unless this fails. */
+int server_serve(struct server *server, int fd, server_accept_fn *accept, struct err *err);
+/* As given to server_new. */
+const struct ttrpc_service *server_services(const struct server *server);
 /* Serves a connected, non-blocking socket, which is the server's from now on: 0 or -ENOMEM (then it is not).
  */
 int server_take(struct server *server, int fd);
 /* Ends all connections. NULL-safe; returns NULL. */
 struct server *server_free(struct server *server);
-/* Writes out what waits, up to the deadline: before power-off. */
+/* Writes out pending answers, up to the deadline (CLOCK_MONOTONIC): before the end. */
 void server_flush(struct server *server, int64_t deadline_ns);
-/*
- * A listening vsock socket, and an accepted connection of the host's (others are closed and logged; -EAGAIN
- * then).
- */
-int server_listen(unsigned int port, struct err *err);
-int server_accept(int fd);
 /*
  * buf_write_fd for a vsock connection, at most SERVER_SEND_MAX bytes at once: Linux (6.12.y) puts a longer
  * send into a packet of several fragments, and vhost-device-vsock 0.3 takes one descriptor of data a packet:

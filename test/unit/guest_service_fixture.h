@@ -17,12 +17,13 @@
 #include "base/version.h"
 #include "google/protobuf/any.pb-c.h"
 #include "guest/container/ctr_internal.h"
+#include "guest/core/loop.h"
 #include "guest/rpc/events.h"
 #include "guest/rpc/server.h"
 #include "guest/core/agent.h"
 #include "guest/core/reap.h"
 #include "guest/rpc/request.h"
-#include "guest/pod/methods_internal.h"
+#include "guest/pod/pod.h"
 #include "guest/core/spawn.h"
 
 #include <arpa/inet.h>
@@ -41,6 +42,7 @@
 #define STREAMING "containerd.services.streaming.v1.Streaming"
 
 static struct agent agent;
+static unsigned int ended; /* calls of ops.end */
 static struct ttrpc_conn *client;
 static int sock = -1;
 static struct ctr *box; /* stands for a container */
@@ -134,13 +136,14 @@ static inline struct ctr *make_box(const char *id)
 
 	c->agent = &agent;
 	c->oom_watch = -1;
+	c->mounts = -1;
 	c->id = strdup(id);
 	c->bundle = strdup("/nowhere");
 	assert_int_equal(proc_init(&c->init, &agent, c, "", &io, NULL), 0);
 	c->init.state = PROC_RUNNING;
-	c->next = agent.ctrs;
-	agent.ctrs = c;
-	agent.ctrs_len++;
+	c->next = agent.containers->list;
+	agent.containers->list = c;
+	agent.containers->len++;
 	return c;
 }
 
@@ -166,21 +169,48 @@ static inline struct proc *run_exec(const char *id, const struct proc_io *io, co
 
 static char tmp_dir[32];
 
+static inline void on_settle(struct agent *a)
+{
+	(void)a;
+}
+
+static inline int on_release(struct agent *a)
+{
+	(void)a;
+	return 0;
+}
+
+static inline void on_end(struct agent *a)
+{
+	(void)a;
+	ended++;
+}
+
+static const struct agent_ops ops = {
+	.settle = on_settle, .shutdown = pod_shutdown, .release = on_release, .end = on_end};
+
 static inline int setup(void **state)
 {
 	int pair[2];
 
 	snprintf(tmp_dir, sizeof(tmp_dir), "/tmp/crv-guest-XXXXXX");
 	(void)state;
-	agent = (struct agent){
-		.loop = loop_new(), .events = events_new(), .logs.max = 1 << 20, .settled = true};
-	agent.server = server_new(&agent, services_table(&agent));
+	ended = 0;
+	agent = (struct agent){.ops = &ops,
+			       .loop = loop_new(),
+			       .events = events_new(),
+			       .containers = containers_new(&agent),
+			       .in_vm = true,
+			       .settled = true};
+	agent.paths.share = GUEST_SHARE_DIR;
+	agent.paths.cgroup_parent = "/crvtest-none";
+	agent.server = server_new(&agent, pod_services(&agent));
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
 	sock = pair[0];
 	assert_int_equal(server_take(agent.server, pair[1]), 0);
 	client = ttrpc_client_new(on_output, NULL);
 	assert_non_null(mkdtemp(tmp_dir));
-	agent_tmp_dir = tmp_dir;
+	agent.paths.tmp = tmp_dir;
 	box = make_box("box");
 	return 0;
 }
@@ -191,24 +221,13 @@ static inline int teardown(void **state)
 	client = ttrpc_conn_free(client);
 	sock = close_fd(sock);
 	agent.server = server_free(agent.server);
-	while (agent.ctrs) {
-		struct ctr *c = agent.ctrs;
-
-		agent.ctrs = c->next;
-		while (c->execs) {
-			struct proc *p = c->execs;
-
-			c->execs = p->next;
+	for (struct ctr *c = agent.containers->list; c; c = c->next) {
+		for (struct proc *p = c->execs; p; p = p->next) {
 			if (p->pid > 0 && p->state != PROC_STOPPED)
 				kill(p->pid, SIGKILL);
-			proc_done(p);
-			free(p);
 		}
-		proc_done(&c->init);
-		free(c->id);
-		free(c->bundle);
-		free(c);
 	}
+	agent.containers = containers_free(agent.containers);
 	events_free(agent.events);
 	loop_round(agent.loop, 0);
 	loop_free(agent.loop);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The agent's small parsers: cgroup files, crun's log, sysctl names, PCI addresses, /proc/net/dev. */
 #include "base/util.h"
+#include "guest/container/config_internal.h"
 #include "guest/container/crun_internal.h"
 #include "guest/container/cgroup.h"
 #include "guest/device/device_internal.h"
+#include "guest/host/options_internal.h"
 #include "guest/pod/setup_internal.h"
 #include "guest/pod/stats_internal.h"
 
@@ -44,6 +46,80 @@ static void cgroup_keyed_finds_whole_keys_only(void **state)
 	assert_int_equal(cgroup_keyed(NULL, "oom"), 0);
 }
 
+static void crun_fifo_known_takes_whole_versions(void **state)
+{
+	(void)state;
+	assert_true(crun_fifo_known("crun version 1.8.1\ncommit: f8a0\n"));
+	assert_true(crun_fifo_known("crun version 1.21\n"));
+	assert_false(crun_fifo_known("crun version 1.8.10\n"));
+	assert_false(crun_fifo_known("crun version 1.8\n"));
+	assert_false(crun_fifo_known("crun version 1.8.1-dirty\n"));
+	assert_false(crun_fifo_known("crun version 99.9\n"));
+	assert_false(crun_fifo_known("runc version 1.8.1\n"));
+	assert_false(crun_fifo_known(""));
+}
+
+static void check_hooks(const char *text, bool want)
+{
+	bool hooks = !want;
+	struct err err = ERR_INIT;
+
+	if (config_hooks(text, strlen(text), &hooks, &err) < 0)
+		fail_msg("%s: %s", text, err.msg);
+	assert_int_equal(hooks, want);
+}
+
+static void config_hooks_are_those_of_the_top_level(void **state)
+{
+	static const char *const bad[] = {"", "[]", "null", "{\"hooks\":", "{\"a\":1", "hooks"};
+
+	(void)state;
+	check_hooks("{}", false);
+	check_hooks("{\"annotations\":{\"hooks\":\"x\"},\"process\":{\"args\":[\"\\\"hooks\\\"\"]}}", false);
+	check_hooks("{\"hooks\":{}}", false);
+	check_hooks("{\"hooks\":{\"prestart\":[]}}", false);
+	check_hooks("{\"hooks\":null}", false);
+	check_hooks("{\"hooks\":{\"prestart\":[],\"poststart\":[{\"path\":\"/bin/true\"}]}}", true);
+	check_hooks("{\"h\\u006foks\":{\"createRuntime\":[{\"path\":\"/x\"}]}}", true);
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct err err = ERR_INIT;
+		bool hooks;
+
+		assert_int_equal(config_hooks(bad[i], strlen(bad[i]), &hooks, &err), -EBADMSG);
+		assert_non_null(strstr(err.msg, "JSON"));
+	}
+}
+
+static void options_parse_wants_what_it_needs(void **state)
+{
+	static const char *const good[] = {"x",	 "--socket=/a/s", "--bundles",
+					   "/b", "--run-dir=/r",  "--cgroup-parent=/crivisor/p"};
+	static const char *const extra[] = {"--nonsense",  "--log-level=loud",	"--runtime=crun",
+					    "--run-dir=/", "--bundles=/b/../c", "--cgroup-parent=/",
+					    "word",	   "--socket"};
+	char *argv[8];
+	struct options o;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+		argv[i] = (char *)(uintptr_t)good[i];
+	argv[ARRAY_SIZE(good)] = NULL;
+	if (options_parse(ARRAY_SIZE(good), argv, &o, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_string_equal(o.socket, "/a/s");
+	assert_string_equal(o.bundles, "/b");
+	assert_string_equal(o.runtime, "/usr/bin/crun");
+	for (size_t i = 0; i < ARRAY_SIZE(extra); i++) {
+		argv[ARRAY_SIZE(good)] = (char *)(uintptr_t)extra[i];
+		argv[ARRAY_SIZE(good) + 1] = NULL;
+		assert_int_equal(options_parse(ARRAY_SIZE(good) + 1, argv, &o, &err), -EINVAL);
+	}
+	argv[1] = argv[0];
+	assert_int_equal(options_parse(1, argv, &o, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "--socket"));
+}
+
 static void crun_log_message_takes_the_last_msg(void **state)
 {
 	char out[256];
@@ -58,8 +134,11 @@ static void crun_log_message_takes_the_last_msg(void **state)
 	assert_string_equal(out, "unknown option");
 	crun_log_message("", out, sizeof(out));
 	assert_string_equal(out, "");
-	crun_log_message("{\"msg\":\"cut \\", out, sizeof(out));
-	assert_string_equal(out, "cut \\");
+	/* A line that was cut counts only where no other is whole. */
+	crun_log_message("{\"msg\":\"whole\"}\n{\"msg\":\"cut \\", out, sizeof(out));
+	assert_string_equal(out, "whole");
+	crun_log_message("{\"msg\":\"cut", out, sizeof(out));
+	assert_string_equal(out, "{\"msg\":\"cut");
 	crun_log_message("{\"msg\":\"too long for this\"}", out, 5);
 	assert_string_equal(out, "too ");
 }
@@ -144,6 +223,9 @@ int main(void)
 		cmocka_unit_test(cgroup_parse_v2_takes_the_unified_line),
 		cmocka_unit_test(cgroup_keyed_finds_whole_keys_only),
 		cmocka_unit_test(crun_log_message_takes_the_last_msg),
+		cmocka_unit_test(crun_fifo_known_takes_whole_versions),
+		cmocka_unit_test(config_hooks_are_those_of_the_top_level),
+		cmocka_unit_test(options_parse_wants_what_it_needs),
 		cmocka_unit_test(pod_sysctl_path_stays_below_proc_sys),
 		cmocka_unit_test(device_parse_pci_takes_short_and_long),
 		cmocka_unit_test(device_mount_path_valid_stays_below_run),

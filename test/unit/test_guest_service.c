@@ -84,7 +84,7 @@ static void exec_output_exit_and_delete(void **state)
 	/* What is not acknowledged is there again. */
 	read_log("e", true, out, sizeof(out));
 	assert_string_equal(out, "1:out\n2:err\n");
-	assert_int_equal(agent.logs.used, 0);
+	assert_int_equal(agent.containers->logs.used, 0);
 	far.container_id = (char *)"box";
 	far.exec_id = (char *)"e";
 	far.offset = 1000;
@@ -158,7 +158,7 @@ static void execvmprocess_needs_debug_and_is_bounded(void **state)
 	req.stdin.data = (uint8_t *)"in ";
 	req.stdin.len = 3;
 	assert_int_equal(status_of(SANDBOX, "ExecVMProcess", &req.base), ERR_PERMISSION_DENIED);
-	agent.config.debug = true;
+	agent.debug = true;
 	m = call(SANDBOX, "ExecVMProcess", &req.base, &grpc__exec_vmprocess_response__descriptor, NULL);
 	assert_string_equal(m->out, "in more\n");
 	protobuf_c_message_free_unpacked(&m->base, NULL);

@@ -4,7 +4,7 @@
 
 #include "api/agent/guest_abi.h"
 #include "base/util.h"
-#include "guest/core/agent.h"
+#include "guest/container/containers_internal.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -29,7 +29,8 @@ static void on_change(void *arg)
 static int setup(void **state)
 {
 	(void)state;
-	agent = (struct agent){.loop = loop_new(), .logs.max = 1 << 20};
+	agent = (struct agent){.loop = loop_new(), .containers = containers_new(&agent)};
+	agent.containers->logs.max = 1 << 20;
 	told = 0;
 	stdio = stdio_new(&agent, false, true, child, NULL);
 	return stdio ? 0 : -1;
@@ -41,8 +42,9 @@ static int teardown(void **state)
 	stdio_free(stdio);
 	for (int i = 0; i < 3; i++)
 		close_fd(child[i]);
-	assert_int_equal(agent.logs.used, 0);
-	assert_null(agent.stdios);
+	assert_int_equal(agent.containers->logs.used, 0);
+	assert_null(agent.containers->stdios);
+	containers_free(agent.containers);
 	loop_free(agent.loop);
 	return 0;
 }

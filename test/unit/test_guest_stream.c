@@ -102,7 +102,7 @@ static void stream_B10_stdin_to_stdout_with_half_close(void **state)
 	assert_memory_equal(buf_data(&err_.data), "done\n", 5);
 	assert_int_equal(in.err.code, 0);
 	expect_exit("cat", 0);
-	assert_int_equal(agent.logs.used, 0);
+	assert_int_equal(agent.containers->logs.used, 0);
 	buf_done(&out.data);
 	buf_done(&err_.data);
 }
