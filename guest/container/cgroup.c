@@ -307,13 +307,25 @@ static void remove_dirs(const char *dir, unsigned int depth)
 
 void cgroup_remove(bool v2, const char *path)
 {
+	DIR *d = v2 ? NULL : opendir(CGROUP_ROOT);
+	const struct dirent *de;
+
 	(void)cgroup_kill(v2, path, NULL);
-	for (size_t i = 0; i < (v2 ? 1 : ARRAY_SIZE(v1_wanted)); i++) {
-		char *dir CLEANUP_FREE = path_of(v2, v1_wanted[i], path, NULL);
+	if (v2) {
+		char *dir CLEANUP_FREE = path_of(true, "", path, NULL);
 
 		if (dir)
 			remove_dirs(dir, 0);
 	}
+	/* Every hierarchy that is mounted, named ones included: the runtime makes it in all of them. */
+	while (d && (de = readdir(d))) {
+		char *dir CLEANUP_FREE = de->d_name[0] == '.' ? NULL : path_of(false, de->d_name, path, NULL);
+
+		if (dir)
+			remove_dirs(dir, 0);
+	}
+	if (d)
+		closedir(d);
 }
 
 /* ---- figures -------------------------------------------------------------------------------------- */

@@ -41,6 +41,8 @@ int container_stats(struct agent *agent, const char *id, Crivisor__Agent__V1__St
 void containers_kill(struct agent *agent);
 /* How many have a process that has not ended. */
 unsigned int containers_running(const struct agent *agent);
+/* Removes cgroups and the runtime's state of all containers: for an agent whose machine goes on without it. Blocks. */
+void containers_remove_left(const struct agent *agent);
 /* Gives up every handle of a container's mounts, so that they can be unmounted. Only while the share is idle. */
 void containers_release_mounts(struct agent *agent);
 

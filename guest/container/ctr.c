@@ -201,6 +201,18 @@ unsigned int containers_running(const struct agent *agent)
 	return n;
 }
 
+void containers_remove_left(const struct agent *agent)
+{
+	for (const struct ctr *c = agent->containers->list; c; c = c->next) {
+		char *state CLEANUP_FREE = xasprintf("%s/%s", agent->paths.crun_root, c->id);
+
+		if (c->cgroup)
+			cgroup_remove(agent->cgroup2, c->cgroup);
+		if (state)
+			(void)remove_tree(state);
+	}
+}
+
 void containers_release_mounts(struct agent *agent)
 {
 	for (struct ctr *c = agent->containers->list; c; c = c->next)

@@ -38,9 +38,10 @@ static void settle(struct agent *agent)
 		log_warn("OOM kills are not watched: %s", err.msg);
 }
 
-/* The mounts of SetupSandbox alone; the host's file systems are the host's. */
+/* What this agent has made; the host's file systems are the host's. */
 static int release(struct agent *agent)
 {
+	containers_remove_left(agent);
 	umount2(agent->paths.shm, MNT_DETACH);
 	umount2(agent->paths.pidns, MNT_DETACH);
 	return 0;

@@ -57,6 +57,7 @@ static void on_end(void *arg)
 	struct agent *agent = arg;
 
 	server_flush(agent->server, now_monotonic_ns() + FLUSH_NS);
+	down.phase = IDLE;
 	agent->ops->end(agent);
 }
 
