@@ -194,6 +194,7 @@ static void begin(struct agent *agent, int64_t timeout_ns, const char *why)
 	agent->shutting_down = true;
 	down.agent = agent;
 	down.phase = KILLING;
+	down.synced = down.unmounted = false;
 	down.begin_ns = now_monotonic_ns();
 	down.deadline_ns = deadline_ns;
 	log_info("shutting down within %lld ms: %s", (long long)(timeout_ns / NS_PER_MS), why);

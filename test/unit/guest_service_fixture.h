@@ -174,10 +174,15 @@ static inline void on_settle(struct agent *a)
 	(void)a;
 }
 
+/* What the release of file systems does: ends with this status, after so long. */
+static int release_status;
+static int release_ms;
+
 static inline int on_release(struct agent *a)
 {
 	(void)a;
-	return 0;
+	usleep((useconds_t)release_ms * 1000);
+	return release_status;
 }
 
 static inline void on_end(struct agent *a)
@@ -196,6 +201,7 @@ static inline int setup(void **state)
 	snprintf(tmp_dir, sizeof(tmp_dir), "/tmp/crv-guest-XXXXXX");
 	(void)state;
 	ended = 0;
+	release_status = release_ms = 0;
 	agent = (struct agent){.ops = &ops,
 			       .loop = loop_new(),
 			       .events = events_new(),
@@ -203,6 +209,7 @@ static inline int setup(void **state)
 			       .in_vm = true,
 			       .settled = true};
 	agent.paths.share = GUEST_SHARE_DIR;
+	agent.paths.crun_root = "/nowhere";
 	agent.paths.cgroup_parent = "/crvtest-none";
 	agent.server = server_new(&agent, pod_services(&agent));
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);

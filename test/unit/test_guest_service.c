@@ -145,6 +145,63 @@ static void calls_of_a_lost_connection_are_forgotten(void **state)
 	assert_int_equal(outlog_end(&p->stdio->log), 5);
 }
 
+/* The client's side of a connection that breaks, and another one. */
+static void reconnect(void)
+{
+	int pair[2];
+
+	client = ttrpc_conn_free(client);
+	sock = close_fd(sock);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	sock = pair[0];
+	assert_int_equal(server_take(agent.server, pair[1]), 0);
+	client = ttrpc_client_new(on_output, NULL);
+}
+
+static unsigned int count_waiters(const struct proc *p)
+{
+	unsigned int n = 0;
+
+	for (const struct proc_waiter *w = p->waiters; w; w = w->next)
+		n++;
+	return n;
+}
+
+static void wait_of_a_broken_connection_is_no_longer_registered(void **state)
+{
+	Containerd__Task__V2__WaitRequest wa = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
+	struct reply r[2] = {{.type = NULL}, {.type = NULL}};
+	struct proc_io io = {.terminal = false};
+	struct proc *p;
+
+	(void)state;
+	p = run_exec("w", &io, "sleep 0.5; exit 6");
+	wa.id = (char *)"box";
+	wa.exec_id = (char *)"w";
+	for (int i = 0; i < 50; i++) {
+		struct reply *lost = calloc(1, sizeof(*lost));
+
+		start_call(lost, TASK, "Wait", &wa.base);
+		for (int k = 0; k < 3; k++)
+			turn();
+		/* Asked on the new connection while the agent may not have seen the old one's end. */
+		reconnect();
+		assert_true(lost->done);
+		free(lost);
+	}
+	start_call(&r[0], TASK, "Wait", &wa.base);
+	start_call(&r[1], TASK, "Wait", &wa.base);
+	for (int k = 0; k < 5; k++)
+		turn();
+	assert_int_equal(count_waiters(p), 2);
+	await(&r[0].done);
+	await(&r[1].done);
+	assert_int_equal(r[0].err.code, 0);
+	assert_int_equal(r[1].err.code, 0);
+	assert_null(p->waiters);
+	expect_exit("w", 6);
+}
+
 /* ---- the rest ------------------------------------------------------------------------------------- */
 
 static void execvmprocess_needs_debug_and_is_bounded(void **state)
@@ -241,6 +298,7 @@ int main(void)
 		T(exec_output_exit_and_delete),
 		T(wait_and_readlog_end_when_the_process_is_deleted),
 		T(calls_of_a_lost_connection_are_forgotten),
+		T(wait_of_a_broken_connection_is_no_longer_registered),
 		T(execvmprocess_needs_debug_and_is_bounded),
 		T(getevents_waits_for_one),
 		T(methods_take_garbage_without_harm),
