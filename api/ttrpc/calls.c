@@ -3,43 +3,7 @@
 
 #include "base/util.h"
 
-#define ROOM_MIN  8u
-#define ROOM_KEEP 64u /* an empty table keeps at most this many slots */
-
-static uint32_t slot_of(const struct ttrpc_calls *calls, uint32_t id)
-{
-	return (id * UINT32_C(2654435769)) >> (32 - __builtin_ctz(calls->room));
-}
-
-static void put(struct ttrpc_calls *calls, struct ttrpc_request *call)
-{
-	uint32_t i = slot_of(calls, call->id);
-
-	while (calls->slots[i])
-		i = (i + 1) & (calls->room - 1);
-	calls->slots[i] = call;
-}
-
-/* Keeps the table at most half full. */
-static int grow(struct ttrpc_calls *calls)
-{
-	struct ttrpc_calls bigger = *calls;
-
-	if (calls->room && calls->count < calls->room / 2)
-		return 0;
-	bigger.room = calls->room ? calls->room * 2 : ROOM_MIN;
-	bigger.slots = calloc(bigger.room, sizeof(*bigger.slots));
-	if (!bigger.slots)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < calls->room; i++) {
-		if (calls->slots[i])
-			put(&bigger, calls->slots[i]);
-	}
-	free(calls->slots);
-	calls->slots = bigger.slots;
-	calls->room = bigger.room;
-	return 0;
-}
+#define ROOM_MIN 8u
 
 /* ---- the heap of deadlines ------------------------------------------------------------------------ */
 
@@ -109,63 +73,52 @@ static void heap_remove(struct ttrpc_calls *calls, struct ttrpc_request *call)
 		heap_down(calls, at, last);
 }
 
-/* ---- both ----------------------------------------------------------------------------------------- */
+/* ---- both --------------------------------------------------------------------------------------------- */
+
+/* uthash leaves the element out of the table when memory is short; its handle then points to no table. */
+static int table_add(struct ttrpc_calls *calls, struct ttrpc_request *call)
+{
+	call->hh.tbl = NULL;
+	HASH_ADD(hh, calls->table, id, sizeof(call->id), call);
+	return call->hh.tbl ? 0 : -ENOMEM;
+}
 
 int ttrpc_calls_add(struct ttrpc_calls *calls, struct ttrpc_request *call)
 {
-	if (grow(calls) < 0)
+	if (call->deadline_ns != INT64_MAX && heap_grow(calls) < 0)
 		return -ENOMEM;
-	if (call->deadline_ns != INT64_MAX) {
-		if (heap_grow(calls) < 0)
-			return -ENOMEM;
+	if (table_add(calls, call) < 0)
+		return -ENOMEM;
+	if (call->deadline_ns != INT64_MAX)
 		heap_up(calls, calls->heap_len++, call);
-	}
-	put(calls, call);
 	calls->count++;
 	return 0;
 }
 
-static uint32_t find_slot(const struct ttrpc_calls *calls, uint32_t id)
-{
-	uint32_t i = slot_of(calls, id);
-
-	while (calls->slots[i] && calls->slots[i]->id != id)
-		i = (i + 1) & (calls->room - 1);
-	return i;
-}
-
 struct ttrpc_request *ttrpc_calls_find(const struct ttrpc_calls *calls, uint32_t id)
 {
-	return calls->count ? calls->slots[find_slot(calls, id)] : NULL;
+	struct ttrpc_request *call = NULL;
+
+	HASH_FIND(hh, calls->table, &id, sizeof(id), call);
+	return call;
 }
 
 void ttrpc_calls_remove(struct ttrpc_calls *calls, struct ttrpc_request *call)
 {
-	uint32_t mask = calls->room - 1, hole = find_slot(calls, call->id);
-
 	if (call->heap_at)
 		heap_remove(calls, call);
-	/* Moves back what a lookup would no longer reach across the hole. */
-	for (uint32_t i = (hole + 1) & mask; calls->slots[i]; i = (i + 1) & mask) {
-		uint32_t home = slot_of(calls, calls->slots[i]->id);
-
-		if (((i - home) & mask) >= ((i - hole) & mask)) {
-			calls->slots[hole] = calls->slots[i];
-			hole = i;
-		}
+	HASH_DELETE(hh, calls->table, call);
+	/* A heap that grew in a crowd is not kept. */
+	if (--calls->count == 0) {
+		free(calls->heap);
+		calls->heap = NULL;
+		calls->heap_room = 0;
 	}
-	calls->slots[hole] = NULL;
-	if (--calls->count == 0 && calls->room > ROOM_KEEP)
-		ttrpc_calls_done(calls);
 }
 
 struct ttrpc_request *ttrpc_calls_any(const struct ttrpc_calls *calls)
 {
-	for (uint32_t i = 0; calls->count && i < calls->room; i++) {
-		if (calls->slots[i])
-			return calls->slots[i];
-	}
-	return NULL;
+	return calls->table;
 }
 
 struct ttrpc_request *ttrpc_calls_earliest(const struct ttrpc_calls *calls)
@@ -175,7 +128,7 @@ struct ttrpc_request *ttrpc_calls_earliest(const struct ttrpc_calls *calls)
 
 void ttrpc_calls_done(struct ttrpc_calls *calls)
 {
-	free(calls->slots);
+	HASH_CLEAR(hh, calls->table);
 	free(calls->heap);
 	*calls = (struct ttrpc_calls){0};
 }

@@ -5,6 +5,9 @@
 
 #include "api/ttrpc/ttrpc.h"
 
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
 #define FRAME_HEADER 10
 #define OUT_SLACK    (64u << 10) /* room above TTRPC_OUT_MAX for answers that only carry a status */
 
@@ -38,12 +41,12 @@ struct ttrpc_request {
 	void *arg;
 	void (*on_cancel)(void *arg); /* server */
 	void *cancel_arg;
+	UT_hash_handle hh;
 };
 
-/* Calls by id (open addressing, linear probing), and those with a deadline in a binary heap. */
+/* Calls by id (uthash), and those with a deadline in a binary heap. */
 struct ttrpc_calls {
-	struct ttrpc_request **slots;
-	uint32_t room; /* a power of two, or 0 */
+	struct ttrpc_request *table;
 	uint32_t count;
 	struct ttrpc_request **heap;
 	uint32_t heap_len, heap_room;
