@@ -118,8 +118,8 @@ int ttrpc_wire_read_request(const struct ttrpc_frame *f, struct wire_request *re
 size_t ttrpc_wire_request_size(const struct wire_request *req);
 uint8_t *ttrpc_wire_put_request(uint8_t *p, const struct wire_request *req);
 /*
- * The payload of a response (never NULL), 0; or its status as err and its errno; or -EBADMSG with
- * *ret_nonsense set if it cannot be read.
+ * The payload of a response (never NULL), 0; or its status as err and its errno; or -EBADMSG
+ * if it is malformed.
  */
 int ttrpc_wire_read_response(const struct ttrpc_frame *f, const void **ret_payload, size_t *ret_len,
 			     struct err *err);

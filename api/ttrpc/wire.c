@@ -165,7 +165,7 @@ static int read_status(const uint8_t *at, size_t len, struct err *err)
 int ttrpc_wire_read_response(const struct ttrpc_frame *f, const void **ret_payload, size_t *ret_len,
 			     struct err *err)
 {
-	static const char nonsense[] = "the peer sent a response that cannot be read";
+	static const char malformed[] = "malformed response from the peer";
 	const uint8_t *at = f->data, *end = f->data + f->len;
 	struct pbw_field field, status = {0}, payload = {.data = f->data};
 	int r;
@@ -174,18 +174,18 @@ int ttrpc_wire_read_response(const struct ttrpc_frame *f, const void **ret_paylo
 		if (field.number > RESPONSE_PAYLOAD)
 			continue;
 		if (field.type != PBW_LEN)
-			return err_set_status(err, -EBADMSG, ERR_INTERNAL, nonsense);
+			return err_set_status(err, -EBADMSG, ERR_INTERNAL, malformed);
 		if (field.number == RESPONSE_STATUS)
 			status = field;
 		else
 			payload = field;
 	}
 	if (r < 0)
-		return err_set_status(err, -EBADMSG, ERR_INTERNAL, nonsense);
+		return err_set_status(err, -EBADMSG, ERR_INTERNAL, malformed);
 	if (status.data) {
 		r = read_status(status.data, status.len, err);
 		if (r == -EBADMSG)
-			return err_set_status(err, -EBADMSG, ERR_INTERNAL, nonsense);
+			return err_set_status(err, -EBADMSG, ERR_INTERNAL, malformed);
 		if (r < 0)
 			return r;
 	}

@@ -85,7 +85,7 @@ static bool has_word(const char *text, const char *word)
 }
 
 /*
- * Enables every controller we want that is there for the children of `path`; in one write, since each costs
+ * Enables the wanted controllers that exist for the children of `path`; in one write, since each write costs
  * grace periods.
  */
 static int enable_controllers(const char *path, struct err *err)

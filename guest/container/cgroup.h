@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cgroup.h: the guest's cgroups: v2, and v1 where the kernel has only that.
+ * cgroup.h: cgroups: v2, and v1 where the machine has that.
  *
  * Threads:   none of its own; every function is a handful of reads or writes of cgroupfs files, none waits.
  * Ownership: paths are the caller's. `path` is relative to the hierarchy's root ("/crivisor/<id>").
@@ -26,10 +26,7 @@ bool cgroup_is_v2(void);
 int cgroup_setup(bool *ret_v2, struct err *err);
 /* v2: makes `parent` and enables the controllers down to it. */
 int cgroup_enable(bool v2, const char *parent, struct err *err);
-/*
- * Puts the agent into its leaf. Not urgent: only the root may hold processes beside children, and it is there
- * that it begins.
- */
+/* Moves the agent from the root, where it begins, into its leaf. Not urgent: the root may hold processes beside children. */
 int cgroup_enter_leaf(bool v2, struct err *err);
 
 /* The cgroup of pid, of the memory controller on v1; *ret_path is the caller's to free. */

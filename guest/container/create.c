@@ -30,8 +30,8 @@ static void on_clean(void *arg, const struct err *err, pid_t pid, uint64_t since
 	(void)pid;
 	(void)since;
 	if (err)
-		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id), "clean up after a failed create: %s",
-			 err->msg);
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id),
+			 "clean-up after a failed creation: %s", err->msg);
 	c->run = NULL;
 	if (path)
 		cgroup_remove(c->agent->cgroup2, path);
@@ -92,7 +92,7 @@ static void on_created(void *arg, const struct err *err, pid_t pid, uint64_t sin
 }
 
 /*
- * The bundle's config.json must be there and readable; whether it has hooks decides who starts the container.
+ * The bundle's config.json must be valid JSON; its hooks decide whether crun has to start the container.
  */
 static int look_at_config(struct ctr *c, struct err *err)
 {
@@ -149,7 +149,7 @@ static int create_check(struct agent *agent, const char *id, const char *bundle,
 	if (ctr_find(agent, id, NULL))
 		return err_set(err, -EEXIST, "container \"%s\" exists already", id);
 	if (agent->containers->len >= CTR_MAX)
-		return err_set_status(err, -ENOSPC, ERR_RESOURCE_EXHAUSTED, "there are %u containers already",
+		return err_set_status(err, -ENOSPC, ERR_RESOURCE_EXHAUSTED, "%u containers exist already",
 				      agent->containers->len);
 	if (agent->shutting_down)
 		return err_set_status(err, -ESHUTDOWN, ERR_UNAVAILABLE, "the agent is shutting down");

@@ -54,7 +54,7 @@ static void run_free(struct crun_run *run)
 	free(run);
 }
 
-/* The "msg" of a line of JSON into out; false if the line is none, or has none. */
+/* The "msg" of a line of JSON into out; false if the line is not JSON or has no message. */
 static bool line_message(const char *line, size_t len, char *out, size_t out_len)
 {
 	struct json_tokener *tok = json_tokener_new();
@@ -67,7 +67,7 @@ static bool line_message(const char *line, size_t len, char *out, size_t out_len
 		snprintf(out, out_len, "%s", json_object_get_string(msg));
 	json_object_put(o);
 	json_tokener_free(tok);
-	/* Messages of gRPC and logs are of one line. */
+	/* Error messages are one line. */
 	for (char *p = out; found && *p; p++) {
 		if (*p == '\n' || *p == '\t')
 			*p = ' ';

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * crun_internal.h: runs the OCI runtime beside the loop, never in it: a hung crun stops nobody else.
+ * crun_internal.h: runs the OCI runtime beside the loop, never in it: a hung crun delays nothing else.
  *
  * Purpose:   one object per run: its output file for errors, its pid file, its deadline. Runs beyond
  *            CRUN_PARALLEL wait their turn.
@@ -8,7 +8,7 @@
  * Ownership: the run belongs to this module until its done function is called, which is exactly once;
  *            crun_kill only hurries it.
  * Limits:    CRUN_DEADLINE_NS a run, then its whole process group is killed.
- * Errors:    carry crun's own words, taken from its --log file (json lines; crun 1.8: {"msg": …, "level": …,
+ * Errors:    carry crun's own message, taken from its --log file (json lines; crun 1.8: {"msg": …, "level": …,
  *            "time": …}).
  */
 #ifndef GUEST_CONTAINER_CRUN_INTERNAL_H
@@ -43,7 +43,7 @@ struct crun_run *crun_start(struct agent *agent, const struct crun_args *args, c
 			    struct err *err);
 /* Kills the run, or takes it out of the queue; done is called with an error soon. */
 void crun_kill(struct crun_run *run);
-/* Kills and forgets all runs without telling anybody: when the agent ends. */
+/* Kills and forgets all runs without calling their done functions: when the agent ends. */
 void crun_forget_all(void);
 
 /*
@@ -51,12 +51,12 @@ void crun_forget_all(void);
  * for a version that crun_fifo_known does not have, containers are started by the runtime's own `start`.
  */
 void crun_probe(struct agent *agent);
-/* Gives the question up. */
+/* Cancels it. */
 void crun_probe_stop(void);
 /* True if `text`, the output of crun --version, names a version whose exec.fifo works as in start.c. */
 bool crun_fifo_known(const char *text);
 
-/* The words in a --log file's content, for the error message (out is always terminated). For tests too. */
+/* The error message in the content of a --log file (out is always terminated). For tests too. */
 void crun_log_message(const char *log, char *out, size_t out_len);
 
 #endif

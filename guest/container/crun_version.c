@@ -101,7 +101,7 @@ void crun_probe(struct agent *agent)
 	s.stdio[1] = fds[1];
 	if (set_nonblock(probe.fd, true) == 0)
 		probe.src = loop_add(agent->loop, probe.fd, EPOLLIN, on_out, NULL);
-	/* Its end needs no watch: it is reaped like every child, and what it says ends with the pipe. */
+	/* Its end needs no watch: it is reaped like every child, and its output ends with the pipe. */
 	if (!probe.src || spawn_run(&s, NULL) < 0)
 		crun_probe_stop();
 	else

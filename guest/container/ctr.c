@@ -179,7 +179,7 @@ void containers_kill(struct agent *agent)
 {
 	struct containers *all = agent->containers;
 
-	/* One write reaches also what has escaped a container's own cgroup; it may not exist yet. */
+	/* The parent also holds what was moved out of a container's own cgroup; it may not exist yet. */
 	(void)cgroup_kill(agent->cgroup2, agent->paths.cgroup_parent, NULL);
 	for (struct ctr *c = all->list; c; c = c->next) {
 		/* A frozen v1 cgroup does not die before it is thawed. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ctr_internal.h: a container of the guest: made, started and deleted by the OCI runtime, watched by the agent.
+ * ctr_internal.h: a container: made, started and deleted by the OCI runtime, watched by the agent.
  *
  * Purpose:   the table of containers, and their life cycle. The Task service (task.c) turns requests into
  *            these calls.
@@ -10,7 +10,7 @@
  * Limits:    CTR_MAX containers, CTR_EXECS_MAX execs in one that are not deleted, CTR_CONFIG_MAX bytes of
  *            config.json.
  * Trust:     ids are checked (agent_id_check) before they become paths; the bundle is always
- *            <paths.share>/<id>, whatever the request says.
+ *            <paths.share>/<id>, never a path of the request.
  */
 #ifndef GUEST_CONTAINER_CTR_INTERNAL_H
 #define GUEST_CONTAINER_CTR_INTERNAL_H

@@ -4,7 +4,7 @@
  *
  * Purpose:   its state, standard I/O, exit, and the calls that wait for the exit.
  * Threads:   the loop's.
- * Ownership: belongs to its container (ctr.h). Not freed while a run of the runtime is under way for it.
+ * Ownership: belongs to its container (ctr_internal.h). Not freed while a run of the runtime is under way for it.
  * Source:    states as containerd's task service has them.
  */
 #ifndef GUEST_CONTAINER_PROC_INTERNAL_H
@@ -69,7 +69,7 @@ void proc_close_child_stdio(struct proc *p);
 
 /* The runtime has told the pid: state becomes `state`, or STOPPED at once if it is dead already. */
 void proc_born(struct proc *p, pid_t pid, uint64_t since, enum proc_state state);
-/* It never came to life: STOPPED with this status. */
+/* It was never started: STOPPED with this status. */
 void proc_stillborn(struct proc *p, int status);
 /* Answers req when the process has stopped; at once if it has. */
 void proc_wait(struct proc *p, struct ttrpc_request *req);

@@ -51,7 +51,7 @@ static void fill(struct answer *a, struct stdio *stdio, uint64_t offset, size_t 
 
 static void answer(struct rpc_slot *slot, struct stdio *stdio, uint64_t offset, size_t max)
 {
-	static struct answer a; /* one thread; too large for the stack, too short-lived for the heap */
+	static struct answer a; /* there is one thread; it is too large for the stack */
 
 	fill(&a, stdio, offset, max);
 	rpc_slot_reply(slot, &a.msg.base);
@@ -133,7 +133,7 @@ void readlog_get(struct ttrpc_request *req, void *service_ctx, const void *paylo
 	p->stdio->log_read = true;
 	max = m->max_bytes && m->max_bytes < GUEST_READLOG_MAX ? m->max_bytes : GUEST_READLOG_MAX;
 	if (m->offset > outlog_end(&p->stdio->log)) {
-		err_set_status(&err, -ERANGE, ERR_OUT_OF_RANGE, "offset %llu lies beyond the end %llu",
+		err_set_status(&err, -ERANGE, ERR_OUT_OF_RANGE, "offset %llu is beyond the end %llu",
 			       (unsigned long long)m->offset, (unsigned long long)outlog_end(&p->stdio->log));
 		ttrpc_fail(req, &err);
 		return;

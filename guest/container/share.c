@@ -3,18 +3,18 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "guest/core/mounts.h"
 
 #include <fcntl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 
-#define MOUNTINFO_MAX (1 << 20)
-#define LOOK_NS	      (2 * NS_PER_MS)
-#define SILENCE_NS    (100 * NS_PER_MS) /* without an answer: virtiofsd hangs */
+#define LOOK_NS	   (2 * NS_PER_MS)
+#define SILENCE_NS (100 * NS_PER_MS) /* without an answer: virtiofsd hangs */
 
 /*
  * All mounts of the share are one connection, whose count of requests the kernel shows (fs/fuse/control.c;
- * its directory is the device number of the share's own mount). -1: it does not show this one.
+ * its directory is the device number of the share's own mount). -1: this one is not shown.
  */
 static long count_in_flight(const struct agent *agent)
 {
@@ -44,7 +44,7 @@ static void on_look(void *arg)
 	else if (n >= 0 && now - wait->answered_ns >= SILENCE_NS)
 		wait->until_ns = now + SHARE_WAIT_NS; /* begins anew when answers come */
 	wait->in_flight = n;
-	/* Each may free it. */
+	/* fn may free the wait. */
 	if (n == 0)
 		wait->fn(wait->arg, SHARE_IDLE);
 	else if (now >= wait->until_ns)
@@ -86,8 +86,7 @@ void share_hold(const struct agent *agent, const char *id)
 	char *root CLEANUP_FREE = xasprintf("%s/%s/rootfs/.", agent->paths.share, id);
 	struct stat st;
 
-	/* What is behind the slash must be looked up in the file system that is mounted there
-	 * (path_resolution(7)). */
+	/* The dot makes the lookup enter the file system mounted there (path_resolution(7)). */
 	if (root)
 		(void)stat(root, &st);
 }
@@ -105,30 +104,15 @@ int share_release_mounts(int handle)
 	return close_fd(handle);
 }
 
-/*
- * The mount points below `prefix` ("…/"), in the kernel's order: what is mounted on another comes after it.
- */
-static char **mounts_below(const char *prefix)
+static bool is_below(const struct mntent *m, const void *prefix)
 {
-	char *text CLEANUP_FREE = NULL;
-	char **list = NULL;
-	char *save;
-
-	if (read_file("/proc/self/mountinfo", MOUNTINFO_MAX, &text, NULL) < 0)
-		return NULL;
-	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		char point[512];
-
-		if (sscanf(line, "%*s %*s %*s %*s %511s", point) == 1 && str_starts(point, prefix))
-			(void)strv_add(&list, point);
-	}
-	return list;
+	return str_starts(m->mnt_dir, prefix);
 }
 
 void share_release(const struct agent *agent, const char *id)
 {
 	char *prefix CLEANUP_FREE = agent->in_vm ? xasprintf("%s/%s/", agent->paths.share, id) : NULL;
-	char **list CLEANUP_STRV = prefix ? mounts_below(prefix) : NULL;
+	char **list CLEANUP_STRV = prefix ? mounts_where(is_below, prefix) : NULL;
 	int r;
 
 	if (!prefix)
@@ -136,7 +120,7 @@ void share_release(const struct agent *agent, const char *id)
 	for (size_t i = strv_len(list); i > 0; i--) {
 		if (umount2(list[i - 1], UMOUNT_NOFOLLOW) < 0 &&
 		    umount2(list[i - 1], MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
-			log_warn("unmounting %s: %s", list[i - 1], strerror(errno));
+			log_warn("unmount %s: %s", list[i - 1], strerror(errno));
 	}
 	/*
 	 * FUSE has no call that forgets one directory's inodes; dropping the caches of names and inodes
@@ -144,5 +128,5 @@ void share_release(const struct agent *agent, const char *id)
 	 */
 	r = write_file("/proc/sys/vm/drop_caches", "2", 1, 0);
 	if (r < 0)
-		log_warn("dropping cached inodes: %s", strerror(-r));
+		log_warn("drop cached inodes: %s", strerror(-r));
 }

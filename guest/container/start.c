@@ -32,8 +32,8 @@ static void on_started(void *arg, const struct err *err, pid_t pid, uint64_t sin
 }
 
 /*
- * What `crun start` does where there are no hooks: the container's process waits for a byte on its FIFO (crun
- * 1.8.1, src/libcrun/status.c). Without the program's own start-up this takes no time.
+ * What `crun start` does for a container without hooks, with the versions in crun_version.c: the container's process
+ * waits for a byte on its FIFO. It saves the start-up of the program.
  */
 static int start_directly(struct ctr *c)
 {
@@ -60,7 +60,7 @@ void ctr_start(struct ctr *c, struct ttrpc_request *req)
 	if (c->init.state != PROC_CREATED) {
 		err_set_status(&err, -EINVAL, ERR_FAILED_PRECONDITION,
 			       "container \"%s\" cannot be started: it is %s", c->id,
-			       c->init.state == PROC_STOPPED ? "stopped" : "running already");
+			       c->init.state == PROC_STOPPED ? "stopped" : "already running");
 		ttrpc_fail(req, &err);
 		return;
 	}

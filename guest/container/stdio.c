@@ -98,7 +98,7 @@ static void on_out(void *arg, int fd, uint32_t events)
 	(void)events;
 	if (room > 0) {
 		n = read(fd, chunk, room < sizeof(chunk) ? room : sizeof(chunk));
-		/* A terminal says EIO once nobody has it open any more. */
+		/* A terminal answers EIO once no process has it open. */
 		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
 			out_close(stdio, &stdio->out[second]);
 		} else if (n > 0 && outlog_append(&stdio->log, second ? OUTLOG_STDERR : OUTLOG_STDOUT, chunk,
@@ -111,8 +111,8 @@ static void on_out(void *arg, int fd, uint32_t events)
 
 /*
  * The process has been gone for a while. What its pipe holds at this moment is still taken, then the pipe is
- * closed, whoever else has it open. Not while data waits for room in the log: that is the host's pace, not a
- * forgotten writer.
+ * closed, even if another process has it open. Not while data waits for room in the log: then the host is slow,
+ * not a writer forgotten.
  */
 static void on_grace(void *arg)
 {
@@ -161,7 +161,7 @@ int stdio_ack(struct stdio *stdio, uint64_t offset, struct err *err)
 	int r = outlog_ack(&stdio->log, offset);
 
 	if (r < 0)
-		return err_set_status(err, r, ERR_OUT_OF_RANGE, "offset %llu lies beyond the end %llu",
+		return err_set_status(err, r, ERR_OUT_OF_RANGE, "offset %llu is beyond the end %llu",
 				      (unsigned long long)offset,
 				      (unsigned long long)outlog_end(&stdio->log));
 	out_events(stdio);

@@ -11,8 +11,8 @@
  * Limits:    GUEST_LOG_BUFFER_BYTES of output not acknowledged, STDIO_IN_MAX bytes of input not yet taken by
  *            the process.
  * Ends:      a stream of output ends when every writer has closed it, or STDIO_GRACE_NS after the process has
- *            exited and the pipe is empty: a background child that kept the pipe cannot hold it open for
- *            ever.
+ *            exited and the pipe is empty: a background child that kept the pipe cannot hold it open
+ *            forever.
  */
 #ifndef GUEST_CONTAINER_STDIO_INTERNAL_H
 #define GUEST_CONTAINER_STDIO_INTERNAL_H
@@ -46,7 +46,7 @@ struct stdio_end {
 };
 
 struct stdio {
-	struct stdio *prev, *next; /* all of the guest */
+	struct stdio *prev, *next; /* all of the agent */
 	struct agent *agent;
 	struct outlog log;
 	struct stdio_end out[2]; /* stdout, stderr; with a terminal only the first */

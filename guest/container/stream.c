@@ -5,7 +5,7 @@
  * The first message is Any(StreamInit) with id "<container>/<exec or empty>/stdin|stdout|stderr"; it is
  * answered by Any(google.protobuf.Empty) once the stream is ready, as containerd's client expects. Then
  * Any(transfer.Data) flows. A stdin stream also gets Any(transfer.WindowUpdate): a sender that keeps to it is
- * never held back; one that does not, is, together with everything else on its connection. stdin ends with
+ * never held back; any other is held back, with everything else on its connection. stdin ends with
  * the client's final close; a connection that breaks leaves it open.
  *
  * Output comes from the process's log. A process that is read by ReadLog keeps its data until Ack, and
@@ -223,7 +223,7 @@ static void on_input(struct stream *s, const void *payload, size_t len, bool eof
 		r = stdio_write(s->stdio, data->data.data, data->data.len);
 	}
 	if (r == -EPIPE) {
-		stream_finish(s); /* the process reads no more: no error of the client's */
+		stream_finish(s); /* the process reads no more; that is no error of the client */
 		return;
 	}
 	if (r < 0) {
@@ -351,7 +351,7 @@ static void on_data(void *arg, const struct err *why, const void *payload, size_
 	}
 	if (s->input)
 		on_input(s, payload, len, eof);
-	/* The client of an output stream has nothing to say; that it closes its side changes nothing. */
+	/* A client of an output stream sends nothing; closing its side changes nothing. */
 }
 
 static void stream_open(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* containerd.task.v2.Task: requests taken apart and handed to ctr.c and proc.c. */
+/* containerd.task.v2.Task: unpacks requests and calls ctr.c, exec.c and proc.c. */
 #include "guest/container/ctr_internal.h"
 
 #include "api/agent/agent.pb-c.h"
@@ -65,7 +65,7 @@ static void task_create(struct ttrpc_request *req, void *ctx, const void *payloa
 		return;
 	if (m->n_rootfs > 0 || !str_empty(m->checkpoint)) {
 		err_set(&err, -EOPNOTSUPP, "container \"%.128s\": %s", m->id,
-			m->n_rootfs > 0 ? "mounts for the rootfs are not supported: prepare it in the bundle"
+			m->n_rootfs > 0 ? "mounts for the rootfs are not supported; prepare it in the bundle"
 					: "checkpoints are not supported");
 		ttrpc_fail(req, &err);
 		return;
@@ -208,7 +208,7 @@ static void task_kill(struct ttrpc_request *req, void *ctx, const void *payload,
 		return;
 	p = ctr_proc(ctx, m->id, m->exec_id, &err);
 	if (p && m->signal >= NSIG)
-		err_set(&err, -EINVAL, "signal %u does not exist", m->signal);
+		err_set(&err, -EINVAL, "signal %u is not valid", m->signal);
 	else if (p)
 		r = m->all && !p->exec_id[0] ? ctr_kill_all(p->ctr, (int)m->signal, &err)
 					     : proc_kill(p, (int)m->signal, &err);

@@ -92,7 +92,7 @@ void loop_set_events(struct loop_source *src, uint32_t events)
 		op = EPOLL_CTL_DEL;
 	else if (src->events == 0)
 		op = EPOLL_CTL_ADD;
-	/* Cannot fail but for ENOMEM on ADD; then the next change of events tries again. */
+	/* Only ADD can fail, with ENOMEM; then the next change of events tries again. */
 	if (epoll_ctl(src->loop->epfd, op, src->fd, &ev) == 0)
 		src->events = events;
 }

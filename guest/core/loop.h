@@ -32,7 +32,7 @@ struct loop_timer {
 	void *arg;
 };
 
-/* Work for the end of this round; queued once however often it is asked for. */
+/* Work for the end of this round; queueing it twice runs it once. */
 struct loop_task {
 	struct loop_task *next;
 	bool queued;
@@ -45,15 +45,14 @@ struct loop *loop_free(struct loop *loop);
 /* Runs until loop_stop. 0 or negative errno (epoll itself failed). */
 int loop_run(struct loop *loop);
 /*
- * One round that waits for at most max_wait_ns (0: not at all, negative: for ever). For tests and for the way
- * down.
+ * One round that waits for at most max_wait_ns (0: not at all, negative: without limit). For tests.
  */
 int loop_round(struct loop *loop, int64_t max_wait_ns);
 void loop_stop(struct loop *loop);
 
 /*
- * events may be 0: then the fd is not watched at all, not even for hang-up. NULL on ENOMEM or an fd epoll
- * refuses.
+ * events may be 0: then the fd is not watched at all, not even for hang-up. NULL on ENOMEM, or for an fd that
+ * epoll refuses.
  */
 struct loop_source *loop_add(struct loop *loop, int fd, uint32_t events, loop_fd_fn *fn, void *arg);
 void loop_set_events(struct loop_source *src, uint32_t events);

@@ -5,6 +5,7 @@
 
 #include <sys/wait.h>
 
+/* Watches are linked, not put into a table that allocates: a watch that could fail would lose the end of a container. */
 #define BUCKETS 64
 
 struct orphan {
@@ -46,7 +47,7 @@ void reap_keep_orphans(bool on)
 	if (on) {
 		reap.keep++;
 		if (!reap.orphans) {
-			/* Without memory an early end is lost, and its watcher hears so from /proc. */
+			/* Without memory an early end is lost; proc_born notices that the process is gone. */
 			reap.orphans = calloc(REAP_ORPHANS, sizeof(*reap.orphans));
 			reap.orphans_next = 0;
 		}

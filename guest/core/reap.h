@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * reap.h: the end of every process of the guest. PID 1 inherits all orphans, so it waits for everything.
+ * reap.h: how processes ended: children and orphans. The agent inherits all orphans, so it waits for everything.
  *
  * Purpose:   tells who watches a pid how it ended. A container's process becomes our child only when the
  *            runtime that made it exits, and may be dead before its pid is known here: so the ends of pids
- *            that nobody watches are kept for a while and handed to a watcher that comes late.
+ *            without a watch are kept for a while and handed to a watch that comes late.
  * Threads:   the loop's.
  * Ownership: a watch is embedded in its owner, who calls reap_unwatch before it goes away.
  * Limits:    the last REAP_ORPHANS unwatched ends are kept, and only while reap_keep_orphans is on.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * spawn.h: starts a child of the agent that has nothing of the agent's: no fds but the three it is given, no
+ * spawn.h: starts a child of the agent that inherits nothing of the agent's: only the three fds it is given, no
  * blocked signals, no protection from the OOM killer.
  *
  * Threads:   the agent has one, so plain fork is safe here.

@@ -76,8 +76,8 @@ static int parse_key(struct parse *p, const char *key, const char *value, struct
 }
 
 /*
- * The next word of *p into word (quotes taken off); false at the end. A word too long for us is the kernel's
- * affair.
+ * The next word of *p into word (quotes taken off); false at the end. A word that is too long is cut: it
+ * is none of ours.
  */
 static bool next_word(const char **p, char *word)
 {

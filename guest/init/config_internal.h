@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * config_internal.h: the agent's configuration, read from the kernel command line and from nowhere else.
+ * config_internal.h: the agent's configuration, read from the kernel command line alone.
  *
  * Purpose:   task.sharefs_type=virtiofs|9p, task.debug, task.log_level=LEVEL, task.enable_tracing,
  *            task.debug_shell. The booleans work bare, as =true and as =false (also 1/0, yes/no, on/off). The
  *            last one of a key wins.
  * Threads:   none of its own.
  * Ownership: fixed storage.
- * Errors:    an unknown task.* key or a bad value is -EINVAL and names it: a typing error must not be silent.
- *            Keys without the prefix are the kernel's.
+ * Errors:    an unknown task.* key or a bad value is -EINVAL and names it: a typing error must be noticed.
+ *            Keys without the prefix are ignored.
  */
 #ifndef GUEST_INIT_CONFIG_INTERNAL_H
 #define GUEST_INIT_CONFIG_INTERNAL_H
@@ -31,7 +31,7 @@ struct config {
 	char debug_shell[64]; /* the program of the debug console */
 };
 
-/* cmdline as /proc/cmdline holds it: words parted by blanks, double quotes keep blanks. */
+/* cmdline as /proc/cmdline holds it: words separated by blanks, double quotes keep blanks. */
 int config_parse(const char *cmdline, struct config *ret_config, struct err *err);
 int config_load(struct config *ret_config, struct err *err);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * console_internal.h: the debug console: a shell in the guest, on a terminal, for each connection of the host's to
+ * console_internal.h: the debug console: a shell in the VM, on a terminal, for each connection of the host's to
  * its vsock port. Only with task.debug.
  *
  * Threads: the loop's.

@@ -7,11 +7,11 @@
 #include "guest/container/cgroup.h"
 #include "guest/container/container.h"
 #include "guest/container/share.h"
+#include "guest/core/mounts.h"
 #include "guest/device/device.h"
 #include "guest/pod/pod.h"
 
 #include <fcntl.h>
-#include <mntent.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -26,7 +26,7 @@
 struct early_mount {
 	const char *source, *target, *type, *options;
 	unsigned long flags;
-	bool optional; /* a kernel without it serves containers all the same */
+	bool optional; /* containers also run on a kernel without it */
 };
 
 static const struct early_mount early[] = {
@@ -57,7 +57,7 @@ static const struct sysctl later_sysctls[] = {
 	{"/proc/sys/kernel/panic_on_oops", "1", false},
 	{"/proc/sys/fs/inotify/max_user_instances", "8192", true},
 	{"/proc/sys/fs/inotify/max_user_watches", "524288", true},
-	/* A core dump must not end up in a container's working directory by the kernel's default. */
+	/* The kernel's default would write core dumps into a container's working directory. */
 	{"/proc/sys/kernel/core_pattern", "|/bin/false", true},
 };
 
@@ -112,8 +112,8 @@ static int mount_one(const struct early_mount *m, struct err *err)
 }
 
 /*
- * RCU grace periods are what namespaces, mounts, cgroups and interfaces wait for when they are made and
- * unmade; a guest of a few vCPUs can have them at once. Not every kernel has the switch.
+ * Making and removing namespaces, mounts, cgroups and interfaces waits for RCU grace periods; with few vCPUs
+ * expedited ones cost little. Not every kernel has the switch.
  */
 static void hurry_rcu(void)
 {
@@ -176,10 +176,10 @@ int init_early(struct agent *agent, struct err *err)
 	    setenv("XDG_RUNTIME_DIR", "/run/user/0", 1) < 0 || setenv("HOME", "/root", 1) < 0)
 		return err_set_errno(err, -errno, "set the environment");
 	umask(022);
-	/* Pipes of all processes are the agent's; containers inherit what their spec does not set. */
+	/* The agent holds the pipes of all processes; containers inherit limits that their spec does not set. */
 	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
 		return err_set_errno(err, -errno, "raise the limit of open files");
-	/* What is mounted later in the share shows up in the containers that asked for it. */
+	/* Later mounts in the share reach the containers that asked for propagation. */
 	if (mount("none", "/", NULL, MS_REC | MS_SHARED, NULL) < 0)
 		return err_set_errno(err, -errno, "make mounts shared");
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(early); i++)
@@ -191,7 +191,7 @@ int init_early(struct agent *agent, struct err *err)
 		r = cgroup_setup(&agent->cgroup2, err);
 	if (r == 0)
 		r = set_sysctls(early_sysctls, ARRAY_SIZE(early_sysctls), err);
-	/* The agent must survive what its containers do; its memory is nobody's business. */
+	/* The agent must survive its containers, and its memory must not be read by them. */
 	(void)write_file("/proc/self/oom_score_adj", "-1000", 5, 0);
 	prctl(PR_SET_DUMPABLE, 0);
 	return r;
@@ -224,8 +224,8 @@ static int settle(struct agent *agent, const struct config *config, struct err *
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(later); i++)
 		r = mount_one(&later[i], err);
 	if (r == 0 && config->share == CONFIG_SHARE_VIRTIOFS && !share_is_counted(agent))
-		log_warn("this kernel does not show virtiofs in fusectl: a container that goes while it "
-			 "reads may take the VM with it");
+		log_warn("this kernel does not show virtiofs in fusectl: a container that ends while it "
+			 "reads may crash the VM");
 	if (r == 0)
 		r = make_links(err);
 	if (r == 0)
@@ -247,11 +247,12 @@ void init_settle(struct agent *agent, const struct config *config)
 
 /* ---- the end -------------------------------------------------------------------------------------- */
 
-/* True for file systems that lose or keep something: those on a device, and those of the host. */
-static bool must_unmount(const struct mntent *m)
+/* True for file systems on a device and for those of the host. */
+static bool must_unmount(const struct mntent *m, const void *arg)
 {
 	static const char *const types[] = {"virtiofs", "fuse", "9p"};
 
+	(void)arg;
 	if (str_eq(m->mnt_dir, "/"))
 		return false;
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
@@ -261,24 +262,9 @@ static bool must_unmount(const struct mntent *m)
 	return str_starts(m->mnt_fsname, "/dev/");
 }
 
-/* Their mount points in the kernel's order: what is mounted on another comes after it. */
-static char **mounts_to_undo(void)
-{
-	FILE *f CLEANUP_FILE = setmntent("/proc/self/mounts", "re");
-	struct mntent m;
-	char buf[8192];
-	char **list = NULL;
-
-	while (f && getmntent_r(f, &m, buf, sizeof(buf))) {
-		if (must_unmount(&m))
-			(void)strv_add(&list, m.mnt_dir);
-	}
-	return list;
-}
-
 int init_release(struct agent *agent)
 {
-	char **list CLEANUP_STRV = mounts_to_undo();
+	char **list CLEANUP_STRV = mounts_where(must_unmount, NULL);
 	int status = 0;
 
 	(void)agent;
@@ -287,7 +273,7 @@ int init_release(struct agent *agent)
 			continue;
 		status = AGENT_RELEASE_BUSY;
 		log_warn("unmount %s: %s", list[i - 1], strerror(errno));
-		/* In use: written out at least, and no longer written to. */
+		/* In use: written out, and read-only from now on. */
 		if (mount(NULL, list[i - 1], NULL, MS_REMOUNT | MS_RDONLY, NULL) < 0)
 			umount2(list[i - 1], MNT_DETACH | UMOUNT_NOFOLLOW);
 	}

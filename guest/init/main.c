@@ -2,12 +2,10 @@
 /*
  * crivisor-agent: PID 1 of a pod's VM.
  *
- * Order: /proc → configuration → tracing → log → early init (environment, mounts, cgroups, sysctls) → share →
- *        debug console →
- * late init (DNS) → serving, and what can wait for it (init_settle). The log needs no mount of ours: the
- * kernel has mounted /dev (CONFIG_DEVTMPFS_MOUNT). Whatever fails is said on the console and ends the VM. The
- * listening socket is made early, so that the host's first connection waits in the kernel; it is served after
- * everything else.
+ * Order: /proc and configuration → loop → listen → log → early init (environment, mounts, cgroups, sysctls) → share →
+ * debug console → late init (DNS) → serving, then what can wait (init_settle). The log needs no mount of ours: the kernel
+ * has mounted /dev (CONFIG_DEVTMPFS_MOUNT). A failure is reported on the console and ends the VM. The listening socket is
+ * made early, so that the host's first connection waits in the kernel; it is served last.
  */
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
@@ -181,8 +179,8 @@ int main(int argc, char **argv)
 		printf("crivisor-agent %s\n", crv_version);
 		if (argc == 2 && str_eq(argv[1], "--version"))
 			return 0;
-		fprintf(stderr, "crivisor-agent is the first process of a pod's virtual machine and of "
-				"nothing else\n");
+		fprintf(stderr, "crivisor-agent runs only as the first process of a pod's virtual "
+				"machine\n");
 		return 2;
 	}
 	agent = (struct agent){.ops = &ops, .paths = paths, .in_vm = true, .init_ns = agent_boottime_ns()};

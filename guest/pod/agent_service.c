@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* crivisor.agent.v1.Agent: what the other services cannot carry. */
+/* crivisor.agent.v1.Agent, and the table of all services. */
 #include "guest/pod/pod.h"
 
 #include "api/agent/agent.pb-c.h"

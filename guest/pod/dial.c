@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Agent.Dial: a byte stream to a TCP port of the guest, whose network is the pod's: 127.0.0.1 first, then
- * ::1.
+ * Agent.Dial: a byte stream to a TCP port of the pod: at 127.0.0.1 first, then at ::1.
  *
  * The client's final close becomes a shutdown of the writing side, and the other direction goes on
- * (half-close). When the server in the guest has closed its side and everything has been sent, the stream
+ * (half-close). When the server in the pod has closed its side and everything has been sent, the stream
  * ends.
  */
 #include "guest/pod/methods_internal.h"
@@ -61,7 +60,7 @@ static void dial_fail(struct dial *d, int code, const char *what)
 	struct ttrpc_request *req = d->req;
 	struct err err;
 
-	err_set_errno(&err, code, "%s port %u in the guest", what, d->port);
+	err_set_errno(&err, code, "%s port %u in the pod", what, d->port);
 	dial_free(d);
 	ttrpc_fail(req, &err);
 }
@@ -239,7 +238,7 @@ static void take(struct dial *d, const void *payload, size_t len)
 
 	m = rpc_unpack_msg(&crivisor__agent__v1__dial_data__descriptor, payload, len, &err);
 	if (m && d->port == 0 && (m->port == 0 || m->port > UINT16_MAX))
-		err_set(&err, -EINVAL, "port %u does not exist", m->port);
+		err_set(&err, -EINVAL, "port %u is not valid", m->port);
 	if (!m || err.code) {
 		dial_free(d);
 		ttrpc_fail(req, &err);
@@ -294,8 +293,7 @@ void dial_open(struct ttrpc_request *req, void *service_ctx, const void *payload
 	struct err err;
 
 	if (!d) {
-		err_set_status(&err, -ENOMEM, ERR_RESOURCE_EXHAUSTED,
-			       "no room for another connection to a port");
+		err_set_status(&err, -ENOMEM, ERR_RESOURCE_EXHAUSTED, "too many connections to ports");
 		ttrpc_fail(req, &err);
 		return;
 	}

@@ -9,7 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-/* By ioctl, not rtnetlink: the boot waits for it, and this is a third of the way. */
+/* By ioctl: the boot waits for it, and rtnetlink takes three times as long. */
 int pod_loopback(struct err *err)
 {
 	struct ifreq ifr = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_LOOPBACK | IFF_RUNNING};
@@ -20,7 +20,7 @@ int pod_loopback(struct err *err)
 	return 0;
 }
 
-/* The pod's addresses come from the host alone and must work in the same moment. A kernel may lack IPv6. */
+/* The pod's addresses come from the host alone and must work at once. A kernel may lack IPv6. */
 static void quiet_ipv6(const char *ifname)
 {
 	static const char *const keys[] = {"accept_ra", "accept_dad", "autoconf"};
@@ -136,7 +136,7 @@ static int set_route(struct rtnl *nl, const Grpc__Route *want, struct err *err)
 	    (route.source.family && route.source.family != route.dest.family))
 		return err_set(err, -EINVAL, "addresses of different families");
 	if (want->scope > 255)
-		return err_set(err, -EINVAL, "scope %u does not exist", want->scope);
+		return err_set(err, -EINVAL, "scope %u is not valid", want->scope);
 	/* Without a gateway the destination is on the link itself. */
 	if (!route.gateway.family && route.scope == RT_SCOPE_UNIVERSE && route.dest.family == AF_INET)
 		route.scope = RT_SCOPE_LINK;
@@ -154,7 +154,7 @@ int net_routes(Grpc__Route *const *routes, size_t n, struct err *err)
 	int r = n > 0 ? rtnl_open(&nl, err) : 0;
 
 	/*
-	 * Routes that need no gateway first: the others are reached through them, whatever the order given.
+	 * Routes without a gateway first, in any order given: the others are reached through them.
 	 */
 	for (int pass = 0; pass < 2; pass++) {
 		for (size_t i = 0; r == 0 && i < n; i++) {

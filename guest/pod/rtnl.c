@@ -42,7 +42,7 @@ static unsigned int addr_len(int family)
 	return family == AF_INET6 ? 16 : 4;
 }
 
-/* A dotted mask as prefix length, or -1 if its ones are not in front. */
+/* A dotted mask as prefix length, or -1 if it is not ones followed by zeros. */
 static int mask_prefix(const char *mask)
 {
 	struct in_addr in;
@@ -93,7 +93,7 @@ int rtnl_parse_cidr(const char *cidr, int family, struct rtnl_addr *ret, struct 
 	if (slash)
 		addr[slash - cidr] = 0;
 	r = rtnl_parse_addr(addr, slash ? slash + 1 : NULL, ret, err);
-	/* The kernel takes no destination with bits behind the prefix. */
+	/* The kernel refuses a destination with bits behind the prefix. */
 	for (unsigned int i = 0; r == 0 && i < sizeof(ret->bytes); i++) {
 		unsigned int bits = ret->prefix > i * 8 ? ret->prefix - i * 8 : 0;
 

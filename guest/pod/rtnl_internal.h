@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rtnl_internal.h: the agent's own small rtnetlink: links, addresses and routes of the guest.
+ * rtnl_internal.h: a small rtnetlink of our own: links, addresses and routes.
  *
- * Purpose:   what the pod's network needs and no more; libnl would double the agent's size.
+ * Purpose:   what the pod's network needs and no more. The agent is static: Debian's libmnl has no static library, and
+ *            libnl-3's adds 400 KB, a third of the agent, because it brings the resolver of the C library.
  * Threads:   none of its own. Calls are synchronous: the kernel answers a netlink request before send
  *            returns.
  * Ownership: an rtnl is one socket; rtnl_close.

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* grpc.SandboxService: the guest as a whole. */
+/* grpc.SandboxService: the pod as a whole. */
 #include "guest/pod/methods_internal.h"
 
 #include "api/agent/guest_abi.h"
@@ -39,12 +39,12 @@ static void sandbox_check(struct ttrpc_request *req, void *ctx, const void *payl
 	if (!m)
 		return;
 	if (!service_known(agent, m->service)) {
-		err_set(&err, -ENOENT, "service \"%.128s\" is not served here", m->service);
+		err_set(&err, -ENOENT, "service \"%.128s\" is not served", m->service);
 		ttrpc_fail(req, &err);
 		return;
 	}
 	rpc_reply_empty(req);
-	/* The answer asked for its own turn first: by the time that this runs it is on its way. */
+	/* The answer was queued first: it is sent before this runs. */
 	if (agent->first_check_ns == 0)
 		loop_later(agent->loop, &first, on_first_check, agent);
 	agent->first_check_ns = agent->first_check_ns ? agent->first_check_ns : agent_boottime_ns();
@@ -117,8 +117,8 @@ static void sandbox_routes(struct ttrpc_request *req, void *ctx, const void *pay
 }
 
 /*
- * Two steps: with Delta 0 the guest's clock goes back, from which the host computes the difference; with a
- * Delta the clock is moved by it.
+ * Two steps: with Delta 0 the agent returns its clock, from which the host computes the difference; with a
+ * Delta it moves the clock by that.
  */
 static void sandbox_clock(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {

@@ -4,7 +4,7 @@
  *
  * Threads:   the loop's. Everything may be asked for again with the same result. Beside a VM a hostname and sysctls
  *            are refused: they are the host's.
- * Errors:    name the thing: an unknown sysctl by its name.
+ * Errors:    name what failed, such as an unknown sysctl.
  */
 #ifndef GUEST_POD_SETUP_INTERNAL_H
 #define GUEST_POD_SETUP_INTERNAL_H
@@ -15,7 +15,7 @@
 int pod_setup(struct agent *agent, const Crivisor__Agent__V1__Sandbox *sb, struct err *err);
 /*
  * The path below /proc/sys of a sysctl name, dots or slashes between its parts (a slash-separated part may
- * hold dots, as "net/ipv4/conf/eth0.1/…"); NULL if the name could leave it.
+ * hold dots, as "net/ipv4/conf/eth0.1/…"); NULL if the path could lead elsewhere.
  */
 char *pod_sysctl_path(const char *name);
 

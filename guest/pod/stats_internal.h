@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * stats_internal.h: use of resources of the whole guest.
+ * stats_internal.h: use of resources of the VM, or of the pod's cgroup beside the VMs.
  *
  * Threads:   the loop's; reads a few files of cgroupfs and /proc.
  */

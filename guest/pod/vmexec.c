@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * SandboxService.ExecVMProcess: a shell command in the guest itself, for looking into a VM. Only with
- * task.debug: it is root next to every container. Output is bounded, and so is its time.
+ * SandboxService.ExecVMProcess: a shell command in the VM itself, for debugging. Only with task.debug: it runs as root beside
+ * every container. Its output and its time are bounded.
  */
 #include "guest/pod/methods_internal.h"
 
@@ -103,12 +103,12 @@ static void on_exit_(void *arg, pid_t pid, int status, int64_t at_ns)
 	(void)at_ns;
 	v->pid = 0;
 	v->status = status;
-	kill(-pid, SIGKILL); /* what it left in the background would keep the output open */
+	kill(-pid, SIGKILL); /* its background processes would keep the output open */
 	if (v->fd < 0)
 		finish(v);
 }
 
-/* Standard input as an anonymous file, so that nobody has to feed it. */
+/* Standard input as an anonymous file, so that it need not be fed. */
 static int input(const void *data, size_t len)
 {
 	int fd = memfd_create("stdin", MFD_CLOEXEC);

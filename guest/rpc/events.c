@@ -79,7 +79,7 @@ void events_push(struct events *ev, const char *topic, const ProtobufCMessage *e
 	}
 	if (ev->len == EVENTS_MAX) {
 		if (!ev->lossy)
-			log_warn("nobody fetches events: the oldest are dropped");
+			log_warn("events are not fetched: the oldest are dropped");
 		ev->lossy = true;
 		drop_first(ev);
 	}

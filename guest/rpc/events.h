@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * events.h: what happened in the guest, for SandboxService.GetEvents: exits and OOM kills. Hints only: the
- * truth is in Task.Wait and Agent.Stats, which can be asked again.
+ * events.h: exits and OOM kills, for SandboxService.GetEvents. Events are hints; Task.Wait and Agent.Stats are
+ * reliable and can be asked again.
  *
  * Threads:   the loop's.
  * Ownership: one object; events_free is NULL-safe. Waiting calls must have ended.
- * Limits:    EVENTS_MAX events are kept for a host that does not ask; then the oldest goes, and the log says
- *            so once. EVENTS_WAITERS calls may wait at once.
+ * Limits:    EVENTS_MAX events are kept for a host that does not ask; then the oldest is dropped, which is
+ *            logged once. EVENTS_WAITERS calls may wait at once.
  */
 #ifndef GUEST_RPC_EVENTS_H
 #define GUEST_RPC_EVENTS_H

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rpc.h: what every handler of the agent does first and last: take the request apart, and answer.
+ * request.h: what every handler of the agent does first and last: unpack the request, and answer.
  *
  * Threads:   the loop's.
  * Ownership: an unpacked message is the handler's, freed by protobuf_c_message_free_unpacked (RPC_MESSAGE
- *            does it). A slot is embedded in whatever waits for something before it answers; it forgets the
- *            request by itself when nobody waits for the answer any more.
+ *            does it). A slot is embedded in whatever answers later; it drops the
+ *            request by itself when the caller has gone.
  * Limits:    those of ttrpc.h for a message; every request is checked field by field before it is unpacked
  *            (pbcheck.h).
  */
@@ -18,7 +18,7 @@
 
 #include <protobuf-c/protobuf-c.h>
 
-/* NULL: the request is answered (badly) already. */
+/* NULL: malformed; the request has been answered with the error. */
 void *rpc_unpack(struct ttrpc_request *req, const ProtobufCMessageDescriptor *desc, const void *payload,
 		 size_t len);
 /* Checks and unpacks without a request, for what comes in streams or inside an Any. */
@@ -50,7 +50,7 @@ void rpc_slot_reply(struct rpc_slot *slot, const ProtobufCMessage *msg);
 void rpc_slot_reply_empty(struct rpc_slot *slot);
 void rpc_slot_fail(struct rpc_slot *slot, const struct err *err);
 
-/* True if an Any's type_url names `type`, whatever its prefix. */
+/* True if an Any's type_url names `type`; its prefix does not matter. */
 bool rpc_type_is(const char *type_url, const char *type);
 
 #endif

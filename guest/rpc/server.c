@@ -152,9 +152,7 @@ static void on_conn(void *arg, int fd, uint32_t events)
 	if (events & (EPOLLERR | EPOLLHUP))
 		c->dead = true;
 	if (c->paused) {
-		/*
-		 * The peer closed, or output can go on: data stays where it is, but a closed peer is noticed.
-		 */
+		/* Data stays in the kernel, but a closed peer is noticed. */
 		if (events & EPOLLRDHUP)
 			c->dead = true;
 	} else if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP)) {
@@ -203,7 +201,7 @@ static void on_listen(void *arg, int fd, uint32_t events)
 	if (conn < 0)
 		return;
 	if (s->conns_len >= SERVER_CONNS_MAX) {
-		log_warn("connection refused: there are %u already", s->conns_len);
+		log_warn("connection refused: %u are open already", s->conns_len);
 		close_fd(conn);
 		return;
 	}

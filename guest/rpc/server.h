@@ -4,8 +4,7 @@
  *
  * Threads:   the loop's.
  * Ownership: server_new's object is its caller's. A connection belongs to the server; streams
- *            find it by server_conn and must clear their drain hooks (server_drain_clear) before they go
- *            away.
+ *            find it by server_conn and must clear their drain hooks (server_drain_clear) before they end.
  * Limits:    SERVER_CONNS_MAX connections at once.
  * Trust:     the accept function lets nobody but the host in: nothing in a container can drive the agent.
  */
@@ -30,8 +29,7 @@ typedef int server_accept_fn(int fd);
 int server_serve(struct server *server, int fd, server_accept_fn *accept, struct err *err);
 /* As given to server_new. */
 const struct ttrpc_service *server_services(const struct server *server);
-/* Serves a connected, non-blocking socket, which is the server's from now on: 0 or -ENOMEM (then it is not).
- */
+/* Serves a connected, non-blocking socket, which is the server's from now on, unless this fails: 0 or -ENOMEM. */
 int server_take(struct server *server, int fd);
 /* Ends all connections. NULL-safe; returns NULL. */
 struct server *server_free(struct server *server);
@@ -40,7 +38,7 @@ void server_flush(struct server *server, int64_t deadline_ns);
 /*
  * buf_write_fd for a vsock connection, at most SERVER_SEND_MAX bytes at once: Linux (6.12.y) puts a longer
  * send into a packet of several fragments, and vhost-device-vsock 0.3 takes one descriptor of data a packet:
- * the rest would be lost without a word.
+ * the rest would be lost silently.
  */
 #define SERVER_SEND_MAX 16384
 ssize_t server_send(struct buf *b, int fd);
@@ -59,7 +57,7 @@ struct server_conn *server_conn(struct ttrpc_request *req);
 bool server_may_send(const struct server_conn *conn);
 void server_on_drain(struct server_conn *conn, struct server_drain *drain, void (*fn)(void *arg), void *arg);
 void server_drain_clear(struct server_conn *conn, struct server_drain *drain);
-/* Holds back reading from the connection (calls nest): what it sends has no taker at the moment. */
+/* Stops reading from the connection (calls nest), while what it sends cannot be taken. */
 void server_pause(struct server_conn *conn, bool pause);
 
 #endif
