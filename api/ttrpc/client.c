@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "api/ttrpc/internal.h"
+#include "api/ttrpc/ttrpc_internal.h"
 
 #include "base/util.h"
 

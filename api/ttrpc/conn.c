@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "api/ttrpc/internal.h"
+#include "api/ttrpc/ttrpc_internal.h"
 
 #include "base/util.h"
 
@@ -37,11 +37,6 @@ struct ttrpc_conn *ttrpc_conn_free(struct ttrpc_conn *conn)
 struct buf *ttrpc_out(struct ttrpc_conn *conn)
 {
 	return &conn->out;
-}
-
-size_t ttrpc_in_flight(const struct ttrpc_conn *conn)
-{
-	return conn->calls.count;
 }
 
 /* ---- calls ---------------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "api/ttrpc/internal.h"
+#include "api/ttrpc/ttrpc_internal.h"
 
 #include "base/util.h"
 
@@ -14,11 +14,6 @@ struct ttrpc_conn *ttrpc_server_new(const struct ttrpc_service *services, ttrpc_
 struct ttrpc_conn *ttrpc_request_conn(struct ttrpc_request *req)
 {
 	return req->conn;
-}
-
-int64_t ttrpc_request_deadline(const struct ttrpc_request *req)
-{
-	return req->deadline_ns;
 }
 
 void ttrpc_request_on_cancel(struct ttrpc_request *req, void (*hook)(void *arg), void *arg)

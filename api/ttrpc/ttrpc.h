@@ -53,8 +53,6 @@ struct ttrpc_conn *ttrpc_conn_free(struct ttrpc_conn *conn);
 int64_t ttrpc_next_deadline(const struct ttrpc_conn *conn);
 /* Ends what is past its deadline (client: -ETIMEDOUT; server: the request's cancel hook runs and DeadlineExceeded goes out). */
 void ttrpc_expire(struct ttrpc_conn *conn, int64_t now_ns);
-/* Calls and streams in flight. */
-size_t ttrpc_in_flight(const struct ttrpc_conn *conn);
 
 /* ---- client --------------------------------------------------------------------------------------- */
 
@@ -111,8 +109,6 @@ struct ttrpc_conn *ttrpc_server_new(const struct ttrpc_service *services, ttrpc_
 				    void *owner);
 
 struct ttrpc_conn *ttrpc_request_conn(struct ttrpc_request *req);
-/* The client's deadline (CLOCK_MONOTONIC ns), INT64_MAX if none. */
-int64_t ttrpc_request_deadline(const struct ttrpc_request *req);
 /*
  * Hook that runs when nobody waits for the answer any more (connection gone, deadline passed): the handler drops its
  * reference to req there and must not answer. Without a hook, req stays valid and must still be answered (into the void;

@@ -2,6 +2,8 @@
 /* Calls and streams between both ends of a connection. */
 #include "ttrpc_fixture.h"
 
+#include "api/ttrpc/ttrpc_internal.h"
+
 static void call_unary_answers_with_payload(void **state)
 {
 	static const size_t chunks[] = {0, 1, 2, 7, 100};
@@ -16,7 +18,7 @@ static void call_unary_answers_with_payload(void **state)
 		assert_int_equal(a.count, 0);
 		assert_int_equal(call(&p, "Echo", "", 0, &b, NULL), 0);
 		assert_int_equal(p.wakes, 1);
-		assert_int_equal(ttrpc_in_flight(p.client), 2);
+		assert_int_equal(p.client->calls.count, 2);
 		pump(&p);
 		assert_int_equal(a.count, 1);
 		assert_int_equal(a.err.code, 0);
@@ -24,8 +26,8 @@ static void call_unary_answers_with_payload(void **state)
 		assert_memory_equal(a.data, "hello", 5);
 		assert_int_equal(b.count, 1);
 		assert_int_equal(b.len, 0);
-		assert_int_equal(ttrpc_in_flight(p.client), 0);
-		assert_int_equal(ttrpc_in_flight(p.server), 0);
+		assert_int_equal(p.client->calls.count, 0);
+		assert_int_equal(p.server->calls.count, 0);
 		pair_close(&p);
 	}
 }
@@ -115,7 +117,7 @@ static void call_many_at_once_each_get_their_own_answer(void **state)
 		assert_int_equal(replies[i].len, strlen(text));
 		assert_memory_equal(replies[i].data, text, strlen(text));
 	}
-	assert_int_equal(ttrpc_in_flight(p.server), 0);
+	assert_int_equal(p.server->calls.count, 0);
 	assert_true(ttrpc_next_deadline(p.client) == INT64_MAX);
 	pair_close(&p);
 }
@@ -165,7 +167,7 @@ static void expire_server_runs_the_hook_and_answers(void **state)
 	call(&p, "Hold", "", 10 * NS_PER_SEC, &a, NULL);
 	call(&p, "HoldWithoutHook", "", 10 * NS_PER_SEC, &b, NULL);
 	pump(&p);
-	assert_true(ttrpc_request_deadline(held[0].req) >= now + 10 * NS_PER_SEC);
+	assert_true(held[0].req->deadline_ns >= now + 10 * NS_PER_SEC);
 	assert_true(ttrpc_next_deadline(p.server) < now + 60 * NS_PER_SEC);
 	ttrpc_expire(p.server, now + 60 * NS_PER_SEC);
 	assert_int_equal(held[0].cancelled, 1);
@@ -193,7 +195,7 @@ static void cancel_drops_the_answer(void **state)
 	ttrpc_cancel(p.client, id);
 	ttrpc_cancel(p.client, id);
 	ttrpc_cancel(p.client, 77);
-	assert_int_equal(ttrpc_in_flight(p.client), 0);
+	assert_int_equal(p.client->calls.count, 0);
 	ttrpc_respond(held[0].req, "late", 4);
 	pump(&p);
 	assert_int_equal(a.count, 0);
@@ -258,8 +260,8 @@ static void stream_echoes_until_closed(void **state)
 		assert_int_equal(r.eof_count, 1);
 		assert_int_equal(r.err.code, 0);
 		assert_int_equal(held[0].eof, 1);
-		assert_int_equal(ttrpc_in_flight(p.client), 0);
-		assert_int_equal(ttrpc_in_flight(p.server), 0);
+		assert_int_equal(p.client->calls.count, 0);
+		assert_int_equal(p.server->calls.count, 0);
 		assert_int_equal(ttrpc_stream_send(p.client, id, "more", 4, false), -EPIPE);
 		pair_close(&p);
 	}
@@ -286,7 +288,7 @@ static void stream_server_ends_or_fails_it(void **state)
 	assert_int_equal(b.eof_count, 1);
 	assert_int_equal(b.err.code, -ENOENT);
 	assert_string_equal(b.err.msg, "no such thing");
-	assert_int_equal(ttrpc_in_flight(p.server), 0);
+	assert_int_equal(p.server->calls.count, 0);
 	pair_close(&p);
 }
 
@@ -304,7 +306,7 @@ static void stream_cancel_tells_the_server(void **state)
 	pump(&p);
 	assert_int_equal(held[0].eof, 1);
 	assert_int_equal(a.eof_count, 0);
-	assert_int_equal(ttrpc_in_flight(p.server), 0);
+	assert_int_equal(p.server->calls.count, 0);
 	pair_close(&p);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* internal.h: what the files of this directory share. See ttrpc.h. */
-#ifndef API_TTRPC_INTERNAL_H
-#define API_TTRPC_INTERNAL_H
+/* ttrpc_internal.h: what the files of this directory share. See ttrpc.h. */
+#ifndef API_TTRPC_TTRPC_INTERNAL_H
+#define API_TTRPC_TTRPC_INTERNAL_H
 
 #include "api/ttrpc/ttrpc.h"
 
