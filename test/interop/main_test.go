@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package interop puts crivisor's protocols beside the Go modules that define them: the descriptors of our .proto files,
 // and our ttrpc at either end of a connection to containerd's.
 //

@@ -189,6 +189,25 @@ static inline void remove_cgroups(void)
 		closedir(d);
 }
 
+/* Whether a hierarchy has the container's cgroup. */
+static inline bool has_cgroup(const char *id)
+{
+	DIR *d = opendir("/sys/fs/cgroup");
+	const struct dirent *de;
+	char path[400];
+	bool has;
+
+	snprintf(path, sizeof(path), "/sys/fs/cgroup%s/%s", parent, id);
+	has = access(path, F_OK) == 0;
+	while (d && (de = readdir(d))) {
+		snprintf(path, sizeof(path), "/sys/fs/cgroup/%s%s/%s", de->d_name, parent, id);
+		has = has || access(path, F_OK) == 0;
+	}
+	if (d)
+		closedir(d);
+	return has;
+}
+
 static inline int setup(void **state)
 {
 	setup_dirs(state);

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 package guest
 
 import (
@@ -100,6 +102,10 @@ func TestAgentInfo(t *testing.T) {
 	if id := field(first, "boot_id").String(); len(id) != 36 || id != field(second, "boot_id").String() {
 		t.Errorf("boot_id %q", id)
 	}
+	if id := field(first, "instance_id").String(); len(id) != 32 || id != field(second, "instance_id").String() {
+		t.Errorf("instance_id %q", id)
+	}
+	t.Logf("the agent's RSS is %d KiB", field(first, "rss").Uint()>>10)
 	if v := field(first, "version").String(); v == "" {
 		t.Error("no version")
 	}

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package guest drives the real agent, in a VM, with containerd's own clients: ttrpc, Task, Streaming.
 //
 // It boots a VM with vmmctl from the build directory in CRV_BUILD (default: build-dev or build at the top of the tree; what
