@@ -468,7 +468,7 @@ static void shutdown_ends_containers_answers_and_ends_the_agent(void **state)
 	must(&p, SANDBOX, "SetupSandbox", &sr.base);
 	snprintf(path, sizeof(path), "%s/shm", run_dir);
 	assert_int_equal(statfs(path, &fs), 0);
-	assert_int_equal(fs.f_type, 0x01021994); /* TMPFS_MAGIC */
+	assert_int_equal(fs.f_type, TMPFS_MAGIC);
 	one = run(&p, "one", "trap '' TERM; while :; do busybox sleep 0.05; done");
 	two = run(&p, "two", "busybox sleep 1000 & busybox sleep 1000");
 	req.timeout_ns = 10 * (uint64_t)NS_PER_SEC;
