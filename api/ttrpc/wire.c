@@ -2,6 +2,7 @@
 #include "api/ttrpc/ttrpc_internal.h"
 
 #include "api/pbwire.h"
+#include "base/text.h"
 #include "base/util.h"
 
 /* Source of the numbers: containerd/ttrpc request.proto and googleapis google/rpc/status.proto. */
@@ -113,27 +114,6 @@ static int errno_of(enum err_status status)
 	}
 }
 
-/* Any bytes as UTF-8 without control characters: what the peer says ends up in logs and in other protocols.
- */
-static void clean(char *dst, size_t room, const void *src, size_t len)
-{
-	if (len > room - 1)
-		len = room - 1;
-	memcpy(dst, src, len);
-	dst[len] = 0;
-	/* A cut may have left part of a character at the end. */
-	for (size_t cut = 0; cut < 4 && cut <= len; cut++) {
-		if (utf8_valid(dst, len - cut)) {
-			dst[len - cut] = 0;
-			return;
-		}
-	}
-	for (size_t i = 0; i < len; i++) {
-		if (dst[i] == 0 || (unsigned char)dst[i] >= 0x80)
-			dst[i] = '?';
-	}
-}
-
 static int read_status(const uint8_t *at, size_t len, struct err *err)
 {
 	const uint8_t *end = at + len, *message = at;
@@ -157,7 +137,7 @@ static int read_status(const uint8_t *at, size_t len, struct err *err)
 		return 0;
 	if (code > ERR_UNAUTHENTICATED)
 		code = ERR_UNKNOWN;
-	clean(text, sizeof(text), message, message_len);
+	text_copy(text, sizeof(text), message, message_len);
 	return err_set_status(err, errno_of((enum err_status)code), (enum err_status)code, "%s",
 			      *text ? text : err_status_name((enum err_status)code));
 }
@@ -212,7 +192,7 @@ size_t ttrpc_wire_put_status(uint8_t *out, const struct err *err)
 	size_t len;
 	uint8_t *p = out;
 
-	clean(text, sizeof(text), err->msg, strnlen(err->msg, sizeof(err->msg)));
+	text_copy(text, sizeof(text), err->msg, strnlen(err->msg, sizeof(err->msg)));
 	len = strlen(text);
 	*p++ = RESPONSE_STATUS << 3 | PBW_LEN;
 	p = pbw_put_varint(p, 2 + pbw_len_size(len));

@@ -28,7 +28,7 @@ int config_hooks(const char *text, size_t len, bool *ret_hooks, struct err *err)
 	enum json_tokener_error why;
 
 	if (!tok)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	config = json_tokener_parse_ex(tok, text, (int)len);
 	why = json_tokener_get_error(tok);
 	json_tokener_free(tok);

@@ -112,7 +112,7 @@ static struct ctr *ctr_new(struct agent *agent, const char *id, const struct pro
 	struct ctr *c = calloc(1, sizeof(*c));
 
 	if (!c) {
-		err_set(err, -ENOMEM, "out of memory");
+		err_oom(err);
 		return NULL;
 	}
 	c->agent = agent;
@@ -121,7 +121,7 @@ static struct ctr *ctr_new(struct agent *agent, const char *id, const struct pro
 	c->id = strdup(id);
 	c->bundle = xasprintf("%s/%s", agent->paths.share, id);
 	if (!c->id || !c->bundle) {
-		err_set(err, -ENOMEM, "out of memory");
+		err_oom(err);
 		c->init.ctr = c;
 		ctr_free(c);
 		return NULL;

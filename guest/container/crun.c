@@ -255,7 +255,7 @@ struct crun_run *crun_start(struct agent *agent, const struct crun_args *args, c
 	int r;
 
 	if (!run) {
-		err_set(err, -ENOMEM, "out of memory");
+		err_oom(err);
 		return NULL;
 	}
 	*run = (struct crun_run){.agent = agent, .stdio = {-1, -1, -1}, .done = done, .arg = arg};

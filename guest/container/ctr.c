@@ -151,7 +151,7 @@ int ctr_kill_all(struct ctr *c, int sig, struct err *err)
 		return cgroup_kill(c->agent->cgroup2, c->cgroup, err);
 	pids = calloc(CGROUP_PIDS_MAX, sizeof(*pids));
 	if (!pids)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	n = cgroup_pids(c->agent->cgroup2, c->cgroup, pids, CGROUP_PIDS_MAX);
 	if (n < 0)
 		return err_set_errno(err, n, "list processes of container \"%s\"", c->id);

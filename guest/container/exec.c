@@ -41,7 +41,7 @@ int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, c
 				      "container \"%s\" has %u execs already", c->id, c->execs_len);
 	p = calloc(1, sizeof(*p));
 	if (!p)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	r = proc_init(p, c->agent, c, exec_id, io, err);
 	if (r == 0) {
 		p->spec_path = xasprintf("%s/%u.json", c->agent->paths.tmp, agent_serial());

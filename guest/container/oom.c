@@ -49,7 +49,7 @@ int oom_setup(struct containers *containers, struct err *err)
 		return err_set_errno(err, -errno, "inotify");
 	containers->oom_src =
 		loop_add(containers->agent->loop, containers->oom_inotify, EPOLLIN, on_inotify, containers);
-	return containers->oom_src ? 0 : err_set(err, -ENOMEM, "out of memory");
+	return containers->oom_src ? 0 : err_oom(err);
 }
 
 void oom_done(struct containers *containers)

@@ -26,7 +26,7 @@ int proc_init(struct proc *p, struct agent *agent, struct ctr *ctr, const char *
 	*p = (struct proc){.agent = agent, .ctr = ctr, .terminal = io->terminal, .child_stdio = {-1, -1, -1}};
 	if (str_set(&p->exec_id, exec_id ? exec_id : "") < 0 || str_set(&p->names[0], io->in) < 0 ||
 	    str_set(&p->names[1], io->out) < 0 || str_set(&p->names[2], io->err) < 0)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	p->stdio = stdio_new(agent, io->terminal, !str_empty(io->in), p->child_stdio, err);
 	if (!p->stdio)
 		return err ? err->code : -EIO;
@@ -86,7 +86,7 @@ void proc_wait(struct proc *p, struct ttrpc_request *req)
 	}
 	w = calloc(1, sizeof(*w));
 	if (!w) {
-		err_set(&err, -ENOMEM, "out of memory");
+		err_oom(&err);
 		ttrpc_fail(req, &err);
 		return;
 	}

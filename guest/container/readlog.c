@@ -104,7 +104,7 @@ static int wait_for(struct agent *agent, struct stdio *stdio, const Crivisor__Ag
 	struct readlog *rl = calloc(1, sizeof(*rl));
 
 	if (!rl)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	rl->stdio = stdio;
 	rl->offset = m->offset;
 	rl->max = max;

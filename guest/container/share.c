@@ -2,8 +2,8 @@
 #include "guest/container/share.h"
 
 #include "base/log.h"
+#include "base/procfs.h"
 #include "base/util.h"
-#include "guest/core/mounts.h"
 
 #include <fcntl.h>
 #include <sys/mount.h>
@@ -104,19 +104,17 @@ int share_release_mounts(int handle)
 	return close_fd(handle);
 }
 
-static bool is_below(const struct mntent *m, const void *prefix)
-{
-	return str_starts(m->mnt_dir, prefix);
-}
-
 void share_release(const struct agent *agent, const char *id)
 {
-	char *prefix CLEANUP_FREE = agent->in_vm ? xasprintf("%s/%s/", agent->paths.share, id) : NULL;
-	char **list CLEANUP_STRV = prefix ? mounts_where(is_below, prefix) : NULL;
+	char *dir CLEANUP_FREE = agent->in_vm ? xasprintf("%s/%s", agent->paths.share, id) : NULL;
+	char **list CLEANUP_STRV = NULL;
 	int r;
 
-	if (!prefix)
+	if (!dir)
 		return;
+	r = procfs_mounts_below(dir, &list);
+	if (r < 0)
+		log_warn("list the mounts in %s: %s", dir, strerror(-r));
 	for (size_t i = strv_len(list); i > 0; i--) {
 		if (umount2(list[i - 1], UMOUNT_NOFOLLOW) < 0 &&
 		    umount2(list[i - 1], MNT_DETACH | UMOUNT_NOFOLLOW) < 0)

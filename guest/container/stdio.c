@@ -379,7 +379,7 @@ struct stdio *stdio_new(struct agent *agent, bool terminal, bool want_stdin, int
 
 	child_stdio[0] = child_stdio[1] = child_stdio[2] = -1;
 	if (!stdio) {
-		err_set(err, -ENOMEM, "out of memory");
+		err_oom(err);
 		return NULL;
 	}
 	stdio->agent = agent;

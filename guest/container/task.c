@@ -137,7 +137,7 @@ static void task_pids(struct ttrpc_request *req, void *ctx, const void *payload,
 		return;
 	c = ctr_find(ctx, m->id, &err);
 	if (c && (!infos || !list || !pids)) {
-		err_set(&err, -ENOMEM, "out of memory");
+		err_oom(&err);
 		c = NULL;
 	}
 	if (!c) {
@@ -323,7 +323,7 @@ static void task_stats(struct ttrpc_request *req, void *ctx, const void *payload
 	if (container_stats(ctx, m->id, &stats, &err) == 0) {
 		data = rpc_pack(&stats.base, &any.value.len);
 		if (!data)
-			err_set(&err, -ENOMEM, "out of memory");
+			err_oom(&err);
 	}
 	if (!data) {
 		ttrpc_fail(req, &err);

@@ -3,6 +3,7 @@
 
 #include "api/agent/agent.pb-c.h"
 #include "base/log.h"
+#include "base/meminfo.h"
 #include "base/util.h"
 #include "guest/core/loop.h"
 #include "guest/core/reap.h"
@@ -254,11 +255,8 @@ static void online_all(const char *dir, const char *prefix, const char *file, co
 static uint64_t memory_total(void)
 {
 	char *mem CLEANUP_FREE = NULL;
-	const char *p;
 
-	if (read_file("/proc/meminfo", 65536, &mem, NULL) < 0 || !(p = strstr(mem, "MemTotal:")))
-		return 0;
-	return strtoull(p + strlen("MemTotal:"), NULL, 10) * 1024;
+	return read_file("/proc/meminfo", 65536, &mem, NULL) < 0 ? 0 : meminfo_bytes(mem, "MemTotal");
 }
 
 static bool online_now(const struct attach *a)
@@ -375,7 +373,7 @@ static int mount_request(struct attach *a, const Crivisor__Agent__V1__AttachDevi
 	a->fs_type = strdup(m->fs_type);
 	a->options = calloc(1, len + 1);
 	if (!a->path || !a->fs_type || !a->options)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	for (size_t i = 0; i < m->n_options; i++) {
 		if (i > 0)
 			strcat(a->options, ",");
@@ -400,7 +398,7 @@ void device_attach(struct ttrpc_request *req, void *service_ctx, const void *pay
 		return;
 	}
 	a = calloc(1, sizeof(*a));
-	r = a ? device_parse_pci(m->pci_address, a->pci, &err) : err_set(&err, -ENOMEM, "out of memory");
+	r = a ? device_parse_pci(m->pci_address, a->pci, &err) : err_oom(&err);
 	if (r == 0 && !str_empty(m->mount_path))
 		r = mount_request(a, m, &err);
 	if (r < 0) {
@@ -430,7 +428,7 @@ void device_online(struct ttrpc_request *req, void *service_ctx, const void *pay
 		return;
 	}
 	if (!a) {
-		err_set(&err, -ENOMEM, "out of memory");
+		err_oom(&err);
 		ttrpc_fail(req, &err);
 		return;
 	}

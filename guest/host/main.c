@@ -70,7 +70,7 @@ static int make_places(const struct options *o, struct places *places, struct er
 	places->shm = xasprintf("%s/shm", o->run_dir);
 	places->pidns = xasprintf("%s/pidns", o->run_dir);
 	if (!places->tmp || !places->crun_root || !places->shm || !places->pidns)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (r == 0)
 		r = mkdir_p(places->tmp, 0700);
 	if (r == 0)
@@ -107,7 +107,7 @@ static int setup_agent(struct agent *agent, const struct options *o, struct err 
 	agent->containers = containers_new(agent);
 	agent->server = server_new(agent, pod_services(agent));
 	if (!agent->loop || !agent->events || !agent->containers || !agent->server)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	if (signals_watch(agent, err) < 0)
 		return err->code;
 	fd = socket_listen(o->socket, err);

@@ -3,11 +3,11 @@
 
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
+#include "base/procfs.h"
 #include "base/util.h"
 #include "guest/container/cgroup.h"
 #include "guest/container/container.h"
 #include "guest/container/share.h"
-#include "guest/core/mounts.h"
 #include "guest/device/device.h"
 #include "guest/pod/pod.h"
 
@@ -247,25 +247,22 @@ void init_settle(struct agent *agent, const struct config *config)
 
 /* ---- the end -------------------------------------------------------------------------------------- */
 
-/* True for file systems on a device and for those of the host. */
-static bool must_unmount(const struct mntent *m, const void *arg)
+/* Collects file systems on a device and those of the host. */
+static int collect(const struct procfs_mount *m, void *arg)
 {
 	static const char *const types[] = {"virtiofs", "fuse", "9p"};
+	char ***list = arg;
+	bool undo = str_starts(m->source, "/dev/");
 
-	(void)arg;
-	if (str_eq(m->mnt_dir, "/"))
-		return false;
-	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
-		if (str_eq(m->mnt_type, types[i]))
-			return true;
-	}
-	return str_starts(m->mnt_fsname, "/dev/");
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
+		undo = undo || str_eq(m->type, types[i]);
+	return undo && !str_eq(m->point, "/") ? strv_add(list, m->point) : 0;
 }
 
 int init_release(struct agent *agent)
 {
-	char **list CLEANUP_STRV = mounts_where(must_unmount, NULL);
-	int status = 0;
+	char **list CLEANUP_STRV = NULL;
+	int status = procfs_mounts(collect, &list) < 0 ? AGENT_RELEASE_BUSY : 0;
 
 	(void)agent;
 	for (size_t i = strv_len(list); i > 0; i--) {

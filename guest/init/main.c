@@ -74,7 +74,7 @@ static int setup_loop(struct agent *agent, struct err *err)
 	agent->events = events_new();
 	agent->containers = containers_new(agent);
 	if (!agent->loop || !agent->events || !agent->containers)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	return signals_watch(agent, err);
 }
 
@@ -117,8 +117,7 @@ static int step_listen(struct agent *agent, struct err *err)
 	if (fd < 0)
 		return fd;
 	agent->server = server_new(agent, pod_services(agent));
-	return agent->server ? server_serve(agent->server, fd, vsock_accept, err)
-			     : err_set(err, -ENOMEM, "out of memory");
+	return agent->server ? server_serve(agent->server, fd, vsock_accept, err) : err_oom(err);
 }
 
 static int step_late(struct agent *agent, struct err *err)

@@ -3,6 +3,7 @@
 #include "guest/pod/pod.h"
 
 #include "api/agent/agent.pb-c.h"
+#include "base/procfs.h"
 #include "base/version.h"
 #include "guest/container/container.h"
 #include "guest/device/device.h"
@@ -33,15 +34,13 @@ static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload
 		rpc_unpack(req, &crivisor__agent__v1__info_request__descriptor, payload, len);
 	Crivisor__Agent__V1__InfoResponse resp = CRIVISOR__AGENT__V1__INFO_RESPONSE__INIT;
 	const struct agent *agent = ctx;
-	char *boot_id CLEANUP_FREE = NULL;
+	char boot_id[PROCFS_BOOT_ID_SIZE];
 	struct utsname uts;
 
 	if (!m)
 		return;
-	if (read_file("/proc/sys/kernel/random/boot_id", 128, &boot_id, NULL) == 0) {
-		boot_id[strcspn(boot_id, "\n")] = 0;
+	if (procfs_boot_id(boot_id) == 0)
 		resp.boot_id = boot_id;
-	}
 	if (uname(&uts) == 0)
 		resp.kernel = uts.release;
 	resp.version = (char *)(uintptr_t)crv_version;

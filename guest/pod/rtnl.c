@@ -402,7 +402,7 @@ int rtnl_addrs_set(struct rtnl *nl, int index, const struct rtnl_addr *addrs, si
 	int r;
 
 	if (!have)
-		return err_set(err, -ENOMEM, "out of memory");
+		return err_oom(err);
 	have->index = index;
 	rtnl_begin(&m, RTM_GETADDR, NLM_F_DUMP, &info, sizeof(info));
 	r = talk(nl, &m, on_addr, have);

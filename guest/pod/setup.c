@@ -2,7 +2,7 @@
 #include "guest/pod/setup_internal.h"
 
 #include "api/agent/guest_abi.h"
-#include "base/log.h"
+#include "base/meminfo.h"
 #include "base/util.h"
 #include "guest/pod/pod.h"
 
@@ -56,13 +56,12 @@ static int set_sysctl(const char *name, const char *value, struct err *err)
 static uint64_t shm_size(uint64_t wanted)
 {
 	char *mem CLEANUP_FREE = NULL;
-	const char *p;
 	uint64_t half = SHM_DEFAULT;
 
 	if (wanted)
 		return wanted;
-	if (read_file("/proc/meminfo", 65536, &mem, NULL) == 0 && (p = strstr(mem, "MemTotal:")))
-		half = strtoull(p + strlen("MemTotal:"), NULL, 10) * 512;
+	if (read_file("/proc/meminfo", 65536, &mem, NULL) == 0 && meminfo_bytes(mem, "MemTotal") > 0)
+		half = meminfo_bytes(mem, "MemTotal") / 2;
 	return half < SHM_DEFAULT ? half : SHM_DEFAULT;
 }
 

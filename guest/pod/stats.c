@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "guest/pod/stats_internal.h"
 
+#include "base/meminfo.h"
 #include "base/util.h"
 #include "guest/container/cgroup.h"
 #include "guest/container/container.h"
@@ -82,14 +83,6 @@ static void read_netdev(struct netdev *nd)
 	}
 }
 
-/* "Key:   N kB" lines of /proc/meminfo. */
-static uint64_t meminfo(const char *text, const char *key)
-{
-	const char *p = text ? strstr(text, key) : NULL;
-
-	return p ? strtoull(p + strlen(key), NULL, 10) * 1024 : 0;
-}
-
 /* Beside a VM: of the pod's cgroup. */
 static void cgroup_figures(struct agent *agent, Crivisor__Agent__V1__StatsResponse *ret)
 {
@@ -124,11 +117,11 @@ static void vm_figures(struct agent *agent, Crivisor__Agent__V1__StatsResponse *
 		(void)sscanf(load, "%*s %*s %*s %*u/%llu", &threads);
 	ret->timestamp_ns = (uint64_t)now_realtime_ns();
 	ret->cpu_usage_ns = s.cpu_usage_ns;
-	ret->memory_limit = meminfo(mem, "MemTotal:");
-	ret->memory_usage = ret->memory_limit - meminfo(mem, "MemFree:");
-	ret->memory_working_set = ret->memory_limit - meminfo(mem, "MemAvailable:");
-	ret->memory_rss = meminfo(mem, "AnonPages:");
-	ret->swap_usage = meminfo(mem, "SwapTotal:") - meminfo(mem, "SwapFree:");
+	ret->memory_limit = meminfo_bytes(mem, "MemTotal");
+	ret->memory_usage = ret->memory_limit - meminfo_bytes(mem, "MemFree");
+	ret->memory_working_set = ret->memory_limit - meminfo_bytes(mem, "MemAvailable");
+	ret->memory_rss = meminfo_bytes(mem, "AnonPages");
+	ret->swap_usage = meminfo_bytes(mem, "SwapTotal") - meminfo_bytes(mem, "SwapFree");
 	ret->memory_page_faults = cgroup_keyed(vm, "pgfault");
 	ret->memory_major_page_faults = cgroup_keyed(vm, "pgmajfault");
 	ret->oom_kills = cgroup_keyed(vm, "oom_kill");

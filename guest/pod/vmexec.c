@@ -138,7 +138,7 @@ static int start(struct vmexec *v, const Grpc__ExecVMProcessRequest *m, struct e
 	set_nonblock(v->fd, true);
 	v->src = loop_add(v->agent->loop, v->fd, EPOLLIN, on_out, v);
 	s = (struct spawn){.argv = argv, .stdio = {in, fds[1], fds[1]}};
-	pid = v->src ? spawn_run(&s, err) : err_set(err, -ENOMEM, "out of memory");
+	pid = v->src ? spawn_run(&s, err) : err_oom(err);
 	close_fd(fds[1]);
 	if (pid < 0)
 		return (int)pid;
@@ -164,7 +164,7 @@ void vmexec_run(struct ttrpc_request *req, void *service_ctx, const void *payloa
 		err_set(&err, -EINVAL,
 			str_empty(m->command) ? "the command is empty" : "more than 1 MiB of input");
 	else if (!(v = calloc(1, sizeof(*v))))
-		err_set(&err, -ENOMEM, "out of memory");
+		err_oom(&err);
 	if (v) {
 		agent_settle(agent);
 		*v = (struct vmexec){.agent = agent, .fd = -1, .out.max = OUT_MAX + 8192};
