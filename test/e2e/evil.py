@@ -1,4 +1,5 @@
-"""A registry that serves whatever it is told, right or wrong, over HTTP on loopback."""
+# SPDX-License-Identifier: Apache-2.0
+"""A registry over HTTP on loopback that serves what a test gives it, right or wrong."""
 
 import http.server
 import json
@@ -56,7 +57,7 @@ class EvilRegistry:
         self.host = f"127.0.0.1:{port}"
         class Listener(http.server.ThreadingHTTPServer):
             def handle_error(self, request, client_address):
-                """A client that hangs up on what it is told does right."""
+                """A client may hang up on a wrong answer."""
 
         self.server = Listener(("127.0.0.1", port), Handler)
         self.server.daemon_threads = True

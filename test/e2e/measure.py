@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the benchmark (test/bench) and the node's figures (test/node) share: a table with bounds, and RunPodSandbox beside a boot of the
 same VM with no server around it, in turns in one run, so that a busy machine slows both."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The main job: one pod from its image to its end, step by step, by crictl."""
 
 import os

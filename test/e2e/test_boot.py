@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VM that dies before its kernel has said a word, as guests without KVM sometimes do on a busy machine."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """B11: `crivisor check` beside a server that runs: what it says in lines and in JSON, and that it says what is so."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Containers: how they run, how they end, what they see. Most share one pod."""
 
 import pathlib

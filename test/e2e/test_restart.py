@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The server goes and comes back, by order or by kill -9, in the middle of things: pods live on and nothing is lost or leaked."""
 
 import os

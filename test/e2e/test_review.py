@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Moments between two steps: kill -9 of the server at random, calls that cross each other, words that are no words."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a container may and may not do in its VM: users, groups, capabilities, seccomp profiles, devices, cgroups."""
 
 import re

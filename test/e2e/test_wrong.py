@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What users and hosts get wrong: each is refused with the right code and a message that names the thing, and leaves nothing."""
 
 import contextlib

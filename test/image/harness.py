@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the image store's tests share: a network and mount namespace, registries, and the store behind imagectl."""
 
 import atexit

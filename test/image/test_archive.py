@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Import and export: OCI layouts, archives, and what docker save writes."""
 
 import io

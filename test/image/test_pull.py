@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pulling: from Debian's docker-registry and from registries that misbehave."""
 
 import json

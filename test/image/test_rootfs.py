@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Root file systems: the writable layer, sharing, removal while in use, users."""
 
 import os

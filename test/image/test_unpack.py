@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layers: what whiteouts, links and attributes become, and what hostile archives must not do."""
 
 import gzip

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The images that the tests and the demo run, made from Debian's busybox-static.
 
 As a program: `catalog.py push HOST [NAME…]` pushes them to http://HOST; `catalog.py layout DIR [NAME…]` writes an OCI layout.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes OCI and Docker images in memory: deterministic, from bytes and from files of this host's Debian packages.
 
 Layer: one tar, compressed; Image: a manifest with its blobs; Index: manifests of several platforms. Each can be pushed to a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Debian's containerd with crun: what Kubernetes nodes usually run, to be measured beside the server."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RunPodSandbox against a bare boot: a table, and node-boots.json beside the counts.
 
 The node's clock counts what its CPU executes (-icount, see ../run), 250 million instructions in a second: seconds are those of such a CPU,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the configuration says of VMM, virtiofsd and guest reaches them, from their first instruction; and what a failed start leaves."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hot plug and unplug, size, pause, snapshot and adoption of one VM, through vmm.h; the guest is asked by its debug console."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever kills a pod's VM, its containers have exited with 137 and the pod is not ready within a second."""
 
 import calendar

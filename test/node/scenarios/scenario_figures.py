@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures: a table, and node-figures.json beside the counts. All of one run, in one node, and what is compared is taken in turns. The
 boots are in scenario_boots.py.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent as PID 1, seen from the shell of its debug console, and its signals as the host sees them."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kubelet on top: static pods, from their manifests to nothing left. Its pod cgroups are on, and no API server is there.
 
 The tests run in their order on one kubelet and one server; pods that take their time (a back-off, a log that grows) are begun at once.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The main job in a node, by crictl, and what the host shows of it while it runs."""
 
 import json

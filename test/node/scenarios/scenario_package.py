@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Debian package as a user has it: installed, upgraded under a running pod, removed, purged; and the unit's watchdog."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node booted again with pods running: first as an administrator does it, then as a failing power supply does it.
 
 All is as a user has it: the Debian package, kubelet as a systemd service above it, static pods, the package's example of a network.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server that ends or is killed leaves its pods running, and the next one has them again."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bad set-ups: each ends in a message that names the cause and in a NotReady that kubelet survives, and is over once it is fixed, with
 no restart of anything. A pod that ran before runs on all the while.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node of 1 GiB, which test/node/run boots for this scenario alone: the default size of a pod's VM does not fit into it. That is
 said, kubelet lives with it, and a smaller size in the configuration and a reload mend it."""
 

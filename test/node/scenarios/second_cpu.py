@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second CPU of the node that has two (see ../run), which rests except where a test needs both: emulated CPUs that run at once are where
 the emulation goes wrong (../README.md), and a node with one at work leaves the machine's other core to the node beside it."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A ttrpc client of the smallest kind: one call at a time, messages as lists of (field, bytes or int).
 
 Frames as in containerd/ttrpc's PROTOCOL.md; the envelope is its request.proto, messages are those of api/agent.

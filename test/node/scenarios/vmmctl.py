@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One VM through vmmctl (vmm.h and nothing above it), and a shell in its guest by the debug console."""
 
 import json
