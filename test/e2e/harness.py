@@ -230,7 +230,7 @@ class Server:
 
     count = 0
 
-    def __init__(self, config=None, cni=True, env=None, name=None, extra_toml=""):
+    def __init__(self, config=None, cni=True, env=None, name=None, extra_toml="", program=CRIVISOR):
         Server.count += 1
         if not _servers:
             work()  # its removal is registered first, and so comes after the servers' end
@@ -257,20 +257,27 @@ class Server:
         }
         for section, values in (config or {}).items():
             self.sections.setdefault(section, {}).update(values)
-        self.config = self.dir / "config.toml"
-        self.config.write_text(toml(self.sections) + extra_toml)
+        self.config, self.extra_toml = self.dir / "config.toml", extra_toml
+        self.configure()
         self.crictl_config = self.dir / "crictl.yaml"
         self.crictl_config.write_text(
             f"runtime-endpoint: unix://{self.socket}\nimage-endpoint: unix://{self.socket}\ntimeout: {int(secs(60))}\n")
         self.log = self.dir / "server.log"
         self.env = dict(os.environ, **(env or {}))
+        self.program = program
         self.process = None
         self.serials = 0
+
+    def configure(self, **sections):
+        """Writes the configuration file, with these changes; a server that runs does not read it by itself."""
+        for section, values in sections.items():
+            self.sections.setdefault(section, {}).update(values)
+        self.config.write_text(toml(self.sections) + self.extra_toml)
 
     # -- process --
 
     def argv(self):
-        return [CRIVISOR, "serve", "--config", self.config]
+        return [self.program, "serve", "--config", self.config]
 
     def spawn(self, fault=None):
         """Starts the process and does not wait for it. Returns the socket on which it says READY=1.
@@ -846,6 +853,15 @@ def vsock_probe(directory):
         else:
             subprocess.run(["gcc", "-static", "-O1", "-o", program, VSOCK_PROBE], check=True)
     return program
+
+
+def assert_no_way_to_the_agent(case, out):
+    """From what vsock_probe printed: it tried every address, and no attempt came through."""
+    lines = out.splitlines()
+    case.assertEqual((lines[0].split(":")[0], lines[-1]), ("socket", "done"), out)
+    tried = dict(line.removeprefix("cid ").split(": ") for line in lines[1:-1])
+    case.assertEqual(sorted(tried, key=int), ["0", "1", "2", "3", "4", str(2**32 - 1)], out)
+    case.assertNotIn("connected", tried.values(), out)
 
 
 class Background:
