@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the image store's tests share: a network and mount namespace, registries, and the store behind imagectl."""
+"""The base of the image store's tests: a network and mount namespace, registries, and the store behind imagectl."""
 
 import atexit
 import base64
@@ -27,7 +27,7 @@ _isolated = False
 
 
 def isolate():
-    """A network with a loopback only, and mounts of our own: for this thread and all that it starts."""
+    """A network with a loopback only, and own mounts, for this thread and for every process that it starts."""
     global _isolated
     if _isolated:
         return
@@ -42,7 +42,7 @@ def isolate():
 def imagectl():
     path = os.path.join(os.environ.get("CRV_BUILD", ""), "imagectl")
     if not os.access(path, os.X_OK):
-        raise unittest.SkipTest(f"CRV_BUILD names no directory with imagectl: {path}")
+        raise AssertionError(f"CRV_BUILD names no directory with imagectl: {path}")
     return path
 
 
@@ -111,6 +111,8 @@ class TestCase(unittest.TestCase):
         self.store = Store(self.root)
 
     def assertFails(self, status, part, *args, **kw):
+        if not part:
+            raise TypeError("a failure has words to look for")
         with self.assertRaises(Failure) as caught:
             self.store(*args, **kw)
         self.assertEqual(caught.exception.status, status, caught.exception.message)
@@ -125,7 +127,7 @@ class TestCase(unittest.TestCase):
         return target
 
 
-# ---- a registry that does as it is told -----------------------------------------------------------------------------
+# ---- a scripted registry ---------------------------------------------------------------------------------------------
 
 
 class Registry:
@@ -161,7 +163,7 @@ class Registry:
                     pass
 
             def cut(self):
-                """Ends the connection without another word."""
+                """Ends the connection in the middle of the answer."""
                 self.wfile.flush()
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
@@ -240,7 +242,7 @@ class DockerRegistry:
 
     def __init__(self, root, tls=None, htpasswd=None):
         if not shutil.which("docker-registry"):
-            raise unittest.SkipTest("docker-registry is not installed")
+            raise AssertionError("docker-registry is missing: run deploy/setup")
         self.host = f"127.0.0.1:{free_port()}"
         config = os.path.join(root, "registry.yml")
         extra = ""

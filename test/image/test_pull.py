@@ -452,6 +452,7 @@ class Login(Scripted):
         self.registry.hook = lambda h: h.reply(401, WWW_Authenticate='Basic realm="x"') or True
         self.store.hosts_toml("example.test", f'server = "http://127.0.0.1:1"\n[host."http://{self.registry.host}"]\n')
         self.assertFails("Unavailable", "127.0.0.1:1", "pull", "example.test/app:latest", env={"USER": "u", "PASSWORD": "p"})
+        self.assertNotEqual(self.registry.requests, [], "the mirror was not asked")
         for _, headers in self.registry.requests:
             self.assertNotIn("Authorization", headers)
 

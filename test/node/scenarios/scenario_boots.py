@@ -49,4 +49,4 @@ class BareBoot(Case):
         figures["run_pod_sandbox_steps_s"] = taken
         (keep_dir().parent / "node-boots.json").write_text(json.dumps({DRIVER: figures}, indent=1) + "\n")
         self.assertEqual({len(values) for values in taken.values()}, {ROUNDS}, taken)
-        self.assertLessEqual(boots.ratio, 1.25)
+        self.assertLessEqual(boots.ratio, Boots.BOUND)
