@@ -796,6 +796,23 @@ class Case(unittest.TestCase):
                 save_logs(self.server, self.id())
                 raise
 
+    def dies_of(self, fault, what, *args):
+        """Runs what(*args) on a server that has this fault point and must die of it, and starts the next server without.
+
+        Looks for what belongs to nothing that is listed before the caller can clean up. Returns the call's error (CliError), or None
+        if it was answered before the server died."""
+        self.server.stop()
+        self.server.start(fault=fault)
+        call = Background(what, *args)
+        self.server.dies()
+        self.server.start()
+        self.server.assert_no_strays(self.baseline, 10)
+        try:
+            call.result()
+        except CliError as error:
+            return error
+        return None
+
     def refused(self, code, *words):
         """A context in which a command must fail with exactly this gRPC code and a message that holds each of `words`."""
         return Refused(self, code, words)

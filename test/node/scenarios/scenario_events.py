@@ -41,12 +41,12 @@ class Deaths(Case):
         self.assertEqual((status["state"], int(status["exitCode"])), ("CONTAINER_EXITED", 137), status)
         print(f"    noticed after {noticed:.2f} s: {line.group(2)[:200]}; container: {status.get('reason')}", flush=True)
         self.assertRegex(line.group(2), words)
-        # A second is what is promised. This machine is emulated, and others may share the real one: where a boot, which is 4 s
-        # here, takes longer, so does everything.
+        # Promised is one second. This machine is emulated and may share the real one: a boot takes 4 s here, and where it takes longer,
+        # everything does.
         boot = int(re.search(rf"pod is ready after (\d+) ms\" pod={pod.id}", self.server.log.read_text()).group(1)) / 1000
         self.assertLess(noticed, max(1.0, boot / 4))
         self.assertTrue(status.get("reason"), status)
-        with self.assertRaises(CliError):
+        with self.refused("FailedPrecondition", container.id[:13]):
             container.exec("true")
 
     def processes_of(self, program):
@@ -83,7 +83,7 @@ def seconds_of(stamp):
 
 
 class NoInit(Case):
-    """A guest whose init cannot run is said to the caller, with the guest's own words, and leaves nothing."""
+    """A guest whose init cannot run: the caller gets the guest's own words, and nothing is left."""
 
     config = {"hypervisor": {"kernel_params": "init=/nonexistent"}}
     images = ()

@@ -30,9 +30,14 @@ class Guest(unittest.TestCase):
 
     @rows("A16", "A23")
     def test_02_orphans_are_reaped(self):
+        states = "cat /proc/[0-9]*/stat 2>/dev/null | sed 's/.*) //' | cut -c1; true"
         self.vm.sh("for i in 1 2 3 4 5; do (sleep 0.1 &) ; done")
-        eventually(lambda: "Z" not in self.vm.sh("cat /proc/[0-9]*/stat 2>/dev/null | sed 's/.*) //' | cut -c1; true"), 5,
-                   "zombies stay")
+
+        def reaped():
+            found = self.vm.sh(states).split()
+            self.assertIn("S", found, "no process is seen")
+            return "Z" not in found
+        eventually(reaped, 5, "zombies stay")
 
     @rows("A4", "A17")
     def test_03_kernel_command_line(self):
