@@ -83,7 +83,7 @@ def rows(*names, driver=None):
     return mark
 
 
-# ---- the place where everything lives --------------------------------------------------------------------------------
+# ---- directories -----------------------------------------------------------------------------------------------------
 
 def own_netns():
     """True in the network namespace that in-netns made and named."""
@@ -539,10 +539,10 @@ class Server:
             "mounts": alone([m for m in self.mounts() if m not in baseline["mounts"]]),
             "cgroups": alone([c for c in self.cgroups() if c not in baseline["cgroups"]]),
             "files": alone([f for f in self.files() if f not in baseline["files"]], lambda f: f + leases.get(f, "")),
-            # Chains have a hash for a name; the rules that lead to them tell the id.
+            # The names of chains are hashes; the rules that jump to them hold the id.
             "iptables": alone([r for r in self.nat_rules() if "id: " in r and r not in baseline["iptables"]]),
             "rows": alone([r for r in self.rows() if r not in baseline["rows"]]),
-            # A link on the host does not tell its pod either: there is one for each pod at most.
+            # The host's end of a veth does not name its pod either: at most one for each pod.
             "links": [name for name in self.links() if name not in baseline["links"]][len(pods):],
         }
         return "\n".join(f"{kind}: " + ", ".join(f"{v} ({texts[v][0][:150]})" if v in texts else v for v in values)
@@ -557,7 +557,7 @@ class Server:
     def wait_step(self, kind, owner=None, known=(), seconds=60):
         """Waits until the journal has an open step of this kind that is not in `known` (rows()); returns its owner.
 
-        Looks every 2 ms: what the caller does next meets the server within that step or just behind it."""
+        Polls every 2 ms, so the caller acts within that step or right after it."""
         deadline = time.monotonic() + secs(seconds)
         with contextlib.closing(sqlite3.connect(f"file:{self.state_dir}/crivisor.db?mode=ro", uri=True, timeout=10)) as db:
             while time.monotonic() < deadline:
@@ -568,7 +568,7 @@ class Server:
         raise AssertionError(f"no step {kind} within {secs(seconds):g} s; open steps: {self.rows()}")
 
     def wait_step_gone(self, kind, owner, seconds=60):
-        """Waits until that step has been undone: its row is removed right after."""
+        """Waits until the journal no longer has that step: it has been undone."""
         deadline = time.monotonic() + secs(seconds)
         with contextlib.closing(sqlite3.connect(f"file:{self.state_dir}/crivisor.db?mode=ro", uri=True, timeout=10)) as db:
             while db.execute("SELECT 1 FROM step WHERE kind = ? AND owner = ?", (kind, owner)).fetchone():

@@ -25,7 +25,7 @@ OWN = r"guest-cid=\d+|mac=[0-9a-f:]{17}|^crivisor-(vmmctl|[0-9a-f]{64})$"  # of 
 
 
 def small_pages(add_cleanup):
-    """Guest memory in pages of 4 KiB, as a user's host has it, until the clean-up; the node saves time by huge ones (test/node/job)."""
+    """Gives guests memory in pages of 4 KiB, as on a user's host, until the clean-up. The node uses huge pages to save time (test/node/job)."""
     huge = pathlib.Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
     before = re.search(r"\[(\w+)\]", huge.read_text()).group(1)
     huge.write_text("never")
@@ -65,7 +65,7 @@ class Table:
 
 
 def programs(directory):
-    """Command lines of the processes that have `directory` in theirs, by program, without what differs from one VM to the next."""
+    """Command lines that hold `directory`, by program, without the parts that differ from one VM to the next."""
     found, mark = {}, str(directory)
     for entry in pathlib.Path("/proc").iterdir():
         try:
@@ -79,8 +79,8 @@ def programs(directory):
 
 
 def bare_boot(number):
-    """Spawns the same VMM with the same devices and no server, until the agent's port answers: the tool's own figure in seconds, and
-    what was running then, as programs() has it."""
+    """Boots the same VM without a server until the agent's port answers. Returns the tool's own figure in seconds, and programs() at that
+    moment."""
     base, netns = harness.work() / f"bare{number}", f"crv-bare-{os.getpid()}-{number}"
     (base / "shared").mkdir(parents=True)
     driver = os.environ.get("CRV_DRIVER")
@@ -92,7 +92,7 @@ def bare_boot(number):
         argv = [BUILD / "vmmctl", "boot", "--commands", *(["--driver", driver] if driver else []), "--kernel", KERNEL,
                 "--image", GUEST_IMAGE, "--run-dir", base, "--shared", base / "shared", "--memory-mb", str(MEMORY_MB),
                 "--netns", f"/run/netns/{netns}", "--tap", "tap0", "--mtu", str(MTU)]
-        # At the end of its input it stops the VM.
+        # vmmctl stops the VM at the end of its input.
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             watchdog = threading.Timer(secs(120), process.kill)
             watchdog.start()

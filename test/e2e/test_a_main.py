@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job: one pod from its image to its end, step by step, by crictl."""
+"""The main job by crictl, step by step: one pod, from pulling its image to removing it."""
 
 import pathlib
 import time

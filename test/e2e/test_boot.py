@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A VM that dies before its kernel has said a word, as guests without KVM sometimes do on a busy machine."""
+"""A VM that dies before its kernel has printed anything, as guests without KVM sometimes do on a busy machine."""
 
 import os
 import re
@@ -22,7 +22,7 @@ class DiesMute(Case):
         return self.server.log.read_text(errors="replace")
 
     def boot(self, kills):
-        """runp in the background; each of the first `kills` VMs is killed as soon as it runs, long before it has a console."""
+        """Runs runp in the background and kills each of the first `kills` VMs as soon as it runs, before its console has output."""
         self.seen = len(self.text())
         self.config_file = self.server.write("pod", self.server.pod_config())
         call = Background(self.server.crictl, "runp", "-T", f"{int(harness.secs(90))}s", self.config_file, timeout=120)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""B11: `crivisor check` beside a server that runs: what it says in lines and in JSON, and that it says what is so."""
+"""B11: `crivisor check` beside a running server: its text and its JSON agree, and its findings are true."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def lines(text):
 
 
 def same(finding):
-    """Without what changes between two runs: figures of memory and disk."""
+    """The finding without the figures of memory and disk, which change from run to run."""
     return [re.sub(r"\d+", "N", word) if word else word for word in finding]
 
 
@@ -41,7 +41,7 @@ class Check(Case):
     images = ()
 
     def findings(self, config, env=None):
-        """Of one host in both shapes, which must agree; {id: finding}."""
+        """Runs the check in both formats, which must agree; returns {id: finding}."""
         status, out, err = check(config, "--json", env=env)
         self.assertEqual(err, "")
         report = json.loads(out)
@@ -67,7 +67,7 @@ class Check(Case):
         return by_id
 
     def broken(self, **sections):
-        """The server's configuration with a difference, in a directory of its own."""
+        """The server's configuration with these changes, in a directory of its own."""
         changed = {name: dict(values) for name, values in self.server.sections.items()}
         for section, values in sections.items():
             changed[section].update(values)
@@ -86,7 +86,6 @@ class Check(Case):
         found = self.findings(self.server.config)
         self.assert_missing(found)
         self.assertIn(f"served by process {self.server.process.pid}", found["socket"]["message"])
-        # Set-up's own programs lie in a directory that is in no systemd unit's PATH.
         self.assertIn("virtiofsd", found["virtiofsd"]["message"])
         for i in ("root", "vmm", "spawn-helper", "guest-kernel", "guest-image", "overlay", "netns", "tap",
                   "tap-redirect", "cgroups", "pod-network", "cni-plugin-bridge", "cni-plugin-host-local", "cni-plugin-portmap",
@@ -149,7 +148,7 @@ class Check(Case):
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)
-        # By its fd: the directories above it may be root's alone.
+        # Opened by its descriptor: the directories above may be readable by root only.
         with open(CRIVISOR, "rb") as program:
             done = subprocess.run([f"/proc/self/fd/{program.fileno()}", "check", "--json", "--config", self.server.config],
                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, preexec_fn=unprivileged,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest and the host together: nothing that was written is lost at the end, and a broken connection to the agent is no death."""
+"""Guest and host: the end of a pod loses no written data, and a broken connection to the agent does not end a pod."""
 
 import array
 import os
@@ -18,7 +18,7 @@ FILE_BYTES = 16 << 20  # of leaves_dirty.c
 
 
 class OrderlyEnd(Case):
-    """What a container wrote right before the end of its pod is on the host afterwards, though nothing asked for a sync."""
+    """Files that a container wrote right before the end of its pod are complete on the host, without any fsync."""
 
     def assert_complete(self, path):
         """Each 8-byte word holds its own offset."""
@@ -55,7 +55,7 @@ class OrderlyEnd(Case):
         self.assert_complete(volume / "in-the-volume")
 
     def test_a_process_that_outlives_its_stop_in_the_guest(self):
-        """It ignores SIGTERM, so it is killed at the end of the grace period, and writes until then."""
+        """The process ignores SIGTERM and writes until it is killed at the end of the grace period."""
         pod, volume = self.server.runp(), self.server.dir / "volume-3"
         volume.mkdir()
         container = pod.run(["sh", "-c", "trap '' TERM; i=0; while :; do echo $i; echo $i > /v/now; i=$((i+1)); done"],
@@ -64,12 +64,12 @@ class OrderlyEnd(Case):
         pod.stop()
         self.assertEqual(int(container.status()["exitCode"]), 137)
         written, logged = (volume / "now").read_text(), container.logs().split("\n")[-2]
-        # Killed between the two lines of a round at most.
+        # It may be killed between the two writes of a round.
         self.assertIn(int(logged) - int(written or logged), (0, 1))
 
 
 class Proxy:
-    """Stands at the path of a vsock daemon's socket, hands each connection through, and can break them all."""
+    """Listens at the path of a vsock daemon's socket, forwards each connection to the daemon, and can break all of them."""
 
     def __init__(self, path):
         self.path, self.real = path, path.with_name(path.name + ".real")
@@ -110,7 +110,7 @@ class Proxy:
             pass
 
     def break_all(self):
-        """Ends every connection, and each new one at once, until mend()."""
+        """Closes every connection, and each new one at once, until restore()."""
         self.refusing = True
         with self.lock:
             for end in self.open:
@@ -120,7 +120,7 @@ class Proxy:
                     pass
             self.open.clear()
 
-    def mend(self):
+    def restore(self):
         self.refusing = False
 
     def close(self):
@@ -140,7 +140,7 @@ class AgentConnection(Case):
         self.go.mkdir()
         self.ends = self.pod.run(["sh", "-c", "until [ -e /go/on ]; do sleep 0.1; done; echo bye; exit 5"],
                                  mounts=[{"host_path": str(self.go), "container_path": "/go"}])
-        # The server connects through the proxy once it is started again.
+        # The next server connects through the proxy.
         self.server.stop(signal.SIGKILL)
         self.proxy = Proxy(self.server.run_dir / "pods" / self.pod.id[:20] / "task.vsock")
         self.addCleanup(self.proxy.close)
@@ -163,7 +163,7 @@ class AgentConnection(Case):
     def test_breaks_for_a_moment(self):
         for _ in range(3):
             self.proxy.break_all()
-            self.proxy.mend()
+            self.proxy.restore()
             self.assert_alive()
         (self.go / "on").touch()
         self.assertEqual(int(self.ends.wait()["exitCode"]), 5)
@@ -175,13 +175,13 @@ class AgentConnection(Case):
         time.sleep(secs(4))
         self.assertEqual(self.pod.status()["state"], "SANDBOX_READY", "the pod was condemned")
         self.assertGreater(self.proxy.refused, 0, "the server has not tried to connect again")
-        self.proxy.mend()
+        self.proxy.restore()
         self.assertEqual(int(self.ends.wait()["exitCode"]), 5, "the exit of the time in between was not learned")
         self.assertEqual(self.ends.logs(), "bye\n")
         self.assert_alive()
 
     def test_a_guest_that_is_never_reached_again_is_dead(self):
-        """The other end of it: an agent that is silent past its deadline condemns the pod, and the VM is ended."""
+        """An agent that stays silent past its deadline does end the pod, and its VM with it."""
         self.proxy.break_all()
         eventually(lambda: self.pod.status()["state"] == "SANDBOX_NOTREADY", 90, "still ready")
         status = self.counter.status()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many at once."""
+"""Many pods and many calls at once."""
 
 import time
 

@@ -98,15 +98,15 @@ class Restart(Case):
 
 
 class KilledInTheMiddle(Case):
-    """The server is killed while one step of the journal is open. After its next start, and before any clean-up, the object is
-    there as the client knows it, or nothing of it is."""
+    """The server is killed while one step of the journal is open. After its next start, and before any clean-up, either the object
+    exists and is listed, or nothing of it exists."""
 
     images = (BUSYBOX,)
     ATTEMPTS = 5
 
     def killed_at(self, what, wait):
-        """Begins `what()` and kills the server when `wait()` returns; once more if the call was quicker. Then starts the server,
-        and nothing may be there that it does not list."""
+        """Begins `what()` and kills the server when `wait()` returns; repeats that if the call was quicker. After the next start nothing
+        may exist that the server does not list."""
         for _ in range(self.ATTEMPTS):
             attempt = Background(what)
             wait()

@@ -13,7 +13,7 @@ from harness import BUSYBOX, Background, Case, CliError, conflist, eventually, s
 
 
 def refusal(function, *args):
-    """The error of a call that may come at any moment, or None if it succeeded. For calls whose result is looked at otherwise."""
+    """Returns the error of a call, or None if it succeeded. For calls whose effect is checked in another way."""
     try:
         function(*args)
         return None
@@ -29,7 +29,7 @@ class Moments(Case):
         self.server.start()
 
     def cycle(self, stop, done):
-        """One life of a pod after another. Any call may fail, for the server is killed meanwhile; `done` counts whole lives."""
+        """Creates and removes one pod after another. Any call may fail, because the server is killed meanwhile; `done` holds complete lives."""
         while not stop.is_set():
             try:
                 pod = self.server.runp()
@@ -59,7 +59,7 @@ class Moments(Case):
         for worker in workers:
             worker.result()
         print(f"    {rounds} kills, {len(done)} whole lives of pods between them", flush=True)
-        # Before any clean-up: all that is there belongs to what is listed, and what is listed has a state that there is.
+        # Before any clean-up: everything that exists belongs to an object that is listed, in one of the three states.
         self.server.assert_no_strays(self.baseline, 10)
         for container in self.server.json("ps", "-a", "-o", "json")["containers"]:
             self.assertIn(container["state"], ("CONTAINER_CREATED", "CONTAINER_RUNNING", "CONTAINER_EXITED"))
@@ -74,7 +74,7 @@ class Moments(Case):
                 self.assertEqual(self.server.stop(), 0)
                 error = attempt.result()
                 self.assertIsNotNone(error, "the pod was ready before the server heard of its end")
-                # Undone by the server that ends, not by the next one.
+                # The server undoes it before it ends; the next one has nothing to undo.
                 self.server.assert_nothing_left(self.baseline)
                 self.server.start()
                 self.assertEqual(self.server.pod_ids(), [])
@@ -136,7 +136,7 @@ class Moments(Case):
             container.remove(True)
             start.result()
             self.assertNotIn(container.id, self.server.crictl("ps", "-aq"))
-        # None of them lives on in the guest. One that does run is seen, so the look can fail.
+        # None of their processes is left in the guest. The listing does show processes: it shows one that runs.
         pod.run(["sleep", "1001"])
         listing = pod.output(["ps", "-o", "pid,args"])
         self.assertIn("sleep 1001", listing)
@@ -227,7 +227,7 @@ class BetweenTwoSteps(Case):
     def restart_with_phase(self, container, phase):
         self.server.stop(signal.SIGKILL)
         with sqlite3.connect(self.server.state_dir / "crivisor.db") as db:
-            # Of a field that comes twice the last counts; phase is field 12 of the container's state.
+            # Where a field comes twice, protobuf takes the last one. The phase is field 12 of the container's state.
             db.execute("UPDATE object SET value = CAST(value || ? AS BLOB) WHERE kind = 'container' AND id = ?",
                        (bytes([12 << 3, phase]), container.id))
         self.server.start()

@@ -38,7 +38,7 @@ class Users(OnePod):
     def test_ambient_capabilities_reach_a_user(self):
         out = self.pod.output(["cat", "/proc/self/status"], **self.context(
             run_as_user={"value": 1234}, capabilities={"add_ambient_capabilities": ["NET_BIND_SERVICE"], "drop_capabilities": ["ALL"]}))
-        # What is dropped wins by name, ALL is dropped first.
+        # A capability that is dropped by name wins over one that is added; ALL is dropped first.
         self.assertEqual(int(status_field(out, "CapEff"), 16), 1 << 10)
         self.assertEqual(int(status_field(out, "CapAmb"), 16), 1 << 10)
 

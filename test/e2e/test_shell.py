@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server as a plain shell starts it: with the PATH of a login, which has none of the directories that set-up puts programs in."""
+"""A server started from a plain shell, with the PATH of a login: the directory of the programs that deploy/setup builds is not in it."""
 
 from harness import CACHE_BIN, Case
 

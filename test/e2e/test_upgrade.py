@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An upgrade under running pods: the server and the guest image of RELEASE make them, this tree's server takes them over.
+"""An upgrade under running pods: the server and the guest image of RELEASE make the pods, and the server of this tree adopts them.
 
 The VMs run on with the agent of the release. The release's binaries are built once (test/lib/build-release) and kept in the
 cache; the guest kernel is today's on both sides.
@@ -28,7 +28,7 @@ def release():
 
 
 class Upgrades(unittest.TestCase):
-    """Each test has a server of its own: a release does not open a database that a newer server has written."""
+    """Each test has a server of its own, because a release refuses a database that a newer server has written."""
 
     @classmethod
     def setUpClass(cls):
@@ -108,7 +108,7 @@ class Upgrades(unittest.TestCase):
             now, before = container.status(), statuses[container.id]
             for key in ("state", "createdAt", "startedAt", "finishedAt", "exitCode", "reason", "logPath", "image", "imageRef"):
                 self.assertEqual(now[key], before[key], key)
-        # They work: network, logs, exec, a start that the release had left to do, an exit.
+        # They work: network, logs, exec, the start of a container that the release had created, an exit.
         self.assertEqual(http_get(ip), (200, "hello from crivisor\n"))
         seen = self.all_numbers(counter)
         eventually(lambda: len(counter.log_lines()) > seen + 20, 10, "the log does not go on")
@@ -123,7 +123,7 @@ class Upgrades(unittest.TestCase):
         (go / "on").touch()
         self.assertEqual(int(ends.wait()["exitCode"]), 5)
         self.assertEqual(ends.logs(), "before\nafter\n")
-        # So does what is new in an old pod.
+        # New containers work in the old pod, under the old agent.
         volume = self.server.dir / "volume"
         volume.mkdir()
         fresh = pod.run(["sh", "-c", "echo from the guest > /v/file; exec sleep 1000"],
@@ -140,7 +140,7 @@ class Upgrades(unittest.TestCase):
         counter.stop()
         numbers = [line.split(" ", 3)[3] for path in (rotated, counter.log_file) for line in path.read_text().splitlines()]
         self.assertEqual(numbers, [str(i) for i in range(len(numbers))], "a line was lost or repeated")
-        # A new pod stands beside the old one, and the new server can itself be restarted.
+        # A new pod runs beside the old one, and a restart of the new server adopts both.
         new = self.server.runp()
         self.assertEqual(new.output(["echo", "new"]), "new\n")
         before = self.pods()
@@ -164,7 +164,7 @@ class Upgrades(unittest.TestCase):
         eventually(lambda: starter.logs() == "up\n", 10, "it did not start")
         self.server.stop(signal.SIGKILL)
         self.assertEqual(flood.logs(), "", "it began before the server was away")
-        # All of it is written and the container has exited before the new server looks: nothing here can see that.
+        # The container writes everything and exits before the next server starts. Nothing outside the guest can see that.
         time.sleep(secs(4))
         self.upgrade(signal.SIGKILL)
         self.assertEqual(int(flood.wait()["exitCode"]), 6)
@@ -184,7 +184,7 @@ class Upgrades(unittest.TestCase):
         self.remove_everything()
 
     def test_a_pod_half_created_is_undone(self):
-        """The journal is the release's: each of its steps was open when the release was killed."""
+        """The release was killed while one of its journal's steps was open."""
         for step in ("rundir", "share", "netns", "cni", "cgroup"):
             with self.subTest(step=step):
                 self.back_to_the_release()
@@ -197,7 +197,7 @@ class Upgrades(unittest.TestCase):
                 self.server.assert_nothing_left(self.baseline, 10)
 
     def back_to_the_release(self):
-        """With a state directory as new: the release refuses what a newer server has written."""
+        """Starts the release again, with an empty state directory."""
         if self.server.program == CRIVISOR:
             self.server.destroy()
             self.setUp()

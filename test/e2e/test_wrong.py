@@ -196,12 +196,12 @@ class Network(Case):
             # crictl doubles the limit for RunPodSandbox.
             self.server.crictl("runp", "-T", f"{int(secs(4))}s", self.server.write("p", self.server.pod_config("hang")))
         self.assertLess(time.monotonic() - began, secs(12))
-        # The plugin is ended by its own limit, its children with it, and the pod is undone.
+        # The server ends the plugin and its children at the plugin's own limit, and undoes the pod.
         eventually(lambda: not any("4714" in text for text in _sleeps()), 90, "the plugin lives on")
         eventually(lambda: not self.server.rows(), 10, lambda: self.server.rows())
         self.assertEqual(self.server.pod_ids(), [])
 
-    def test_mended_configuration_needs_no_restart(self):
+    def test_fixed_configuration_needs_no_restart(self):
         self.configure("{")
         with self.refused("FailedPrecondition", "10-test.conflist"):
             self.server.runp()
@@ -233,7 +233,7 @@ class Machine(Case):
         return server
 
     def made(self, server):
-        """Has it ended after the test: its pods are removed, and nothing may be left of them."""
+        """Registers the server's end: after the test its pods are removed, and nothing may be left of them."""
         self.addCleanup(server.destroy)
         self.addCleanup(self.end, server)
         return server
@@ -352,7 +352,7 @@ class Machine(Case):
             # crictl doubles the limit for RunPodSandbox.
             server.crictl("runp", "-T", f"{int(secs(4))}s", server.write("p", server.pod_config()))
         self.assertLess(time.monotonic() - began, secs(12))
-        # The client has gone at its limit. The boot has one of its own; the pod is undone then, and was never listed.
+        # The client has left at its deadline. The boot goes on until its own limit; then the pod is undone. It is never listed.
         self.assertEqual(server.pod_ids(), [])
         server.assert_nothing_left(server.baseline, 90)
 

@@ -238,7 +238,7 @@ def free_port():
 
 
 class DockerRegistry:
-    """The real one, with its storage in a directory of its own."""
+    """A real docker-registry, with its storage in a directory of its own."""
 
     def __init__(self, root, tls=None, htpasswd=None):
         if not shutil.which("docker-registry"):

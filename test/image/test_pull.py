@@ -19,7 +19,7 @@ def small(text="hello\n", **config):
 
 
 class RealRegistry(TestCase):
-    """Against docker-registry: what the registry itself makes of manifests, ranges and logins."""
+    """Against docker-registry: its own handling of manifests, ranges and logins."""
 
     def test_tag_digest_and_platform(self):
         registry = DockerRegistry(self.root)
@@ -81,7 +81,7 @@ class RealRegistry(TestCase):
         plain.close()
         registry = DockerRegistry(self.root, tls=tls)
         self.addCleanup(registry.close)
-        # A loopback registry without configuration is spoken to with TLS, unverified; one that is configured is verified.
+        # Without configuration, TLS to a loopback registry is not verified; with configuration it is.
         self.assertEqual(self.store("pull", f"{registry.host}/app:v1"), [image.id])
         self.store.hosts_toml("example.test", f'server = "https://{registry.host}"\n')
         self.assertFails("Unavailable", "RegistryUnavailable: pulling image", "pull", "example.test/app:v1")
@@ -180,7 +180,7 @@ class Joining(Scripted):
 
 
 class Broken(Scripted):
-    """Blobs and manifests that are not what they should be."""
+    """Damaged and wrong blobs and manifests."""
 
     def pull_fails(self, status, part, image, name="app"):
         message = self.assertFails(status, part, "pull", self.registry.add(image, name))

@@ -66,7 +66,7 @@ class Rootfs(TestCase):
         self.assertEqual(self.store.blobs, [])
         self.assertEqual(len(self.store.layers), 2)
         self.assertEqual(read(root + "/d/one"), "1")
-        # Even a new mount, as after a reboot, finds its layers.
+        # A new mount, as after a reboot, finds the layers too.
         self.store("umount", root)
         self.store("mount", self.image.id, "a", root)
         self.assertEqual(read(root + "/two"), "2")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers: what whiteouts, links and attributes become, and what hostile archives must not do."""
+"""Layers: whiteouts, links and attributes, and hostile archives."""
 
 import gzip
 import io
@@ -134,7 +134,7 @@ class Faithful(Layers):
 
 class Hostile(Layers):
     def outside(self):
-        """How the layer would reach this test's directory: by absolute path and by dots."""
+        """Two paths by which a layer could reach this test's directory: absolute, and by dots."""
         return self.root, "../" * 40 + self.root[1:]
 
     def test_dots(self):
@@ -143,7 +143,7 @@ class Hostile(Layers):
         self.refused("leaves the root", oci.Layer().hardlink("a", "../../etc/passwd"))
 
     def test_symlink_to_outside_is_inside(self):
-        """What such a link leads to is made in the root, as containerd does."""
+        """The target of such a link is created below the image's root, as containerd does."""
         with open(os.path.join(self.root, "marker"), "w") as f:
             f.write("untouched")
         for i, target in enumerate(self.outside()):
@@ -178,7 +178,7 @@ class Hostile(Layers):
     def test_hard_link_through_a_symlink(self):
         self.refused("hard link leads to", oci.Layer().symlink("link", self.root).hardlink("mine", "link/marker"))
         self.refused("which is no file", oci.Layer().hardlink("mine", self.root + "/marker"))
-        # A link to a symlink is the symlink, not what it leads to.
+        # A hard link to a symlink links the symlink itself, not its target.
         root = self.rootfs(oci.Layer().symlink("link", self.root + "/marker").hardlink("mine", "link").add("mine", "evil"))
         self.assertEqual(read(self.root + "/marker"), "untouched")
         self.assertTrue(os.path.isfile(root + "/mine"))

@@ -65,7 +65,7 @@ def docker():
 
 
 def layers():
-    """What a lower layer had is replaced, whited out, made opaque, linked: `check` prints how it looks to the container."""
+    """Files of a lower layer are replaced, whited out, made opaque and linked; the command prints how that looks in the container."""
     one = (oci.Layer().dir("data").add("data/gone", "1").add("data/kept", "kept").dir("data/opaque")
            .add("data/opaque/old", "1").add("data/replaced", "file").add("data/linked", "linked"))
     two = (oci.Layer().dir("data").add("data/.wh.gone", "").dir("data/opaque").add("data/opaque/.wh..wh..opq", "")

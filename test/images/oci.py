@@ -151,7 +151,7 @@ class Index:
 
 
 def push(image, host, name, tag):
-    """Pushes to http://host; blobs that the registry has are left alone."""
+    """Pushes to http://host. Skips blobs that the registry has."""
     connection = http.client.HTTPConnection(host, timeout=30)
 
     def call(method, path, body=None, headers=None, want=(200, 201, 202)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's containerd with crun: what Kubernetes nodes usually run, to be measured beside the server."""
+"""Debian's containerd with crun, as most Kubernetes nodes run it, measured beside the server."""
 
 import subprocess
 
@@ -10,12 +10,12 @@ PAUSE = REGISTRY + "/test/pause:1"
 
 
 def pause():
-    """What holds a pod's namespaces: busybox's sleep."""
+    """An image whose `sleep` holds a pod's namespaces."""
     return oci.Image([catalog.busybox_layer()], {"Env": catalog.ENV, "Entrypoint": ["sleep", "100000"]})
 
 
 class Containerd(Server):
-    """Addressed like a server of ours, by the same crictl; its pods get the same kind of network, on a bridge of their own."""
+    """Driven by the same crictl as our server. Its pods get the same kind of network, on a bridge of their own."""
 
     def __init__(self):
         super().__init__(name="cd")
@@ -39,7 +39,7 @@ class Containerd(Server):
         super().start(seconds)
 
         def answers():
-            # It says that it is ready a moment before its CRI plugin is.
+            # containerd reports READY=1 a moment before its CRI plugin is ready.
             try:
                 return self.json("info")["status"]["conditions"]
             except CliError:

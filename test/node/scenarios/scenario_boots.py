@@ -23,7 +23,7 @@ ROUNDS = 3
 
 
 def steps(log):
-    """Seconds of each step of RunPodSandbox, by the server's log: a list for each."""
+    """Seconds of each step of RunPodSandbox, from the server's log: one list for each step."""
     found = {}
     for ms, step in re.findall(r'msg="step took ([\d.]+) ms" .*step=("[^"]*"|\S+)', log):
         found.setdefault(step.strip('"'), []).append(float(ms) / 1000)

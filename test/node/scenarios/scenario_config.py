@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the configuration says of VMM, virtiofsd and guest reaches them, from their first instruction; and what a failed start leaves."""
+"""The configuration's keys reach VMM, virtiofsd and guest before their first instruction; a failed start leaves nothing."""
 
 import os
 import pathlib
@@ -29,7 +29,7 @@ def free_pages():
 
 
 def diary(directory, program):
-    """A program that writes down where it is, and then becomes `program`: what it writes is before that one's first instruction."""
+    """A script that records its cgroup and netns and then becomes `program`: the record is older than its first instruction."""
     script = directory / f"{program}-with-diary"
     script.write_text(f"#!/bin/sh\n{{ echo \"run: $*\"; cat /proc/self/cgroup; readlink /proc/self/ns/net; }} >>{script}.txt\n"
                       f"exec {shutil.which(program)} \"$@\"\n")
@@ -45,7 +45,7 @@ def last_entry(script, mark):
 
 
 class Configured(Case):
-    """No key has its default here."""
+    """Every key has a value other than its default."""
 
     images = (BUSYBOX,)
     keep_pods = True
@@ -107,7 +107,7 @@ class Configured(Case):
         total = int(re.search(r"MemTotal:\s+(\d+)", self.in_guest("cat /proc/meminfo")).group(1)) // 1024
         self.assertTrue(MEMORY_MB * 3 // 4 < total <= MEMORY_MB, total)
         self.assertIn("of.the.config=1", self.in_guest("cat /proc/cmdline").split())
-        # The memory that the guest has touched is of huge pages, and so gone from the host's.
+        # The guest's memory takes huge pages, so the host has fewer free ones.
         self.assertLess(free_pages(), self.pages)
 
     @rows("A5")
@@ -135,7 +135,7 @@ class Configured(Case):
 
 
 class NoEntropy(Case):
-    """What only the VMM finds out: it says so, and nothing is left, at once."""
+    """A fault that only the VMM finds: the refusal holds its words, and nothing is left."""
 
     images = ()
     config = {"hypervisor": {"entropy_source": "/nonexistent/random"}}

@@ -173,7 +173,7 @@ class Devices(unittest.TestCase):
 
     @rows("A15")
     def test_10_adopted_with_its_devices(self):
-        """Another process takes the VM over, devices included, and the first one is gone."""
+        """Another process adopts the VM and its devices after the first one has ended."""
         cls = type(self)
         pci = self.plug("disk", "kept", sized(self.vm.dir / "kept.raw", 4))
         state = self.vm.dir / "state.json"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever kills a pod's VM, its containers have exited with 137 and the pod is not ready within a second."""
+"""A pod's VM dies, in four ways: within a second its containers have exited with 137 and the pod is not ready."""
 
 import calendar
 import os
@@ -16,7 +16,7 @@ class Deaths(Case):
     images = (BUSYBOX,)
 
     def killed_by(self, kill, words):
-        """Kills a pod with a container that sleeps; within a second of it the server says that the pod is not ready, and why."""
+        """Kills a pod that has a container. Within a second the server reports that the pod is not ready, and why."""
         pod = self.server.runp()
         container = pod.run(["sleep", "1000"])
         began = time.time()
@@ -24,7 +24,7 @@ class Deaths(Case):
         self.assert_dead(pod, container, began, words)
 
     def killed_from_inside(self, letter, words):
-        """The same by SysRq in a privileged container, which says when (with half a second for the line to get out)."""
+        """The same by SysRq in a privileged container, which prints the moment half a second before."""
         security = {"security_context": {"privileged": True}}
         pod = self.server.runp(linux=security)
         container = pod.run(["sh", "-c", f"echo now; sleep 0.5; echo {letter} >/proc/sysrq-trigger; sleep 1000"], linux=security)

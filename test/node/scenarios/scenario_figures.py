@@ -37,7 +37,7 @@ SETTLE_S = 5
 
 
 def pss(pids):
-    """MB of these processes: all, and of it memory of their own, of files, and shared (a guest's is)."""
+    """PSS of these processes in MB: all of it, anonymous, of files, and shared (guest memory is shared)."""
     total = dict.fromkeys(("all", "own", "file", "shared"), 0)
     for pid in pids:
         text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -47,7 +47,7 @@ def pss(pids):
 
 
 def started_at(status):
-    """Of a container, in seconds since the epoch."""
+    """When a container started, in seconds since the epoch."""
     text, fraction = re.fullmatch(r"(\S{19})(\.\d+)?(?:Z|\+00:00)", status["startedAt"]).groups()
     return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S")) + float(fraction or 0)
 
@@ -79,7 +79,7 @@ class Figures(Case):
             save_logs(self.containerd, self.id() + "-containerd")
 
     def other(self):
-        """containerd, from the first time that it is needed."""
+        """containerd; started at the first use."""
         if not self.containerd:
             Figures.containerd = Containerd()
             self.addClassCleanup(self.containerd.destroy)
@@ -123,7 +123,7 @@ class Figures(Case):
         kubelets["crivisor"].start().stop()
         shutil.copytree(certs, kubelets["containerd"].dir / "certs")
         for number in range(KUBELET_ROUNDS):
-            # One way round and then the other, so that a machine that grows busy or quiet favours neither.
+            # In alternating order, so that a change in the machine's load favours neither.
             for name in sorted(kubelets, reverse=number % 2 == 0):
                 turns[name].append(self.turn(kubelets[name]))
         self.figures["kubelet"] = turns
@@ -138,7 +138,7 @@ class Figures(Case):
     # ---- memory -----------------------------------------------------------------------------------------------------
 
     def memory(self, server, own_name):
-        """MB a pod, for each number of idle pods and each program, and the row that says so. `own_name`: the server's."""
+        """MB for each pod, by number of idle pods and by program. `own_name`: the name of the server itself."""
         found, before, pods = {}, pss([server.process.pid])["all"], 0
         for count in PODS:
             for _ in range(count - pods):

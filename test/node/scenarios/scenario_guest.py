@@ -74,7 +74,7 @@ class Guest(unittest.TestCase):
 
     @rows("A18")
     def test_06b_order_of_the_start(self):
-        """As the agent itself tells it, with the time that each step took."""
+        """The agent's own log line names the steps and their times."""
         order = re.search(r'msg="(configuration \d+ us, .*)"', self.vm.console()).group(1)
         steps = re.findall(r"([a-z ]+) \d+ us", order)
         wanted = ["configuration", "log", "early init", "share", "debug console", "late init"]
@@ -124,9 +124,9 @@ class Keys(unittest.TestCase):
         vm = Vm(memory_mb=256, params="task.debug task.debug_shell=/bin/ash task.enable_tracing=true task.log_level=warn")
         try:
             self.assertEqual(vm.sh("tr '\\0' ' ' </proc/$$/cmdline"), "/bin/ash -i")
-            # Without a resolv.conf in the share there is nothing to bind.
+            # The share holds no resolv.conf, so none is bound.
             self.assertNotIn("/etc/resolv.conf", vm.sh("cat /proc/mounts"))
-            # Tracing was on: the first signal turns it off, of which a log of warnings says nothing, and the second on again.
+            # Tracing was on. The first signal turns it off, which this log level does not show; the second turns it on again.
             vm.sh("kill -USR1 1; sleep 1")
             self.assertNotIn("tracing is", vm.console())
             vm.sh("kill -USR1 1")
@@ -156,7 +156,7 @@ class NoDebug(unittest.TestCase):
 
 
 class Ends(unittest.TestCase):
-    """How a VM ended is told with its true status and the guest's words."""
+    """The end of a VM is reported with its true status and the guest's words."""
 
     @rows("A12")
     def test_virtiofsd_killed_by_a_signal_is_128_plus_n(self):
@@ -194,7 +194,7 @@ class Ends(unittest.TestCase):
         except AssertionError as error:
             text = str(error)
         else:
-            # The agent's port is open before its configuration is read: the start may succeed, and the end is an event then.
+            # The agent opens its port before it reads its configuration. So the start may succeed, and the end comes as an event.
             try:
                 vm.event(r"(guest panic|guest shutdown|reset|vmm exited)")
                 text = "\n".join(vm.lines.seen) + vm.console()

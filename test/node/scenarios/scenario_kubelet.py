@@ -27,7 +27,7 @@ CONFIG = {
     "authorization": {"mode": "AlwaysAllow"},
     "readOnlyPort": READ_ONLY_PORT, "resolvConf": "",
     "featureGates": {"PodAndContainerStatsFromCRI": True, "CRIListStreaming": True},
-    # The disk of a test is no measure of a node's.
+    # The node's small test disk must not cause evictions.
     "imageGCHighThresholdPercent": 100, "evictionHard": {"nodefs.available": "0%"},
     "fileCheckFrequency": "2s", "syncFrequency": "10s",
     "containerLogMaxSize": "8Ki", "containerLogMaxFiles": 3, "containerLogMonitorInterval": "3s",
@@ -35,7 +35,7 @@ CONFIG = {
 
 
 class Kubelet:
-    """A standalone one, with directories of its own."""
+    """A standalone kubelet with directories of its own."""
 
     def __init__(self, server):
         self.server = server
@@ -55,7 +55,7 @@ class Kubelet:
                 ["kubelet", f"--config={self.config}", f"--root-dir={self.dir}/root", f"--cert-dir={self.dir}/certs",
                  "--hostname-override=node", f"--node-ip={NODE_IP}", "--v=2"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                # Less often collecting garbage than Go does by itself: a quarter of the node's time is kubelet's.
+                # Fewer garbage collections than by default: kubelet takes a quarter of the node's time.
                 env=dict(os.environ, GOGC="400"))
         wait_port(READ_ONLY_PORT, self.process, seconds=60)
         return self
@@ -70,7 +70,7 @@ class Kubelet:
                 self.process.wait()
 
     def add(self, name, containers, **spec):
-        """Puts a static pod there, whole at once."""
+        """Adds a static pod's manifest, atomically."""
         for container in [*containers, *spec.get("initContainers", [])]:
             container.setdefault("image", BUSYBOX)
             container.setdefault("imagePullPolicy", "IfNotPresent")
@@ -87,7 +87,7 @@ class Kubelet:
         return http_get("127.0.0.1", READ_ONLY_PORT, path)[1]
 
     def pod(self, name):
-        """What kubelet says of it, or {}."""
+        """The pod as kubelet reports it, or {}."""
         try:
             pods = json.loads(self.ask("/pods")).get("items") or []
         except (OSError, ValueError):
@@ -110,7 +110,7 @@ class Kubelet:
         return status if conditions.get("Ready") == "True" else None
 
     def wait(self, condition, seconds, what):
-        """Like eventually, with looks at an interval: each is work for the node."""
+        """Like eventually, but polls more slowly: each poll is work for the node."""
         deadline = time.monotonic() + secs(seconds)
         while True:
             began = time.monotonic()
@@ -132,7 +132,7 @@ class Kubelet:
         return self.server.crictl("pods", "-q", "--label", f"io.kubernetes.pod.name={name}-node").split()
 
     def wait_gone(self, name, seconds=90):
-        """Until kubelet knows it no more and its VM is gone. What is left of the sandbox kubelet collects once a minute: see test_15."""
+        """Waits until kubelet no longer reports the pod and its VM has ended. kubelet removes the sandbox once a minute: see test_15."""
         def runs():
             return self.server.crictl("pods", "-q", "--state", "ready", "--label", f"io.kubernetes.pod.name={name}-node").split()
         self.wait(lambda: not self.pod(name) and not runs(), seconds, f"{name} is still there")
@@ -143,7 +143,7 @@ class Kubelet:
         return next(p for p in below("/sys/fs/cgroup/kubepods") if p.name == f"pod{uid}")
 
     def log_lines(self, name, container):
-        """All that is left of a container's log, the rotated parts first. None if a rotation came between."""
+        """The lines of a container's log, rotated files first. None if a rotation happened meanwhile."""
         lines = []
         for directory in (self.dir / "logs").glob(f"default_{name}-node_*/{container}"):
             rotated = sorted(p for p in directory.iterdir() if p.name.startswith("0.log.") and p.suffix != ".tmp")
@@ -189,7 +189,7 @@ class KubeletOnTop(Case):
             print("    kubelet:\n" + "\n".join("      " + line[:300] for line in lines[-15:]), flush=True)
 
     def identity(self, name):
-        """What must stay the same where nothing is to be restarted."""
+        """The ids and counts that change when anything is restarted."""
         status = self.kubelet.status(name)
         containers = {c["name"]: (c["containerID"], c["restartCount"]) for c in status["containerStatuses"]}
         return self.kubelet.sandboxes(name), status["podIP"], containers
@@ -208,7 +208,7 @@ class KubeletOnTop(Case):
         self.assertIn(str(self.kubelet.cgroup("plain")).removeprefix("/sys/fs/cgroup"), own)
 
     def test_02_those_that_take_their_time_begin(self):
-        # Begun here, looked at further down.
+        # Started here, checked in later tests.
         self.kubelet.add("crash", [{"name": "main", "command": ["sh", "-c", "echo going; exit 3"]}])
         self.kubelet.add("log", [{"name": "main", "command": [
             "sh", "-c", "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo line $i of a log; [ $((i % 20)) != 0 ] || sleep 1; done; "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job in a node, by crictl, and what the host shows of it while it runs."""
+"""The main job in a node by crictl, and checks on the host while it runs."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def command_lines(server):
 
 
 class MainJob(test_a_main.MainJob):
-    """Every step of the main job (test/e2e/test_a_main.py), and between them a look from outside."""
+    """Every step of the main job (test/e2e/test_a_main.py), with checks on the host between them."""
 
     def vmm(self):
         return command_lines(self.server)[PROGRAM][0]
@@ -80,7 +80,7 @@ class MainJob(test_a_main.MainJob):
         for program in (PROGRAM, "virtiofsd"):
             for pid, argv in found[program]:
                 self.assertIn(f"{self.server.cgroup}/crivisor-{self.pod.id}", pathlib.Path(f"/proc/{pid}/cgroup").read_text(), argv)
-                # virtiofsd has left the pod's for an empty one by now: scenario_config shows where it began.
+                # virtiofsd has moved on to an empty netns of its own; scenario_config shows that it started in the pod's.
                 self.assertNotEqual(os.readlink(f"/proc/{pid}/ns/net"), own, argv)
         shared = [a for a in found["virtiofsd"][0][1] if a.startswith("--shared-dir=")]
         self.assertTrue(shared and os.path.isdir(shared[0].split("=", 1)[1]), "the Rust virtiofsd and its directory")
@@ -93,14 +93,14 @@ class MainJob(test_a_main.MainJob):
 
     @rows("A7")
     def test_05e_network_of_the_pods_netns(self):
-        """The tap that the VM was started with, beside the interface that CNI made, whose address the pod has."""
+        """The pod's netns holds the VM's tap and the interface from CNI, which has the pod's address."""
         self.need(self.pod)
         pid, argv = self.vmm()
         links = json.loads(in_netns_of(pid, "ip", "-j", "-d", "addr"))
         kinds = {link.get("linkinfo", {}).get("info_kind"): link for link in links}
         self.assertIn("tun", kinds, links)
         self.assertIn(self.pod.ip, [a["local"] for a in kinds["veth"]["addr_info"]])
-        # Named on the command line by its descriptor: it was open before the VMM ran.
+        # The command line names the tap by its descriptor, so it was open before the VMM ran.
         self.assertRegex(" ".join(argv), r"--net id=net0,fd=\d+" if CLH else r"-netdev tap,id=net0-tap,fd=\d+")
 
     @rows("A11")
@@ -128,7 +128,7 @@ class MainJob(test_a_main.MainJob):
             self.assertEqual(len(command_lines(self.server)[PROGRAM]), 2, "a VMM for each pod")
             cgroup = pathlib.Path(f"/sys/fs/cgroup{self.server.cgroup}/crivisor-{pod.id}")
             self.assertEqual((cgroup / "cpu.max").read_text().split(), ["150000", "100000"])
-            # The VM's own memory, and what the VMM needs beside it, on top of the pod's limit: bounded all the same.
+            # The limit covers the pod's own limit, the guest and the VMM, and it is bounded.
             self.assertLess(128 << 20, int((cgroup / "memory.max").read_text()))
             self.assertLess(int((cgroup / "memory.max").read_text()), 768 << 20)
             pod.run(image=HTTPD)
@@ -144,7 +144,7 @@ def in_netns_of(pid, *argv):
 
 
 def dial(server, pod, port):
-    """Connected to a port of a pod's guest, in the way that its VMM offers."""
+    """Returns a socket that is connected to a port of a pod's guest, in the VMM's way."""
     if CLH:
         return dial_hybrid(server.run_dir / "pods" / pod.id[:20] / "task.vsock", port)
     argv = next(argv for _, argv in command_lines(server)[PROGRAM] if f"crivisor-{pod.id}" in argv)

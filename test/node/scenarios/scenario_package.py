@@ -47,8 +47,8 @@ def state():
 
 
 def prepare_host():
-    """What the administrator does beside installing the package."""
-    # A service does not have this test's PATH.
+    """The administrator's part beside installing the package."""
+    # A service has another PATH than this test.
     for tool in ("cloud-hypervisor", "virtiofsd", "vhost-device-vsock"):
         found = shutil.which(tool)
         if found and not os.path.exists(f"/usr/local/bin/{tool}"):
@@ -59,7 +59,7 @@ def prepare_host():
 
 
 def unpack(deb, work):
-    """All of it, for dpkg leaves documentation out in this node; where the examples are."""
+    """Unpacks the whole package (dpkg leaves out documentation in this node); returns the directory of the examples."""
     run("dpkg-deb", "-x", deb, work / "deb")
     return work / "deb/usr/share/doc/crivisor/examples"
 
@@ -76,7 +76,7 @@ def import_image(work):
 
 
 def processes_of_pods():
-    """Those in a cgroup below /crivisor: pid → program."""
+    """Processes in a cgroup below /crivisor: pid → program."""
     found = {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -88,7 +88,7 @@ def processes_of_pods():
 
 
 class InOrder(unittest.TestCase):
-    """Steps in the order of their names: after one that failed, the others are skipped."""
+    """Steps in the order of their names. After a failed step the others are skipped."""
 
     broken = None
     units = (UNIT,)
@@ -128,7 +128,7 @@ class Package(InOrder):
         return run("dpkg", *argv, seconds=120)
 
     def answers(self):
-        """The container answers, its log grows, and nothing of the pod has been started anew."""
+        """The container answers, its log grows, and no process of the pod was restarted."""
         cls = type(self)
         self.assertEqual(crictl("exec", "-s", cls.container, "echo", "still here").strip(), "still here")
         self.assertEqual(json.loads(crictl("inspectp", cls.pod))["status"]["state"], "SANDBOX_READY")
@@ -225,9 +225,9 @@ class Package(InOrder):
         self.answers()
 
     def test_07_watchdog(self):
-        """A server that hangs is killed and succeeded by another; its pods notice nothing. One that does not hang is left alone."""
+        """systemd replaces a server that hangs, and the pods run on. It leaves a server alone that does not hang."""
         DROPIN.parent.mkdir(parents=True)
-        # It is stopped, and so cannot die by systemd's SIGABRT: only what comes after it helps.
+        # A stopped process does not die of systemd's SIGABRT, only of the SIGKILL that follows.
         DROPIN.write_text(f"[Service]\nWatchdogSec={int(secs(2))}\nTimeoutAbortSec=1\n")
         run("systemctl", "daemon-reload")
         run("systemctl", "restart", UNIT)
@@ -245,7 +245,7 @@ class Package(InOrder):
         run("systemctl", "daemon-reload")
 
     def to(self, deb):
-        """Has this package in the place of the other one; the pod does not notice."""
+        """Installs this package over the other one under a running pod."""
         version = run("dpkg-deb", "-f", deb, "Version").strip()
         before, files = show("MainPID"), self.vmm_files()
         self.assertTrue(files)
@@ -255,11 +255,11 @@ class Package(InOrder):
         self.assertEqual(run("dpkg-query", "-W", "-f", "${Version}", "crivisor"), version)
         self.assertIn(f"RuntimeVersion:  {version}\n", crictl("version"))
         self.answers()
-        # It keeps the kernel and image that it was booted with, though other files have their names now.
+        # The VM keeps the kernel and image that it was booted with, though other files have their names now.
         self.assertEqual(self.vmm_files(), files)
 
     def vmm_files(self):
-        """What the VMM has mapped of the guest's image: device and inode."""
+        """Device and inode of each guest image that the VMM has mapped."""
         vmm, = (pid for pid, name in self.processes.items() if name in ("cloud-hyperviso", "qemu-system-x86"))
         return {tuple(line.split()[3:5]) for line in pathlib.Path(f"/proc/{vmm}/maps").read_text().splitlines()
                 if "/usr/share/crivisor/guest.img" in line}
@@ -268,14 +268,14 @@ class Package(InOrder):
         before = crictl("version")
         self.to(NEXT[-1])
         self.assertNotEqual(crictl("version"), before)
-        # What the new version begins is no different.
+        # The new version can create containers in the old pod.
         fresh = crictl("create", self.pod, self.work / "second.json", self.work / "pod.json").strip()
         crictl("start", fresh)
         self.assertEqual(crictl("exec", "-s", fresh, "echo", "new").strip(), "new")
         crictl("rm", "-f", fresh)
 
     def test_08b_downgrade_is_one_too(self):
-        """dpkg warns and does it: the older server has the pod, whatever the newer one has written."""
+        """dpkg warns and goes on: the older server adopts the pod, with what the newer one has written."""
         self.to(self.deb)
 
     def test_09_the_same_version_again_keeps_what_the_administrator_changed(self):
@@ -308,7 +308,7 @@ class Package(InOrder):
         held = self.work / "volume"
         held.mkdir()
         (held / "precious").write_text("kept")
-        # A mount of somebody's data below the tree: what purging must never delete through.
+        # Foreign data mounted below the tree: purging must not delete it.
         (RUN / "volume").mkdir()
         run("mount", "--bind", held, RUN / "volume")
         self.dpkg("-P", "crivisor")

@@ -42,7 +42,7 @@ WantedBy=multi-user.target
 
 
 def in_root(*argv, **kw):
-    """In the node's own network, where its services are, rather than in that of the tests."""
+    """Runs a command in the node's own network, where its services are."""
     return run("nsenter", "--net=/proc/1/ns/net", *argv, **kw)
 
 
@@ -78,19 +78,19 @@ def names_in(directory):
 
 
 def rows(kind):
-    """Ids of the server's rows of this kind; of "step", the owners of what its journal holds."""
+    """Ids of the server's rows of this kind; for "step", the owners of the journal's open steps."""
     with sqlite3.connect(f"file:{STATE}/crivisor.db?mode=ro", uri=True) as db:
         query = "SELECT owner FROM step" if kind == "step" else "SELECT id FROM object WHERE kind = ?"
         return {row[0] for row in db.execute(query, () if kind == "step" else (kind,))}
 
 
 def leases():
-    """Pods that hold an address of host-local's, by id."""
+    """Ids of the pods that hold an address of host-local."""
     return {(LEASES / name).read_text().split()[0] for name in names_in(LEASES) if re.fullmatch(r"[0-9.]+", name)}
 
 
 def in_iptables():
-    """Pods that rules are about, by id: the plugins note it in a comment."""
+    """Ids of the pods that iptables rules name in a comment."""
     return set(re.findall(r'id: \\?"([0-9a-f]{20,})', in_root("iptables-save")))
 
 
@@ -135,7 +135,7 @@ class Boot(InOrder):
         cls.notes = json.loads(NOTES.read_text()) if NOTES.exists() else {"boots": []}
 
     def remember(self, *names):
-        """For the boots to come: which sandboxes and containers these pods have now."""
+        """Notes the pods' sandboxes and containers for the next boots."""
         pods = {}
         for name in names:
             sandbox, = self.kubelet.ready_sandboxes(name)
@@ -161,7 +161,7 @@ class Boot(InOrder):
 
 
 class Installed(Boot):
-    """A node of a user's, and two pods on it."""
+    """A user's node with two pods."""
 
     @classmethod
     def setUpClass(cls):
@@ -250,14 +250,14 @@ class Rebooted(Again, Boot):
     pods = ("pair",)
 
     def test_00_pods_do_not_hold_the_node_s_end_up(self):
-        """systemd gives what does not end by SIGTERM 90 s."""
+        """systemd waits up to 90 s for a process that ignores SIGTERM."""
         took = float(TOOK.read_text())
         print(f"    from the order to the end of the node: {took:.1f} s", flush=True)
         self.assertLess(took, 45)
 
     def test_20_left_with_a_pod_half_made(self):
         self.remember("pair")
-        # A power cut takes the database's last commits, but leaves what they were about: here that is done by hand.
+        # A power cut may take the database's last commits and leave what they recorded. Here that is done by hand.
         self.kubelet.add("lost", [{"name": "main", "image": IMAGE, "command": ["sleep", "100000"]}])
         self.kubelet.wait_ready("lost", 90)
         sandbox, = self.kubelet.ready_sandboxes("lost")
@@ -272,7 +272,7 @@ class Rebooted(Again, Boot):
 
 
 class PowerCut(Again, Boot):
-    """After a reset that nothing was told of, while a pod was being made."""
+    """After a reset without any warning, while a pod was being created."""
 
     attempt = 2
     pods = ("pair", "late", "lost")
@@ -295,7 +295,7 @@ class PowerCut(Again, Boot):
         self.assert_rows_and_files()
 
     def assert_rows_and_files(self):
-        """Of what the server knows, and of nothing else."""
+        """Rows and files exist for the objects that the server lists, and for nothing else."""
         pods, containers = set(crictl("pods", "-q").split()), set(crictl("ps", "-aq").split())
         self.assertEqual(rows("pod"), pods)
         self.assertEqual(rows("container"), containers)

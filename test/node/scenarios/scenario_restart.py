@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that ends or is killed leaves its pods running, and the next one has them again."""
+"""A server ends or is killed under running pods, and the next one adopts them."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ class Restart(Case):
 
     @rows("A15", "B7")
     def test_vm_that_died_meanwhile(self):
-        """What dies while no server looks is known at once when one does."""
+        """A VM dies while no server runs; the next server reports it at once."""
         pod = self.server.runp()
         container = pod.run(["sleep", "1000"])
         self.server.stop(signal.SIGKILL)
@@ -59,7 +59,7 @@ class Restart(Case):
 
     @rows("A12", "B7")
     def test_status_of_an_adopted_one_is_unknown(self):
-        """Only its parent could learn it, and that one is gone."""
+        """Only the parent of a process learns its status, and the parent was the previous server."""
         pod = self.server.runp()
         container = pod.run(["sleep", "1000"])
         self.server.stop(signal.SIGKILL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad set-ups: each ends in a message that names the cause and in a NotReady that kubelet survives, and is over once it is fixed, with
+"""Bad set-ups: each ends in a message that names the cause and in a NotReady that kubelet survives, and is over once the cause is fixed, with
 no restart of anything. A pod that ran before runs on all the while.
 
 One server, one kubelet. The server's state is on a file system of its own, so that it can be filled; kernel and image are copies, so that
@@ -70,7 +70,7 @@ class Setups(Case):
             print("    kubelet:\n" + "\n".join("      " + line[:300] for line in self.news().splitlines()[-12:]), flush=True)
 
     def news(self):
-        """What kubelet has logged since the test began."""
+        """kubelet's log since the test began."""
         with open(self.kubelet.log, errors="replace") as log:
             log.seek(self.seen)
             return log.read()
@@ -80,7 +80,7 @@ class Setups(Case):
         return next(c for c in conditions if c["type"] == kind)
 
     def is_broken(self, *words, kind="RuntimeReady"):
-        """The server names the cause in its status and refuses a pod with it; kubelet has noticed, and both live on."""
+        """The server's status and its refusal of a pod name the cause, kubelet logs it, and both run on."""
         condition = eventually(lambda: (lambda c: None if c["status"] else c)(self.condition(kind)), 10, "still ready")
         for word in words:
             self.assertIn(str(word), condition["message"])
@@ -101,12 +101,12 @@ class Setups(Case):
         container = self.steady[1][0][0].split("//")[1]
         self.assertEqual(self.server.crictl("exec", "-s", container, "echo", "here").strip(), "here")
 
-    def is_mended(self, kind="RuntimeReady"):
-        """Ready again by itself, and the pod that had to wait runs."""
+    def is_fixed(self, kind="RuntimeReady"):
+        """The server is ready again without a restart, and the waiting pod runs."""
         began = time.monotonic()
         eventually(lambda: self.condition(kind)["status"], 10, lambda: self.condition(kind)["message"])
         self.kubelet.wait_ready(self.name, 60)
-        print(f"    a pod that had waited is ready {time.monotonic() - began:.1f} s after the mending", flush=True)
+        print(f"    a pod that had waited is ready {time.monotonic() - began:.1f} s after the fix", flush=True)
         self.all_live_on()
         self.kubelet.remove(self.name)
 
@@ -123,7 +123,7 @@ class Setups(Case):
         finally:
             os.rename(gone, KVM)
         if CLH:
-            self.is_mended()
+            self.is_fixed()
         else:
             eventually(lambda: self.server.json("info")["config"]["accel"] == "kvm", 10, "still TCG")
 
@@ -135,7 +135,7 @@ class Setups(Case):
             self.is_broken(self.server.cni_dir, kind="NetworkReady")
         finally:
             conf.write_text(text)
-        self.is_mended("NetworkReady")
+        self.is_fixed("NetworkReady")
 
     def test_03_missing_KERNEL(self):
         kernel = self.guest / KERNEL.name
@@ -145,7 +145,7 @@ class Setups(Case):
             self.is_broken(kernel, "No such file")
         finally:
             os.rename(aside, kernel)
-        self.is_mended()
+        self.is_fixed()
 
     def test_04_wrong_kernel_ELF(self):
         kernel = self.guest / KERNEL.name
@@ -156,10 +156,10 @@ class Setups(Case):
             self.is_broken(kernel, "PVH")
         finally:
             os.rename(aside, kernel)
-        self.is_mended()
+        self.is_fixed()
 
     def test_05_corrupt_image_BYTE(self):
-        # Replaced, never written into: the steady pod's guest has it mapped.
+        # Replace the file, do not write into it: the steady pod's guest has it mapped.
         image = self.guest / GUEST_IMAGE.name
         aside = image.with_name("aside")
         os.rename(image, aside)
@@ -170,10 +170,10 @@ class Setups(Case):
             self.is_broken(image, "damaged", "SHA256SUMS")
         finally:
             os.rename(aside, image)
-        self.is_mended()
+        self.is_fixed()
 
     def test_06_full_DISK(self):
-        """Not a byte is free: what runs can still be stopped and removed."""
+        """With no byte free, running pods can still be stopped and removed."""
         self.kubelet.add("victim", [{"name": "main", "command": ["sleep", "100000"]}])
         self.kubelet.wait_ready("victim")
         victim = self.kubelet.sandboxes("victim")[0]
@@ -192,12 +192,12 @@ class Setups(Case):
             self.assertEqual([p for p in self.server.processes().values() if victim in p], [])
         finally:
             ballast.unlink()
-        self.is_mended()
+        self.is_fixed()
         self.kubelet.wait_ready("victim", 60)
         self.kubelet.remove("victim")
 
     def test_07_clock_JUMP(self):
-        """A day forth and back again: nothing becomes unready, and the guests follow."""
+        """The host's clock is set a day ahead and back: everything stays ready, and the guests' clocks follow."""
         container = self.steady[1][0][0].split("//")[1]
 
         def apart():
@@ -217,19 +217,19 @@ class Setups(Case):
                 self.kubelet.remove(name)
         finally:
             time.clock_settime(time.CLOCK_REALTIME, time.time() - ahead)
-        # kubelet does not collect what has not been made yet: it would wait for tomorrow.
+        # kubelet does not collect sandboxes whose creation lies in the future.
         self.kubelet.wait_gone("later")
         for sandbox in self.kubelet.sandboxes("later"):
             self.server.crictl("rmp", sandbox)
 
     def test_08_more_memory_than_the_HOST_has(self):
-        """As test/node's 1 GiB node has it; here by a configuration, mended by a reload."""
+        """The configured size does not fit the host; a reload of a smaller one fixes it."""
         self.server.sections["hypervisor"]["memory_in_mb"] = 1 << 20
         self.reload()
         self.is_broken("1048576 MiB", "memory_in_mb")
         self.server.sections["hypervisor"]["memory_in_mb"] = 256
         self.reload()
-        self.is_mended()
+        self.is_fixed()
 
     def reload(self):
         self.server.config.write_text(toml(self.server.sections))
@@ -239,7 +239,7 @@ class Setups(Case):
         for manifest in self.kubelet.manifests.iterdir():
             manifest.unlink()
         self.kubelet.wait(lambda: not self.server.crictl("pods", "-q", "--state", "ready"), 120, "pods run on")
-        # kubelet collects what is left once a minute, which scenario_kubelet.py waits for.
+        # kubelet removes sandboxes once a minute; scenario_kubelet.py waits for that.
         self.kubelet.stop()
         self.server.remove_all()
         self.server.assert_nothing_left(self.baseline, 10)

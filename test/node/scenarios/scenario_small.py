@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node of 1 GiB, which test/node/run boots for this scenario alone: the default size of a pod's VM does not fit into it. That is
-said, kubelet lives with it, and a smaller size in the configuration and a reload mend it."""
+"""A node of 1 GiB, which test/node/run boots for this scenario alone. The default size of a pod's VM does not fit: the server says so,
+kubelet runs on, and a smaller size in the configuration and a reload fix it."""
 
 import signal
 import subprocess
@@ -51,7 +51,7 @@ class Small(Case):
         self.kubelet.wait(lambda: "memory_in_mb" in self.kubelet.log.read_text(), 40, "kubelet does not tell the cause")
         self.assertIsNone(self.kubelet.process.poll())
 
-    def test_3_mended_by_a_reload(self):
+    def test_3_fixed_by_a_reload(self):
         before = self.server.process.pid, self.kubelet.process.pid
         self.server.sections["hypervisor"]["memory_in_mb"] = 192
         self.server.config.write_text(toml(self.server.sections))

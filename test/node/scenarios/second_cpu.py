@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second CPU of the node that has two (see ../run), which rests except where a test needs both: emulated CPUs that run at once are where
-the emulation goes wrong (../README.md), and a node with one at work leaves the machine's other core to the node beside it."""
+"""The second CPU of the node that has two (see ../run). It is offline except where a test needs both: QEMU's emulation fails most often
+with two CPUs at work (../README.md), and the machine's other core is left to the node beside."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ def rest():
 
 
 def work(add_cleanup):
-    """Until the test or the class, whose addCleanup this is, has ended."""
+    """Puts it online until the clean-up of the test or class."""
     ONLINE.write_text("1")
     add_cleanup(rest)
     assert os.cpu_count() == 2, os.cpu_count()

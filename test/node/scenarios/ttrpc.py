@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ttrpc client of the smallest kind: one call at a time, messages as lists of (field, bytes or int).
+"""A minimal ttrpc client: one call at a time, messages as lists of (field, bytes or int).
 
 Frames as in containerd/ttrpc's PROTOCOL.md; the envelope is its request.proto, messages are those of api/agent.
 """
@@ -31,7 +31,7 @@ def pack(fields):
 
 
 def unpack(data):
-    """{field: last value}; varints and lengths only, which is all that is asked for here."""
+    """{field: last value}. Decodes varints and length-delimited fields only."""
     found, at = {}, 0
 
     def number():
@@ -58,7 +58,7 @@ def unpack(data):
 
 
 class Client:
-    """On a connected socket, which it owns."""
+    """Owns its connected socket."""
 
     def __init__(self, sock):
         self.sock, self.stream = sock, -1

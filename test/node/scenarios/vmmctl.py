@@ -21,7 +21,7 @@ AGENT_PORT, CONSOLE_PORT = 1024, 1025
 
 
 class Lines:
-    """The lines that a process prints, each waited for with a deadline."""
+    """Waits for lines that a process prints, with a deadline."""
 
     def __init__(self, stream):
         self.fd, self.data, self.seen = stream.fileno(), b"", []
@@ -59,7 +59,7 @@ class Vm:
         self.lines.until(r"^ready", 60)
 
     def command(self, *words, seconds=30):
-        """What follows `ok` and the verb; AssertionError with the answer if it is an error."""
+        """Returns the answer after `ok` and the verb. An error is an AssertionError: the command, a colon, the answer."""
         self.process.stdin.write((" ".join(map(str, words)) + "\n").encode())
         self.process.stdin.flush()
         match = self.lines.until(rf"^(ok|error) {words[0]}\b:? ?(.*)", seconds)
@@ -68,11 +68,11 @@ class Vm:
         return match.group(2)
 
     def last_words(self):
-        """For a message: whether the guest had died, and of what."""
+        """For error messages: the VM's events and the console's end."""
         return f"\nevents: {[line for line in self.lines.seen if line.startswith('event')]}\nthe console's end: {self.console()[-1500:]}"
 
     def call(self, service, method, *fields):
-        """(status, message, fields) of the agent's answer."""
+        """Calls the agent; returns (status, message, fields)."""
         with ttrpc.Client(self.dial(AGENT_PORT)) as client:
             return client.call(service, method, fields)
 
@@ -83,7 +83,7 @@ class Vm:
         return self.lines.until(r"event: " + pattern, seconds)
 
     def dial(self, port):
-        """Connected to a port of the guest; it may begin to listen a moment after the agent's."""
+        """Returns a socket that is connected to a port of the guest, which may open a moment after the agent's."""
         found = []
 
         def connects():
@@ -102,7 +102,7 @@ class Vm:
         return dial_vsock(json.loads((self.dir / "dial.json").read_text())["cid"], port)
 
     def sh(self, script, seconds=20):
-        """Output of a script in the guest's own namespace, by the debug console; AssertionError unless it ends with 0."""
+        """Runs a script on the debug console, in the guest's own namespaces; returns its output. Its status must be 0."""
         try:
             return run_script(self.dial(CONSOLE_PORT), script, seconds)
         except AssertionError as error:
@@ -137,7 +137,7 @@ def alive(pid):
 
 
 def dial_hybrid(path, port):
-    """Connected to a port of the guest by the VMM's UNIX socket."""
+    """Returns a socket that is connected to a port of the guest through the VMM's UNIX socket."""
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(secs(10))
     try:
@@ -167,9 +167,9 @@ def dial_vsock(cid, port):
 
 
 def run_script(sock, script, seconds):
-    """Lets the shell at the other end of `sock` run it, and closes the socket."""
+    """Runs a script in the shell at the other end of `sock`, and closes the socket."""
     with sock:
-        # The marks are written so that the terminal's echo does not hold them.
+        # The marks are split, so that the terminal's echo does not match them.
         sock.sendall(f"stty -echo; echo BEG''IN; ( {script}\n ) 2>&1; echo EN''D-$?\n".encode())
         text, deadline = "", time.monotonic() + secs(seconds)
         while not (match := re.search(r"BEGIN\r?\n(.*?)END-(\d+)", text, re.S)):
