@@ -2,8 +2,8 @@
 /*
  * cgroup.c: making a VM's cgroup and its limits, in v1, hybrid and v2.
  *
- * Facts: Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst of the kernel; the conversion of shares to weight is
- *        the one that OCI runtimes use.
+ * Facts: Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst of the kernel; the conversion of shares to
+ *        weight is the one that OCI runtimes use.
  * In a hybrid the leaf is made in the v2 tree as well, although no controller of ours is there: that gives
  * cgroup.kill.
  */
@@ -20,7 +20,8 @@ int cgr_check_path(const char *path, struct err *err)
 	if (path[0] != '/' || path[1] == 0 || strlen(path) > 512 || strstr(path, "//") ||
 	    strstr(path, "/../") || strstr(path, "/./") || str_ends(path, "/..") || str_ends(path, "/.") ||
 	    str_ends(path, "/"))
-		return err_set(err, -EINVAL, "cgroup path \"%s\" is not a plain absolute path below the root", path);
+		return err_set(err, -EINVAL, "cgroup path \"%s\" is not a plain absolute path below the root",
+			       path);
 	return 0;
 }
 
@@ -35,7 +36,7 @@ const struct cgr_hierarchy *cgr_find(const struct cgr_tree *t, unsigned bits)
 
 /* ---- making -------------------------------------------------------------------------------------------- */
 
-/* A new v1 cpuset is empty, and nothing can join it. */
+/* A new v1 cpuset is empty, and no process can join it. */
 static int fill_cpuset(const struct cgr_hierarchy *h, const char *parent, const char *path, struct err *err)
 {
 	static const char *const files[] = {"cpuset.cpus", "cpuset.mems"};
@@ -56,7 +57,10 @@ static int fill_cpuset(const struct cgr_hierarchy *h, const char *parent, const 
 	return 0;
 }
 
-/* Ends of the levels of a path: "/a/b" has the levels "/a" and "/a/b". Their number; cgr_check_path bounds it. */
+/*
+ * Ends of the levels of a path: "/a/b" has the levels "/a" and "/a/b". Their number; cgr_check_path bounds
+ * it.
+ */
 static int split(const char *path, size_t ends[LEVELS_MAX])
 {
 	int n = 0;
@@ -81,8 +85,9 @@ static int existing_levels(const struct cgr_hierarchy *h, const char *path, cons
 }
 
 /*
- * Makes the levels of path that are missing in one hierarchy; *ret_made counts them, on failure too. On v1 one call makes
- * them all, except for cpusets, which are filled one by one. On v2 each level may have to be passed controllers.
+ * Makes the levels of path that are missing in one hierarchy; *ret_made counts them, on failure too. On v1
+ * one call makes all of them, except for cpusets, which are filled one by one. On v2 each level may need
+ * controllers passed on to it.
  */
 static int make_levels(const struct cgr_hierarchy *h, const char *path, int *ret_made, struct err *err)
 {
@@ -116,8 +121,8 @@ static void unmake_levels(const struct cgr_hierarchy *h, const char *path, int l
 /* ---- limits -------------------------------------------------------------------------------------------- */
 
 /*
- * Writes one limit. `set` is false for the default, which is written too (an update may take a limit back),
- * but whose lack of a controller is no error.
+ * Writes one limit. `set` is false for the default: it is written too, since an update may lift a limit, but
+ * a missing controller is no error then.
  */
 static int limit(const struct cgr_tree *t, const char *path, unsigned bit, const char *v1, const char *v2,
 		 bool set, const char *value, struct err *err)
@@ -148,8 +153,8 @@ static int limit_memory(const struct cgr_tree *t, const char *path, const struct
 		snprintf(value, sizeof(value), "%llu", (unsigned long long)res->memory_limit_bytes);
 	else if (h && !h->v2)
 		strcpy(value, "-1");
-	return limit(t, path, CGR_MEMORY, "memory.limit_in_bytes", "memory.max",
-		     res->memory_limit_bytes != 0, value, err);
+	return limit(t, path, CGR_MEMORY, "memory.limit_in_bytes", "memory.max", res->memory_limit_bytes != 0,
+		     value, err);
 }
 
 static uint64_t weight_of_shares(uint64_t shares)
@@ -187,7 +192,7 @@ static int limit_cpu(const struct cgr_tree *t, const char *path, const struct vm
 			snprintf(value, sizeof(value), "max %llu", (unsigned long long)period);
 		return limit(t, path, CGR_CPU, "", "cpu.max", quota, value, err);
 	}
-	/* The old quota must not be refused against the new period: lift it first. */
+	/* The kernel checks the old quota against the new period and could refuse it: lift it first. */
 	limit(t, path, CGR_CPU, "cpu.cfs_quota_us", "", false, "-1", NULL);
 	snprintf(value, sizeof(value), "%llu", (unsigned long long)period);
 	r = limit(t, path, CGR_CPU, "cpu.cfs_period_us", "", quota, value, err);
@@ -198,8 +203,7 @@ static int limit_cpu(const struct cgr_tree *t, const char *path, const struct vm
 	return r;
 }
 
-static int apply(const struct cgr_tree *t, const char *path, const struct vmm_resources *res,
-		 struct err *err)
+static int apply(const struct cgr_tree *t, const char *path, const struct vmm_resources *res, struct err *err)
 {
 	char value[32] = "max";
 	int r = limit_memory(t, path, res, err);

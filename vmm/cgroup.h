@@ -5,7 +5,8 @@
  * A path names the cgroup in every hierarchy, relative to its root, e.g. "/kubepods/pod1/crivisor-<id>".
  *
  * Threads:   any. Calls into libcgroup are serialised inside; destroying waits outside of that lock.
- * Ownership: nothing is kept but libcgroup's table of mounts, which is read again when the host's mounts change.
+ * Ownership: nothing is kept but libcgroup's table of mounts, which is read again when the host's mounts
+ *            change.
  * Limits:    paths of at most 512 bytes, below the root, without "//", "." and "..".
  * Errors:    -EINVAL for such a path, -ENOENT where there is no such cgroup.
  */

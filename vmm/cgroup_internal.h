@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cgroup_internal.h: what the files of cgroups share: cgroup_lib.c (the hierarchies of this host and every access to
- * them, by libcgroup), cgroup.c (making and limits), cgroup_member.c (members, killing, figures).
+ * cgroup_internal.h: what the files of cgroups share: cgroup_lib.c (the hierarchies of this host and every
+ * access to them, by libcgroup), cgroup.c (making and limits), cgroup_member.c (members, killing, figures).
  *
- * Threads:   any. The calls of cgroup_lib.c take the lock `libcgroup` inside; none of them waits for a process.
- * Ownership: struct cgr_tree is a copy; it holds for as long as the host's cgroup mounts stay as they are.
+ * Threads:   any. The calls of cgroup_lib.c take the lock `libcgroup` inside; none of them waits for a
+ *            process.
+ * Ownership: struct cgr_tree is a copy; it is valid for as long as the host's cgroup mounts stay as they are.
  */
 #ifndef VMM_CGROUP_INTERNAL_H
 #define VMM_CGROUP_INTERNAL_H
@@ -29,8 +30,9 @@ enum {
 struct cgr_hierarchy {
 	char mount[256];
 	bool v2;
-	unsigned has;	     /* controllers; on v2 those of the root's cgroup.controllers */
-	char controller[32]; /* one of them, by which libcgroup finds the hierarchy; "": a v2 tree without any */
+	unsigned has; /* controllers; on v2 those of the root's cgroup.controllers */
+	char controller
+		[32]; /* one of them, by which libcgroup finds the hierarchy; "": a v2 tree without any */
 };
 
 struct cgr_tree {
@@ -45,9 +47,14 @@ int cgr_check_path(const char *path, struct err *err);
 /* The hierarchy that has one of these controllers, or NULL. */
 const struct cgr_hierarchy *cgr_find(const struct cgr_tree *t, unsigned bits);
 
-/* ---- cgroup_lib.c --------------------------------------------------------------------------------------- */
+/*
+ * ---- cgroup_lib.c ---------------------------------------------------------------------------------------
+ */
 
-/* What is mounted. -ENOENT if nothing is. Reads the table of mounts again if it has changed since the last call. */
+/*
+ * What is mounted. -ENOENT if nothing is. Reads the table of mounts again if it has changed since the last
+ * call.
+ */
 int cgr_tree(struct cgr_tree *ret, struct err *err);
 /* The bits of those controllers that are named in `words`. */
 unsigned cgr_bits(const char *words);
@@ -59,8 +66,8 @@ int cgr_get(const struct cgr_hierarchy *h, const char *path, const char *file, c
 int cgr_set(const struct cgr_hierarchy *h, const char *path, const char *file, const char *value,
 	    struct err *err);
 /*
- * Makes `path`, whose parent exists. On v2 the parent passes on what it has of the controllers that matter here; one that it
- * cannot pass on is left out, and missed when a limit needs it.
+ * Makes `path`, whose parent exists. On v2 the parent passes on what it has of the controllers that matter
+ * here. One that it cannot pass on is left out; a limit that needs it fails later.
  */
 int cgr_make(const struct cgr_hierarchy *h, const char *parent, const char *path, struct err *err);
 /* Removes an empty cgroup; -EBUSY if it is not empty. A missing one is success. */

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cgroup_lib.c: every access to cgroup file systems goes through here, and the library libcgroup is used here only.
+ * cgroup_lib.c: every access to cgroup file systems goes through here; libcgroup is used in this file only.
  *
  * Facts: libcgroup 2.0.2 (Debian 12) and 3.1 (Debian 13), src/api.c; Documentation/admin-guide/cgroup-v2.rst.
  *
- * The library keeps its table of mounts in global memory and fills it in cgroup_init, which may be called again; nothing
- * else refreshes it. So the table is filled again once the cgroup mounts of this process have changed. Neither the table nor the library's buffers are safe to use from several threads: the lock `libcgroup`
- * serialises all calls. It is never held while waiting for a process; moving a process can take the kernel some 10 ms.
+ * The library keeps its table of mounts in global memory and fills it in cgroup_init, which may be called
+ * again; nothing else refreshes it. So the table is filled again once the cgroup mounts of this process have
+ * changed. Neither the table nor the library's buffers are safe to use from several threads: the lock
+ * `libcgroup` serialises all calls. It is never held while waiting for a process. The kernel may take some 10
+ * ms to move one.
  *
- * What the library cannot do is done with the files themselves:
+ * The files themselves are used for what the library cannot do:
  *   - a v2 tree without controllers, as in most hybrids: the library knows a tree by its controllers alone;
- *   - a v2 cgroup to which no parent can pass a controller: the library makes it only together with one;
- *   - cgroup.kill (in cgroup_member.c through cgr_set): works through the library where the tree has a controller.
+ *   - a v2 cgroup to which no parent passes a controller: the library makes one, and attaches to it, only by
+ *     a controller.
+ * cgroup.kill, for which the library has no call, is set like any other value (cgr_set).
  */
 #include "vmm/cgroup_internal.h"
 
@@ -20,32 +23,27 @@
 #include "base/util.h"
 
 #include <dlfcn.h>
-#include <fcntl.h>
 #include <libcgroup.h>
 #include <link.h>
-#include <linux/magic.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 
-#define FILE_MAX (1024 * 1024)
+#define FILE_MAX       (1024 * 1024)
 #define LINE_MAX_BYTES 4096
 
 static const struct {
 	const char *name;
 	unsigned bit;
 } controllers[] = {
-	{"cpu", CGR_CPU},	{"cpuacct", CGR_CPUACCT}, {"cpuset", CGR_CPUSET}, {"memory", CGR_MEMORY},
-	{"pids", CGR_PIDS}, {"freezer", CGR_FREEZER}, {"io", CGR_IO},	  {"hugetlb", CGR_HUGETLB},
+	{"cpu", CGR_CPU},   {"cpuacct", CGR_CPUACCT}, {"cpuset", CGR_CPUSET}, {"memory", CGR_MEMORY},
+	{"pids", CGR_PIDS}, {"freezer", CGR_FREEZER}, {"io", CGR_IO},	      {"hugetlb", CGR_HUGETLB},
 };
 
 /* The lock `libcgroup`: guards the library and what follows. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct cgr_tree known; /* the library's table of mounts, by hierarchy */
-static char *mounted;	   /* the cgroup mounts for which it is */
-static int mountinfo = -1; /* polls with POLLPRI once any mount of this process has changed (proc(5)) */
+static char *mounted;	      /* the cgroup mounts for which it is */
 
 /* ---- names and errors ---------------------------------------------------------------------------------- */
 
@@ -73,7 +71,10 @@ const char *cgr_name(unsigned bit)
 	return "";
 }
 
-/* The library's code as a negative errno. It keeps the errno of a write or an rmdir, and drops that of an open. */
+/*
+ * The library's code as a negative errno. It keeps the errno of a write or an rmdir, and drops that of an
+ * open.
+ */
 static int errno_of(int code)
 {
 	int e;
@@ -110,42 +111,36 @@ static void no_log(void *data, int level, const char *fmt, va_list ap)
 
 /* ---- what is mounted ----------------------------------------------------------------------------------- */
 
-/* The cgroup mounts of this process: a line each, to compare; and where a v2 tree is mounted, "" if nowhere. */
+/*
+ * What the library's table depends on, as text to compare: the cgroup mounts of this process, and the
+ * controllers at the top of a v2 tree. v2: where the first such tree is mounted; "": nowhere.
+ */
 struct mounts {
-	struct buf lines;
+	struct buf text;
 	char v2[sizeof(known.h[0].mount)];
 };
 
 static int take_mount(const struct procfs_mount *m, void *arg)
 {
 	struct mounts *mounts = arg;
-	char *line CLEANUP_FREE = NULL;
+	char *path CLEANUP_FREE = xasprintf("%s/cgroup.controllers", m->point);
+	char *line CLEANUP_FREE = NULL, *top CLEANUP_FREE = NULL;
+	bool v2 = str_eq(m->type, "cgroup2");
 
-	if (!str_eq(m->type, "cgroup") && !str_eq(m->type, "cgroup2"))
+	if (!v2 && !str_eq(m->type, "cgroup"))
 		return 0;
-	if (str_eq(m->type, "cgroup2") && !mounts->v2[0])
+	if (v2 && !mounts->v2[0])
 		snprintf(mounts->v2, sizeof(mounts->v2), "%s", m->point);
-	line = xasprintf("%s %s %s\n", m->type, m->point, m->super);
-	return line ? buf_put(&mounts->lines, line, strlen(line)) : -ENOMEM;
-}
-
-/* With the lock held: whether any mount of this process has come or gone since the last call. */
-static bool any_mount_changed(void)
-{
-	struct pollfd p = {.fd = mountinfo, .events = POLLPRI};
-
-	if (mountinfo < 0) {
-		p.fd = mountinfo = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
-		(void)poll(&p, 1, 0); /* from here on it tells of changes */
-		return true;
-	}
-	return poll(&p, 1, 0) != 0;
+	if (v2 && path && read_file(path, LINE_MAX_BYTES, &top, NULL) < 0)
+		top = NULL;
+	line = xasprintf("%s %s %s %s\n", m->type, m->point, m->super, top ? top : "");
+	return line ? buf_put(&mounts->text, line, strlen(line)) : -ENOMEM;
 }
 
 /*
- * With the lock held. The library's table is an array of 800 KB, and cgroup_init writes zeros to all of it, so that
- * it is resident from then on. The kernel is given back the pages that hold zeros only; they read as zeros afterwards.
- * A library that does not export the table keeps them.
+ * With the lock held. The library's table is an array of 800 KB, and cgroup_init writes zeros to all of it,
+ * so that it is resident from then on. The kernel is given back the pages that hold zeros only; they read as
+ * zeros afterwards. A library that does not export the table keeps them.
  */
 static void trim_table(void)
 {
@@ -162,26 +157,24 @@ static void trim_table(void)
 	}
 }
 
-static struct cgr_hierarchy *hierarchy_at(struct cgr_tree *t, const char *mount)
+static struct cgr_hierarchy *hierarchy_at(struct cgr_tree *t, const char *mount, const char *v2)
 {
-	struct statfs fs;
-
 	for (size_t i = 0; i < t->n; i++) {
 		if (str_eq(t->h[i].mount, mount))
 			return &t->h[i];
 	}
-	if (t->n == CGR_HIERARCHIES_MAX || strlen(mount) >= sizeof(t->h[0].mount) || statfs(mount, &fs) < 0)
+	if (t->n == CGR_HIERARCHIES_MAX || strlen(mount) >= sizeof(t->h[0].mount))
 		return NULL;
-	t->h[t->n] = (struct cgr_hierarchy){.v2 = fs.f_type == CGROUP2_SUPER_MAGIC};
+	t->h[t->n] = (struct cgr_hierarchy){.v2 = str_eq(mount, v2)};
 	snprintf(t->h[t->n].mount, sizeof(t->h[0].mount), "%s", mount);
 	return &t->h[t->n++];
 }
 
 /*
- * With the lock held. A controller's version is told by the file system of its mount: 2.0.2 exports
- * cgroup_get_controller_version without declaring it.
+ * With the lock held. Its mount tells a controller's version: 2.0.2 exports cgroup_get_controller_version
+ * without declaring it.
  */
-static int list_controllers(struct cgr_tree *t)
+static int list_controllers(struct cgr_tree *t, const char *v2)
 {
 	struct cgroup_mount_point info;
 	void *handle = NULL;
@@ -195,7 +188,7 @@ static int list_controllers(struct cgr_tree *t)
 		if (str_starts(info.name, "name=")) /* a named hierarchy, without controllers: others' */
 			continue;
 		/* On v1 a hierarchy without a controller that matters here is left alone. */
-		h = hierarchy_at(t, info.path);
+		h = hierarchy_at(t, info.path, v2);
 		if (!h || strlen(info.name) >= sizeof(h->controller))
 			continue;
 		h->has |= bit;
@@ -214,7 +207,7 @@ static void add_bare_tree(struct cgr_tree *t, const char *v2)
 			return;
 	}
 	if (v2[0])
-		hierarchy_at(t, v2);
+		hierarchy_at(t, v2, v2);
 }
 
 /* With the lock held. -ENOENT: nothing is mounted. */
@@ -227,7 +220,7 @@ static int fill_table(const char *v2)
 	cgroup_set_logger(no_log, CGROUP_LOG_ERROR, NULL);
 	r = errno_of(cgroup_init());
 	if (r == 0)
-		r = list_controllers(&found);
+		r = list_controllers(&found, v2);
 	trim_table();
 	/* A bare v2 tree alone is "not mounted" to the library. */
 	if (r < 0 && r != -ENOENT)
@@ -242,34 +235,22 @@ static int fill_table(const char *v2)
 	return kept ? 0 : -ENOENT;
 }
 
-/* With the lock held. Most changes of mounts are not of cgroups: then the table stays. */
-static int refresh_from(struct mounts *now)
-{
-	int r = procfs_mounts(take_mount, now);
-
-	if (r == 0)
-		r = buf_put(&now->lines, "", 1);
-	if (r < 0 || (mounted && str_eq(mounted, (const char *)buf_data(&now->lines))))
-		return r;
-	free(mounted);
-	mounted = NULL;
-	r = fill_table(now->v2);
-	if (r == 0) {
-		mounted = strdup((const char *)buf_data(&now->lines));
-		r = mounted ? 0 : -ENOMEM;
-	}
-	return r;
-}
-
-/* With the lock held. */
+/* With the lock held. The table stays for as long as what it depends on does. */
 static int refresh(void)
 {
-	struct mounts now = {.lines = {.max = FILE_MAX}};
-	int r = 0;
+	struct mounts now = {.text = {.max = FILE_MAX}};
+	int r = procfs_mounts(take_mount, &now);
 
-	if (any_mount_changed() || !mounted)
-		r = refresh_from(&now);
-	buf_done(&now.lines);
+	if (r == 0)
+		r = buf_put(&now.text, "", 1);
+	if (r == 0 && (!mounted || !str_eq(mounted, (const char *)buf_data(&now.text)))) {
+		free(mounted);
+		mounted = NULL;
+		r = fill_table(now.v2);
+		if (r == 0)
+			mounted = strdup((const char *)buf_data(&now.text));
+	}
+	buf_done(&now.text);
 	return r;
 }
 
@@ -289,7 +270,8 @@ int cgr_tree(struct cgr_tree *ret, struct err *err)
 
 /* ---- files of a tree that the library does not know ---------------------------------------------------- */
 
-static int full_path(const struct cgr_hierarchy *h, const char *path, const char *file, char out[CGR_PATH_MAX])
+static int full_path(const struct cgr_hierarchy *h, const char *path, const char *file,
+		     char out[CGR_PATH_MAX])
 {
 	int n = snprintf(out, CGR_PATH_MAX, "%s%s%s%s", h->mount, path, file[0] ? "/" : "", file);
 
@@ -328,8 +310,8 @@ static const char *lib_path(const char *path)
 }
 
 /*
- * With the lock held: begins to read a file. -ENOENT and other errors of opening it; 0 with *ret_handle set, and
- * *ret_more true if `line` holds its first line.
+ * With the lock held: begins to read a file. -ENOENT and other errors of opening it; 0 with *ret_handle set,
+ * and *ret_more true if `line` holds its first line.
  */
 static int begin_read(const char *controller, const char *path, const char *file, char *line, int size,
 		      void **ret_handle, bool *ret_more)
@@ -402,7 +384,8 @@ bool cgr_exists(const struct cgr_hierarchy *h, const char *path)
 }
 
 /* With the lock held: the library's object for `path`, with one controller; NULL on ENOMEM. */
-static struct cgroup *new_group(const char *path, const char *controller, struct cgroup_controller **ret_controller)
+static struct cgroup *new_group(const char *path, const char *controller,
+				struct cgroup_controller **ret_controller)
 {
 	struct cgroup *g = cgroup_new_cgroup(path[0] ? path : "/");
 
@@ -430,7 +413,8 @@ static int lib_set(const struct cgr_hierarchy *h, const char *path, const char *
 	return r;
 }
 
-int cgr_set(const struct cgr_hierarchy *h, const char *path, const char *file, const char *value, struct err *err)
+int cgr_set(const struct cgr_hierarchy *h, const char *path, const char *file, const char *value,
+	    struct err *err)
 {
 	int r = is_bare(h) ? plain_set(h, path, file, value) : lib_set(h, path, file, value);
 
@@ -464,8 +448,9 @@ static unsigned bits_in(const struct cgr_hierarchy *h, const char *path, const c
 }
 
 /*
- * One call for each controller: the library gives up at the first that a parent cannot pass on. It writes the root's
- * cgroup.subtree_control only for a cgroup right below the root, so that callers make one level after another.
+ * One call for each controller: the library gives up at the first that a parent cannot pass on. It writes the
+ * root's cgroup.subtree_control only for a cgroup right below the root, so that callers make one level after
+ * another.
  */
 static int make_v2(const struct cgr_hierarchy *h, const char *parent, const char *path)
 {
@@ -524,7 +509,10 @@ int cgr_remove(const struct cgr_hierarchy *h, const char *path)
 	if (is_bare(h))
 		return rmdir(full) == 0 || errno == ENOENT ? 0 : -errno;
 	r = lib_remove(h, path);
-	/* The library reports success for a cgroup that is not empty: it drops ECGNONEMPTY as the first error. */
+	/*
+	 * The library reports success for a cgroup that is not empty: it drops ECGNONEMPTY as the first
+	 * error.
+	 */
 	return r == 0 && cgr_exists(h, path) ? -EBUSY : r;
 }
 
@@ -546,7 +534,10 @@ static int lib_attach(const char *path, const char *controller, pid_t pid)
 	return r;
 }
 
-/* On v2 the library attaches only by a controller that the parent passes on. Where none is, the file is written. */
+/*
+ * On v2 the library attaches only by a controller that the parent passes on. Where none is, the file is
+ * written.
+ */
 static int attach_in(const struct cgr_hierarchy *h, const char *path, pid_t pid)
 {
 	char parent[CGR_PATH_MAX], number[16];
@@ -576,7 +567,8 @@ int cgr_attach(const char *path, pid_t pid, struct err *err)
 		any = true;
 		r = attach_in(&t.h[i], path, pid);
 		if (r < 0)
-			err_set_errno(err, r, "moving process %d to cgroup %s%s", (int)pid, t.h[i].mount, path);
+			err_set_errno(err, r, "moving process %d to cgroup %s%s", (int)pid, t.h[i].mount,
+				      path);
 	}
 	if (r == 0 && !any)
 		r = err_set(err, -ENOENT, "there is no cgroup %s", path);

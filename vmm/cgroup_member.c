@@ -60,8 +60,8 @@ static bool is_member(const pid_t *pids, int n, pid_t pid)
 }
 
 /*
- * SIGKILL to up to KILL_AT_ONCE members. A number read from the cgroup may belong to a process outside of it by the
- * time that its pidfd is open, so the members are read once more in between. Returns one pidfd, or -1.
+ * SIGKILL to up to KILL_AT_ONCE members. A number read from the cgroup may belong to a process outside of it
+ * by the time that its pidfd is open, so the members are read once more in between. Returns one pidfd, or -1.
  */
 static int signal_members(const struct cgr_hierarchy *h, const char *path, pid_t *pids)
 {
@@ -116,8 +116,10 @@ static int destroy_in(const struct cgr_hierarchy *h, const char *path, pid_t *pi
 		watch = kill_members(h, path, pids);
 		if (now_monotonic_ns() >= deadline_ns)
 			return err_set(err, -ETIMEDOUT, "cgroup %s%s is still in use", h->mount, path);
-		/* The pidfd tells of one death; there is no event for the moment after it in which the cgroup is
-		 * still busy. */
+		/*
+		 * The pidfd tells of one exit. For a moment after it the cgroup is still busy; there is no
+		 * event for that.
+		 */
 		if (watch >= 0)
 			wait_fd(watch, POLLIN, deadline_ns);
 		else
@@ -213,7 +215,7 @@ int vmm_cgroup_stats(const char *path, struct vmm_cgroup_stats *ret, struct err 
 	return 0;
 }
 
-/* Version 1 says "none" by a number that is nearly the largest, rounded down to pages (PAGE_COUNTER_MAX). */
+/* Version 1 expresses "no limit" as nearly the largest number, rounded down to pages (PAGE_COUNTER_MAX). */
 #define V1_NO_LIMIT ((uint64_t)INT64_MAX / 2)
 
 int vmm_cgroup_memory_limit(const char *path, uint64_t *ret_bytes, struct err *err)
@@ -230,7 +232,7 @@ int vmm_cgroup_memory_limit(const char *path, uint64_t *ret_bytes, struct err *e
 	mem = cgr_find(&t, CGR_MEMORY);
 	if (!mem || !cgr_exists(mem, path))
 		return err_set(err, -ENOENT, "there is no cgroup %s of the memory controller", path);
-	/* "max" is no number, and reads as 0. */
+	/* "max" reads as 0. */
 	limit = number(mem, path, mem->v2 ? "memory.max" : "memory.limit_in_bytes");
 	*ret_bytes = limit < V1_NO_LIMIT ? limit : 0;
 	return 0;

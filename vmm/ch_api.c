@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/ch_internal.h"
 
 #include "base/util.h"
@@ -73,14 +74,13 @@ static int parse_reply(const struct buf *in, struct json_object **ret, struct er
 	o = json_tokener_parse_ex(t, (const char *)buf_data(in), (int)in->len);
 	json_tokener_free(t);
 	if (!o)
-		return err_set(err, -EPROTO,
-			       "cloud-hypervisor answered with something that is no JSON: %.60s",
+		return err_set(err, -EPROTO, "malformed reply from cloud-hypervisor: %.60s",
 			       (const char *)buf_data(in));
 	*ret = o;
 	return 0;
 }
 
-/* Drives the transfer until it is done, the deadline has passed or one of the fds stirs. */
+/* Runs the transfer until it is complete, the deadline has passed or one of the fds is readable. */
 static int perform(CURLM *multi, const struct ch_request *rq, int64_t deadline_ns, CURLcode *ret_code,
 		   struct err *err)
 {
@@ -108,7 +108,7 @@ static int perform(CURLM *multi, const struct ch_request *rq, int64_t deadline_n
 			return err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "the VMM has exited");
 		ns = deadline_ns - now_monotonic_ns();
 		if (ns <= 0)
-			return err_set_errno(err, -ETIMEDOUT, "cloud-hypervisor has not answered");
+			return err_set_errno(err, -ETIMEDOUT, "no reply from cloud-hypervisor");
 		left = ns > INT32_MAX * NS_PER_MS ? INT32_MAX : (int)(ns / NS_PER_MS) + 1;
 		if (curl_multi_poll(multi, extra, n, left, NULL) != CURLM_OK)
 			return err_set(err, -EIO, "libcurl failed");

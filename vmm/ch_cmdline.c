@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ch_cmdline.c: Cloud Hypervisor's command line, boot devices in the described system's order, and restoring.
  */
@@ -115,7 +116,7 @@ static void set_path(struct json_object *o, const char *key, const struct vm *vm
 		json_object_object_add(o, key, json_object_new_string(path));
 }
 
-/* Sockets and files of the VM that was saved become this one's. */
+/* Replaces sockets and files of the saved VM by this one's. */
 static void rewrite_config(const struct vm *vm, struct json_object *o)
 {
 	struct json_object *fs = vjson_get(o, "fs", json_type_array);
@@ -164,7 +165,7 @@ int ch_prepare_restore(const struct vm *vm, const struct vm_launch *l, struct er
 	o = json_tokener_parse(text);
 	if (!o || !json_object_is_type(o, json_type_object)) {
 		json_object_put(o);
-		return err_set(err, -EINVAL, "snapshot file %s is no JSON object", path);
+		return err_set(err, -EINVAL, "snapshot file %s is not a JSON object", path);
 	}
 	rewrite_config(vm, o);
 	snprintf(path, sizeof(path), "%s/config.json", dir);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* ch_device.c: hot plug and size of a running Cloud Hypervisor, over its REST API. */
 #include "vmm/ch_internal.h"
 
@@ -25,7 +26,7 @@ int ch_device_request(const struct vm_device *d, const char **ret_endpoint, stru
 {
 	static const char *const endpoints[] = {
 		[VM_DEVICE_DISK] = "vm.add-disk",   [VM_DEVICE_PMEM] = "vm.add-pmem",
-		[VM_DEVICE_NET] = "vm.add-net",     [VM_DEVICE_FS] = "vm.add-fs",
+		[VM_DEVICE_NET] = "vm.add-net",	    [VM_DEVICE_FS] = "vm.add-fs",
 		[VM_DEVICE_VFIO] = "vm.add-device",
 	};
 	struct json_object *o = json_object_new_object();
@@ -39,7 +40,10 @@ int ch_device_request(const struct vm_device *d, const char **ret_endpoint, stru
 	case VM_DEVICE_DISK:
 		vjson_add_str(o, "path", d->path);
 		vjson_add_bool(o, "readonly", d->read_only);
-		/* Without it, v53 looks into the file and lets a guest make a raw disk pass for qcow2. */
+		/*
+		 * Without it, v53 guesses the format from the content, and a guest could make a raw disk pass
+		 * for qcow2.
+		 */
 		vjson_add_str(o, "image_type", "Raw");
 		break;
 	case VM_DEVICE_PMEM:
@@ -64,8 +68,8 @@ int ch_device_request(const struct vm_device *d, const char **ret_endpoint, stru
 	return 0;
 }
 
-int ch_attach(struct vm *vm, const struct vm_device *d, char ret_pci[VM_PCI_ADDRESS_MAX],
-	      int64_t deadline_ns, struct err *err)
+int ch_attach(struct vm *vm, const struct vm_device *d, char ret_pci[VM_PCI_ADDRESS_MAX], int64_t deadline_ns,
+	      struct err *err)
 {
 	struct json_object *body = NULL, *reply = NULL;
 	const char *endpoint = NULL, *bdf;
@@ -114,8 +118,7 @@ int ch_detach(struct vm *vm, const struct vm_slot *slot, int64_t deadline_ns, st
 	r = ch_call(vm, "PUT", "vm.remove-device", body, deadline_ns, NULL, err);
 	/* The reply says only that the guest has been asked. */
 	return r < 0 ? r
-		     : vm_await(vm, slot_removed, &copy, deadline_ns, "the guest to let go of the device",
-				err);
+		     : vm_await(vm, slot_removed, &copy, deadline_ns, "the guest to release the device", err);
 }
 
 /* ---- learning from vm.info ----------------------------------------------------------------------------- */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ch_event.c: Cloud Hypervisor's event monitor: JSON objects, each followed by an empty line (vmm/src/lib.rs,
  * start_event_monitor_thread); pretty-printed JSON holds no empty line itself.
@@ -56,7 +57,7 @@ static int take_text(struct vm *vm, const char *text, size_t len, struct err *er
 		return err_oom(err);
 	o = json_tokener_parse_ex(t, text, (int)len);
 	if (!o || !json_object_is_type(o, json_type_object))
-		r = err_set(err, -EPROTO, "an event that is no JSON object");
+		r = err_set(err, -EPROTO, "an event that is not a JSON object");
 	else
 		take_event(vm, o);
 	json_object_put(o);

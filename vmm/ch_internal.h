@@ -1,10 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ch_internal.h: what the files of the Cloud Hypervisor driver share. Not for others.
+ * ch_internal.h: what the files of the Cloud Hypervisor driver share.
  *
  * Facts: cloud-hypervisor v53: `--help`, vmm/src/api/openapi/cloud-hypervisor.yaml, event_monitor/ and the
- *        places named in the
- * code. An error's body is a JSON array of messages, the outermost first (vmm/src/api/http/mod.rs,
- * error_response).
+ *        places named in the code. An error's body is a JSON array of messages, the outermost first
+ *        (vmm/src/api/http/mod.rs, error_response).
  */
 #ifndef VMM_CH_INTERNAL_H
 #define VMM_CH_INTERNAL_H
@@ -32,19 +32,20 @@ struct ch_request {
 	const char *method;	  /* "GET" or "PUT" */
 	const char *endpoint;	  /* "vm.add-disk" */
 	struct json_object *body; /* NULL: none; borrowed */
-	int stop_fd, pid_fd;	  /* either readable: the request is given up; -1: none */
+	int stop_fd, pid_fd;	  /* if either becomes readable, the request is given up; -1: none */
 };
 /*
- * One request. Takes status and body apart: *ret_reply (may be NULL) is the JSON of a 200, or NULL of a 204.
- * Any other status is an error with the VMM's words. -ETIMEDOUT, -ECANCELED (stop_fd), -ENOTCONN (pid_fd, or
- * the connection broke).
+ * One request. *ret_reply (may be NULL) is the JSON of a 200, or NULL for a 204; any other status is an error
+ * with the VMM's words. -ETIMEDOUT, -ECANCELED (stop_fd), -ENOTCONN (pid_fd, or the connection broke).
  */
 int ch_request(const struct ch_request *rq, int64_t deadline_ns, struct json_object **ret_reply,
 	       struct err *err);
-/* For a VM. Takes body in any case. */
+/* ch_request for a VM. Takes ownership of body, on failure too. */
 int ch_call(struct vm *vm, const char *method, const char *endpoint, struct json_object *body,
 	    int64_t deadline_ns, struct json_object **ret_reply, struct err *err);
-/* The messages of an error's body on one line; what is no JSON array of strings is shown as it is. */
+/*
+ * The messages of an error's body on one line. A body that is not a JSON array of strings is shown as it is.
+ */
 void ch_error_words(const char *body, size_t len, char *out, size_t size);
 
 /* ---- ch_cmdline.c -------------------------------------------------------------------------------------- */
@@ -56,7 +57,7 @@ int ch_prepare_restore(const struct vm *vm, const struct vm_launch *launch, stru
 /* ---- ch_event.c ---------------------------------------------------------------------------------------- */
 
 /*
- * Takes the whole events that are in `in`; 0 or -EPROTO. Sets `up` of vm->state, calls vm_event and
+ * Takes the complete events from `in`; 0 or -EPROTO. Sets `up` of vm->state, calls vm_push_event and
  * vm_device_removed.
  */
 int ch_feed_events(struct vm *vm, struct buf *in, struct err *err);

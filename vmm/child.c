@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/child_internal.h"
 
 #include "base/process.h"
@@ -36,7 +37,7 @@ static void read_exe(pid_t pid, char *out, size_t size)
 	target[n] = 0;
 	base = strrchr(target, '/');
 	base = base ? base + 1 : target;
-	/* The mark of a file that has been replaced since. */
+	/* The kernel's mark for a file that has been replaced since. */
 	if (str_ends(base, " (deleted)"))
 		base[strlen(base) - strlen(" (deleted)")] = 0;
 	snprintf(out, size, "%.63s", base);
@@ -82,8 +83,11 @@ static char **helper_argv(const struct child_spec *spec)
 static int spawn_helper(struct child *p, const struct child_spec *spec, char **argv, int status_fd)
 {
 	int fds[CHILD_FDS_MAX + 1] = {status_fd};
-	struct process_spec ps = {
-		.path = spec->helper, .argv = argv, .stdio = {-1, -1, -1}, .fds = fds, .n_fds = spec->n_fds + 1};
+	struct process_spec ps = {.path = spec->helper,
+				  .argv = argv,
+				  .stdio = {-1, -1, -1},
+				  .fds = fds,
+				  .n_fds = spec->n_fds + 1};
 
 	for (size_t i = 0; i < spec->n_fds; i++)
 		fds[i + 1] = spec->fds[i];
@@ -100,8 +104,8 @@ static void drop_helper(struct child *p)
 }
 
 /*
- * Moves the helper, which waits with its program until a byte comes. One that has ended meanwhile is no error here:
- * child_confirm tells what it said.
+ * Moves the helper, which waits for a byte before it executes its program. One that has ended meanwhile is no
+ * error here: child_confirm reports its message.
  */
 static int enter_cgroup(const struct child *p, const char *cgroup, int helper, struct err *err)
 {
@@ -197,7 +201,10 @@ int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe
 	*p = CHILD_INIT;
 	if (fd < 0)
 		return err_set(err, -ESRCH, "process %d is gone", (int)pid);
-	/* The pidfd first: if the start time is right after it, the fd is the right process's. */
+	/*
+	 * The pidfd comes first: if the start time is right after it was opened, it belongs to the right
+	 * process.
+	 */
 	if (procfs_stat(pid, &stat) < 0 || stat.start_time != start_time)
 		return err_set(err, -ESRCH, "process %d is gone; its number belongs to another one now",
 			       (int)pid);
@@ -248,8 +255,8 @@ void child_signal(const struct child *p, int sig)
 }
 
 /*
- * SIGKILL to pid if it is a child of parent. The pidfd first, so that the number cannot change hands in
- * between.
+ * SIGKILL to pid if it is a child of parent. The pidfd is opened first, so that the number cannot change
+ * hands in between.
  */
 static void kill_child_of(pid_t pid, pid_t parent)
 {
@@ -275,7 +282,7 @@ void child_kill_family(const struct child *p)
 
 	if (p->pidfd < 0 || p->exited)
 		return;
-	/* Stopped, it forks no more while its children are looked up. */
+	/* A stopped process cannot fork while its children are looked up. */
 	child_signal(p, SIGSTOP);
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)p->pid, (int)p->pid);
 	if (read_file(path, CHILDREN_MAX, &data, NULL) == 0) {

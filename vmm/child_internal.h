@@ -1,7 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * child_internal.h: child processes of a VM: started through crivisor-spawn, watched by pidfd, adopted after a restart.
+ * child_internal.h: child processes of a VM: started through crivisor-spawn, watched by pidfd, adopted after
+ * a restart.
  *
- * Threads:   no shared state; one struct child is used by one thread at a time (the VM's lock sees to that).
+ * Threads:   no shared state; one struct child is used by one thread at a time (the VM's lock ensures that).
  * Ownership: struct child is embedded; child_done closes its fds and never touches the process.
  * Limits:    CHILD_FDS_MAX inherited fds.
  */
@@ -21,7 +23,7 @@
 struct child {
 	pid_t pid;	     /* 0: none */
 	int pidfd;	     /* -1: none */
-	int confirm_fd;	     /* -1, or the status pipe that child_confirm has yet to read */
+	int confirm_fd;	     /* -1, or the status socket that child_confirm has yet to read */
 	bool adopted;	     /* not our child: its exit status is unknown */
 	bool exited;	     /* reaped or known dead; status is valid */
 	int status;	     /* exit code, 128+n for a signal, -1 unknown */
@@ -33,29 +35,29 @@ struct child {
 #define CHILD_INIT ((struct child){.pidfd = -1, .confirm_fd = -1})
 
 struct child_spec {
-	const char *helper;	   /* crivisor-spawn */
-	char *const *argv;	   /* argv[0]: program, searched in PATH unless it holds a slash */
-	const char *log;	   /* file for stdout and stderr, appended; NULL: none */
-	const char *netns;	   /* NULL: the caller's */
-	const char *cgroup;	   /* which the program is in from its first instruction; NULL: the caller's */
-	const int *fds;		   /* inherited, in order */
+	const char *helper; /* crivisor-spawn */
+	char *const *argv;  /* argv[0]: program, searched in PATH unless it holds a slash */
+	const char *log;    /* file for stdout and stderr, appended; NULL: none */
+	const char *netns;  /* NULL: the caller's */
+	const char *cgroup; /* in which the program starts; NULL: the caller's */
+	const int *fds;	    /* inherited, in order */
 	size_t n_fds;
 };
 
 /*
- * Starts it and returns at once; child_confirm tells whether the program really runs. On failure nothing is
+ * Starts the program and returns at once; child_confirm tells whether it really runs. On failure nothing is
  * left.
  */
 int child_spawn(struct child *p, const struct child_spec *spec, struct err *err);
 /*
- * Waits until the program has been exec'd. On failure the helper is gone and reaped, and err says what it
- * said.
+ * Waits until the program has been executed. On failure the helper is gone and reaped, and err holds its
+ * message.
  */
 int child_confirm(struct child *p, int64_t deadline_ns, struct err *err);
 /*
- * Takes over a process that somebody else started. -ESRCH if pid is gone or is another process by now: its
- * start time, or the base name of its executable (exe, from struct child; NULL or "": not checked) is not the
- * same.
+ * Takes over a process that was started by somebody else. -ESRCH if pid is gone or names another process by
+ * now: its start time, or the base name of its executable (exe, from struct child; NULL or "": not checked),
+ * differs.
  */
 int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe, struct err *err);
 /* True once it has exited; reaps it then and sets status. Never blocks. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/driver_internal.h"
 
 #include "base/util.h"
@@ -7,7 +8,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#define CPUINFO_HEAD (16 * 1024) /* the first processor's lines; all of a large host's cost milliseconds */
+#define CPUINFO_HEAD                                                                                         \
+	(16 * 1024) /* the first processor's lines; reading all of a large host's takes milliseconds */
 
 int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, struct err *err)
 {
@@ -37,7 +39,7 @@ int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, s
 	if (find_program("crivisor-spawn", out, size) == 0)
 		return 0;
 	return err_set(err, -ENOENT,
-		       "crivisor-spawn is neither beside this program nor in libexec/crivisor nor in PATH");
+		       "crivisor-spawn was not found beside this program, in libexec/crivisor or in PATH");
 }
 
 /* ---- what this host can run ---------------------------------------------------------------------------- */
@@ -79,15 +81,16 @@ static bool read_head(const char *path, char *out, size_t size)
 }
 
 /*
- * KVM that really virtualizes. The CPU flags come first: a software KVM opens /dev/kvm on machines without
- * them and runs neither VMM.
+ * KVM with hardware virtualization. The CPU flags come first: a software KVM opens /dev/kvm on machines
+ * without them and runs neither VMM.
  */
 static bool kvm_usable(char *why, size_t size)
 {
 	char cpuinfo[CPUINFO_HEAD];
 	int fd;
 
-	if (!read_head("/proc/cpuinfo", cpuinfo, sizeof(cpuinfo)) || (!cpu_has(cpuinfo, "vmx") && !cpu_has(cpuinfo, "svm"))) {
+	if (!read_head("/proc/cpuinfo", cpuinfo, sizeof(cpuinfo)) ||
+	    (!cpu_has(cpuinfo, "vmx") && !cpu_has(cpuinfo, "svm"))) {
 		snprintf(why, size, "the CPU flags show neither vmx nor svm");
 		return false;
 	}
@@ -101,7 +104,7 @@ static bool kvm_usable(char *why, size_t size)
 	return true;
 }
 
-/* The configured path belongs to one driver; under "auto" its name says to which. */
+/* The configured path belongs to one driver; under "auto" its name tells which. */
 static bool path_is_for(const struct vmm_config *config, const struct vmm_driver *driver)
 {
 	const char *slash = config->path ? strrchr(config->path, '/') : NULL;
@@ -125,7 +128,7 @@ int find_driver(const struct vmm_config *config, const struct vmm_driver *driver
 			      "the VMM's binary %s is missing or not executable ([hypervisor] path)", name);
 }
 
-/* The first line of `path --version`, by a pipe with a deadline. Left empty when it has none. */
+/* The first line of `path --version`, read from a pipe with a deadline. Empty if it prints none. */
 void read_version(const char *path, char *out, size_t size)
 {
 	char *argv[] = {(char *)(uintptr_t)path, (char *)(uintptr_t) "--version", NULL};
@@ -140,7 +143,7 @@ void read_version(const char *path, char *out, size_t size)
 		*nl = 0;
 }
 
-/* A process each time that somebody asks for the status would be too much. */
+/* Running the program for every status request would cost too much. */
 static void know_version(const char *path, struct vmm_known *known)
 {
 	struct vmm_file_id now = {0};
@@ -172,11 +175,11 @@ static int choose_auto(const struct vmm_config *config, bool kvm, const char *wh
 	c->driver = vmm_driver_qemu.name;
 	if (have)
 		snprintf(c->reason, sizeof(c->reason),
-			 "auto: qemu with %s, for cloud-hypervisor needs KVM and %s", kvm ? "KVM" : "TCG",
+			 "auto: qemu with %s, because cloud-hypervisor needs KVM and %s", kvm ? "KVM" : "TCG",
 			 why);
 	else
 		snprintf(c->reason, sizeof(c->reason),
-			 "auto: qemu with %s, for cloud-hypervisor is not installed and %s",
+			 "auto: qemu with %s, because cloud-hypervisor is not installed and %s",
 			 kvm ? "KVM" : "TCG", why);
 	return 0;
 }
@@ -226,7 +229,8 @@ int vmm_choose_driver(const struct vmm_config *config, struct vmm_choice *ret_ch
 	return 0;
 }
 
-int vmm_choose(const struct vmm_config *config, struct vmm_known *known, struct vmm_choice *ret_choice, struct err *err)
+int vmm_choose(const struct vmm_config *config, struct vmm_known *known, struct vmm_choice *ret_choice,
+	       struct err *err)
 {
 	struct vmm_choice c;
 	struct vmm_known nothing = {0};

@@ -37,8 +37,8 @@ struct vmm_file_facts {
 	char words[512];
 };
 /*
- * A cache for vmm_choose: what it learned by running a program and reading files. An entry holds until its file
- * changes. Zeroed: empty. Opaque to callers; may be copied.
+ * A cache for vmm_choose: what it learned by running a program and reading files. An entry holds until its
+ * file changes. Zeroed: empty. Opaque to callers; may be copied.
  */
 struct vmm_known {
 	struct vmm_file_facts binary, kernel, image;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* cloud_hypervisor.c: the driver for Cloud Hypervisor v53: start, events, state, snapshot. */
 #include "vmm/ch_internal.h"
 
@@ -10,7 +11,7 @@
 #define READ_STEP 8192
 
 /*
- * Opens what it inherits or writes to: the API's listener, and the event file, which must be there to be
+ * Opens what the VMM inherits or writes to: the API's listener, and the event file, which must exist to be
  * watched.
  */
 static int ch_prepare(struct vm *vm, struct vm_launch *launch, struct err *err)
@@ -62,7 +63,7 @@ static void ch_pump(struct vm *vm)
 		if (n == 0)
 			return;
 		if (n < 0 || ch_feed_events(vm, &c->in, &err) < 0) {
-			/* Nothing more to be learned from it; the API and the process still tell. */
+			/* No more events will come; the API and the process remain as sources. */
 			c->events = close_fd(c->events);
 			vm_progress(vm);
 			return;
@@ -111,7 +112,7 @@ static int ch_ready(struct vm *vm, bool adopt, int64_t deadline_ns, struct err *
 	vm->state = c;
 	r = open_events(vm, c, err);
 	/*
-	 * What happened before the server came back comes first: devices that left then are not in the table
+	 * Events from before the server came back come first: devices that left then are not in the table
 	 * yet.
 	 */
 	pthread_mutex_lock(&vm->io);
@@ -150,8 +151,9 @@ static int ch_snapshot(struct vm *vm, const char *dir, int64_t deadline_ns, stru
 
 	if (dir[0] != '/' || (size_t)snprintf(url, sizeof(url), "file://%s", dir) >= sizeof(url)) {
 		json_object_put(body);
-		return err_set(err, -EINVAL, "snapshot directory %s is no absolute path of at most %zu bytes",
-			       dir, sizeof(url) - 8);
+		return err_set(err, -EINVAL,
+			       "snapshot directory %s is not an absolute path of at most %zu bytes", dir,
+			       sizeof(url) - 8);
 	}
 	json_object_object_add(body, "destination_url", json_object_new_string(url));
 	return ch_call(vm, "PUT", "vm.snapshot", body, deadline_ns, NULL, err);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/driver_internal.h"
 
 #include "base/util.h"
@@ -50,7 +51,7 @@ bool vmm_mac_zero(const uint8_t mac[6])
 
 static const char *const type_names[] = {
 	[VM_DEVICE_DISK] = "disk", [VM_DEVICE_PMEM] = "pmem", [VM_DEVICE_NET] = "net",
-	[VM_DEVICE_FS] = "fs",	    [VM_DEVICE_VFIO] = "vfio",
+	[VM_DEVICE_FS] = "fs",	   [VM_DEVICE_VFIO] = "vfio",
 };
 
 void vm_device_name(enum vm_device_type type, const char *id, char out[VM_DEVICE_NAME_MAX])
@@ -78,11 +79,11 @@ int vmm_option_check(const char *what, const char *value, struct err *err)
 {
 	for (const char *p = value; p && *p; p++) {
 		if (*p == ',' || (unsigned char)*p < 0x20 || *p == '"')
-			return err_set(err, -EINVAL,
-				       "%s \"%s\" holds a comma, a quote or a control character, which the "
-				       "VMM's options "
-				       "cannot carry",
-				       what, value);
+			return err_set(
+				err, -EINVAL,
+				"%s \"%s\" contains a comma, a quote or a control character, which the "
+				"VMM's options cannot carry",
+				what, value);
 	}
 	return 0;
 }

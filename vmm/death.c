@@ -9,7 +9,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#define TAIL_BYTES 16384
+#define TAIL_BYTES     16384
 #define LINE_MAX_BYTES 300
 
 /* ---- events -------------------------------------------------------------------------------------------- */
@@ -40,7 +40,8 @@ void vm_death_words(const struct vm_event *event, char *out, size_t size)
 		if (event->status < 0)
 			snprintf(out, size, "the VMM ended, status unknown%s%s", colon, event->detail);
 		else
-			snprintf(out, size, "the VMM ended with status %d%s%s", event->status, colon, event->detail);
+			snprintf(out, size, "the VMM ended with status %d%s%s", event->status, colon,
+				 event->detail);
 		return;
 	case VM_EVENT_NONE:
 	case VM_EVENT_DEVICE_REMOVED:
@@ -72,37 +73,41 @@ static void copy_line(const char *line, size_t len, char *out, size_t size)
 	text_copy_ascii(out, size, line, n);
 }
 
-/* The last line that holds anything. */
-static const char *last_line(char *text, size_t len)
+/* The last line that holds anything; *len is that of the text, and then of the line. */
+static const char *last_line(const char *text, size_t *len)
 {
-	char *newline;
+	const char *newline;
+	size_t end = *len, start;
 
-	while (len > 0 && (unsigned char)text[len - 1] <= ' ')
-		text[--len] = 0;
-	newline = memrchr(text, '\n', len);
-	return newline ? newline + 1 : text;
+	while (end > 0 && (unsigned char)text[end - 1] <= ' ')
+		end--;
+	newline = memrchr(text, '\n', end);
+	start = newline ? (size_t)(newline + 1 - text) : 0;
+	*len = end - start;
+	return text + start;
 }
 
 void vm_console_tail(const char *run_dir, char *out, size_t size)
 {
 	static const char *const telling[] = {"crivisor-agent: fatal:", "Kernel panic", "VFS: ", "FAILED"};
-	char *text CLEANUP_FREE = malloc(TAIL_BYTES + 1);
+	char *text CLEANUP_FREE = malloc(TAIL_BYTES);
 	struct stat st;
 	int fd CLEANUP_CLOSE = open_console(run_dir, &st);
 	const char *line = NULL;
 	ssize_t n = -1;
+	size_t len;
 
 	out[0] = 0;
 	if (fd >= 0 && text)
 		n = pread(fd, text, TAIL_BYTES, st.st_size > TAIL_BYTES ? st.st_size - TAIL_BYTES : 0);
 	if (n <= 0)
 		return;
-	text[n] = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(telling) && !line; i++)
 		line = memmem(text, (size_t)n, telling[i], strlen(telling[i]));
+	len = line ? (size_t)(text + n - line) : (size_t)n;
 	if (!line)
-		line = last_line(text, (size_t)n);
-	copy_line(line, (size_t)(text + n - line), out, size);
+		line = last_line(text, &len);
+	copy_line(line, len, out, size);
 }
 
 bool vm_said_nothing(const char *run_dir)
@@ -138,7 +143,7 @@ int vm_explain_start(struct vm *vm, const char *run_dir, struct err *err)
 int vm_clear_files(const char *run_dir, struct err *err)
 {
 	static const char *const files[] = {
-		VM_FILE_API,	 VM_FILE_QMP,	 VM_FILE_FS,	 VM_FILE_VSOCK, VM_FILE_VHOST,	VM_FILE_CONSOLE,
+		VM_FILE_API,	VM_FILE_QMP,	VM_FILE_FS,  VM_FILE_VSOCK,  VM_FILE_VHOST,  VM_FILE_CONSOLE,
 		VM_FILE_SERIAL, VM_FILE_EVENTS, VM_FILE_LOG, VM_FILE_FS_LOG, VM_FILE_VS_LOG,
 	};
 	int dir CLEANUP_CLOSE = open(run_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);

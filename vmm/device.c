@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/vm_internal.h"
 
 #include "base/util.h"
@@ -73,7 +74,7 @@ static int check_device(const struct vm *vm, const struct vm_device *d, struct e
 {
 	static const uint32_t caps[] = {
 		[VM_DEVICE_DISK] = VMM_CAP_HOTPLUG_DISK, [VM_DEVICE_PMEM] = VMM_CAP_HOTPLUG_PMEM,
-		[VM_DEVICE_NET] = VMM_CAP_HOTPLUG_NET,	  [VM_DEVICE_FS] = VMM_CAP_HOTPLUG_FS,
+		[VM_DEVICE_NET] = VMM_CAP_HOTPLUG_NET,	 [VM_DEVICE_FS] = VMM_CAP_HOTPLUG_FS,
 		[VM_DEVICE_VFIO] = VMM_CAP_HOTPLUG_VFIO,
 	};
 	size_t len = d->id ? strlen(d->id) : 0;
@@ -93,7 +94,7 @@ static int check_device(const struct vm *vm, const struct vm_device *d, struct e
 }
 
 int vm_attach(struct vm *vm, const struct vm_device *device, char ret_pci[VM_PCI_ADDRESS_MAX],
-	       int64_t deadline_ns, struct err *err)
+	      int64_t deadline_ns, struct err *err)
 {
 	char pci[VM_PCI_ADDRESS_MAX] = "";
 	int r = check_device(vm, device, err);

@@ -1,12 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * driver_internal.h: what the files of this room share: the VM itself, and what a driver (one per VMM program) must do
- * for it.
+ * driver_internal.h: what the files of this room share: the VM itself, and what a driver (one per VMM
+ * program) must do for it.
  *
- * Locks of one VM (nobody holds one while waiting for a VMM, a guest or a process):
- *   turn   not a mutex but a flag with a condition: one attach, detach, resize, … at a time, waited for with
- *   a deadline; io     the monitor connection's parser and the driver's state; held for non-blocking reads
- *   only; lock   everything else that changes: processes, events, devices, flags. May be taken inside io,
- *   never around it.
+ * Locks of one VM (none is held while waiting for a VMM, a guest or a process):
+ *   turn   a flag with a condition, not a mutex: one attach, detach, resize, … at a time, waited for with a
+ *          deadline;
+ *   io     the monitor connection's parser and the driver's state; held for non-blocking reads only;
+ *   lock   everything else that changes: processes, events, devices, flags. May be taken inside io, never
+ *          around it.
  * Fields without a lock's name are set before the VM is handed out and never change.
  */
 #ifndef VMM_DRIVER_INTERNAL_H
@@ -22,17 +24,17 @@
 struct json_object;
 
 /* Files in run_dir. */
-#define VM_FILE_API	 "api.sock" /* Cloud Hypervisor's REST socket */
-#define VM_FILE_QMP	 "qmp.sock"
-#define VM_FILE_FS	 "virtiofs.sock"
-#define VM_FILE_VSOCK	 "task.vsock" /* hybrid vsock */
-#define VM_FILE_VHOST	 "vhost-vsock.sock"
+#define VM_FILE_API	"api.sock" /* Cloud Hypervisor's REST socket */
+#define VM_FILE_QMP	"qmp.sock"
+#define VM_FILE_FS	"virtiofs.sock"
+#define VM_FILE_VSOCK	"task.vsock" /* hybrid vsock */
+#define VM_FILE_VHOST	"vhost-vsock.sock"
 #define VM_FILE_CONSOLE "console.log"
-#define VM_FILE_SERIAL	 "serial.log"  /* only with debug */
-#define VM_FILE_EVENTS	 "events.json" /* Cloud Hypervisor's event monitor */
-#define VM_FILE_LOG	 "vmm.log"     /* the VMM's stdout and stderr */
-#define VM_FILE_FS_LOG	 "virtiofsd.log"
-#define VM_FILE_VS_LOG	 "vsock.log"
+#define VM_FILE_SERIAL	"serial.log"  /* only with debug */
+#define VM_FILE_EVENTS	"events.json" /* Cloud Hypervisor's event monitor */
+#define VM_FILE_LOG	"vmm.log"     /* the VMM's stdout and stderr */
+#define VM_FILE_FS_LOG	"virtiofsd.log"
+#define VM_FILE_VS_LOG	"vsock.log"
 
 enum vm_role {
 	VM_ROLE_VMM,
@@ -41,16 +43,16 @@ enum vm_role {
 	VM_ROLE_COUNT,
 };
 
-#define VM_DEVICES_MAX	  32
+#define VM_DEVICES_MAX	 32
 #define VM_DEVICE_ID_MAX 64
-#define VM_EVENTS_MAX	  16
-#define VM_VSOCK_CID	  3 /* of hybrid vsock, where each VM has its own CID space */
+#define VM_EVENTS_MAX	 16
+#define VM_VSOCK_CID	 3 /* of hybrid vsock, where each VM has its own CID space */
 
 struct vm_slot {
 	char id[VM_DEVICE_ID_MAX]; /* "": free */
 	enum vm_device_type type;
 	char pci[VM_PCI_ADDRESS_MAX];
-	bool removed; /* the guest has let go of it */
+	bool removed; /* the guest has released it */
 };
 
 struct vm {
@@ -80,14 +82,14 @@ struct vm {
 	bool guest_up;	     /* lock: the guest's userspace has been seen to run */
 	uint32_t vcpus;	     /* lock */
 	uint64_t memory;     /* lock */
-	struct child procs[VM_ROLE_COUNT];	  /* lock; pidfds stay open until vm_free */
-	bool reported[VM_ROLE_COUNT];		  /* lock */
-	struct vm_event events[VM_EVENTS_MAX];  /* lock; a ring */
-	unsigned events_head, events_len;	  /* lock */
+	struct child procs[VM_ROLE_COUNT];	/* lock; pidfds stay open until vm_free */
+	bool reported[VM_ROLE_COUNT];		/* lock */
+	struct vm_event events[VM_EVENTS_MAX];	/* lock; a ring */
+	unsigned events_head, events_len;	/* lock */
 	struct vm_slot devices[VM_DEVICES_MAX]; /* lock */
 };
 
-/* What a start has at hand; lives during vm_start only. */
+/* What a start needs; lives during vm_start only. */
 struct vm_launch {
 	const struct vmm_config *config;
 	const struct vmm_choice *choice;
@@ -115,13 +117,13 @@ struct vmm_driver {
 	int (*command)(const struct vm *vm, const struct vm_launch *launch, char ***ret_argv,
 		       struct err *err);
 	/*
-	 * Connects to the running VMM's API and waits until it answers; also used to adopt. Fills what it
-	 * learns.
+	 * Connects to the running VMM's API and waits until it answers; also used to adopt. Fills in what it
+	 * learns from the VMM.
 	 */
 	int (*ready)(struct vm *vm, bool adopt, int64_t deadline_ns, struct err *err);
 	/* The fd that polls readable when pump has work; -1: none. Constant after ready. */
 	int (*monitor_fd)(const struct vm *vm);
-	/* With io held: reads without blocking what the VMM has to say, queues events. */
+	/* With io held: reads pending monitor input without blocking and queues events. */
 	void (*pump)(struct vm *vm);
 	/* These are called with the turn held. */
 	int (*attach)(struct vm *vm, const struct vm_device *device, char ret_pci[VM_PCI_ADDRESS_MAX],
@@ -132,7 +134,7 @@ struct vmm_driver {
 	int (*pause)(struct vm *vm, int64_t deadline_ns, struct err *err);
 	int (*resume)(struct vm *vm, int64_t deadline_ns, struct err *err);
 	int (*snapshot)(struct vm *vm, const char *dir, int64_t deadline_ns,
-			struct err *err); /* NULL: cannot */
+			struct err *err); /* NULL: not supported */
 	int (*state_name)(struct vm *vm, char *out, size_t size, int64_t deadline_ns, struct err *err);
 	void (*done)(struct vm *vm);
 };
@@ -145,19 +147,19 @@ const struct vmm_driver *vmm_driver_find(const char *name);
 /* "<run_dir>/<file>" into out; 0 or -ENAMETOOLONG. */
 int vm_path(const struct vm *vm, const char *file, char *out, size_t size, struct err *err);
 /*
- * Queues an event (the oldest are kept; what does not fit is dropped) and marks the VM as ending where it is
- * one.
+ * Queues an event and marks the VM as ending if it is an end. When the queue is full the new event is
+ * dropped.
  */
 void vm_push_event(struct vm *vm, enum vm_event_type type, int status, const char *what, const char *detail);
 /* Tells a waiting vm_await to look at its condition again. */
 void vm_progress(struct vm *vm);
-/* A device has left the guest: marks its slot and queues the event. */
+/* The guest has released a device: marks its slot and queues the event. */
 void vm_device_removed(struct vm *vm, const char *id);
 /* The monitor connection has ended. */
 void vm_monitor_eof(struct vm *vm);
 /*
- * Waits until done(vm, arg), which is called with io held, is true. -ETIMEDOUT, -ECANCELED when the VM is
- * being stopped, -ENOTCONN with the VMM's last words when it has died; `what` names what was awaited.
+ * Waits until done(vm, arg), which is called with io held, is true. -ETIMEDOUT; -ECANCELED when the VM is
+ * being stopped; -ENOTCONN with the VMM's last words when it has ended. `what` names what is waited for.
  */
 typedef bool vm_done_fn(struct vm *vm, void *arg);
 int vm_await(struct vm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, const char *what,
@@ -165,11 +167,11 @@ int vm_await(struct vm *vm, vm_done_fn *done, void *arg, int64_t deadline_ns, co
 /* -ECANCELED or -ENOTCONN as in vm_await, else 0. */
 int vm_check_alive(struct vm *vm, struct err *err);
 /*
- * For a VMM that has hung up: its last words if it is dead or dies within a second, else `what`. Negative
- * errno.
+ * For a VMM that has closed its connection: its last words if it ends within a second, else `what`. A
+ * negative errno.
  */
 int vm_lost(struct vm *vm, const char *what, struct err *err);
-/* Records a device that the VMM has (used when adopting). */
+/* Adds a device that the VMM reports (used when adopting). */
 int vm_slot_add(struct vm *vm, enum vm_device_type type, const char *id, const char *pci, struct err *err);
 
 /* ---- cmdline.c ----------------------------------------------------------------------------------------- */
@@ -181,33 +183,33 @@ int launch_add_fd(struct vm_launch *launch, int fd, int *ret_index,
 		  struct err *err); /* takes fd in any case */
 void vmm_mac_words(const uint8_t mac[6], char out[18]);
 bool vmm_mac_zero(const uint8_t mac[6]);
-/* Our name inside the VMM for a plugged device, from which type and id can be told again. */
+/* Our name inside the VMM for a plugged device; type and id can be read from it. */
 #define VM_DEVICE_NAME_MAX (VM_DEVICE_ID_MAX + 16)
 void vm_device_name(enum vm_device_type type, const char *id, char out[VM_DEVICE_NAME_MAX]);
-/* The id inside such a name, or NULL if it is not one. */
+/* The id in such a name; NULL for other names. */
 const char *vm_device_id(const char *name, enum vm_device_type *ret_type);
 /*
- * A value inside QEMU's or Cloud Hypervisor's comma-separated options: neither comma nor control character.
+ * -EINVAL if a value cannot be part of QEMU's or Cloud Hypervisor's comma-separated options: it holds a
+ * comma, a quote or a control character.
  */
 int vmm_option_check(const char *what, const char *value, struct err *err);
 
 /* ---- console.c ----------------------------------------------------------------------------------------- */
 
 /*
- * Follows a console file: what the guest prints is the event that tells of its progress. Embedded;
- * console_done.
+ * Follows a console file: the guest's output is the event that tells of its progress. Embedded; console_done.
  */
 struct console {
-	int fd, watch; /* -1: not there yet, or not to be had */
+	int fd, watch; /* -1: missing, or it cannot be opened */
 	bool up;       /* userspace runs */
 	int64_t offset;
 	size_t kept;
 	char window[64]; /* the last bytes read: a sign may be cut in two */
 };
 void console_init(struct console *c, const char *path);
-/* Reads what is new; true once userspace has shown itself. Never blocks. */
+/* Reads new output; true once userspace has printed something. Never blocks. */
 bool console_read(struct console *c);
-/* True if the text, with what the console has kept of the text before it, holds a sign of userspace. */
+/* True if the text, together with the end of the text before it, holds a sign of userspace. */
 bool console_sign(struct console *c, const char *text, size_t len);
 void console_done(struct console *c);
 
@@ -226,12 +228,12 @@ bool vsock_kernel_usable(void);
 int vsock_claim(uint32_t *ret_cid, struct err *err);
 int vsock_daemon_find(const struct vmm_config *config, char *out, size_t size, struct err *err);
 int vsock_daemon_spawn(struct vm *vm, const struct vm_launch *launch, const char *helper, struct err *err);
-/* One attempt at most until the deadline: a connected socket; -EAGAIN if the guest is not there yet. */
+/* One attempt, until the deadline at most: a connected socket; -EAGAIN if the guest does not listen yet. */
 int vsock_dial_hybrid(const char *path, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns,
 		      struct err *err);
 int vsock_dial_kernel(uint32_t cid, uint32_t port, int stop_fd, int pid_fd, int64_t deadline_ns,
 		      struct err *err);
-/* "OK <n>\n" or not: 1 complete and well formed, 0 more is needed, -EPROTO. */
+/* Checks a reply "OK <n>\n": 1 complete, 0 incomplete so far, -EPROTO anything else. */
 int vsock_parse_ok(const char *data, size_t len);
 
 /* ---- sock.c -------------------------------------------------------------------------------------------- */
@@ -250,25 +252,25 @@ int tap_open(const char *netns_path, const char *name, struct err *err);
 
 /* ---- choose.c ------------------------------------------------------------------------------------------ */
 
-/*
- * Runs a short program with /dev/null as stdin and stderr, and keeps the first out_size - 1 bytes of its
- * output.
- */
+/* Runs a program with /dev/null as stdin and stderr, and keeps the first out_size - 1 bytes of its output. */
 struct vmm_run {
 	char *const *argv;
 	char *out;
 	size_t out_size;
 };
-/* Its exit status (128+n for a signal), or a negative errno; killed at the deadline (-ETIMEDOUT). */
+/*
+ * The exit status (128+n for a signal), or a negative errno; the program is killed at the deadline
+ * (-ETIMEDOUT).
+ */
 int vmm_run(const struct vmm_run *run, int64_t deadline_ns);
 /* A whole word of the first "flags" line. */
 bool cpu_has(const char *cpuinfo, const char *flag);
-/* The driver's program: the configured one, if that is meant for it, else its own in PATH. */
+/* The driver's program: the configured one, if it belongs to this driver, else the default one from PATH. */
 int find_driver(const struct vmm_config *config, const struct vmm_driver *driver, char *out, size_t size,
 		struct err *err);
-/* The first line of `path --version`, or "" if it has none. */
+/* The first line of `path --version`; "" if there is none. */
 void read_version(const char *path, char *out, size_t size);
-/* crivisor-spawn's place. */
+/* The path of crivisor-spawn. */
 int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, struct err *err);
 
 #endif

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/guest_files_internal.h"
 
 #include "base/util.h"
@@ -51,7 +52,7 @@ static int no_kernel(struct err *err, const char *path, const char *why)
 	return err_set_status(err, -ENOEXEC, ERR_FAILED_PRECONDITION, "guest kernel %s: %s", path, why);
 }
 
-/* True if the notes of a PT_NOTE segment hold the PVH entry. Numbers of the file are not trusted. */
+/* True if the notes of a PT_NOTE segment hold the PVH entry. Sizes in the file are not trusted. */
 static bool has_pvh_note(const unsigned char *data, size_t len)
 {
 	size_t at = 0;
@@ -98,7 +99,7 @@ static int check_elf(int fd, uint64_t size, const char *path, const Elf64_Ehdr *
 		return no_kernel(err, path, "an ELF file, but not for x86-64");
 	if (n == 0 || n > PHDRS_MAX || eh->e_phentsize != sizeof(ph[0]) ||
 	    pread(fd, ph, n * sizeof(ph[0]), (off_t)eh->e_phoff) != (ssize_t)(n * sizeof(ph[0])))
-		return no_kernel(err, path, "its program headers cannot be read: damaged, or no kernel");
+		return no_kernel(err, path, "its program headers cannot be read: damaged, or not a kernel");
 	for (size_t i = 0; i < n; i++) {
 		if (ph[i].p_offset > size || ph[i].p_filesz > size - ph[i].p_offset)
 			return no_kernel(err, path, "it is cut short: a segment lies beyond its end");
@@ -259,15 +260,15 @@ static int look(const char *what, const char *key, const char *path, check_fn *c
 		return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
 				      "no %s is configured ([hypervisor] %s)", what, key);
 	if (path[0] != '/')
-		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "%s %s is no absolute path",
+		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "%s %s is not an absolute path",
 				      what, path);
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return err_set_status(err, -errno, ERR_FAILED_PRECONDITION, "%s %s: %s ([hypervisor] %s)",
 				      what, path, strerrordesc_np(errno), key);
 	if (!S_ISREG(st.st_mode))
-		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "%s %s is no regular file", what,
-				      path);
+		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION, "%s %s is not a regular file",
+				      what, path);
 	sums = xasprintf("%.*s/" GUEST_SUMS, (int)(strrchr(path, '/') - path), path);
 	if (!sums)
 		return err_oom(err);

@@ -23,7 +23,9 @@ struct vmm_program_info {
 	char version[128]; /* the first line of its `--version`; "": it prints none, or is the spawn helper */
 	bool legacy;	   /* virtiofsd only: the C one */
 };
-/* Where the start of a VM would find the program. Blocks while the program prints its version, at most 10 s. */
+/*
+ * Where the start of a VM would find the program. Blocks while the program prints its version, at most 10 s.
+ */
 int vmm_program_find(const struct vmm_config *config, enum vmm_program program, struct vmm_program_info *ret,
 		     struct err *err);
 

@@ -1,9 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * json_internal.h: json-c in short, for the files of this room.
+ * json_internal.h: short forms of json-c, for the files of this room.
  *
- * Threads:   no state. Ownership: vjson_add_* put new values into o, which owns them; what vjson_get and
- *            vjson_str return is borrowed from o.
- * Errors:    a member that is missing or of another type is NULL, "" or 0: what comes from outside may be
+ * Threads:   no state.
+ * Ownership: vjson_add_* put new values into o, which owns them; what vjson_get and vjson_str return is
+ *            borrowed from o.
+ * Errors:    a member that is missing or has another type is NULL, "" or 0: input from outside may be
  *            anything.
  */
 #ifndef VMM_JSON_INTERNAL_H
@@ -28,7 +30,7 @@ static inline void vjson_add_u64(struct json_object *o, const char *key, uint64_
 	json_object_object_add(o, key, json_object_new_uint64(value));
 }
 
-/* The member of that type, or NULL; o may be NULL or no object. */
+/* The member of that type, or NULL; o may be NULL or of any type. */
 static inline struct json_object *vjson_get(struct json_object *o, const char *key, enum json_type type)
 {
 	struct json_object *v;

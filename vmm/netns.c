@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * netns.c: network namespaces held by bind mounts, and work inside them.
  *
@@ -75,7 +76,7 @@ int netns_run(const char *netns_path, netns_fn *fn, void *arg, struct err *err)
 	if (fd < 0)
 		return err_set_errno(err, -errno, "network namespace %s", netns_path);
 	if (fstatfs(fd, &fs) < 0 || fs.f_type != NSFS_MAGIC)
-		return err_set(err, -EINVAL, "%s is no network namespace", netns_path);
+		return err_set(err, -EINVAL, "%s is not a network namespace", netns_path);
 	j.netns_fd = fd;
 	r = run_thread(&j);
 	return r < 0 ? err_wrap(err, "in network namespace %s", netns_path) : r;
@@ -142,7 +143,7 @@ int vmm_netns_create(const char *path, struct err *err)
 
 int vmm_netns_destroy(const char *path, struct err *err)
 {
-	/* EINVAL: nothing is mounted there (a crash came between the file and the mount). */
+	/* EINVAL: nothing is mounted there; a crash came between the file's creation and the mount. */
 	if (umount2(path, MNT_DETACH) < 0 && errno != ENOENT && errno != EINVAL)
 		return err_set_errno(err, -errno, "unmounting network namespace %s", path);
 	if (unlink(path) < 0 && errno != ENOENT)

@@ -1,8 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * netns_internal.h: work inside a network namespace, for the files of this room.
  *
- * Threads: netns_run blocks the caller while a thread of its own does the work; the caller's namespace never
- *          changes.
+ * Threads:   netns_run blocks the caller while a thread of its own does the work; the caller's namespace
+ *            never changes.
  */
 #ifndef VMM_NETNS_INTERNAL_H
 #define VMM_NETNS_INTERNAL_H

@@ -34,8 +34,8 @@ int vmm_tap_join(const char *netns_path, const char *tap, const char *ifname, st
 		 struct err *err);
 
 /*
- * For diagnosis: makes a network namespace, and in one a tap, or redirecting filters; all of it is gone at the
- * return, except for a kernel module that the kernel may have loaded for it.
+ * For diagnosis: makes a network namespace, and in one a tap, or redirecting filters; all of it is gone at
+ * the return, except for a kernel module that the kernel may have loaded for it.
  */
 int vmm_netns_try(struct err *err);
 int vmm_tap_try(struct err *err);

@@ -1,4 +1,5 @@
-/* probe.c: what this host has, for those who ask without starting a VM. */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* probe.c: what this host has, found without starting a VM. */
 #include "vmm/host.h"
 
 #include "base/util.h"
@@ -19,7 +20,7 @@ static int find_vmm(const struct vmm_config *config, const struct vmm_driver *dr
 {
 	struct vmm_config c = *config;
 
-	/* Where a driver is named, the configured path is that one's. */
+	/* If a driver is named, the configured path is for that one. */
 	if (!str_empty(c.driver) && !str_eq(c.driver, "auto") && !str_eq(c.driver, driver->name))
 		c.path = NULL;
 	return find_driver(&c, driver, out, size, err);
@@ -79,22 +80,21 @@ int vmm_kvm_look(struct vmm_kvm *ret)
 
 /* ---- cgroups ------------------------------------------------------------------------------------------- */
 
-/* Whether one of the controllers that pods are limited by cannot be passed on to children of the tree's top.
- */
+/* Whether a controller that pods are limited by cannot be passed on to children of the tree's top. */
 static bool is_crowded(const struct cgr_hierarchy *h)
 {
 	char *events CLEANUP_FREE = NULL, *procs CLEANUP_FREE = NULL;
 	char *has CLEANUP_FREE = NULL, *on CLEANUP_FREE = NULL;
 
-	/* Only cgroups below the root have this file; the root may hold processes and pass on
-	 * (cgroup-v2.rst). */
-	if (cgr_get(h, "", "cgroup.events", &events) < 0 ||
-	    cgr_get(h, "", "cgroup.procs", &procs) < 0 || !*procs ||
-	    cgr_get(h, "", "cgroup.controllers", &has) < 0 ||
+	/*
+	 * Only cgroups below the root have this file. The root may hold processes and still pass controllers
+	 * on (cgroup-v2.rst).
+	 */
+	if (cgr_get(h, "", "cgroup.events", &events) < 0 || cgr_get(h, "", "cgroup.procs", &procs) < 0 ||
+	    !*procs || cgr_get(h, "", "cgroup.controllers", &has) < 0 ||
 	    cgr_get(h, "", "cgroup.subtree_control", &on) < 0)
 		return false;
-	return cgr_bits(has) & ~cgr_bits(on) &
-	       (CGR_CPU | CGR_MEMORY);
+	return cgr_bits(has) & ~cgr_bits(on) & (CGR_CPU | CGR_MEMORY);
 }
 
 int vmm_cgroup_look(struct vmm_cgroups *ret, struct err *err)

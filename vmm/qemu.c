@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * qemu.c: the driver for QEMU 7.2 and later: start, the monitor connection, events, pause.
  *
@@ -72,7 +73,7 @@ static void qemu_pump(struct vm *vm)
 	}
 }
 
-/* Writes all of it; QEMU reads its monitor whenever its main loop turns. */
+/* Writes the whole request; QEMU reads its monitor in each turn of its main loop. */
 static int send_all(struct vm *vm, const char *text, int fd, int64_t deadline_ns, struct err *err)
 {
 	struct qemu *q = vm->state;
@@ -170,7 +171,7 @@ static bool have_greeting(struct vm *vm, void *arg)
 	return q->qmp.greeted || q->broken;
 }
 
-/* Opens what QEMU inherits: its monitor's listener, so that nobody waits for the file to appear. */
+/* Opens QEMU's monitor listener, which QEMU inherits: clients may connect before QEMU is up. */
 static int qemu_prepare(struct vm *vm, struct vm_launch *launch, struct err *err)
 {
 	char path[256];

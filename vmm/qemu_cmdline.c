@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * qemu_cmdline.c: QEMU's command line. Pure: what it needs is opened before.
  *
@@ -128,9 +129,9 @@ static int add_kernel(const struct vm *vm, const struct vm_launch *l, char ***v,
 		return err_oom(err);
 	ADD("-kernel", "%s", l->config->kernel_path);
 	/*
-	 * Without KVM the kernel tests at boot that timer interrupts arrive in time, and panics before it has
-	 * a console where a busy host delays them (arch/x86/kernel/apic/io_apic.c, check_timer). Under KVM it
-	 * skips the test by itself.
+	 * Without KVM the kernel tests at boot that timer interrupts arrive in time. On a busy host they are
+	 * delayed, and it panics before it has a console (arch/x86/kernel/apic/io_apic.c, check_timer). Under
+	 * KVM it skips the test by itself.
 	 */
 	ADD("-append", "%s%s%s", cmdline, str_eq(vm->accel, "tcg") ? " no_timer_check" : "",
 	    vm->debug ? " earlyprintk=ttyS0" : "");
@@ -157,7 +158,7 @@ int qemu_command(const struct vm *vm, const struct vm_launch *l, char ***ret_arg
 	r = r < 0 ? r : add2(v, "-no-reboot", "-display");
 	r = r < 0 ? r : add2(v, "none", "-msg");
 	r = r < 0 ? r : strv_add(v, "timestamp=on");
-	/* QEMU needs no new programs, no other user and no resource limits once it runs. */
+	/* A running QEMU needs no new programs, no other user and no resource limits. */
 	r = r < 0 ? r
 		  : add2(v, "-sandbox",
 			 "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");

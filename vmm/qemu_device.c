@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * qemu_device.c: hot plug into a running QEMU.
  *
@@ -84,8 +85,8 @@ static int free_port(struct vm *vm, int *ret_port, int64_t deadline_ns, struct e
 }
 
 /*
- * The address as the guest sees it. Before the guest's firmware has numbered its buses there is none yet, and
- * no event.
+ * The address as the guest sees it. There is none until the guest's firmware has numbered its buses, and no
+ * event tells when.
  */
 static int read_address(struct vm *vm, int port, char ret_pci[VM_PCI_ADDRESS_MAX], int64_t deadline_ns,
 			struct err *err)
@@ -144,7 +145,7 @@ static int add_pmem(struct vm *vm, const struct vm_device *d, int port, struct j
 	if (stat(d->path, &st) < 0)
 		return err_set_errno(err, -errno, "pmem file %s", d->path);
 	if (!S_ISREG(st.st_mode) || st.st_size == 0 || st.st_size % (2 << 20) != 0)
-		return err_set(err, -EINVAL, "pmem file %s is no regular file of whole 2 MiB blocks",
+		return err_set(err, -EINVAL, "pmem file %s is not a regular file of whole 2 MiB blocks",
 			       d->path);
 	snprintf(name, sizeof(name), "rp%d-mem", port);
 	args = json_object_new_object();
@@ -322,7 +323,7 @@ static int find_port(const struct qemu_port ports[QEMU_ROOT_PORTS], const char *
 	return -1;
 }
 
-/* The backend's port when the device itself has gone already (a detach that timed out and is asked again). */
+/* The backend's port when the device itself has left already: a detach that timed out and is repeated. */
 static int port_of_address(const struct qemu_port ports[QEMU_ROOT_PORTS], const char *pci)
 {
 	unsigned bus;
@@ -354,10 +355,10 @@ int qemu_detach(struct vm *vm, const struct vm_slot *slot, int64_t deadline_ns, 
 
 		vjson_add_str(args, "id", name);
 		r = qemu_call(vm, "device_del", args, -1, deadline_ns, NULL, &asked);
-		/* Asked once already and still on its way out: go on waiting. */
+		/* The removal was requested before and is still in progress: go on waiting. */
 		if (r < 0 && r != -ENOENT && !strstr(asked.msg, "already in the process of unplug"))
 			return err_copy(err, &asked);
-		r = vm_await(vm, slot_removed, &w, deadline_ns, "the guest to let go of the device", err);
+		r = vm_await(vm, slot_removed, &w, deadline_ns, "the guest to release the device", err);
 		if (r < 0)
 			return r;
 	} else {

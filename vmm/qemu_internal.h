@@ -1,4 +1,5 @@
-/* qemu_internal.h: what the files of the QEMU driver share. Not for others. */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* qemu_internal.h: what the files of the QEMU driver share. */
 #ifndef VMM_QEMU_INTERNAL_H
 #define VMM_QEMU_INTERNAL_H
 
@@ -10,28 +11,27 @@
 
 struct qemu {
 	int fd;
-	bool broken; /* the connection is of no more use */
+	bool broken; /* the connection cannot be used any more */
 	char broken_words[160];
 	bool memory_changed; /* a MEMORY_DEVICE_SIZE_CHANGE has come */
-	char deleted[64]; /* the device of the last DEVICE_DELETED that was not a plugged one of ours: a vCPU
-			   */
+	char deleted[64];    /* the last DEVICE_DELETED that was for none of our plugged devices: a vCPU */
 	struct qmp qmp;
 };
 
 /* One pcie-root-port, as query-pci shows it. */
 struct qemu_port {
 	bool present;
-	int bus;	  /* secondary bus number; 0: the firmware has not come by yet */
+	int bus;	  /* secondary bus number; 0: the firmware has not set it yet */
 	char device[128]; /* qdev id of what is plugged there; "": nothing */
 	int slot, function;
 };
-/* Reads query-pci's answer; whatever is strange in it is left out. */
+/* Reads query-pci's answer; unexpected entries are left out. */
 void qemu_read_ports(struct json_object *value, struct qemu_port ports[QEMU_ROOT_PORTS]);
 
 int qemu_command(const struct vm *vm, const struct vm_launch *launch, char ***ret_argv, struct err *err);
 /*
- * One command: *ret_value (may be NULL) is owned by the caller (json_object_put). Takes arguments in any
- * case. fd >= 0 goes along by SCM_RIGHTS and stays the caller's.
+ * One command: *ret_value (may be NULL) is owned by the caller (json_object_put). Takes ownership of
+ * arguments, on failure too. fd >= 0 is passed along by SCM_RIGHTS and stays the caller's.
  */
 int qemu_call(struct vm *vm, const char *command, struct json_object *arguments, int fd, int64_t deadline_ns,
 	      struct json_object **ret_value, struct err *err);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * qemu_size.c: vCPUs and memory of a running QEMU: query-hotpluggable-cpus and device_add for the ones,
  * virtio-mem for the other.
@@ -29,7 +30,7 @@ static int remove_cpu(struct vm *vm, const char *name, int64_t deadline_ns, stru
 	pthread_mutex_unlock(&vm->io);
 	vjson_add_str(args, "id", name);
 	r = qemu_call(vm, "device_del", args, -1, deadline_ns, NULL, err);
-	return r < 0 ? r : vm_await(vm, cpu_gone, wanted, deadline_ns, "the guest to let go of a vCPU", err);
+	return r < 0 ? r : vm_await(vm, cpu_gone, wanted, deadline_ns, "the guest to release a vCPU", err);
 }
 
 /* One entry of query-hotpluggable-cpus becomes a vCPU of the VM. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/qmp_internal.h"
 
 #include "base/util.h"
@@ -26,7 +27,7 @@ static const char *get_string(struct json_object *o, const char *key)
 		       : NULL;
 }
 
-/* An answer to an older command, whose caller gave up, is dropped. */
+/* A reply to an older command, whose caller gave up, is dropped. */
 static void take_reply(struct qmp *q, struct json_object *o)
 {
 	const char *id = get_string(o, "id");
@@ -44,7 +45,7 @@ static int take_message(struct qmp *q, struct json_object *o, struct err *err)
 	const char *event;
 
 	if (!json_object_is_type(o, json_type_object))
-		return err_set(err, -EPROTO, "QMP: a message that is no object");
+		return err_set(err, -EPROTO, "QMP: a message that is not an object");
 	event = get_string(o, "event");
 	if (event) {
 		json_object_object_get_ex(o, "data", &v);
@@ -77,7 +78,7 @@ static int take_line(struct qmp *q, const char *line, size_t len, struct err *er
 		return err_set(err, -ENOMEM, "QMP: out of memory");
 	json_tokener_set_flags(t, JSON_TOKENER_STRICT);
 	o = json_tokener_parse_ex(t, line, (int)len);
-	/* A number or literal at the very end is only complete at a delimiter; no QMP message is one. */
+	/* A number or literal at the very end is complete only at a delimiter; no QMP message is one. */
 	if (json_tokener_get_error(t) != json_tokener_success || !o)
 		r = err_set(err, -EPROTO, "QMP: bad JSON (%s): %.80s",
 			    json_tokener_error_desc(json_tokener_get_error(t)), line);

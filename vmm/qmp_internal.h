@@ -1,10 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * qmp_internal.h: the QEMU Machine Protocol on one connection (docs/interop/qmp-spec.txt of QEMU 7.2).
  *
- * Purpose:   tells greeting, replies and events apart as they come; knows nothing of sockets' waiting.
+ * Purpose:   tells greeting, replies and events apart as they come; does not wait on sockets.
  * Threads:   the VM's io lock guards a struct qmp.
- * Limits:    a line of at most QMP_LINE_MAX bytes, JSON nested at most 32 deep; beyond that, and for anything
- *            that is not the protocol, qmp_feed fails and the connection is of no more use.
+ * Limits:    a line of at most QMP_LINE_MAX bytes, JSON nested at most 32 deep. Beyond that, and for anything
+ *            else that violates the protocol, qmp_feed fails and the connection must be closed.
  */
 #ifndef VMM_QMP_INTERNAL_H
 #define VMM_QMP_INTERNAL_H
@@ -35,8 +36,8 @@ void qmp_done(struct qmp *q);
 /* Takes what is complete in q->in. 0 or -EPROTO. */
 int qmp_feed(struct qmp *q, struct err *err);
 /*
- * The text of the next command, with a new id, newline included; free() it. Takes arguments (may be NULL) in
- * any case. NULL on ENOMEM.
+ * The text of the next command, with a new id, newline included; free() it. Takes ownership of arguments (may
+ * be NULL), on failure too. NULL on ENOMEM.
  */
 char *qmp_request(struct qmp *q, const char *command, struct json_object *arguments);
 /* The "return" of q->reply (borrowed), or QEMU's own description as an error. Call when q->reply is set. */

@@ -1,4 +1,5 @@
-/* recover.c: what of a VM outlives the server, as JSON, and the way back. */
+/* SPDX-License-Identifier: Apache-2.0 */
+/* recover.c: what of a VM outlives the server, saved as JSON, and how a running VM is adopted from it. */
 #include "vmm/vm_internal.h"
 
 #include "base/procfs.h"
@@ -45,7 +46,7 @@ static void save_procs(const struct vm *vm, struct json_object *o)
 
 char *vm_save(const struct vm *vm)
 {
-	/* Only the lock is changed: the VM itself stays as it is. */
+	/* Only the lock changes: the VM itself stays as it is. */
 	pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&vm->lock;
 	struct json_object *o = json_object_new_object();
 	char boot_id[PROCFS_BOOT_ID_SIZE];
@@ -105,7 +106,7 @@ static int parse(const char *json, struct json_object **ret, struct err *err)
 	json_tokener_free(t);
 	if (!o || !json_object_is_type(o, json_type_object)) {
 		json_object_put(o);
-		return err_set(err, -EINVAL, "a saved VM that is no JSON object");
+		return err_set(err, -EINVAL, "a saved VM that is not a JSON object");
 	}
 	*ret = o;
 	return 0;
@@ -125,7 +126,7 @@ static int check_head(struct json_object *o, const struct vmm_driver **ret_drive
 	if (!*ret_driver)
 		return err_set(err, -EINVAL, "a saved VM of the unknown driver \"%s\"", name);
 	if (procfs_boot_id(now) < 0 || !str_eq(now, boot_id))
-		return err_set(err, -ESRCH, "the host has been restarted since");
+		return err_set(err, -ESRCH, "the host has rebooted since");
 	return 0;
 }
 
@@ -168,7 +169,7 @@ static int adopt_procs(struct vm *vm, struct json_object *o, struct err *err)
 		r = child_adopt(&vm->procs[i], (pid_t)vjson_u64(p, "pid"), vjson_u64(p, "start_time"), exe,
 				&e);
 		if (r < 0 && result == 0)
-			result = err_set(err, -ESRCH, "%s has died meanwhile (%s)",
+			result = err_set(err, -ESRCH, "%s has ended meanwhile (%s)",
 					 i == VM_ROLE_VMM ? vm->driver->name : vm->exe[i], e.msg);
 	}
 	return result;
@@ -199,7 +200,7 @@ int vm_recover(const char *json, struct vm **ret_vm, struct err *err)
 			r = driver->ready(vm, true, now_monotonic_ns() + ADOPT_NS, err);
 		if (r == 0)
 			r = vm_watch(vm, err);
-		if (r < 0) /* half a VM is none */
+		if (r < 0) /* an incomplete VM cannot be used */
 			vm_kill_all(vm, now_monotonic_ns() + KILL_NS);
 	}
 	json_object_put(o);

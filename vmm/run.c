@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/driver_internal.h"
 
 #include "base/process.h"
@@ -50,7 +51,7 @@ int vmm_run(const struct vmm_run *run, int64_t deadline_ns)
 		return r;
 	write_end = close_fd(write_end);
 	r = drain(read_end, run->out, run->out_size, deadline_ns);
-	/* One that has closed its output need not end by itself. */
+	/* A program that has closed its output may still run. */
 	if (r == 0)
 		r = wait_fd(pid_fd, POLLIN, deadline_ns);
 	if (r < 0)

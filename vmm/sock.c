@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/driver_internal.h"
 
 #include "base/util.h"
@@ -40,7 +41,7 @@ int sock_listen(const char *path, struct err *err)
 	return move_fd(fd);
 }
 
-/* Waits for something new in the socket's directory, or for the owner's death; -EAGAIN: look again. */
+/* Waits for a change in the socket's directory, or for the owner's exit; -EAGAIN: look again. */
 static int wait_in_directory(int watch, int stop_fd, const struct child *owner, int64_t deadline_ns,
 			     struct err *err)
 {

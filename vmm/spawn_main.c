@@ -1,14 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * crivisor-spawn: enters a network namespace, waits until it is in its cgroup, then becomes the program it is given.
+ * crivisor-spawn: enters a network namespace, waits until it is in its cgroup, then becomes the program it
+ * is given.
  *
- * Usage: crivisor-spawn [--status-fd N] [--hold-fd N] [--netns PATH] [--log FILE] [--keep-fd N]… -- PROGRAM ARG…
+ * Usage: crivisor-spawn [--status-fd N] [--hold-fd N] [--netns PATH] [--log FILE] [--keep-fd N]… -- PROGRAM
+ *        ARG…
  *
- * So the program is in its place from its first instruction, and nothing is moved afterwards. The parent moves this
- * process to its cgroup and then writes a byte to the hold fd; if the parent ends before, so does this process. The
- * program gets a session of its own, default signals, /dev/null as stdin, the log file as stdout and stderr, no core
- * dumps and no fd but the kept ones. What fails is written as text to the status fd, which is close-on-exec:
- * a reader sees the reason, or EOF once the program runs. Exit status 127 after a failure. Static and
- * single-threaded, so that setns is its own affair.
+ * So the program is in its place from its first instruction, and nothing is moved afterwards. The parent
+ * moves this process to its cgroup and then writes a byte to the hold fd; if the parent ends before, so does
+ * this process. The program gets a session of its own, default signals, /dev/null as stdin, the log file as
+ * stdout and stderr, no core dumps and no fd but the kept ones. What fails is written as text to the status
+ * fd, which is close-on-exec: a reader sees the reason, or EOF once the program runs. Exit status 127 after a
+ * failure. Static and single-threaded, so that setns is its own affair.
  */
 #include "base/util.h"
 
@@ -56,7 +59,7 @@ static int fd_arg(const char *s)
 	return (int)v;
 }
 
-/* Waits for the byte that tells that this process is where it belongs. Without it, its parent is gone or gives up. */
+/* Waits for the byte that says that this process has been moved. EOF: the parent has ended or gives up. */
 static void wait_for_word(int fd)
 {
 	char byte;

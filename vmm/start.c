@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/vm_internal.h"
 
 #include "base/util.h"
@@ -11,7 +12,7 @@
 #define STOP_NS	     (5 * NS_PER_SEC)
 #define RETRY_NS     (5 * NS_PER_MS)
 #define DYING_NS     (NS_PER_SEC / 2)
-#define SILENT_NS    (60 * NS_PER_SEC) /* long: a busy machine is slow to boot, and too early is fatal */
+#define SILENT_NS    (60 * NS_PER_SEC) /* long: a busy machine boots slowly, and dialling too early is fatal */
 #define MEMORY_MIN   (64ULL << 20)
 #define VCPUS_LIMIT  255
 #define MEMORY_ALIGN (2ULL << 20)
@@ -27,10 +28,10 @@ static int check_spec(const struct vmm_config *config, const struct vm_spec *spe
 		return err_set(err, -EINVAL, "VM id \"%s\": 1 to %d of a-z, 0-9 and - are allowed",
 			       spec->id ? spec->id : "", ID_MAX);
 	if (str_empty(spec->run_dir) || stat(spec->run_dir, &st) < 0 || !S_ISDIR(st.st_mode))
-		return err_set(err, -ENOENT, "run directory \"%s\" is no directory",
+		return err_set(err, -ENOENT, "run directory \"%s\" is not a directory",
 			       spec->run_dir ? spec->run_dir : "");
 	if (str_empty(spec->shared_dir) || stat(spec->shared_dir, &st) < 0 || !S_ISDIR(st.st_mode))
-		return err_set(err, -ENOENT, "shared directory \"%s\" is no directory",
+		return err_set(err, -ENOENT, "shared directory \"%s\" is not a directory",
 			       spec->shared_dir ? spec->shared_dir : "");
 	if ((spec->memory_bytes ? spec->memory_bytes : config->memory_bytes) < MEMORY_MIN)
 		return err_set(err, -EINVAL, "a VM needs at least %llu MiB of memory", MEMORY_MIN >> 20);
@@ -83,7 +84,7 @@ static int set_image(struct vm_launch *l, struct err *err)
 	if (stat(l->config->image_path, &st) < 0)
 		return err_set_errno(err, -errno, "guest image %s", l->config->image_path);
 	if (!S_ISREG(st.st_mode) || st.st_size == 0 || st.st_size % (2 << 20) != 0)
-		return err_set(err, -EINVAL, "guest image %s is no regular file of whole 2 MiB blocks",
+		return err_set(err, -EINVAL, "guest image %s is not a regular file of whole 2 MiB blocks",
 			       l->config->image_path);
 	l->image_bytes = (uint64_t)st.st_size;
 	return 0;
@@ -97,7 +98,7 @@ static int start_vsock(struct vm *vm, struct vm_launch *l, const char *helper, s
 
 	if (vm->driver->own_vsock)
 		return 0;
-	/* A daemon that is named is meant. */
+	/* A configured daemon is used even where the kernel could serve vsock. */
 	if (str_empty(l->config->vsock_daemon_path) && vsock_kernel_usable()) {
 		fd = vsock_claim(&vm->cid, err);
 		return fd < 0 ? fd : launch_add_fd(l, fd, &l->vsock, err);
@@ -106,7 +107,7 @@ static int start_vsock(struct vm *vm, struct vm_launch *l, const char *helper, s
 }
 
 /*
- * The vsock daemon takes one connection; it is made here and handed to the VMM, so that the VMM need not
+ * The vsock daemon takes one connection. It is made here and handed to the VMM, so that the VMM need not
  * retry.
  */
 static int connect_vsock(struct vm *vm, struct vm_launch *l, struct err *err)
@@ -157,8 +158,7 @@ static int open_boot_tap(struct vm_launch *l, struct err *err)
 
 static int spawn_vmm(struct vm *vm, struct vm_launch *l, const char *helper, struct err *err)
 {
-	struct child_spec ps = {
-		.helper = helper, .netns = l->spec->netns_path, .cgroup = l->spec->cgroup};
+	struct child_spec ps = {.helper = helper, .netns = l->spec->netns_path, .cgroup = l->spec->cgroup};
 	char **argv CLEANUP_STRV = NULL;
 	const char *slash = strrchr(l->choice->path, '/');
 	char log[256];
@@ -176,7 +176,7 @@ static int spawn_vmm(struct vm *vm, struct vm_launch *l, const char *helper, str
 	return child_spawn(&vm->procs[VM_ROLE_VMM], &ps, err);
 }
 
-/* A helper that dies at once would show as a VMM that cannot connect: its own words are better. */
+/* A helper that exits at once would show as a VMM that cannot connect; the helper's own message says more. */
 static int check_helpers(struct vm *vm, struct err *err)
 {
 	const struct child *v = &vm->procs[VM_ROLE_VMM];
@@ -187,12 +187,12 @@ static int check_helpers(struct vm *vm, struct err *err)
 
 		if (!vm->procs[i].pid || !child_poll(&vm->procs[i]))
 			continue;
-		/* When the VMM has died first, its helpers follow it, in order. */
+		/* When the VMM has ended first, its helpers follow in an orderly way. */
 		if (dying && vm->procs[i].status == 0)
 			continue;
 		child_status_words(vm->procs[i].status, status, sizeof(status));
-		if (vm_path(vm, i == VM_ROLE_FS ? VM_FILE_FS_LOG : VM_FILE_VS_LOG, log, sizeof(log),
-			    NULL) == 0)
+		if (vm_path(vm, i == VM_ROLE_FS ? VM_FILE_FS_LOG : VM_FILE_VS_LOG, log, sizeof(log), NULL) ==
+		    0)
 			child_last_words(log, words, sizeof(words));
 		return err_set_status(err, -ECHILD, ERR_INTERNAL, "%s %s%s%s", vm->exe[i], status,
 				      words[0] ? ": " : "", words);
@@ -233,7 +233,10 @@ static void launch_done(struct vm_launch *l)
 	l->n_fds = 0;
 }
 
-/* Waits for the VMM's API. What a VMM answers while it goes down is not its last word. */
+/*
+ * Waits for the VMM's API. An error reply from a VMM that is about to exit is replaced by the VMM's last
+ * words.
+ */
 static int answer(struct vm *vm, int64_t deadline_ns, struct err *err)
 {
 	struct err dead = ERR_INIT;
@@ -246,7 +249,7 @@ static int answer(struct vm *vm, int64_t deadline_ns, struct err *err)
 	return vm_check_alive(vm, &dead) < 0 ? err_copy(err, &dead) : r;
 }
 
-/* Everything up to an answering VMM; leaves processes behind on failure, for the caller to kill. */
+/* Everything up to an answering VMM. On failure its processes are left for the caller to kill. */
 static int start(struct vm *vm, struct vm_launch *l, struct err *err)
 {
 	struct err helper_err = ERR_INIT;
@@ -272,13 +275,13 @@ static int start_from(const struct vmm_config *config, const struct vmm_choice *
 {
 	const struct vmm_driver *driver = vmm_driver_find(choice->driver);
 	struct vm_launch l = {.config = config,
-			       .choice = choice,
-			       .spec = spec,
-			       .restore_dir = restore_dir,
-			       .fs = -1,
-			       .vsock = -1,
-			       .tap = -1,
-			       .monitor = -1};
+			      .choice = choice,
+			      .spec = spec,
+			      .restore_dir = restore_dir,
+			      .fs = -1,
+			      .vsock = -1,
+			      .tap = -1,
+			      .monitor = -1};
 	struct vm *vm;
 	int r;
 
@@ -313,20 +316,20 @@ static int start_from(const struct vmm_config *config, const struct vmm_choice *
 }
 
 int vm_start(const struct vmm_config *config, const struct vmm_choice *choice, const struct vm_spec *spec,
-	      int64_t deadline_ns, struct vm **ret_vm, struct err *err)
+	     int64_t deadline_ns, struct vm **ret_vm, struct err *err)
 {
 	return start_from(config, choice, spec, NULL, deadline_ns, ret_vm, err);
 }
 
 int vm_restore(const struct vmm_config *config, const struct vmm_choice *choice, const struct vm_spec *spec,
-		const char *dir, int64_t deadline_ns, struct vm **ret_vm, struct err *err)
+	       const char *dir, int64_t deadline_ns, struct vm **ret_vm, struct err *err)
 {
 	return start_from(config, choice, spec, dir, deadline_ns, ret_vm, err);
 }
 
 /* ---- connect ------------------------------------------------------------------------------------------- */
 
-/* Waits at most until `until` for the guest's console, the stop or the VMM's death. */
+/* Waits until `until` at most for the guest's console, the stop or the VMM's exit. */
 static int pause_dial(struct vm *vm, struct console *c, int64_t until, struct err *err)
 {
 	struct pollfd p[] = {
@@ -346,10 +349,9 @@ static int pause_dial(struct vm *vm, struct console *c, int64_t until, struct er
 }
 
 /*
- * vhost-device-vsock 0.3 stops serving for ever, without a word, when somebody connects while the guest's
- * driver is just setting its queues up (an unready queue is an error that ends its thread). So nobody does
- * until the guest's userspace has shown itself on the console. A guest that prints nothing at all is taken to
- * be up after SILENT_NS.
+ * vhost-device-vsock 0.3 stops serving for good, without a message, when a client connects while the guest's
+ * driver sets its queues up (an unready queue is an error that ends its thread). So dialling waits until the
+ * guest's userspace shows on the console. A guest that prints nothing is assumed to be up after SILENT_NS.
  */
 static int wait_userspace(struct vm *vm, struct console *c, int64_t deadline_ns, struct err *err)
 {
@@ -368,7 +370,7 @@ static int wait_userspace(struct vm *vm, struct console *c, int64_t deadline_ns,
 		if (up || now >= silent)
 			break;
 		if (now >= deadline_ns)
-			return err_set(err, -ETIMEDOUT, "the guest has not come up yet");
+			return err_set(err, -ETIMEDOUT, "the guest has not started its userspace yet");
 		r = pause_dial(vm, c, silent < deadline_ns ? silent : deadline_ns, err);
 	}
 	if (r < 0)
@@ -399,7 +401,7 @@ static int dial(struct vm *vm, struct console *c, uint32_t port, int64_t deadlin
 		until = now_monotonic_ns() + RETRY_NS;
 		if (until > deadline_ns)
 			return err_set(err, -ETIMEDOUT, "nothing in the guest listens there yet");
-		/* Vsock does not tell when the guest begins to listen; a line on its console often does. */
+		/* No event tells when the guest begins to listen; often it prints a line at that time. */
 		r = pause_dial(vm, c, until, err);
 		if (r == 0)
 			r = vm_check_guest(vm, err);

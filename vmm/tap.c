@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * tap.c: taps, and joining one to the interface that CNI has made.
  *
@@ -56,7 +57,7 @@ static int open_job(void *arg, struct err *err)
 {
 	const struct tap_job *j = arg;
 
-	/* TUNSETIFF would make a missing one. */
+	/* TUNSETIFF would create a missing tap. */
 	if (if_nametoindex(j->name) == 0)
 		return err_set(err, -ENODEV, "there is no tap %s", j->name);
 	return open_queue(j->name, 0, err);
@@ -88,7 +89,7 @@ static int set_flags(const char *name, uint32_t mtu, struct err *err)
 	return 0;
 }
 
-/* The host's end must not speak: no IPv6 link-local address, no router solicitations into the guest. */
+/* The host's end must stay silent: no IPv6 link-local address, no router solicitations into the guest. */
 static void silence(const char *name)
 {
 	char path[128];
@@ -103,7 +104,7 @@ static int create_job(void *arg, struct err *err)
 	int fd CLEANUP_CLOSE = -1;
 	int r;
 
-	/* Asked for by name, a missing interface would first be looked for as a module, by a modprobe (SIOCGIFINDEX). */
+	/* A lookup by name (SIOCGIFINDEX) would make the kernel run modprobe for a missing interface. */
 	fd = open_queue(j->name, IFF_TUN_EXCL, err);
 	if (fd == -EBUSY)
 		return err_set(err, -EEXIST, "an interface %s exists already", j->name);
@@ -113,7 +114,7 @@ static int create_job(void *arg, struct err *err)
 	r = set_flags(j->name, j->mtu, err);
 	if (r == 0 && ioctl(fd, TUNSETPERSIST, 1) < 0)
 		r = err_set_errno(err, -errno, "keeping tap %s", j->name);
-	return r; /* without TUNSETPERSIST it goes with the fd */
+	return r; /* without TUNSETPERSIST it goes away with the fd */
 }
 
 int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, struct err *err)
@@ -157,7 +158,7 @@ static int add_ingress(struct nl_sock *sk, int ifindex, struct err *err)
 	rtnl_tc_set_parent(TC_CAST(q), TC_H_INGRESS);
 	rtnl_tc_set_handle(TC_CAST(q), INGRESS_HANDLE);
 	r = rtnl_tc_set_kind(TC_CAST(q), "ingress");
-	/* An old one, with its filters, is dropped first: joining again joins what is asked for now. */
+	/* An old qdisc is dropped first, with its filters: joining again gives the same result. */
 	if (r == 0)
 		rtnl_qdisc_delete(sk, q);
 	if (r == 0)
@@ -239,8 +240,8 @@ static int join_links(struct nl_sock *sk, struct join_job *j, struct err *err)
 	if (r < 0)
 		return r;
 	/*
-	 * Its addresses stay, for CNI's CHECK and DEL look for them; the redirect takes every frame before
-	 * the host sees it.
+	 * Its addresses stay: CNI's CHECK and DEL look for them. The redirect takes every frame before the
+	 * host sees it.
 	 */
 	r = set_flags(j->ifname, 0, err);
 	if (r == 0)
@@ -291,7 +292,7 @@ static int try_tap_job(void *arg, struct err *err)
 	int fd = open_queue("crivisor0", 0, err);
 
 	(void)arg;
-	close_fd(fd); /* and with it the tap */
+	close_fd(fd); /* this removes the tap, too */
 	return fd < 0 ? fd : 0;
 }
 
@@ -300,7 +301,7 @@ int vmm_tap_try(struct err *err)
 	return netns_run_new(try_tap_job, NULL, err);
 }
 
-/* The loopback interface, which every namespace is born with, stands for both ends. */
+/* The loopback interface, which every namespace has, serves as both ends. */
 static int try_redirect_job(void *arg, struct err *err)
 {
 	struct nl_sock *sk = nl_socket_alloc();

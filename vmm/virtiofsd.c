@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * virtiofsd.c: the program that exports the pod's shared directory to its VM.
  *
@@ -15,7 +16,9 @@
 #define LEGACY_PATH "/usr/lib/qemu/virtiofsd"
 #define RUST_NAME   "virtiofsd"
 
-/* The C program's --help has `-o source=`; the Rust one's --shared-dir. The answer decides the options. */
+/*
+ * The C program's --help has `-o source=`, the Rust one's --shared-dir. This decides which options are used.
+ */
 static bool is_legacy(const char *path)
 {
 	char help[4096];
@@ -56,7 +59,7 @@ int virtiofsd_find(const struct vmm_config *config, char *out, size_t size, bool
 			      "no virtiofsd on this host (looked for virtiofsd in PATH and %s)", LEGACY_PATH);
 }
 
-/* The cache policies of the Rust program in the words of the C one. */
+/* The cache policies of the Rust program by the names of the C one. */
 static const char *legacy_cache(const char *cache)
 {
 	if (str_eq(cache, "never") || str_eq(cache, "metadata"))
@@ -166,7 +169,7 @@ int virtiofsd_spawn(struct vm *vm, const struct vm_launch *launch, const char *h
 				      &argv, err);
 	if (r < 0)
 		return r;
-	/* The socket listens before the daemon is even spawned: nobody waits for it to come up. */
+	/* The socket listens before the daemon is spawned: clients need not wait for the daemon. */
 	listener = sock_listen(sock, err);
 	if (listener < 0)
 		return listener;

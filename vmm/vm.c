@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/vm_internal.h"
 
 #include "base/cond.h"
@@ -94,9 +95,8 @@ static void queue_event(struct vm *vm, enum vm_event_type type, int status, cons
 
 	snprintf(e.what, sizeof(e.what), "%s", what);
 	snprintf(e.detail, sizeof(e.detail), "%s", detail);
-	if (type == VM_EVENT_GUEST_PANIC || type == VM_EVENT_GUEST_RESET ||
-	    type == VM_EVENT_GUEST_SHUTDOWN) {
-		/* The first reason is the true one: a panic's reset or shutdown is its consequence. */
+	if (type == VM_EVENT_GUEST_PANIC || type == VM_EVENT_GUEST_RESET || type == VM_EVENT_GUEST_SHUTDOWN) {
+		/* The first reason is kept: a reset or shutdown after a panic is its consequence. */
 		if (vm->ending)
 			return;
 		vm->ending = true;
@@ -179,8 +179,7 @@ static void report_death(struct vm *vm, enum vm_role role)
 	snprintf(who, sizeof(who), "%s", vm->exe[role]);
 	if (role == VM_ROLE_VMM)
 		queue_event(vm, VM_EVENT_VMM_EXITED, p->status, vm->driver->name, words);
-	else if (!vm->ending && !vm->monitor_eof && !vm->stopping &&
-		 !child_is_dying(&vm->procs[VM_ROLE_VMM]))
+	else if (!vm->ending && !vm->monitor_eof && !vm->stopping && !child_is_dying(&vm->procs[VM_ROLE_VMM]))
 		queue_event(vm, VM_EVENT_HELPER_EXITED, p->status, who, words);
 }
 
@@ -205,7 +204,7 @@ void vm_service(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 	if (!any)
 		return;
-	/* What it said before it died comes before its death. */
+	/* Events that the VMM sent before it ended come before its end. */
 	pump(vm);
 	pthread_mutex_lock(&vm->lock);
 	for (int i = 0; i < VM_ROLE_COUNT; i++) {
@@ -237,7 +236,7 @@ int vm_dispatch(struct vm *vm, struct vm_event *ret_event)
 		uint64_t n;
 
 		if (read(vm->wake_fd, &n, sizeof(n)) < 0) {
-			/* EAGAIN: it was quiet. */
+			/* EAGAIN: it was not readable. */
 		}
 	}
 	pthread_mutex_unlock(&vm->lock);
@@ -305,7 +304,7 @@ int vm_lost(struct vm *vm, const char *what, struct err *err)
 {
 	int r;
 
-	/* Its process goes a moment after its sockets; then its last words can be told. */
+	/* The process ends a moment after its sockets; then its last words are known. */
 	wait_fd(vm->procs[VM_ROLE_VMM].pidfd, POLLIN, now_monotonic_ns() + LOST_NS);
 	vm_service(vm);
 	r = vm_check_alive(vm, err);

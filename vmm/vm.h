@@ -32,8 +32,8 @@ struct vm;
 #define VM_SOCKET_NAME_MAX 16
 
 struct vm_spec {
-	const char *id;		   /* [a-z0-9-], at most 64 */
-	const char *run_dir;	   /* exists, private to this VM: sockets, console, logs. A short path: sockets */
+	const char *id;	     /* [a-z0-9-], at most 64 */
+	const char *run_dir; /* exists, private to this VM: sockets, console, logs. A short path: sockets */
 	const char *shared_dir;	   /* what virtiofsd exports with GUEST_SHARE_TAG */
 	const char *netns_path;	   /* NULL: the caller's */
 	const char *cgroup;	   /* as for vmm_cgroup_create; exists; NULL: none */
@@ -75,15 +75,15 @@ struct vm *vm_free(struct vm *vm);
  */
 int vm_stop(struct vm *vm, int64_t deadline_ns, struct err *err);
 /*
- * Removes what a dead VM has left in its run_dir (sockets, console and logs), so that another can start there.
- * Subdirectories are not touched. A missing directory is success.
+ * Removes what a dead VM has left in its run_dir (sockets, console and logs), so that another can start
+ * there. Subdirectories are not touched. A missing directory is success.
  */
 int vm_clear_files(const char *run_dir, struct err *err);
 
 /*
  * A connected, CLOEXEC, non-blocking stream socket to a vsock port in the guest. Retries until the deadline
- * while the guest is still booting (waits for events where there are any, else pauses for at most 5 ms); fails
- * at once when the VM is dead.
+ * while the guest is still booting (waits for events where there are any, else pauses for at most 5 ms);
+ * fails at once when the VM is dead.
  */
 int vm_connect(struct vm *vm, uint32_t port, int64_t deadline_ns, struct err *err);
 
@@ -120,17 +120,18 @@ enum vm_device_type {
 };
 struct vm_device {
 	enum vm_device_type type;
-	const char *id;	  /* unique in the VM */
-	const char *path; /* disk, pmem: file; vfio: sysfs path; fs: vhost-user socket; net: tap in the VM's netns */
-	const char *tag;  /* fs */
+	const char *id; /* unique in the VM */
+	/* disk, pmem: file; vfio: sysfs path; fs: vhost-user socket; net: name of a tap in the VM's netns */
+	const char *path;
+	const char *tag; /* fs */
 	bool read_only;
 	uint8_t mac[6];
 	uint32_t mtu;
 };
 #define VM_PCI_ADDRESS_MAX 16
 /* ret_pci: "0000:00:05.0" as the guest sees it. */
-int vm_attach(struct vm *vm, const struct vm_device *device, char ret_pci[VM_PCI_ADDRESS_MAX], int64_t deadline_ns,
-	      struct err *err);
+int vm_attach(struct vm *vm, const struct vm_device *device, char ret_pci[VM_PCI_ADDRESS_MAX],
+	      int64_t deadline_ns, struct err *err);
 /*
  * Returns when the guest has released the device (device-removed / DEVICE_DELETED), not at the VMM's reply.
  * Unknown id: -ENOENT.

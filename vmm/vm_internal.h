@@ -1,24 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vm_internal.h: the life of struct vm, shared by vm.c, start.c, recover.c and device.c. Not for drivers, not for
- * others.
+ * vm_internal.h: the life of struct vm, shared by vm.c, start.c, recover.c and device.c; drivers do not use
+ * it.
+ *
+ * Threads:   as driver_internal.h says; no lock is held by the caller.
+ * Ownership: vm_new's result goes to vm_free.
  */
 #ifndef VMM_VM_INTERNAL_H
 #define VMM_VM_INTERNAL_H
 
 #include "vmm/driver_internal.h"
 
-/* A VM without processes; every fd open. NULL with err. */
+/* A VM without processes; its own fds are open. NULL with err. */
 struct vm *vm_new(const struct vmm_driver *driver, const char *id, const char *run_dir, struct err *err);
 /* Fills epoll_fd: from now on vm_dispatch sees everything. */
 int vm_watch(struct vm *vm, struct err *err);
 /* Reads the monitor, reaps what has died, queues events. Any thread, never blocks. */
 void vm_service(struct vm *vm);
 /*
- * As vm_check_alive, and -ENOTCONN too when the guest has ended though its VMM still runs. Services the VM
- * first.
+ * As vm_check_alive, and -ENOTCONN too when the guest has ended while its VMM still runs. Handles pending
+ * events first.
  */
 int vm_check_guest(struct vm *vm, struct err *err);
-/* Kills whatever runs and waits for it; used by failed starts and by vm_stop. 0 or -ETIMEDOUT. */
+/* Kills all processes of the VM and waits for them; used by failed starts and by vm_stop. 0 or -ETIMEDOUT. */
 int vm_kill_all(struct vm *vm, int64_t deadline_ns);
 /* One caller at a time. */
 int vm_turn_take(struct vm *vm, int64_t deadline_ns, struct err *err);

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * vsock.c: reaching ports in the guest.
  *
@@ -116,7 +117,7 @@ int vsock_parse_ok(const char *data, size_t len)
 	return data[i] == '\n' && i > 3 && i + 1 == len ? 1 : -EPROTO;
 }
 
-/* Waits for the events on fd, the stop and the VMM's death at once. */
+/* Waits for the events on fd, the stop and the VMM's exit at once. */
 static int wait_step(int fd, short events, int stop_fd, int pid_fd, int64_t deadline_ns, struct err *err)
 {
 	struct pollfd p[] = {
@@ -135,7 +136,7 @@ static int wait_step(int fd, short events, int stop_fd, int pid_fd, int64_t dead
 	return 0;
 }
 
-/* Reads the answer byte by byte: not one byte of the stream behind it may be swallowed. */
+/* Reads the reply byte by byte: the bytes behind it belong to the stream and must stay unread. */
 static int read_ok(int fd, int stop_fd, int pid_fd, int64_t deadline_ns, struct err *err)
 {
 	char line[OK_MAX];
@@ -158,12 +159,13 @@ static int read_ok(int fd, int stop_fd, int pid_fd, int64_t deadline_ns, struct 
 		len++;
 		r = vsock_parse_ok(line, len);
 		if (r < 0)
-			return err_set(err, -EPROTO, "hybrid vsock answered \"%.*s\" instead of OK", (int)len,
+			return err_set(err, -EPROTO, "malformed reply from hybrid vsock: \"%.*s\"", (int)len,
 				       line);
 		if (r > 0)
 			return 0;
 		if (len == sizeof(line))
-			return err_set(err, -EPROTO, "hybrid vsock answered with an overlong line");
+			return err_set(err, -EPROTO,
+				       "malformed reply from hybrid vsock: the line is too long");
 	}
 }
 

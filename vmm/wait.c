@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/wait_internal.h"
 
 #include "base/util.h"

@@ -1,7 +1,9 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * wait_internal.h: waiting with a deadline.
  *
- * Threads: any; no shared state. Units: CLOCK_MONOTONIC nanoseconds.
+ * Threads:   any; no shared state.
+ * Units:     CLOCK_MONOTONIC nanoseconds.
  */
 #ifndef VMM_WAIT_INTERNAL_H
 #define VMM_WAIT_INTERNAL_H

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Makes clh_api.json, the table that fake_clh.py checks requests against, from Cloud Hypervisor's OpenAPI file.
 
 usage: clh_api_from_openapi.py cloud-hypervisor.yaml > clh_api.json        (needs PyYAML)

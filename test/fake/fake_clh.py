@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A stand-in for cloud-hypervisor v53 that runs no guest.
 
 It takes the same command line (an option or key that v53's --help does not name is an error), connects to virtiofsd, writes

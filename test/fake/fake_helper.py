@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A stand-in for virtiofsd (`--shared-dir=D --fd=N …`) and for vhost-device-vsock (`--guest-cid=3 --socket=S --uds-path=U`).
 
 Each takes one connection and exits when it ends; as virtiofsd with `fs_exit: [code, "words"]` in the shared directory's

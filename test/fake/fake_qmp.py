@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A stand-in for qemu-system-x86_64 that runs no guest: takes the driver's command line and serves QMP on its monitor's fd.
 
 fake.json, beside what fakelib says:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the fake VMMs and helpers share: fds by number, a script beside them, a hybrid vsock server.
 
 A fake is scripted by `fake.json` in the VM's run directory:

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * vmmctl: one VM from the command line, through vmm.h alone. For trying things out, for tests and for
  *         measurements.
@@ -224,8 +225,7 @@ static int command(struct vm *vm, const struct args *a, char *line)
 	else if (str_eq(w[0], "detach") && n == 2)
 		r = vm_detach(vm, w[1], 0, &err);
 	else if (str_eq(w[0], "resize") && n == 3)
-		r = vm_resize(vm, (uint32_t)strtoul(w[1], NULL, 10), strtoull(w[2], NULL, 10) << 20, 0,
-			       &err);
+		r = vm_resize(vm, (uint32_t)strtoul(w[1], NULL, 10), strtoull(w[2], NULL, 10) << 20, 0, &err);
 	else if (str_eq(w[0], "snapshot") && n == 2)
 		r = vm_snapshot(vm, w[1], 0, &err);
 	else if (str_eq(w[0], "tap") && n == 3)
@@ -303,8 +303,7 @@ static int obtain(const struct args *a, const struct vmm_choice *choice, struct 
 	if (!a->state)
 		return vm_start(&a->config, choice, &a->spec, 0, ret, err);
 	r = read_file(a->state, 65536, &json, NULL);
-	return r < 0 ? err_set_errno(err, r, "reading %s", a->state)
-		     : vm_recover(json, ret, err);
+	return r < 0 ? err_set_errno(err, r, "reading %s", a->state) : vm_recover(json, ret, err);
 }
 
 static int run(const struct args *a, int sfd)

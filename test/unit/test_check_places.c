@@ -144,16 +144,29 @@ static void plugins_ask_the_host_for_more(void **state)
 
 /* ---- cgroups ------------------------------------------------------------------------------------------- */
 
-/* What is found with that mount table; the machine's own is not looked at. */
-static struct vmm_cgroups look_at(struct fixture *f, const char *mountinfo)
+static void cover(struct fixture *f, const char *name, const char *text, const char *path)
 {
+	assert_int_equal(mount(put(f, name, text, 0644), path, NULL, MS_BIND, NULL), 0);
+}
+
+/* What is found with these mounts; the machine's own are not looked at. NULL: no such mount. */
+static struct vmm_cgroups look_at(struct fixture *f, const char *v2_dir, const char *v1_controllers)
+{
+	char *v2_info CLEANUP_FREE = xasprintf("30 23 0:26 / %s rw - cgroup2 cgroup2 rw\n", v2_dir);
+	char *v1_info CLEANUP_FREE =
+		xasprintf("31 23 0:27 / %s rw - cgroup cgroup rw,%s\n", f->dir, v1_controllers);
+	char *v2_line CLEANUP_FREE = xasprintf("cgroup2 %s cgroup2 rw 0 0\n", v2_dir);
+	char *v1_line CLEANUP_FREE = xasprintf("cgroup %s cgroup rw,%s 0 0\n", f->dir, v1_controllers);
+	char *info CLEANUP_FREE = xasprintf("%s%s", v2_dir ? v2_info : "", v1_controllers ? v1_info : "");
+	char *lines CLEANUP_FREE = xasprintf("%s%s", v2_dir ? v2_line : "", v1_controllers ? v1_line : "");
 	struct vmm_cgroups found = {0};
 	struct err err = ERR_INIT;
 	int r;
 
-	assert_int_equal(
-		mount(put(f, "mountinfo", mountinfo, 0644), "/proc/self/mountinfo", NULL, MS_BIND, NULL), 0);
+	cover(f, "mountinfo", info, "/proc/self/mountinfo");
+	cover(f, "mounts", lines, "/proc/self/mounts");
 	r = vmm_cgroup_look(&found, &err);
+	assert_int_equal(umount("/proc/self/mounts"), 0);
 	assert_int_equal(umount("/proc/self/mountinfo"), 0);
 	if (r < 0)
 		fail_msg("%s", err.msg);
@@ -163,38 +176,37 @@ static struct vmm_cgroups look_at(struct fixture *f, const char *mountinfo)
 static void cgroup_trees_are_told_apart(void **state)
 {
 	struct fixture *f = *state;
-	char *v2 CLEANUP_FREE = xasprintf("30 23 0:26 / %s/cg rw,relatime - cgroup2 cgroup2 rw\n", f->dir);
-	char *v1 CLEANUP_FREE = xasprintf("31 23 0:27 / %s rw - cgroup cgroup rw,cpu,cpuacct\n", f->dir);
-	char *both CLEANUP_FREE = xasprintf("%s31 23 0:27 / %s rw - cgroup cgroup rw,memory\n", v2, f->dir);
+	char *cg CLEANUP_FREE = xasprintf("%s/cg", f->dir);
+	char *bare CLEANUP_FREE = xasprintf("%s/bare", f->dir);
 	struct vmm_cgroups found;
 
 	put(f, "cg/cgroup.controllers", "cpuset cpu io memory pids\n", 0644);
 	put(f, "cg/cgroup.procs", "1\n", 0644);
 	put(f, "cg/cgroup.subtree_control", "", 0644);
-	found = look_at(f, v2);
+	found = look_at(f, cg, NULL);
 	assert_string_equal(found.layout, "v2");
 	assert_true(found.cpu && found.memory && found.cpuset && found.pids && !found.read_only);
 	assert_string_equal(found.crowded, ""); /* the root may hold processes */
 	/* Only what is not the root has events: a container's top. */
 	put(f, "cg/cgroup.events", "populated 1\n", 0644);
-	found = look_at(f, v2);
+	found = look_at(f, cg, NULL);
 	assert_true(str_ends(found.crowded, "/cg"));
 	put(f, "cg/cgroup.subtree_control", "cpu memory\n", 0644);
-	found = look_at(f, v2);
+	found = look_at(f, cg, NULL);
 	assert_string_equal(found.crowded, "");
 	put(f, "cg/cgroup.subtree_control", "cpu\n", 0644);
 	put(f, "cg/cgroup.procs", "", 0644);
-	found = look_at(f, v2);
+	found = look_at(f, cg, NULL);
 	assert_string_equal(found.crowded, "");
 	put(f, "cg/cgroup.controllers", "cpu pids\n", 0644);
-	found = look_at(f, v2);
+	found = look_at(f, cg, NULL);
 	assert_true(found.cpu && !found.memory && !found.cpuset && found.pids);
 
-	found = look_at(f, v1);
+	found = look_at(f, NULL, "cpu,cpuacct");
 	assert_string_equal(found.layout, "v1");
 	assert_true(found.cpu && !found.memory && !found.cpuset && !found.pids);
-	put(f, "cg/cgroup.controllers", "\n", 0644);
-	found = look_at(f, both);
+	put(f, "bare/cgroup.controllers", "", 0644);
+	found = look_at(f, bare, "memory");
 	assert_string_equal(found.layout, "hybrid");
 	assert_true(found.memory && !found.cpu);
 }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The pod's cgroup, on the real hierarchies of the machine that runs the test (v1, hybrid or v2). Needs root.
  */

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Cgroups on a pure v2 layout, whatever the machine has: the tests run in cgroup and mount namespaces of their own, whose
- * only cgroup mount is a v2 tree with this test's cgroup as its root. Needs root, and a v2 tree with a controller that
- * matters to vmm/ (in a hybrid that is often hugetlb alone); without one the tests are skipped.
+ * Cgroups on a pure v2 layout, whatever the machine has: the tests run in cgroup and mount namespaces of
+ * their own, whose only cgroup mount is a v2 tree with this test's cgroup as its root. Needs root, and a v2
+ * tree with a controller that matters to vmm/ (in a hybrid that is often hugetlb alone); without one the
+ * tests are skipped.
  *
- * Also shown here: what libcgroup gets wrong on v2, and that vmm/ goes round it. Such a test fails once the library is right.
+ * Also shown here: what libcgroup gets wrong on v2, and that vmm/ goes round it. Such a test fails once the
+ * library is right.
  */
 #include "base/util.h"
 #include "vmm/cgroup_internal.h"
@@ -230,8 +232,8 @@ static void create_below_a_parent_with_processes_goes_without_controllers(void *
 
 static void child_is_in_the_cgroup_from_the_start_and_destroy_kills_it(void **state)
 {
-	char *argv[] = {(char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c", (char *)(uintptr_t) "sleep 600 & sleep 600",
-			NULL};
+	char *argv[] = {(char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c",
+			(char *)(uintptr_t) "sleep 600 & sleep 600", NULL};
 	struct vmm_config config = {0};
 	struct child_spec spec = {.argv = argv, .cgroup = "/kill"};
 	struct err err = ERR_INIT;
@@ -243,7 +245,8 @@ static void child_is_in_the_cgroup_from_the_start_and_destroy_kills_it(void **st
 	create("/kill");
 	assert_int_equal(find_spawn_helper(&config, helper, sizeof(helper), &err), 0);
 	spec.helper = helper;
-	if (child_spawn(&c, &spec, &err) < 0 || child_confirm(&c, now_monotonic_ns() + 5 * NS_PER_SEC, &err) < 0)
+	if (child_spawn(&c, &spec, &err) < 0 ||
+	    child_confirm(&c, now_monotonic_ns() + 5 * NS_PER_SEC, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_true(is_member("/kill", c.pid));
 	assert_true(vmm_cgroup_pids("/kill", pids, 8) >= 1);
@@ -255,7 +258,7 @@ static void child_is_in_the_cgroup_from_the_start_and_destroy_kills_it(void **st
 
 static void child_of_a_missing_cgroup_does_not_start(void **state)
 {
-	char *argv[] = {(char *)(uintptr_t) "touch", (char *)(uintptr_t) MOUNT "/../crv-never", NULL};
+	char *argv[] = {(char *)(uintptr_t) "touch", (char *)(uintptr_t)MOUNT "/../crv-never", NULL};
 	struct vmm_config config = {0};
 	struct child_spec spec = {.argv = argv, .cgroup = "/missing"};
 	struct err err = ERR_INIT;
@@ -325,7 +328,8 @@ static int enter(const char *top)
 
 	snprintf(path, sizeof(path), "%s/cgroup.procs", top);
 	put(path, "0");
-	if (unshare(CLONE_NEWCGROUP | CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+	if (unshare(CLONE_NEWCGROUP | CLONE_NEWNS) < 0 ||
+	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return -errno;
 	f = setmntent("/proc/self/mounts", "re");
 	while (f && (m = getmntent(f))) {

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What a host can run: the driver's choice, and whether guest kernel and image are any good, told from made
  * files. */
 #include "base/util.h"

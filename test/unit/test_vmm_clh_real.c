@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The requests of the cloud-hypervisor driver, replayed to the real program where it is on PATH: created, not
  * booted, so that no KVM that virtualizes is needed. The OpenAPI file is not the whole truth; this is.

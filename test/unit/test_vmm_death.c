@@ -82,10 +82,12 @@ static void death_words_name_the_end(void **state)
 static void console_tail_prefers_the_telling_line(void **state)
 {
 	(void)state;
-	assert_string_equal(TAIL("boot\nKernel panic - not syncing: x\r\nReboot in 1\n"), "Kernel panic - not syncing: x");
+	assert_string_equal(TAIL("boot\nKernel panic - not syncing: x\r\nReboot in 1\n"),
+			    "Kernel panic - not syncing: x");
 	assert_string_equal(TAIL("[ 1.0] VFS: Cannot open root\nKernel panic\nend\n"), "Kernel panic");
 	assert_string_equal(TAIL("VFS: Cannot open root device\nlast\n"), "VFS: Cannot open root device");
-	assert_string_equal(TAIL("Kernel panic\ncrivisor-agent: fatal: no share\n"), "crivisor-agent: fatal: no share");
+	assert_string_equal(TAIL("Kernel panic\ncrivisor-agent: fatal: no share\n"),
+			    "crivisor-agent: fatal: no share");
 	assert_string_equal(TAIL("first\nsecond line\n\n  \r\n"), "second line");
 	assert_string_equal(TAIL("only"), "only");
 	assert_string_equal(TAIL("\n \n"), "");
@@ -148,7 +150,8 @@ static void explain_start_adds_the_console(void **state)
 	write_text("console.log", "VFS: Cannot open root device\n", 29);
 	err_set_status(&err, -ENOTCONN, ERR_UNAVAILABLE, "nobody there");
 	assert_int_equal(vm_explain_start(NULL, dir, &err), -ENOTCONN);
-	assert_string_equal(err.msg, "booting the VM: nobody there; the guest's console: VFS: Cannot open root device");
+	assert_string_equal(
+		err.msg, "booting the VM: nobody there; the guest's console: VFS: Cannot open root device");
 	assert_int_equal(err.status, ERR_INTERNAL);
 	write_text("console.log", "", 0);
 	err_set_status(&err, -ETIMEDOUT, ERR_DEADLINE_EXCEEDED, "too late");
@@ -178,9 +181,10 @@ static void explain_start_names_the_vm_s_end(void **state)
 
 static void clear_files_takes_the_vm_s_and_no_others(void **state)
 {
-	static const char *const ours[] = {"api.sock",	  "qmp.sock",	 "virtiofs.sock", "task.vsock",	  "vhost-vsock.sock",
-					   "console.log", "serial.log", "events.json",	 "vmm.log", "virtiofsd.log",
-					   "vsock.log"};
+	static const char *const ours[] = {"api.sock",	    "qmp.sock",		"virtiofs.sock",
+					   "task.vsock",    "vhost-vsock.sock", "console.log",
+					   "serial.log",    "events.json",	"vmm.log",
+					   "virtiofsd.log", "vsock.log"};
 	char path[160];
 	struct err err = ERR_INIT;
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The real VMMs with the real guest: devices, size, pause, adoption, death. Needs root, qemu-system-x86_64, a
  * virtiofsd, vhost-device-vsock (or /dev/vhost-vsock) and the guest's kernel and image: CRV_TEST_KERNEL and
@@ -68,14 +69,14 @@ static int setup(void **state)
 				     .image_path = image,
 				     .virtiofsd_thread_pool_size = 1};
 	spec = (struct vm_spec){.id = "test",
-				 .run_dir = run_dir,
-				 .shared_dir = shared,
-				 .netns_path = ns,
-				 .tap = "tap0",
-				 .mtu = 1500,
-				 .vcpus_max = 2,
-				 .memory_max_bytes = 768 << 20,
-				 .cgroup = cgroup};
+				.run_dir = run_dir,
+				.shared_dir = shared,
+				.netns_path = ns,
+				.tap = "tap0",
+				.mtu = 1500,
+				.vcpus_max = 2,
+				.memory_max_bytes = 768 << 20,
+				.cgroup = cgroup};
 	return mkdir(shared, 0755);
 }
 
@@ -248,11 +249,8 @@ static void devices_are_plugged_found_again_and_removed(void **state)
 	assert_true(vm_attach(vm, &d, pci, LONG, &err) < 0);
 	assert_non_null(strstr(err.msg, "No such file"));
 	check(vmm_tap_create(ns, "tap1", 1500, &err), &err, "tap1");
-	d = (struct vm_device){.type = VM_DEVICE_NET,
-				.id = "nic-1",
-				.path = "tap1",
-				.mac = {2, 1, 2, 3, 4, 5},
-				.mtu = 1500};
+	d = (struct vm_device){
+		.type = VM_DEVICE_NET, .id = "nic-1", .path = "tap1", .mac = {2, 1, 2, 3, 4, 5}, .mtu = 1500};
 	check(vm_attach(vm, &d, pci, LONG, &err), &err, "net");
 	assert_string_not_equal(pci, disk_pci);
 	make_file("pmem", 4 << 20, file);
@@ -306,7 +304,10 @@ static void pause_and_resume(void **state)
 	assert_int_equal(strcasecmp(info.state, "paused"), 0);
 	check(vm_resume(vm, LONG, &err), &err, "resume");
 	if (str_eq(driver, "qemu")) {
-		/* Not dialled: vhost-device-vsock is deaf after a pause in about one run of four (known, not mended; no CRI call pauses). */
+		/*
+		 * Not dialled: vhost-device-vsock is deaf after a pause in about one run of four (known, not
+		 * mended; no CRI call pauses).
+		 */
 		assert_int_equal(vm_snapshot(vm, dir, LONG, &err), -EOPNOTSUPP);
 	} else {
 		fd = vm_connect(vm, AGENT_PORT, LONG, &err);

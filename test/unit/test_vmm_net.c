@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Network namespaces and taps, in namespaces of the test's own. Needs root, /dev/net/tun and ip(8). */
 #include "base/util.h"
 #include "vmm/driver_internal.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The parsers and command lines of vmm/, without any process. */
 #include "base/util.h"
 #include "vmm/ch_internal.h"
@@ -244,14 +245,14 @@ static void qemu_command_has_what_the_vm_needs(void **state)
 	struct vmm_choice choice = {.driver = "qemu", .path = "/usr/bin/qemu-system-x86_64", .accel = "tcg"};
 	struct vm_spec spec = {.mtu = 9000, .extra_params = "a=b"};
 	struct vm_launch l = {.config = &config,
-			       .choice = &choice,
-			       .spec = &spec,
-			       .image_bytes = 4 << 20,
-			       .fs = 0,
-			       .vsock = 1,
-			       .tap = 2,
-			       .monitor = 3,
-			       .mac = {2, 0, 0, 0, 0, 9}};
+			      .choice = &choice,
+			      .spec = &spec,
+			      .image_bytes = 4 << 20,
+			      .fs = 0,
+			      .vsock = 1,
+			      .tap = 2,
+			      .monitor = 3,
+			      .mac = {2, 0, 0, 0, 0, 9}};
 	struct vm *vm = bare_vm(&vmm_driver_qemu);
 	struct err err = ERR_INIT;
 	char **argv CLEANUP_STRV = NULL;
