@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <linux/magic.h>
+#include <pthread.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <cmocka.h>
@@ -29,7 +30,7 @@ static int teardown(void **state)
 {
 	char path[128];
 
-	static const char *const below[] = {"pod/vm", "pod/bad", "pod/kill", "pod"};
+	static const char *const below[] = {"pod/vm", "pod/bad", "pod/kill", "pod", "many"};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(below); i++) {
@@ -169,6 +170,52 @@ static void look_tells_what_create_can_limit(void **state)
 	assert_int_equal(vmm_cgroup_create(top, &pids, NULL) == 0, found.pids);
 }
 
+/* One of several threads: its own cgroups, below a parent that all of them make. */
+static void *make_and_destroy(void *arg)
+{
+	struct vmm_resources res = {.pids_max = 50};
+	const int *number = arg;
+
+	for (int i = 0; i < 10; i++) {
+		struct vmm_cgroup_stats stats;
+		struct err err = ERR_INIT;
+		char leaf[128];
+		int r;
+
+		snprintf(leaf, sizeof(leaf), "%s/many/%d", top, *number);
+		r = vmm_cgroup_create(leaf, &res, &err);
+		if (r == 0)
+			r = vmm_cgroup_stats(leaf, &stats, &err);
+		if (r == 0)
+			r = vmm_cgroup_destroy(leaf, 0, &err);
+		if (r < 0)
+			return strdup(err.msg);
+	}
+	return NULL;
+}
+
+static void create_and_destroy_from_several_threads(void **state)
+{
+	pthread_t threads[4];
+	int numbers[4];
+	char path[128];
+
+	(void)state;
+	for (int i = 0; i < 4; i++) {
+		numbers[i] = i;
+		assert_int_equal(pthread_create(&threads[i], NULL, make_and_destroy, &numbers[i]), 0);
+	}
+	for (int i = 0; i < 4; i++) {
+		void *words = NULL;
+
+		pthread_join(threads[i], &words);
+		if (words)
+			fail_msg("%s", (char *)words);
+	}
+	snprintf(path, sizeof(path), "%s/many", top);
+	assert_int_equal(vmm_cgroup_destroy(path, 0, NULL), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -177,6 +224,7 @@ int main(void)
 		cmocka_unit_test(create_bad_limit_leaves_nothing),
 		cmocka_unit_test(create_odd_paths_are_refused),
 		cmocka_unit_test(destroy_kills_members),
+		cmocka_unit_test(create_and_destroy_from_several_threads),
 	};
 
 	return cmocka_run_group_tests_name("vmm_cgroup", tests, setup, teardown);
