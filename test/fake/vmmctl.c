@@ -1,23 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vmmctl: one VM from the command line, through vmm.h alone. For trying things out, for tests and for
+ * vmmctl: one VM from the command line, through the public headers of vmm/ alone: for trials, tests and
  *         measurements.
  *
  *   vmmctl boot --kernel K --image I --run-dir D --shared S [--driver auto] [--memory-mb 512] [--vcpus 1]
- *   [--params P]
- *               [--netns N --tap T] [--mtu U] [--cgroup C] [--seconds N] [--debug]
+ *               [--params P] [--netns N --tap T] [--mtu U] [--cgroup C] [--seconds N] [--debug]
  *               [--memory-max-mb M] [--vcpus-max C] [--commands]
  *   vmmctl restore …the same… --from SNAPSHOT-DIR
  *   vmmctl adopt …the same… --state FILE
  *
  * Prints when the VMM's API answered and when port 1024 did, then the VM's events, until it ends, N seconds
- * have passed (0: at once) or SIGINT or SIGTERM comes; stops the VM then. With --commands it takes lines from
- * its standard input and answers each with a line that begins with `ok` or `error`; at the end of the input
- * it stops the VM:
+ * have passed (0: at once) or SIGINT or SIGTERM comes; then it stops the VM. With --commands it takes lines
+ * from its standard input and answers each with a line that begins with `ok` or `error`; at the end of the
+ * input it stops the VM:
  *
- *   attach disk|pmem|net|fs ID PATH [TAG]    detach ID       resize VCPUS MEMORY-MB   pause   resume
- *   snapshot DIR tap NAME MTU     connect PORT    info    save FILE       leave (ends without a word to the
- *   VM)
+ *   attach disk|pmem|net|fs ID PATH [TAG]   detach ID   resize VCPUS MEMORY-MB   pause   resume
+ *   snapshot DIR   tap NAME MTU   connect PORT   info   save FILE   leave (ends and leaves the VM alone)
  */
 #include "base/log.h"
 #include "base/util.h"
@@ -246,7 +244,7 @@ static int command(struct vm *vm, const struct args *a, char *line)
 
 /* ---- watching ------------------------------------------------------------------------------------------ */
 
-/* Prints what has happened; true once the VM has ended. */
+/* Prints the events; true once the VM has ended. */
 static bool print_events(struct vm *vm, int64_t t0)
 {
 	static const char *const names[] = {"none",  "vmm exited",     "helper exited", "guest panic",
@@ -263,13 +261,13 @@ static bool print_events(struct vm *vm, int64_t t0)
 	return ended;
 }
 
-/* Until the VM has ended or it is time to end. True if the VM is to be left alone. */
+/* Runs until the VM has ended or its time is over. True if the VM is to be left alone. */
 static bool watch(struct vm *vm, const struct args *a, int sfd, int64_t t0)
 {
 	int64_t until = now_monotonic_ns() + a->seconds * NS_PER_SEC;
 	char line[1024];
 
-	/* Unbuffered: what stdio keeps, poll does not see. */
+	/* Unbuffered: poll does not see what stdio keeps in its buffer. */
 	setvbuf(stdin, NULL, _IONBF, 0);
 	for (;;) {
 		struct pollfd p[] = {{.fd = vm_fd(vm), .events = POLLIN},

@@ -76,7 +76,7 @@ static void create_deep_path_applies_limits(void **state)
 	value = read_limit(leaf, "cpu", "cpu.cfs_quota_us", "cpu.max");
 	assert_true(str_eq(value, "50000") || str_eq(value, "50000 100000"));
 	free(value);
-	/* Again: what exists is reused; without limits they are taken back. */
+	/* A second call reuses what exists and lifts limits that are not set. */
 	res = (struct vmm_resources){0};
 	assert_int_equal(vmm_cgroup_create(leaf, &res, &err), 0);
 	value = read_limit(leaf, "pids", "pids.max", "pids.max");

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a host can run: the driver's choice, and whether guest kernel and image are any good, told from made
- * files. */
+/*
+ * What a host can run: which driver is chosen, and whether guest kernel and image are usable, with files made
+ * for the test.
+ */
 #include "base/util.h"
 #include "vmm/driver_internal.h"
 #include "vmm/guest_files_internal.h"
@@ -193,7 +195,7 @@ static void sums_find_a_damaged_byte(void **state)
 	image_is(f, -EUCLEAN, "damaged: its SHA-256");
 	assert_non_null(strstr(f->err.msg, f->sums));
 	kernel_is(f, 0, NULL);
-	/* The other file's line does not count, nor one that is none. */
+	/* Lines for other files, and malformed ones, do not count. */
 	put(f->sums, "guest.img\n\n0 guest.img\n", 23);
 	image_is(f, 0, NULL);
 	put(f->sums, zeros, sizeof(zeros) - 1);
@@ -209,7 +211,7 @@ static void facts_hold_until_a_file_changes(void **state)
 
 	assert_int_equal(guest_image_check(f->image, &facts, &f->err), 0);
 	before = facts.file;
-	facts.code = -EUCLEAN; /* would be found again if it were looked at again */
+	facts.code = -EUCLEAN; /* a second look at the file would find it */
 	assert_int_equal(guest_image_check(f->image, &facts, &f->err), -EUCLEAN);
 	put(f->image, f->img, IMG_LEN);
 	assert_int_equal(guest_image_check(f->image, &facts, &f->err), 0);

@@ -127,7 +127,7 @@ static void devices_are_taken_by_the_real_one(void **state)
 	}
 	check(call("PUT", "vm.remove-device", "{\"id\": \"hot-disk-vol_2\"}", NULL, &err), &err,
 	      "vm.remove-device");
-	/* Its words come through: the id is in use. */
+	/* The VMM's words reach the error: the id is in use. */
 	snprintf(body, sizeof(body), "{\"id\": \"hot-pmem-p\", \"file\": \"%s\"}", file);
 	if (call("PUT", "vm.add-pmem", body, NULL, &err) == 0 || !strstr(err.msg, "hot-pmem-p"))
 		fail_msg("a second device of one id: %s", err.msg);
@@ -163,7 +163,7 @@ static void command_line_is_taken_by_the_real_one(void **state)
 	spec.run_dir = run_dir;
 	spec.shared_dir = shared;
 	check(vmm_tap_create(ns, "tap2", 65521, &err), &err, "tap");
-	/* All options are read and every device is made before it finds that this kernel is none. */
+	/* The VMM reads all options and makes every device before it finds that this file is not a kernel. */
 	if (vm_start(&config, &choice, &spec, LONG, &vm, &err) == 0)
 		fail_msg("a file of zeros has booted");
 	if (!strstr(err.msg, "kernel"))

@@ -246,7 +246,7 @@ static void start_past_its_deadline_leaves_nothing(void **state)
 		for (size_t k = 0; k < ARRAY_SIZE(ms); k++) {
 			struct vm *vm = NULL;
 
-			/* At whichever step the time runs out. */
+			/* The time may run out at any step. */
 			fresh(drivers[i], "{\"hang\": [\"vmm.ping\", \"qmp_capabilities\"]}");
 			assert_int_equal(vm_start(&config, &choice, &spec,
 						  now_monotonic_ns() + ms[k] * NS_PER_MS, &vm, &err),
@@ -491,7 +491,7 @@ static void recover_of_a_dead_vm_kills_what_is_left(void **state)
 	assert_int_equal(vm_recover("{\"version\": 99}", &(struct vm *){NULL}, &err), -EINVAL);
 }
 
-/* As after a restart of the server: the VM is no child of ours, and its exit status nobody can tell. */
+/* As after a restart of the server: the VM is not our child, so its exit status is unknown. */
 static void recover_of_somebody_else_s_vm_has_no_status(void **state)
 {
 	struct err err = ERR_INIT;
@@ -638,7 +638,7 @@ static void qmp_errors_carry_qemu_s_words_and_clean_up(void **state)
 	char pci[VM_PCI_ADDRESS_MAX];
 
 	(void)state;
-	/* Twice: the backend of the first try is gone, or its name would be taken. */
+	/* A second attempt would fail with a name in use if the first had left its backend. */
 	for (int i = 0; i < 2; i++) {
 		assert_true(vm_attach(vm, &d, pci, LONG, &err) < 0);
 		assert_non_null(strstr(err.msg, "does not support hotplugging"));

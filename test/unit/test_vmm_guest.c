@@ -139,7 +139,7 @@ static void make_file(const char *name, off_t size, char out[96])
 	close_fd(fd);
 }
 
-/* Takes events until one of the wanted type is there. */
+/* Takes events until one of the wanted type comes. */
 static struct vm_event expect_event(struct vm *vm, enum vm_event_type type)
 {
 	int64_t until = now_monotonic_ns() + 20 * NS_PER_SEC;
@@ -191,8 +191,7 @@ static void processes_are_in_their_place(void **state)
 	assert_int_equal(have.st_ino, want.st_ino);
 	check(vmm_cgroup_stats(cgroup, &stats, &err), &err, "stats");
 	assert_true(stats.cpu_usage_ns > 0 && stats.memory_usage_bytes > 0);
-	/* Killing the cgroup is enough to be rid of everything, as after a crash between journal and start.
-	 */
+	/* Killing the cgroup ends everything, as after a crash between journal and start. */
 	check(vmm_cgroup_destroy(cgroup, LONG, &err), &err, "cgroup");
 	assert_int_equal(vm_connect(vm, AGENT_PORT, LONG, &err), -ENOTCONN);
 	end(vm);
@@ -305,8 +304,8 @@ static void pause_and_resume(void **state)
 	check(vm_resume(vm, LONG, &err), &err, "resume");
 	if (str_eq(driver, "qemu")) {
 		/*
-		 * Not dialled: vhost-device-vsock is deaf after a pause in about one run of four (known, not
-		 * mended; no CRI call pauses).
+		 * Not dialled: vhost-device-vsock stops serving after a pause in about one run of four
+		 * (known, not fixed; no CRI call pauses).
 		 */
 		assert_int_equal(vm_snapshot(vm, dir, LONG, &err), -EOPNOTSUPP);
 	} else {
@@ -317,7 +316,7 @@ static void pause_and_resume(void **state)
 	end(vm);
 }
 
-/* Restoring is Cloud Hypervisor's alone. */
+/* Only Cloud Hypervisor can restore. */
 static void snapshot_comes_back(void **state)
 {
 	struct err err = ERR_INIT;

@@ -58,7 +58,7 @@ static void netns_create_is_whole_and_destroy_repeats(void **state)
 	assert_int_equal(vmm_netns_destroy(ns, &err), 0);
 	assert_int_equal(vmm_netns_destroy(ns, &err), 0);
 	assert_int_equal(access(ns, F_OK), -1);
-	/* A crash between file and mount leaves a plain file: gone as well. */
+	/* After a crash between file and mount there is a plain file; it is removed as well. */
 	assert_int_equal(write_file(ns, "", 0, 0600), 0);
 	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, &err), -EINVAL);
 	assert_int_equal(vmm_netns_destroy(ns, &err), 0);
@@ -127,13 +127,11 @@ static void tap_join_carries_frames(void **state)
 	frame[10 + 6] = 2;
 	frame[10 + 12] = 0x88;
 	frame[10 + 13] = 0xb5; /* IEEE 802 local experimental */
-	/* The guest's side: written to the tap, counted at the peer. */
+	/* From the guest: written to the tap, counted at the peer. */
 	assert_int_equal(write(fd, frame, sizeof(frame)), sizeof(frame));
 	assert_true(strtoul(in_ns("cat /proc/net/dev | sed -n 's/.*peer0: *[0-9]* *\\([0-9]*\\).*/\\1/p'"),
 			    NULL, 10) > 0);
-	/*
-	 * The wire's side: raise something at the peer (its IPv6 solicitations do) and read it from the tap.
-	 */
+	/* From the wire: raise the peer (it sends IPv6 solicitations) and read the frame from the tap. */
 	in_ns("ip addr add 10.9.8.1/24 dev peer0; ip neigh flush all; ping -c 1 -W 1 10.9.8.7 >/dev/null "
 	      "2>&1; true");
 	for (int i = 0; i < 50 && n <= 0; i++) {

@@ -43,7 +43,7 @@ static void qmp_feed_byte_by_byte_tells_events_from_replies(void **state)
 	}
 	assert_true(q.greeted);
 	assert_string_equal(seen, "RESET+;STOP;");
-	/* The reply to a command that was never sent is no reply. */
+	/* A reply to a command that was never sent is ignored. */
 	assert_non_null(q.reply);
 	assert_int_equal(qmp_result(&q, &v, &err), 0);
 	assert_true(json_object_is_type(v, json_type_object));

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hot plug and unplug, size, pause, snapshot and adoption of one VM, through vmm.h; the guest is asked by its debug console."""
+"""Hot plug and unplug, size, pause, snapshot and adoption of one VM, through vmm/vm.h; the guest is asked by its debug console."""
 
 import os
 import pathlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One VM through vmmctl (vmm.h and nothing above it), and a shell in its guest by the debug console."""
+"""One VM through vmmctl (vmm/ and nothing above it), and a shell in its guest by the debug console."""
 
 import json
 import os
