@@ -10,12 +10,12 @@
 #define GUEST_PORT_AGENT   1024 /* ttrpc: Task, SandboxService, Streaming, Agent */
 #define GUEST_PORT_CONSOLE 1025 /* debug shell, only with task.debug */
 
-#define GUEST_SHARE_TAG  "kuasar"
-#define GUEST_SHARE_DIR  "/run/kuasar/state"
-#define GUEST_RESOLV     GUEST_SHARE_DIR "/resolv.conf" /* bound over /etc/resolv.conf if it exists */
-#define GUEST_RUN_DIR    "/run/crivisor"
-#define GUEST_SHM_DIR    GUEST_RUN_DIR "/shm"   /* tmpfs: the pod's shared /dev/shm */
-#define GUEST_PIDNS      GUEST_RUN_DIR "/pidns" /* bind mount of the pod's shared PID namespace */
+#define GUEST_SHARE_TAG "kuasar"
+#define GUEST_SHARE_DIR "/run/kuasar/state"
+#define GUEST_RESOLV	GUEST_SHARE_DIR "/resolv.conf" /* bound over /etc/resolv.conf if it exists */
+#define GUEST_RUN_DIR	"/run/crivisor"
+#define GUEST_SHM_DIR	GUEST_RUN_DIR "/shm"   /* tmpfs: the pod's shared /dev/shm */
+#define GUEST_PIDNS	GUEST_RUN_DIR "/pidns" /* bind mount of the pod's shared PID namespace */
 
 /*
  * The share, as the guest sees it (read-only at the top; each mount below has its own mode):

@@ -258,7 +258,9 @@ static size_t feed_header(struct ttrpc_conn *conn, const uint8_t *data, size_t l
 	if (conn->header_len < FRAME_HEADER)
 		return n;
 	message = get_u32(conn->header);
-	/* A server speaks in streams that the client has opened, with odd numbers: anything else is no ttrpc. */
+	/*
+	 * A server speaks in streams that the client has opened, with odd numbers: anything else is no ttrpc.
+	 */
 	if (!conn->services &&
 	    (get_u32(conn->header + 4) % 2 == 0 || get_u32(conn->header + 4) > conn->last_id))
 		conn->broken = -EBADMSG;

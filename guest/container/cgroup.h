@@ -26,7 +26,10 @@ bool cgroup_is_v2(void);
 int cgroup_setup(bool *ret_v2, struct err *err);
 /* v2: makes `parent` and enables the controllers down to it. */
 int cgroup_enable(bool v2, const char *parent, struct err *err);
-/* Moves the agent from the root, where it begins, into its leaf. Not urgent: the root may hold processes beside children. */
+/*
+ * Moves the agent from the root, where it begins, into its leaf. Not urgent: the root may hold processes
+ * beside children.
+ */
 int cgroup_enter_leaf(bool v2, struct err *err);
 
 /* The cgroup of pid, of the memory controller on v1; *ret_path is the caller's to free. */

@@ -14,8 +14,8 @@
 #include <stddef.h>
 
 /*
- * Whether the configuration has any hook: *ret_hooks. -EBADMSG if the text is not one JSON object. Memory: about ten
- * times the text, while it is read.
+ * Whether the configuration has any hook: *ret_hooks. -EBADMSG if the text is not one JSON object. Memory:
+ * about ten times the text, while it is read.
  */
 int config_hooks(const char *text, size_t len, bool *ret_hooks, struct err *err);
 

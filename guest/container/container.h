@@ -2,10 +2,11 @@
 /*
  * container.h: the containers of the agent, for the rooms above.
  *
- * Purpose:   the Task and Streaming services and the logs of the Agent service are served here; what the rest of the
- *            agent needs of containers is their figures and their end.
+ * Purpose:   the Task and Streaming services and the logs of the Agent service are served here; what the rest
+ *            of the agent needs of containers is their figures and their end.
  * Threads:   the loop's.
- * Ownership: containers_new's object is its caller's and lives in agent->containers; containers_free kills nothing.
+ * Ownership: containers_new's object is its caller's and lives in agent->containers; containers_free kills
+ *            nothing.
  * Limits:    CONTAINER_LOGS_MAX bytes of output of all processes that the host has not acknowledged.
  */
 #ifndef GUEST_CONTAINER_CONTAINER_H
@@ -41,9 +42,14 @@ int container_stats(struct agent *agent, const char *id, Crivisor__Agent__V1__St
 void containers_kill(struct agent *agent);
 /* How many have a process that has not ended. */
 unsigned int containers_running(const struct agent *agent);
-/* Removes cgroups and the runtime's state of all containers: for an agent whose machine goes on without it. Blocks. */
+/*
+ * Removes cgroups and the runtime's state of all containers: for an agent whose machine goes on without it.
+ * Blocks.
+ */
 void containers_remove_left(const struct agent *agent);
-/* Gives up every handle of a container's mounts, so that they can be unmounted. Only while the share is idle. */
+/*
+ * Gives up every handle of a container's mounts, so that they can be unmounted. Only while the share is idle.
+ */
 void containers_release_mounts(struct agent *agent);
 
 #endif

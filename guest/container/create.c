@@ -57,7 +57,10 @@ static void create_failed(struct ctr *c, const struct err *why)
 	on_clean(c, NULL, 0, 0);
 }
 
-/* A container is killed by its cgroup, which must hold neither the agent nor, beside a VM, anything of the host. */
+/*
+ * A container is killed by its cgroup, which must hold neither the agent nor, beside a VM, anything of the
+ * host.
+ */
 static bool cgroup_is_ours(const struct ctr *c)
 {
 	const char *parent = c->agent->paths.cgroup_parent;

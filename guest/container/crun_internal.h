@@ -8,8 +8,8 @@
  * Ownership: the run belongs to this module until its done function is called, which is exactly once;
  *            crun_kill only hurries it.
  * Limits:    CRUN_DEADLINE_NS a run, then its whole process group is killed.
- * Errors:    carry crun's own message, taken from its --log file (json lines; crun 1.8: {"msg": …, "level": …,
- *            "time": …}).
+ * Errors:    carry crun's own message, taken from its --log file (json lines; crun 1.8: {"msg": …, "level":
+ *            …, "time": …}).
  */
 #ifndef GUEST_CONTAINER_CRUN_INTERNAL_H
 #define GUEST_CONTAINER_CRUN_INTERNAL_H
@@ -47,8 +47,9 @@ void crun_kill(struct crun_run *run);
 void crun_forget_all(void);
 
 /*
- * Asks the program for its version, once, beside the loop and with the least priority. Until the answer is there, and
- * for a version that crun_fifo_known does not have, containers are started by the runtime's own `start`.
+ * Asks the program for its version, once, beside the loop and with the least priority. Until the answer is
+ * there, and for a version that crun_fifo_known does not have, containers are started by the runtime's own
+ * `start`.
  */
 void crun_probe(struct agent *agent);
 /* Cancels it. */

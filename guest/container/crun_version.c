@@ -15,9 +15,9 @@
 #define DEADLINE_NS (20 * NS_PER_SEC)
 
 /*
- * Debian 12 and 13. Both: `create` leaves a process that opens <root>/<id>/exec.fifo and waits for a byte; `start`
- * without hooks and without NOTIFY_SOCKET opens the FIFO, unlinks it and writes one byte (crun src/libcrun/status.c,
- * libcrun_status_write_exec_fifo, and container.c, libcrun_container_start).
+ * Debian 12 and 13. Both: `create` leaves a process that opens <root>/<id>/exec.fifo and waits for a byte;
+ * `start` without hooks and without NOTIFY_SOCKET opens the FIFO, unlinks it and writes one byte (crun
+ * src/libcrun/status.c, libcrun_status_write_exec_fifo, and container.c, libcrun_container_start).
  */
 static const char *const known[] = {"1.8.1", "1.21"};
 

@@ -133,8 +133,8 @@ void ctr_ended(struct ctr *c)
 	if (cgroup_kill(c->agent->cgroup2, c->cgroup, &err) < 0)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id), "%s", err.msg);
 	/*
-	 * Memory-backed mounts are freed now, not only when the container is deleted; unless other processes of it are
-	 * still dying.
+	 * Memory-backed mounts are freed now, not only when the container is deleted; unless other processes
+	 * of it are still dying.
 	 */
 	if (c->mounts >= 0 && cgroup_pids(c->agent->cgroup2, c->cgroup, &left, 1) == 0)
 		share_wait(c->agent, &c->share, on_ended_flight, c);

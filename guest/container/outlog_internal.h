@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * outlog_internal.h: the output of one process, both streams in the order read, kept until the host has acknowledged
- * it.
+ * outlog_internal.h: the output of one process, both streams in the order read, kept until the host has
+ * acknowledged it.
  *
  * Purpose:   offsets count bytes of both streams together, from 0 at the start of the process. Data leaves
  *            only by outlog_ack (or outlog_done); when nothing more fits, the owner stops reading the pipes,

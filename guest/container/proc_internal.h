@@ -4,7 +4,8 @@
  *
  * Purpose:   its state, standard I/O, exit, and the calls that wait for the exit.
  * Threads:   the loop's.
- * Ownership: belongs to its container (ctr_internal.h). Not freed while a run of the runtime is under way for it.
+ * Ownership: belongs to its container (ctr_internal.h). Not freed while a run of the runtime is under way for
+ *            it.
  * Source:    states as containerd's task service has them.
  */
 #ifndef GUEST_CONTAINER_PROC_INTERNAL_H

@@ -2,18 +2,18 @@
 /*
  * share.h: the mounts that the share gives a container: kept while it lives, given up once it is gone.
  *
- * Purpose:   where the share crosses into another file system of the host (a container's root, each volume), the kernel
- *            mounts that as a virtiofs of its own, and the last unmount ends it. Linux (6.12) does not wait there for
- *            requests in flight. A file that is closed while it is read ahead is released when that read is answered,
- *            and its inode is held until then (fs/fuse/file.c, fuse_file_release): "Busy inodes after unmount", and a
- *            panic at the answer. A process may end in that moment, so its mounts must outlive the requests in flight:
- *            the agent holds its mount namespace.
- *            The host cannot unmount while the guest holds a mount or a cached inode, each of which keeps a handle open
- *            in virtiofsd. So the agent lets go of both as soon as the container is gone.
- *            Beside a VM (agent->in_vm false) the bundles are mounts of the host's: waits end at once, and nothing is
- *            unmounted here.
- * Threads:   the loop's. Only share_hold waits for virtiofsd, as reading a container's config.json does; a volume whose
- *            storage hangs does not hold up the agent when a container ends.
+ * Purpose:   where the share crosses into another file system of the host (a container's root, each volume),
+ *            the kernel mounts that as a virtiofs of its own, and the last unmount ends it. Linux (6.12) does
+ *            not wait there for requests in flight. A file that is closed while it is read ahead is released
+ *            when that read is answered, and its inode is held until then (fs/fuse/file.c,
+ *            fuse_file_release): "Busy inodes after unmount", and a panic at the answer. A process may end in
+ *            that moment, so its mounts must outlive the requests in flight: the agent holds its mount
+ *            namespace. The host cannot unmount while the guest holds a mount or a cached inode, each of
+ *            which keeps a handle open in virtiofsd. So the agent lets go of both as soon as the container is
+ *            gone. Beside a VM (agent->in_vm false) the bundles are mounts of the host's: waits end at once,
+ *            and nothing is unmounted here.
+ * Threads:   the loop's. Only share_hold waits for virtiofsd, as reading a container's config.json does; a
+ *            volume whose storage hangs does not hold up the agent when a container ends.
  * Errors:    logged; the host detaches lazily whatever stays held.
  */
 #ifndef GUEST_CONTAINER_SHARE_H
@@ -38,13 +38,21 @@
 /* Whether the kernel counts the requests in flight. */
 bool share_is_counted(const struct agent *agent);
 
-/* Mounts a container's root, before anything else does, so that it stays until share_release. id: checked before. */
+/*
+ * Mounts a container's root, before anything else does, so that it stays until share_release. id: checked
+ * before.
+ */
 void share_hold(const struct agent *agent, const char *id);
-/* Keeps the mounts of a process alive when it ends: a handle of its mount namespace, or -1 if it is gone already. */
+/*
+ * Keeps the mounts of a process alive when it ends: a handle of its mount namespace, or -1 if it is gone
+ * already.
+ */
 int share_hold_mounts(pid_t pid);
 /* Gives that up; -1 does nothing. Returns -1. */
 int share_release_mounts(int handle);
-/* Unmounts the container's mounts of the share, once its processes have ended and their handle is given up. */
+/*
+ * Unmounts the container's mounts of the share, once its processes have ended and their handle is given up.
+ */
 void share_release(const struct agent *agent, const char *id);
 
 enum share_flight {
@@ -64,10 +72,10 @@ struct share_wait {
 };
 
 /*
- * Calls fn once virtiofs has nothing in flight, possibly at once. Other containers may keep it busy all the time, so fn
- * gets SHARE_PAST after SHARE_WAIT_NS in which answers have come. Where none come virtiofsd hangs, and fn gets SHARE_HUNG
- * after SHARE_HUNG_NS. A kernel that does not show virtiofs in fusectl gets SHARE_BLIND_NS.
- * A wait that is on already is replaced, its fn not called.
+ * Calls fn once virtiofs has nothing in flight, possibly at once. Other containers may keep it busy all the
+ * time, so fn gets SHARE_PAST after SHARE_WAIT_NS in which answers have come. Where none come virtiofsd
+ * hangs, and fn gets SHARE_HUNG after SHARE_HUNG_NS. A kernel that does not show virtiofs in fusectl gets
+ * SHARE_BLIND_NS. A wait that is on already is replaced, its fn not called.
  */
 void share_wait(const struct agent *agent, struct share_wait *wait, share_flight_fn *fn, void *arg);
 /* Its fn is not called any more. */

@@ -32,8 +32,8 @@ static void on_started(void *arg, const struct err *err, pid_t pid, uint64_t sin
 }
 
 /*
- * What `crun start` does for a container without hooks, with the versions in crun_version.c: the container's process
- * waits for a byte on its FIFO. It saves the start-up of the program.
+ * What `crun start` does for a container without hooks, with the versions in crun_version.c: the container's
+ * process waits for a byte on its FIFO. It saves the start-up of the program.
  */
 static int start_directly(struct ctr *c)
 {

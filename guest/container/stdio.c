@@ -111,8 +111,8 @@ static void on_out(void *arg, int fd, uint32_t events)
 
 /*
  * The process has been gone for a while. What its pipe holds at this moment is still taken, then the pipe is
- * closed, even if another process has it open. Not while data waits for room in the log: then the host is slow,
- * not a writer forgotten.
+ * closed, even if another process has it open. Not while data waits for room in the log: then the host is
+ * slow, not a writer forgotten.
  */
 static void on_grace(void *arg)
 {

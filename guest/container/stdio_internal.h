@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * stdio_internal.h: the standard input and output of one process: pipes or a terminal, and the log of its output.
+ * stdio_internal.h: the standard input and output of one process: pipes or a terminal, and the log of its
+ * output.
  *
  * Purpose:   reads output into the log while there is room and stops reading when there is none; writes input
  *            from a bounded queue; tells listeners (ReadLog calls, streams) when something changed.

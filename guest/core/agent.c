@@ -24,8 +24,8 @@ const char *agent_instance_id(void)
 	if (id[0])
 		return id;
 	/*
-	 * Unique, not secret: early in a VM's boot the pool may not be ready, and an answer must not wait for it. The
-	 * flag is of Linux 5.6; the time is enough for a kernel without it.
+	 * Unique, not secret: early in a VM's boot the pool may not be ready, and an answer must not wait for
+	 * it. The flag is of Linux 5.6; the time is enough for a kernel without it.
 	 */
 	if (getrandom(bytes, sizeof(bytes), GRND_INSECURE) != (ssize_t)sizeof(bytes)) {
 		int64_t parts[2] = {now_realtime_ns(), agent_boottime_ns()};

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * agent.h: what the rooms of the agent share, and what differs between its two places: PID 1 of a VM (init/) and a
- * process beside the VMs (host/).
+ * agent.h: what the rooms of the agent share, and what differs between its two places: PID 1 of a VM (init/)
+ * and a process beside the VMs (host/).
  *
  * Threads:   one.
- * Ownership: main owns the struct and everything in it, for as long as the agent runs. The parts are opaque here; each
- *            belongs to the room that defines it.
+ * Ownership: main owns the struct and everything in it, for as long as the agent runs. The parts are opaque
+ *            here; each belongs to the room that defines it.
  */
 #ifndef GUEST_CORE_AGENT_H
 #define GUEST_CORE_AGENT_H
@@ -23,13 +23,17 @@ struct server;
 
 /* What only the place knows how to do. Rooms below init/ and host/ reach up through these alone. */
 struct agent_ops {
-	/* Prepares what containers, devices and interfaces need. Runs once, by agent_settle; it handles its own errors. */
+	/*
+	 * Prepares what containers, devices and interfaces need. Runs once, by agent_settle; it handles its
+	 * own errors.
+	 */
 	void (*settle)(struct agent *agent);
 	/* Begins the orderly end; see pod.h. */
 	void (*shutdown)(struct agent *agent, const char *why);
 	/*
-	 * Lets go of file systems at the end: unmounts and syncs. Runs in a child process, since it may block. An exit
-	 * status: 0 everything unmounted and synced, AGENT_RELEASE_BUSY synced but something stays mounted; else failed.
+	 * Lets go of file systems at the end: unmounts and syncs. Runs in a child process, since it may
+	 * block. An exit status: 0 everything unmounted and synced, AGENT_RELEASE_BUSY synced but something
+	 * stays mounted; else failed.
 	 */
 	int (*release)(struct agent *agent);
 	/* The last step: power off, or end the process. May return; the loop ends soon then. */
@@ -67,12 +71,14 @@ struct agent {
 	bool shutting_down;	/* nothing new begins */
 };
 
-/* Runs ops->settle once: after the first Check, before the first request that needs it, or when nobody asks. */
+/*
+ * Runs ops->settle once: after the first Check, before the first request that needs it, or when nobody asks.
+ */
 void agent_settle(struct agent *agent);
 
 /*
- * Names this run of the agent, 32 hex digits: the same on every connection, another one after a reboot or a restart of
- * the agent.
+ * Names this run of the agent, 32 hex digits: the same on every connection, another one after a reboot or a
+ * restart of the agent.
  */
 const char *agent_instance_id(void);
 

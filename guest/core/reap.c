@@ -5,7 +5,10 @@
 
 #include <sys/wait.h>
 
-/* Watches are linked, not put into a table that allocates: a watch that could fail would lose the end of a container. */
+/*
+ * Watches are linked, not put into a table that allocates: a watch that could fail would lose the end of a
+ * container.
+ */
 #define BUCKETS 64
 
 struct orphan {

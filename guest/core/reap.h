@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * reap.h: how processes ended: children and orphans. The agent inherits all orphans, so it waits for everything.
+ * reap.h: how processes ended: children and orphans. The agent inherits all orphans, so it waits for
+ * everything.
  *
  * Purpose:   tells who watches a pid how it ended. A container's process becomes our child only when the
  *            runtime that made it exits, and may be dead before its pid is known here: so the ends of pids

@@ -2,8 +2,9 @@
 /*
  * signals.h: the signals of the agent, taken in its loop.
  *
- * Purpose:   SIGCHLD reaps, SIGTERM and SIGINT begin the orderly end (ops->shutdown), SIGUSR1 is ops->on_usr1,
- *            SIGPIPE is ignored. They are blocked otherwise; spawn.h gives children a clean mask.
+ * Purpose:   SIGCHLD reaps, SIGTERM and SIGINT begin the orderly end (ops->shutdown), SIGUSR1 is
+ *            ops->on_usr1, SIGPIPE is ignored. They are blocked otherwise; spawn.h gives children a clean
+ *            mask.
  * Threads:   the loop's.
  * Ownership: signals_watch's file descriptor and source live until signals_unwatch.
  */

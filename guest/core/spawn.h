@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * spawn.h: starts a child of the agent that inherits nothing of the agent's: only the three fds it is given, no
- * blocked signals, no protection from the OOM killer.
+ * spawn.h: starts a child of the agent that inherits nothing of the agent's: only the three fds it is given,
+ * no blocked signals, no protection from the OOM killer.
  *
  * Threads:   the agent has one, so plain fork is safe here.
  * Ownership: the three fds stay the caller's. The child is a session and group leader: kill(-pid) reaches its

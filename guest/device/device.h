@@ -3,8 +3,8 @@
  * device.h: devices and resources that are plugged in while the VM runs.
  *
  * Threads:   the loop's; what may block (mount) runs in a child.
- * Limits:    DEVICE_WAIT_NS for a device to appear (its uevents wake the search; nothing is polled), as long again for a
- *            mount.
+ * Limits:    DEVICE_WAIT_NS for a device to appear (its uevents wake the search; nothing is polled), as long
+ *            again for a mount.
  * Source:    sysfs: /sys/bus/pci/devices/<address>/…; kobject uevents over netlink (lib/kobject_uevent.c).
  */
 #ifndef GUEST_DEVICE_DEVICE_H

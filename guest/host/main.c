@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * crivisor-agent-host: the agent beside the VMs, for a pod that has none. The same services as in a VM, on a UNIX socket.
+ * crivisor-agent-host: the agent beside the VMs, for a pod that has none. The same services as in a VM, on a
+ *                      UNIX socket.
  *
- * The machine is the host's: hostname, clock, interfaces, devices and file systems are left alone. It inherits the
- * orphans of what it starts (PR_SET_CHILD_SUBREAPER), as PID 1 does. Agent.Shutdown and SIGTERM end its containers and
- * then itself.
+ * The machine is the host's: hostname, clock, interfaces, devices and file systems are left alone. It
+ * inherits the orphans of what it starts (PR_SET_CHILD_SUBREAPER), as PID 1 does. Agent.Shutdown and SIGTERM
+ * end its containers and then itself.
  */
 #include "base/log.h"
 #include "base/util.h"

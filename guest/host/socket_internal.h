@@ -3,10 +3,10 @@
  * socket_internal.h: listening on a UNIX socket for root alone.
  *
  * Threads:   the loop's.
- * Ownership: both return file descriptors of the caller's, non-blocking and close-on-exec. The socket's file is the
- *            caller's to unlink.
- * Trust:     the file has mode 0600, and a peer whose user is not root (SO_PEERCRED) is refused, whatever has happened
- *            to the mode since. uid 0 of a user namespace is another uid here.
+ * Ownership: both return file descriptors of the caller's, non-blocking and close-on-exec. The socket's file
+ *            is the caller's to unlink.
+ * Trust:     the file has mode 0600, and a peer whose user is not root (SO_PEERCRED) is refused, whatever has
+ *            happened to the mode since. uid 0 of a user namespace is another uid here.
  */
 #ifndef GUEST_HOST_SOCKET_INTERNAL_H
 #define GUEST_HOST_SOCKET_INTERNAL_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * console_internal.h: the debug console: a shell in the VM, on a terminal, for each connection of the host's to
- * its vsock port. Only with task.debug.
+ * console_internal.h: the debug console: a shell in the VM, on a terminal, for each connection of the host's
+ * to its vsock port. Only with task.debug.
  *
  * Threads: the loop's.
  * Limits:  CONSOLE_MAX shells at once, CONSOLE_BUFFER bytes on the way in each direction.

@@ -176,7 +176,9 @@ int init_early(struct agent *agent, struct err *err)
 	    setenv("XDG_RUNTIME_DIR", "/run/user/0", 1) < 0 || setenv("HOME", "/root", 1) < 0)
 		return err_set_errno(err, -errno, "set the environment");
 	umask(022);
-	/* The agent holds the pipes of all processes; containers inherit limits that their spec does not set. */
+	/*
+	 * The agent holds the pipes of all processes; containers inherit limits that their spec does not set.
+	 */
 	if (setrlimit(RLIMIT_NOFILE, &files) < 0)
 		return err_set_errno(err, -errno, "raise the limit of open files");
 	/* Later mounts in the share reach the containers that asked for propagation. */

@@ -2,10 +2,11 @@
 /*
  * crivisor-agent: PID 1 of a pod's VM.
  *
- * Order: /proc and configuration → loop → listen → log → early init (environment, mounts, cgroups, sysctls) → share →
- * debug console → late init (DNS) → serving, then what can wait (init_settle). The log needs no mount of ours: the kernel
- * has mounted /dev (CONFIG_DEVTMPFS_MOUNT). A failure is reported on the console and ends the VM. The listening socket is
- * made early, so that the host's first connection waits in the kernel; it is served last.
+ * Order: /proc and configuration → loop → listen → log → early init (environment, mounts, cgroups, sysctls) →
+ * share → debug console → late init (DNS) → serving, then what can wait (init_settle). The log needs no mount
+ * of ours: the kernel has mounted /dev (CONFIG_DEVTMPFS_MOUNT). A failure is reported on the console and ends
+ * the VM. The listening socket is made early, so that the host's first connection waits in the kernel; it is
+ * served last.
  */
 #include "api/agent/guest_abi.h"
 #include "base/log.h"
@@ -109,7 +110,9 @@ static int step_console(struct agent *agent, struct err *err)
 	return config.debug ? console_setup(agent, config.debug_shell, GUEST_PORT_CONSOLE, err) : 0;
 }
 
-/* From here on the kernel takes the host's connection, so the host need not dial again; it is answered later. */
+/*
+ * From here on the kernel takes the host's connection, so the host need not dial again; it is answered later.
+ */
 static int step_listen(struct agent *agent, struct err *err)
 {
 	int fd = vsock_listen(GUEST_PORT_AGENT, err);

@@ -2,8 +2,9 @@
 /*
  * rtnl_internal.h: a small rtnetlink of our own: links, addresses and routes.
  *
- * Purpose:   what the pod's network needs and no more. The agent is static: Debian's libmnl has no static library, and
- *            libnl-3's adds 400 KB, a third of the agent, because it brings the resolver of the C library.
+ * Purpose:   what the pod's network needs and no more. The agent is static: Debian's libmnl has no static
+ *            library, and libnl-3's adds 400 KB, a third of the agent, because it brings the resolver of the
+ *            C library.
  * Threads:   none of its own. Calls are synchronous: the kernel answers a netlink request before send
  *            returns.
  * Ownership: an rtnl is one socket; rtnl_close.

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * setup_internal.h: what makes the agent's place the pod's: hostname, sysctls, the shared /dev/shm and PID namespace, DNS.
+ * setup_internal.h: what makes the agent's place the pod's: hostname, sysctls, the shared /dev/shm and PID
+ * namespace, DNS.
  *
- * Threads:   the loop's. Everything may be asked for again with the same result. Beside a VM a hostname and sysctls
- *            are refused: they are the host's.
+ * Threads:   the loop's. Everything may be asked for again with the same result. Beside a VM a hostname and
+ *            sysctls are refused: they are the host's.
  * Errors:    name what failed, such as an unknown sysctl.
  */
 #ifndef GUEST_POD_SETUP_INTERNAL_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * SandboxService.ExecVMProcess: a shell command in the VM itself, for debugging. Only with task.debug: it runs as root beside
- * every container. Its output and its time are bounded.
+ * SandboxService.ExecVMProcess: a shell command in the VM itself, for debugging. Only with task.debug: it
+ * runs as root beside every container. Its output and its time are bounded.
  */
 #include "guest/pod/methods_internal.h"
 

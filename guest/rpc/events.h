@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * events.h: exits and OOM kills, for SandboxService.GetEvents. Events are hints; Task.Wait and Agent.Stats are
- * reliable and can be asked again.
+ * events.h: exits and OOM kills, for SandboxService.GetEvents. Events are hints; Task.Wait and Agent.Stats
+ * are reliable and can be asked again.
  *
  * Threads:   the loop's.
  * Ownership: one object; events_free is NULL-safe. Waiting calls must have ended.

@@ -29,7 +29,10 @@ typedef int server_accept_fn(int fd);
 int server_serve(struct server *server, int fd, server_accept_fn *accept, struct err *err);
 /* As given to server_new. */
 const struct ttrpc_service *server_services(const struct server *server);
-/* Serves a connected, non-blocking socket, which is the server's from now on, unless this fails: 0 or -ENOMEM. */
+/*
+ * Serves a connected, non-blocking socket, which is the server's from now on, unless this fails: 0 or
+ * -ENOMEM.
+ */
 int server_take(struct server *server, int fd);
 /* Ends all connections. NULL-safe; returns NULL. */
 struct server *server_free(struct server *server);

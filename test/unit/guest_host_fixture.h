@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * guest_host_fixture.h: a crivisor-agent-host of the test's own with the real crun, and ttrpc clients on its socket.
+ * guest_host_fixture.h: a crivisor-agent-host of the test's own with the real crun, and ttrpc clients on its
+ * socket.
  *
- * It needs root and crun, and fails with words where they are missing. Everything lies in a directory below /tmp and in a
- * mount namespace of the test's own; containers live in a cgroup of their own.
+ * It needs root and crun, and fails with words where they are missing. Everything lies in a directory below
+ * /tmp and in a mount namespace of the test's own; containers live in a cgroup of their own.
  */
 #ifndef TEST_UNIT_GUEST_HOST_FIXTURE_H
 #define TEST_UNIT_GUEST_HOST_FIXTURE_H
@@ -48,8 +49,8 @@ static pid_t agent_pid;
 /* ---- the machine -------------------------------------------------------------------------------------- */
 
 /*
- * crun 1.8.1 refuses a hybrid machine while a controller is in the v2 tree. Nothing here needs that tree: in this mount
- * namespace an empty directory covers it, and the machine is one of v1 alone.
+ * crun 1.8.1 refuses a hybrid machine while a controller is in the v2 tree. Nothing here needs that tree: in
+ * this mount namespace an empty directory covers it, and the machine is one of v1 alone.
  */
 static inline void settle_hybrid(void)
 {

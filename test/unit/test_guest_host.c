@@ -204,7 +204,10 @@ static void connections_that_break_in_a_wait_leave_nothing(void **state)
 		}
 	}
 	assert_true(wait_until(fds_as_before));
-	/* Under sanitizers freed memory is kept back, up to a bound: the first half fills it, the rest must not grow. */
+	/*
+	 * Under sanitizers freed memory is kept back, up to a bound: the first half fills it, the rest must
+	 * not grow.
+	 */
 	assert_in_range(after, 1, before + (4 << 20));
 	peer_open(&p);
 	assert_int_equal(kill_it(&p, "w", SIGKILL), ERR_OK);
@@ -253,7 +256,9 @@ static void another_run_of_the_agent_has_another_instance_id(void **state)
 	peer_close(&p);
 }
 
-/* As `user`, connects and asks for Info: 1 if answered, 2 if the connection was closed, 3 if it was refused. */
+/*
+ * As `user`, connects and asks for Info: 1 if answered, 2 if the connection was closed, 3 if it was refused.
+ */
 static int try_as(uid_t user)
 {
 	int status = 0;

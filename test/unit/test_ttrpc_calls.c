@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table of calls when memory is short: the source is compiled here with an allocator that fails when told. */
+/*
+ * The table of calls when memory is short: the source is compiled here with an allocator that fails when
+ * told.
+ */
 #include <stdlib.h>
 
 static unsigned int allocations, fail_at;
