@@ -108,7 +108,7 @@ static int check_enum(struct walk *walk, const struct place *place, uint64_t val
 	int32_t v = (int32_t)(uint32_t)value;
 
 	if (!protobuf_c_enum_descriptor_get_value(desc, v))
-		return bad(walk, place, "%d is no value of %s", v, desc->short_name);
+		return bad(walk, place, "%d is not a value of %s", v, desc->short_name);
 	return 0;
 }
 

@@ -3,7 +3,7 @@
  * pbwire.h: the protobuf wire format, one field at a time, without any schema.
  *
  * Purpose:   what the ttrpc frames and pb_check read and write themselves.
- * Threads:   no state.
+ * Threads:   no shared state.
  * Ownership: a field points into the bytes it was read from.
  * Limits:    field numbers 1 … 2^29-1; varints of at most 10 bytes; groups are refused (proto3 has none, and
  *            protobuf-c does not know them).

@@ -19,7 +19,7 @@
 bool text_is_line(const char *s);
 /* True if s holds neither control character nor blank, and is not empty. */
 bool text_is_word(const char *s);
-/* In place: each byte that is no part of valid UTF-8 becomes '?'. Line breaks stay. */
+/* In place: each byte that is not part of valid UTF-8 becomes '?'. Line breaks stay. */
 void text_fix_utf8(char *s);
 /* In place: as text_fix_utf8, and control characters become blanks. The result is one line of UTF-8. */
 void text_clean(char *s);

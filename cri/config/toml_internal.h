@@ -3,9 +3,9 @@
  * toml_internal.h: TOML text as a walk over its keys. The C face of the one file of the configuration that is
  * C++.
  *
- * Threads:   no state.
+ * Threads:   no shared state.
  * Ownership: what the callback is given lives until it returns.
- * Errors:    "<name>:<line>: …"; -EINVAL for text that is no TOML. What the callback returns, if negative,
+ * Errors:    "<name>:<line>: …"; -EINVAL for text that is not TOML. What the callback returns, if negative,
  *            ends the walk.
  * Source:    https://toml.io/en/v1.0.0
  */

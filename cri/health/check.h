@@ -4,11 +4,11 @@
  * cannot differ.
  *
  * A finding is one thing of the host. Its id never changes its meaning, for scripts rely on it; its words may
- * change. CHECK_MISSING is for what keeps pods from running with this configuration, and for nothing else: a
- * thing that only the other VMM would need is no such thing. Whatever is not CHECK_OK says how to fix it.
+ * change. CHECK_MISSING is for what keeps pods from running with this configuration, and for nothing else:
+ * what only the other VMM would need is CHECK_NOTE. Whatever is not CHECK_OK says how to fix it.
  *
- * Threads: one. Leaves nothing on the host (vmm/network.h says what the kernel may load on the way).
- * Limits:  everything read is bounded by CHECK_FILE_MAX or by its own parser's limit.
+ * Threads:   one. Leaves nothing on the host (vmm/vmm.h says what the kernel may load on the way).
+ * Limits:    everything read is bounded by CHECK_FILE_MAX or by its own parser's limit.
  */
 #ifndef CRI_HEALTH_CHECK_H
 #define CRI_HEALTH_CHECK_H

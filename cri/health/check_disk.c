@@ -101,7 +101,7 @@ static bool look(struct check *check, const char *id, const char *key, const cha
 	if (stat(dir, &info) < 0 || statfs(dir, &st) < 0 || statvfs(dir, &ret->fs) < 0)
 		r = err_set_errno(&err, -errno, "%s %s", key, dir);
 	else if (!S_ISDIR(info.st_mode))
-		r = err_set(&err, -ENOTDIR, "%s %s: %s is no directory", key, path, dir);
+		r = err_set(&err, -ENOTDIR, "%s %s: %s is not a directory", key, path, dir);
 	else
 		r = readiness_room(key, dir, &err);
 	if (r < 0) {
@@ -162,7 +162,7 @@ static void check_state_dir(struct check *check)
 			  "%s is on tmpfs: images take memory, and a reboot loses them", path);
 	else if (!name)
 		check_add(check, "state-dir", CHECK_NOTE, "[server] state_dir on ext4, xfs or btrfs",
-			  "%s is on a file system of type 0x%lx, of which nothing is known here", path,
+			  "%s is on a file system of the unknown type 0x%lx", path,
 			  (unsigned long)place.magic);
 	else
 		check_ok(check, "state-dir", "%s, on %s", path, name);
@@ -222,14 +222,15 @@ static void check_socket(struct check *check)
 	memcpy(addr.sun_path, path, len);
 	if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
 		check_add(check, "socket", CHECK_MISSING, "remove it, or another [server] socket",
-			  "%s exists and is no socket: no server starts", path);
+			  "%s exists and is not a socket: a server cannot start", path);
 	else if (fd >= 0 && connect(fd, (const struct sockaddr *)&addr, sizeof(addr)) == 0)
 		check_served(check, path, fd);
 	else if (errno == EAGAIN)
 		check_add(check, "socket", CHECK_NOTE, "look at the server's log, or restart it: pods run on",
-			  "a server listens on %s, but takes no more connections", path);
+			  "a server listens on %s, but does not accept connections", path);
 	else if (errno == EACCES || errno == EPERM)
-		check_add(check, "socket", CHECK_NOTE, "run it as root", "%s may not be connected to", path);
+		check_add(check, "socket", CHECK_NOTE, "run it as root", "no permission to connect to %s",
+			  path);
 	else
 		check_add(check, "socket", CHECK_NOTE, "systemctl start crivisor, or crivisor serve",
 			  "no server is running at %s", path);

@@ -110,7 +110,7 @@ static void check_overlay(struct check *check)
 			  "overlayfs is a module that is not loaded: the first mount has to load it");
 	else
 		check_add(check, "overlay", CHECK_MISSING, "a kernel with CONFIG_OVERLAY_FS",
-			  "the kernel has no overlayfs, of which containers' roots are made");
+			  "the kernel has no overlayfs, which containers' root file systems need");
 }
 
 /*

@@ -53,7 +53,7 @@ static void check_overcommit(struct check *check, const char *meminfo)
 			  "sysctl -w vm.overcommit_memory=1 (what kubelet sets too), or a larger "
 			  "vm.overcommit_ratio",
 			  "vm.overcommit_memory is 2: %" PRIu64
-			  " MiB may still be promised, and VMs die where their guests want more",
+			  " MiB can still be committed, and a VM whose guest needs more dies",
 			  left / MIB);
 	else
 		check_ok(check, "overcommit", "vm.overcommit_memory is %" PRIu64, mode);
@@ -100,7 +100,7 @@ void check_memory(struct check *check)
 
 	if (r < 0) {
 		check_add(check, "memory", CHECK_NOTE, "mount -t proc proc /proc",
-			  "cannot be told: /proc/meminfo cannot be read (%s)", strerrordesc_np(-r));
+			  "unknown: /proc/meminfo cannot be read (%s)", strerrordesc_np(-r));
 		return;
 	}
 	check_size(check, meminfo);

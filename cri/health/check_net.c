@@ -10,8 +10,8 @@
 
 static void cannot_tell(struct check *check, const char *why, const char *fix)
 {
-	check_add(check, "tap", CHECK_NOTE, fix, "cannot be told without %s", why);
-	check_add(check, "tap-redirect", CHECK_NOTE, fix, "cannot be told without %s", why);
+	check_add(check, "tap", CHECK_NOTE, fix, "unknown without %s", why);
+	check_add(check, "tap-redirect", CHECK_NOTE, fix, "unknown without %s", why);
 }
 
 /*

@@ -78,7 +78,7 @@ void check_kvm(struct check *check, const struct vmm_kvm *kvm, bool known)
 
 	if (!known) {
 		check_add(check, "virtualization", status, "mount -t proc proc /proc",
-			  "cannot be told: /proc/cpuinfo cannot be read");
+			  "unknown: /proc/cpuinfo cannot be read");
 		return;
 	}
 	if ((kvm->vmx || kvm->svm) && !kvm->open_errno) {

@@ -97,7 +97,7 @@ int blob_open(struct blob_store *s, const char *digest, struct err *err)
 	int fd;
 
 	if (!image_digest_valid(digest))
-		return err_set(err, -EINVAL, "\"%s\" is no digest", digest);
+		return err_set(err, -EINVAL, "\"%s\" is not a digest", digest);
 	fd = openat(s->dirfd, name_of(digest), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return err_set_errno(err, -errno, "blob %s", digest);
@@ -113,7 +113,7 @@ int blob_read(struct blob_store *s, const char *digest, size_t max_bytes, char *
 	int r;
 
 	if (!image_digest_valid(digest))
-		return err_set(err, -EINVAL, "\"%s\" is no digest", digest);
+		return err_set(err, -EINVAL, "\"%s\" is not a digest", digest);
 	r = read_file_at(s->dirfd, name_of(digest), max_bytes, &data, &len);
 	if (r < 0)
 		return err_set_errno(err, r, "blob %s", digest);
@@ -427,7 +427,7 @@ int blob_fetch(struct blob_store *s, struct registry_client *client, const char 
 	int r;
 
 	if (!image_digest_valid(digest))
-		return err_set(err, -EINVAL, "\"%s\" is no digest", digest);
+		return err_set(err, -EINVAL, "\"%s\" is not a digest", digest);
 	memcpy(mine.digest, digest, sizeof(mine.digest));
 	r = claim(s, &mine, stop, arg, err);
 	if (r < 0)

@@ -174,7 +174,7 @@ static void remove_imports(const struct image_store *images)
 	while (dir && (de = readdir(dir))) {
 		if (str_starts(de->d_name, IMAGES_IMPORT_PREFIX) &&
 		    remove_tree_at(dirfd(dir), de->d_name) < 0)
-			log_warn("image: %s/%s stays behind", images->dir, de->d_name);
+			log_warn("image: %s/%s could not be removed", images->dir, de->d_name);
 	}
 	if (dir)
 		closedir(dir);
@@ -206,7 +206,7 @@ int images_collect(struct image_store *images, struct err *err)
 		return fd;
 	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
 		/*
-		 * A pull or mount runs: the last one in this process makes up for it, else the next removal
+		 * A pull or mount runs: the last one in this process does it then, else the next removal
 		 * or start.
 		 */
 		images->collect_wanted = true;
@@ -343,7 +343,7 @@ int image_list(struct image_store *images, const char *ref, struct image ***ret_
 		r = image_rows_find(rows, ref, &only, err);
 	if (r == 0)
 		r = list_rows(images, rows, only, list, err);
-	else if (r == -ENOENT) /* a filter that fits nothing is no error */
+	else if (r == -ENOENT) /* a filter that matches nothing is not an error */
 		r = 0;
 	image_rows_free(rows);
 	if (r < 0) {

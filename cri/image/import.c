@@ -42,7 +42,7 @@ static int open_file(const struct import *im, const char *name, struct err *err)
 		return err_set_errno(err, fd, "%.200s", name);
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
 		close_fd(fd);
-		return bad(err, "%.200s is no file", name);
+		return bad(err, "%.200s is not a regular file", name);
 	}
 	return fd;
 }
@@ -306,7 +306,7 @@ static int import_layout(struct import *im, struct err *err)
 	if (r < 0)
 		return err_wrap(err, "index.json");
 	r = index.kind == OCI_KIND_INDEX ? import_index(im, &index, err)
-					 : bad(err, "index.json is no image index");
+					 : bad(err, "index.json is not an image index");
 	oci_manifest_done(&index);
 	return r;
 }
@@ -346,8 +346,8 @@ static int add_docker_layer(struct import *im, const char *name, json_object *la
 {
 	char digest[IMAGE_DIGEST_LEN + 1];
 	uint64_t size;
-	int fd CLEANUP_CLOSE =
-		name ? open_file(im, name, err) : bad(err, "manifest.json: a layer is no text");
+	int fd CLEANUP_CLOSE = name ? open_file(im, name, err)
+				    : bad(err, "manifest.json: the name of a layer is not a string");
 	int r;
 
 	if (fd < 0)
@@ -412,7 +412,7 @@ static int import_docker_entry(struct import *im, json_object *entry, struct err
 	int r;
 
 	if (!json_object_is_type(entry, json_type_object))
-		r = bad(err, "manifest.json holds something else than images");
+		r = bad(err, "manifest.json holds an entry that is not an image");
 	else
 		r = docker_names(im, entry, &names, err);
 	if (r == 0)
@@ -504,7 +504,7 @@ static int import_archive(struct import *im, int fd, struct err *err)
 		r = import_tree(im, dir, err);
 	im->tree = close_fd(im->tree);
 	if (remove_tree(dir) < 0)
-		log_warn("image: %s stays behind", dir);
+		log_warn("image: %s could not be removed", dir);
 	return r;
 }
 

@@ -90,7 +90,7 @@ static int unpack_new(struct image_store *images, const char *blob, const char *
 	r = unpack_to(images, tmp, blob, diff_id, chains, n, stop, arg, err);
 	/* Gone if it was renamed; there if it failed or another process was quicker. */
 	if (remove_tree(tmp) < 0)
-		log_warn("image: %s stays behind", tmp);
+		log_warn("image: %s could not be removed", tmp);
 	return r;
 }
 
@@ -226,7 +226,7 @@ static void remove_buried(const char *layers)
 		int r = str_starts(de->d_name, BURIED) ? remove_tree_at(dirfd(dir), de->d_name) : 0;
 
 		if (r < 0)
-			log_warn("image: %s/%s stays behind: %s", layers, de->d_name, strerror(-r));
+			log_warn("image: %s/%s could not be removed: %s", layers, de->d_name, strerror(-r));
 	}
 	if (dir)
 		closedir(dir);

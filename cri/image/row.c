@@ -187,7 +187,7 @@ static int load_one(void *arg, const char *id, const char *name, const void *val
 
 	(void)name;
 	if (!row) {
-		log_warn("image %s: its row in the store cannot be read; it is left out", id);
+		log_warn("image %s: its row in the store cannot be read; the image is ignored", id);
 		return 0;
 	}
 	grown = realloc(l->rows, (l->n + 2) * sizeof(*grown));

@@ -294,7 +294,7 @@ static int take_attachment(struct json_object *json, const char *path, struct cn
 
 	if (!json_object_object_get_ex(json, "version", &value) ||
 	    json_object_get_int(value) != ATTACHMENT_VERSION)
-		return err_set(err, -EBADMSG, "%s is not of a version known here", path);
+		return err_set(err, -EBADMSG, "%s has an unknown version", path);
 	r = take_string(json, "id", &att->id);
 	r = r ? r : take_string(json, "ifname", &att->ifname);
 	r = r ? r : take_string(json, "netns", &att->netns);

@@ -156,8 +156,8 @@ static int plugin_failed(const struct cni_output *out, struct err *err)
 			       *out->err ? ": " : "", out->err);
 	snprintf(words, sizeof(words), "%.200s", out->out);
 	text_clean(words);
-	return err_set(err, -EIO, "it exited with %d; its output is no CNI error: \"%s\"%s%s", out->status,
-		       words, *out->err ? "; on stderr: " : "", out->err);
+	return err_set(err, -EIO, "it exited with %d without a CNI error; its output: \"%s\"%s%s",
+		       out->status, words, *out->err ? "; on stderr: " : "", out->err);
 }
 
 /* Runs one plugin to its success. *ret_out (malloc'ed) is what it printed. */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * chain_internal.h: one pod's attachment to a network, and the plugins' chain over it; inner header of
- * cni*.c.
+ * chain_internal.h: one pod's attachment to a network, and the plugins' chain over it.
  *
  * Purpose:   an attachment keeps all that ADD was told (configuration, arguments, capabilities) and what it
  *            answered, so that CHECK and DEL tell the plugins the same, even after a restart of the server or

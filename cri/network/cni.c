@@ -331,8 +331,8 @@ int cni_add(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, str
 		if (detach(cni, att, path, deadline_or(deadline_ns, CNI_UNDO_NS), &undo) < 0 && err) {
 			struct err both = *err;
 
-			err_set_status(err, both.code, both.status, "%s; undoing it failed as well: %s",
-				       both.msg, undo.msg);
+			err_set_status(err, both.code, both.status, "%s; undoing it failed too: %s", both.msg,
+				       undo.msg);
 		}
 		return r;
 	}

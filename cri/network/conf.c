@@ -34,7 +34,7 @@ int cni_json_parse(const char *text, size_t len, const char *what, struct json_o
 		json_object_put(json);
 		return err_set(err, -EINVAL, "%s: not valid JSON near byte %zu: %s", what, end,
 			       code == json_tokener_success    ? "unexpected data"
-			       : code == json_tokener_continue ? "it ends too early"
+			       : code == json_tokener_continue ? "unexpected end"
 							       : json_tokener_error_desc(code));
 	}
 	*ret_json = json;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * conf_internal.h: a network configuration as read from a file, checked; inner header of cni*.c.
+ * conf_internal.h: a network configuration as read from a file, checked.
  *
  * Threads:   none of its own. A struct cni_conf belongs to one call on one thread: json-c counts references
  *            without atomics, so configurations are kept as text and parsed anew for each use.

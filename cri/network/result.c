@@ -175,7 +175,8 @@ static int parse_ips(struct json_object *array, const struct iface *ifaces, size
 
 			if (at < 0 || (uint64_t)at >= n_ifaces)
 				return err_set(err, -EBADMSG,
-					       "ips[%zu]: \"interface\" is no index of interfaces", i);
+					       "ips[%zu]: \"interface\" is not an index into \"interfaces\"",
+					       i);
 			if (!ifaces[at].in_pod)
 				continue;
 		}

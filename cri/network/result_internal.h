@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * result_internal.h: what a plugin answers, checked; inner header of cni*.c.
+ * result_internal.h: what a plugin answers, checked.
  *
  * Threads:   pure functions.
  * Limits:    as struct cni_result has them: more addresses or routes than fit are an error, never cut in
@@ -28,8 +28,10 @@ bool cni_ifname_valid(const char *name);
 int cni_result_parse(const char *text, size_t len, const char *ifname, struct cni_result *ret,
 		     struct err *err);
 
-/* Writes the words of a plugin's error object ({code, msg, details}) and its code; false if text is no such
- * object. */
+/*
+ * Writes the words of a plugin's error object ({code, msg, details}) and its code; false if text is not such
+ * an object.
+ */
 bool cni_error_parse(const char *text, size_t len, char *ret_words, size_t words_size,
 		     unsigned int *ret_code);
 

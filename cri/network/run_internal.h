@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * run_internal.h: runs one plugin; inner header of cni*.c.
+ * run_internal.h: runs one plugin.
  *
  * Threads:   blocks the caller until the plugin has ended, at most until the deadline (and CNI_KILL_NS more
  *            to see it die).

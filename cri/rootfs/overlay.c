@@ -175,7 +175,7 @@ static int mount_overlay(const struct lowers *l, int upper, int work, const char
 	return r == -EOPNOTSUPP ? mount_old_api(l, upper, work, target, err) : r;
 }
 
-/* A single layer without an upper one is no overlay, but the layer itself. */
+/* A single layer without a writable one needs no overlay: the layer itself is mounted. */
 static int mount_single(const struct lowers *l, const char *target, struct err *err)
 {
 	char path[40];

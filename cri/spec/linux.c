@@ -282,7 +282,7 @@ static int check_device(const Runtime__V1__Device *dev, size_t i, struct err *er
 			       i, dev->host_path);
 	if (dev->permissions[strspn(dev->permissions, "rwm")])
 		return err_set(err, -EINVAL,
-			       "devices[%zu].permissions \"%.16s\" has other letters than r, w and m", i,
+			       "devices[%zu].permissions \"%.16s\" may hold only the letters r, w and m", i,
 			       dev->permissions);
 	return 0;
 }
@@ -413,7 +413,7 @@ static int fill_hugepages(const Runtime__V1__LinuxContainerResources *res, struc
 			if (!limit->limit)
 				continue;
 			return err_set(err, -EINVAL,
-				       "hugepage_limits[%zu]: the guest has no pages of \"%.16s\"", i,
+				       "hugepage_limits[%zu]: the guest has no huge pages of \"%.16s\"", i,
 				       limit->page_size);
 		}
 		if (!limit->limit)

@@ -70,7 +70,7 @@ int oci_check_mounts(struct oci_build *b, struct err *err)
 				m->container_path);
 		if (m->propagation == RUNTIME__V1__MOUNT_PROPAGATION__PROPAGATION_BIDIRECTIONAL)
 			return err_set(err, -EINVAL,
-				       "mounts[%zu] (%.128s): propagation BIDIRECTIONAL cannot be had: "
+				       "mounts[%zu] (%.128s): propagation BIDIRECTIONAL is not possible: "
 				       "mounts made in a VM do not "
 				       "reach the host",
 				       i, m->container_path);

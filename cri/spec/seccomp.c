@@ -93,7 +93,8 @@ static int copy_errno(struct oci_build *b, struct json_object *from, const char 
 	if (r < 0 || !set)
 		return r;
 	if (!str_eq(action, "SCMP_ACT_ERRNO") && !str_eq(action, "SCMP_ACT_TRACE"))
-		return err_set(err, -EINVAL, "\"%s\" goes with SCMP_ACT_ERRNO and SCMP_ACT_TRACE only", key);
+		return err_set(err, -EINVAL, "\"%s\" is allowed with SCMP_ACT_ERRNO and SCMP_ACT_TRACE only",
+			       key);
 	oci_int(&b->oom, to, key, number);
 	return 0;
 }
@@ -174,7 +175,7 @@ static int copy_syscalls(struct oci_build *b, struct json_object *from, struct j
 
 		if (!json_object_is_type(rule, json_type_object))
 			return err_set(err, -EINVAL, "syscalls[%zu] is not an object", i);
-		/* Docker's conditions on capabilities and kernels are no part of the format that runtimes
+		/* Docker's conditions on capabilities and kernels are not part of the format that runtimes
 		 * read. */
 		if (json_object_object_get_ex(rule, "includes", NULL) ||
 		    json_object_object_get_ex(rule, "excludes", NULL))
@@ -229,7 +230,7 @@ static int copy_profile(struct oci_build *b, struct json_object *from, struct js
 		return err_set(err, -EINVAL, "it is not an object");
 	if (json_object_object_get_ex(from, "listenerPath", NULL))
 		return err_set(err, -EINVAL,
-			       "\"listenerPath\" cannot be had: the listener would be on the host");
+			       "\"listenerPath\" is not possible: the listener would be on the host");
 	if (json_object_object_get_ex(from, "archMap", NULL))
 		return err_set(err, -EINVAL, "\"archMap\" is not part of the OCI format");
 	r = check_word(from, "defaultAction", actions, &action, err);

@@ -431,7 +431,8 @@ static int check_apparmor(const Runtime__V1__LinuxContainerSecurityContext *sc, 
 	}
 	if (*name)
 		return err_set(err, -EINVAL,
-			       "AppArmor profile \"%.128s\" cannot be had: the guest has no AppArmor", name);
+			       "AppArmor profile \"%.128s\" is not possible: the guest has no AppArmor",
+			       name);
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * spec_internal.h: what the oci_spec*.c files share.
+ * spec_internal.h: what the room's files share.
  *
  * Building JSON: json-c fails on nothing but memory, so the helpers note that in `oom` and go on with NULLs,
  * and the caller looks once at the end.

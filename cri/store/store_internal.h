@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * store_internal.h: what store.c and store_journal.c share. No one else includes it.
+ * store_internal.h: what the store's files share.
  *
  * Threads: every function below with store_lock held, except store_lock itself. The lock is recursive, so
  * that a transaction's function may call the store.
@@ -53,7 +53,7 @@ int store_run_remove(struct store *store, sqlite3_stmt *stmt, const char *what, 
 int store_fail(struct store *store, int rc, const char *what, struct err *err);
 
 /*
- * store_reserve.c: room for removals, and for changes of what is there, on a full disk. needed: the disk is
+ * reserve.c: room for removals, and for changes of what is there, on a full disk. needed: the disk is
  * as good as full; keep: makes the file if it is missing and there is room; release: true if it gave some.
  */
 bool store_reserve_needed(const struct store *store);

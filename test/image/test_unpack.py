@@ -177,7 +177,7 @@ class Hostile(Layers):
 
     def test_hard_link_through_a_symlink(self):
         self.refused("hard link leads to", oci.Layer().symlink("link", self.root).hardlink("mine", "link/marker"))
-        self.refused("which is no file", oci.Layer().hardlink("mine", self.root + "/marker"))
+        self.refused("which is not a file", oci.Layer().hardlink("mine", self.root + "/marker"))
         # A hard link to a symlink links the symlink itself, not its target.
         root = self.rootfs(oci.Layer().symlink("link", self.root + "/marker").hardlink("mine", "link").add("mine", "evil"))
         self.assertEqual(read(self.root + "/marker"), "untouched")
@@ -203,7 +203,7 @@ class Hostile(Layers):
         self.assertEqual(read(root + "/x"), "1")
 
     def test_path_through_a_file(self):
-        self.refused("is no directory", oci.Layer().add("f", "1").add("f/x", "1"))
+        self.refused("is not a directory", oci.Layer().add("f", "1").add("f/x", "1"))
 
     def test_names_too_long_or_deep(self):
         self.refused("too long or too deep", oci.Layer().add("n" * 256, "1"))

@@ -45,8 +45,8 @@ static void taps_are_tried_and_leave_nothing(void **state)
 	forget(f);
 	f->check.privileged = false;
 	check_net(&f->check);
-	assert_found(f, "tap", CHECK_NOTE, "cannot be told", "root");
-	assert_found(f, "tap-redirect", CHECK_NOTE, "cannot be told", "root");
+	assert_found(f, "tap", CHECK_NOTE, "unknown", "root");
+	assert_found(f, "tap-redirect", CHECK_NOTE, "unknown", "root");
 }
 
 /* The limit is a user namespace's own: that of the machine stays as it is. */
@@ -63,8 +63,8 @@ static void namespaces_that_cannot_be_made_are_missing(void **state)
 		f->check.privileged = true;
 		check_net(&f->check);
 		assert_found(f, "netns", CHECK_MISSING, "network namespace", "user.max_net_namespaces");
-		assert_found(f, "tap", CHECK_NOTE, "cannot be told", "first");
-		assert_found(f, "tap-redirect", CHECK_NOTE, "cannot be told", "first");
+		assert_found(f, "tap", CHECK_NOTE, "unknown", "first");
+		assert_found(f, "tap-redirect", CHECK_NOTE, "unknown", "first");
 		_exit(0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -274,8 +274,8 @@ static void directories_that_cannot_be_are_missing(void **state)
 	char *below CLEANUP_FREE = xasprintf("%s/below", put(f, "file", "", 0644)), longest[128];
 
 	set_dirs(f, below, below);
-	assert_found(f, "state-dir", CHECK_MISSING, "is no directory", "correct [server]");
-	assert_found(f, "run-dir", CHECK_MISSING, "is no directory", "correct [server]");
+	assert_found(f, "state-dir", CHECK_MISSING, "is not a directory", "correct [server]");
+	assert_found(f, "run-dir", CHECK_MISSING, "is not a directory", "correct [server]");
 	/* The last length at which "/pods/<20>/<16>" still fits into 107. */
 	memset(longest, 'a', sizeof(longest));
 	longest[0] = '/';
@@ -297,7 +297,7 @@ static void socket_is_served_or_not(void **state)
 
 	assert_int_equal(str_set(&f->config.server.socket, path), 0);
 	set_dirs(f, f->dir, f->dir);
-	assert_found(f, "socket", CHECK_MISSING, "is no socket", "remove it");
+	assert_found(f, "socket", CHECK_MISSING, "is not a socket", "remove it");
 	assert_int_equal(unlink(path), 0);
 	set_dirs(f, f->dir, f->dir);
 	assert_found(f, "socket", CHECK_NOTE, "no server is running", "systemctl start crivisor");
@@ -311,7 +311,7 @@ static void socket_is_served_or_not(void **state)
 	assert_found(f, "socket", CHECK_OK, want, NULL);
 	/* The backlog is full by now. */
 	set_dirs(f, f->dir, f->dir);
-	assert_found(f, "socket", CHECK_NOTE, "takes no more connections", "restart");
+	assert_found(f, "socket", CHECK_NOTE, "does not accept connections", "restart");
 	memset(long_path, 'a', sizeof(long_path));
 	long_path[0] = '/';
 	long_path[108] = 0;

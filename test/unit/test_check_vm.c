@@ -48,7 +48,7 @@ static void kvm_has_a_cause_and_a_mend_for_each_state(void **state)
 	assert_found(f, "virtualization", CHECK_MISSING, "/dev/kvm", "kvm_intel is loaded: mknod");
 	forget(f);
 	check_kvm(&f->check, &(struct vmm_kvm){0}, false);
-	assert_found(f, "virtualization", CHECK_MISSING, "cannot be told", "mount");
+	assert_found(f, "virtualization", CHECK_MISSING, "unknown", "mount");
 }
 
 static void programs_that_are_nowhere_are_missing(void **state)

@@ -74,8 +74,8 @@ static void conf_parse_bad_ones_name_the_field(void **state)
 	char deep[200];
 
 	(void)state;
-	parse_conf("a.conflist", "", "ends too early");
-	parse_conf("a.conflist", "{\"a\":1", "ends too early");
+	parse_conf("a.conflist", "", "unexpected end");
+	parse_conf("a.conflist", "{\"a\":1", "unexpected end");
 	parse_conf("a.conflist", "{} x", "unexpected data");
 	parse_conf("a.conflist", "[]", "must be a JSON object");
 	parse_conf("a.conflist", "{\"name\":\"n\",\"plugins\":[{\"type\":\"p\"}]}",

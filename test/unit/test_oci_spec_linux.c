@@ -110,7 +110,7 @@ static void mounts_that_cannot_be_had(void **state)
 	refused(&q, "not the root");
 	m.container_path = strs("/data");
 	m.propagation = RUNTIME__V1__MOUNT_PROPAGATION__PROPAGATION_BIDIRECTIONAL;
-	refused(&q, "BIDIRECTIONAL cannot be had");
+	refused(&q, "BIDIRECTIONAL is not possible");
 	m.propagation = RUNTIME__V1__MOUNT_PROPAGATION__PROPAGATION_HOST_TO_CONTAINER;
 	m.recursive_read_only = true;
 	refused(&q, "recursive_read_only without readonly");
@@ -372,7 +372,7 @@ static void seccomp_localhost_bad_ones_are_refused(void **state)
 		{"{} x", "not valid JSON"},
 		{"{}", "\"defaultAction\""},
 		{"{\"defaultAction\":\"SCMP_ACT_NOTIFY\"}", "\"SCMP_ACT_NOTIFY\" is unknown"},
-		{"{\"defaultAction\":\"SCMP_ACT_ALLOW\",\"defaultErrnoRet\":1}", "goes with SCMP_ACT_ERRNO"},
+		{"{\"defaultAction\":\"SCMP_ACT_ALLOW\",\"defaultErrnoRet\":1}", "is allowed with SCMP_ACT_ERRNO"},
 		{"{\"defaultAction\":\"SCMP_ACT_ALLOW\",\"listenerPath\":\"/x\"}", "listenerPath"},
 		{"{\"defaultAction\":\"SCMP_ACT_ALLOW\",\"syscalls\":{}}", "\"syscalls\""},
 		{"{\"defaultAction\":\"SCMP_ACT_ALLOW\",\"syscalls\":[{\"action\":\"SCMP_ACT_LOG\"}]}",

@@ -82,10 +82,11 @@ static void check_enum_names_the_field(void **state)
 
 	(void)state;
 	assert_refused(RUN, (char *)out, len,
-		       "config.linux.security_context.seccomp.profile_type: 7 is no value of ProfileType");
+		       "config.linux.security_context.seccomp.profile_type: 7 is not a value of ProfileType");
 	len = pack_profile(-1, out);
-	assert_refused(RUN, (char *)out, len,
-		       "config.linux.security_context.seccomp.profile_type: -1 is no value of ProfileType");
+	assert_refused(
+		RUN, (char *)out, len,
+		"config.linux.security_context.seccomp.profile_type: -1 is not a value of ProfileType");
 }
 
 static void check_strings(void **state)

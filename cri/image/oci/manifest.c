@@ -395,7 +395,7 @@ static int get_strings(json_object *o, const char *key, char ***ret, struct err 
 		if (!json_object_is_type(v, json_type_string) ||
 		    strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v))
 			return err_set_status(err, -EBADMSG, ERR_DATA_LOSS,
-					      "image config: %s holds something else than text", key);
+					      "image config: %s holds a value that is not a string", key);
 		if (strv_add(ret, json_object_get_string(v)) < 0)
 			return err_oom(err);
 	}

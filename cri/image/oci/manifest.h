@@ -10,8 +10,8 @@
  * Limits:    OCI_MANIFEST_MAX and OCI_CONFIG_MAX bytes, OCI_LAYERS_MAX layers, JSON nested 32 deep.
  * Threads:   no shared state.
  * Ownership: the structs own what they point to; *_done frees.
- * Errors:    -EBADMSG with status DataLoss for what is no such document, -EOPNOTSUPP (Unimplemented) for what
- *            is a valid one of a kind that cannot be run, -ENOENT for an index without this platform.
+ * Errors:    -EBADMSG with status DataLoss for what is not such a document, -EOPNOTSUPP (Unimplemented) for
+ *            what is a valid one of a kind that cannot be run, -ENOENT for an index without this platform.
  */
 #ifndef CRI_IMAGE_OCI_MANIFEST_H
 #define CRI_IMAGE_OCI_MANIFEST_H

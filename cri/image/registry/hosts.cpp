@@ -129,10 +129,10 @@ bool set_ca(parser &p, const toml::node &node, host &h)
 	const toml::array *list = node.as_array();
 
 	if (!list)
-		return p.fail(node, "ca is neither text nor a list of text");
+		return p.fail(node, "ca is neither a string nor a list of strings");
 	for (const toml::node &item : *list) {
 		if (!item.is_string())
-			return p.fail(item, "ca holds something else than text");
+			return p.fail(item, "ca holds a value that is not a string");
 		h.ca.push_back(absolute(item.value_or(std::string()), p.base_dir));
 	}
 	return true;
@@ -168,7 +168,7 @@ bool add_header(parser &p, const std::string &name, const toml::node &value, hos
 		"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 	if (!value.is_string())
-		return p.fail(value, "header \"" + name + "\" is not text");
+		return p.fail(value, "header \"" + name + "\" is not a string");
 	if (name.empty() || name.find_first_not_of(token) != std::string::npos || !printable(text))
 		return p.fail(value, "header \"" + name + "\" is not one that HTTP allows");
 	if (h.headers.size() >= headers_max)
@@ -317,7 +317,7 @@ bool read_file_hosts(parser &p, const toml::table &root, std::vector<host> &host
 	}
 	if (const toml::node *n = root.get("server")) {
 		if (!n->is_string())
-			return p.fail(*n, "server is not text");
+			return p.fail(*n, "server is not a string");
 		server = n->value_or(std::string());
 	}
 	if (server.empty())

@@ -182,8 +182,9 @@ static int begin_body(struct exchange *x, long status)
 	if (status == 206) {
 		if (!x->resp->range_ok || x->resp->range_start != x->req->range_from) {
 			x->resp->fault = HTTP_FAULT_ANSWER;
-			return err_set_status(x->err, -EBADMSG, ERR_DATA_LOSS,
-					      "the registry answered another range than asked for");
+			return err_set_status(
+				x->err, -EBADMSG, ERR_DATA_LOSS,
+				"the registry answered with another range than the one requested");
 		}
 		offset = x->resp->range_start;
 	}

@@ -376,7 +376,7 @@ static int manifest_from(struct registry_client *c, size_t i, const char *what, 
 			*ret_data = strndup((const char *)(resp.body.len ? buf_data(&resp.body) : (void *)""),
 					    resp.body.len);
 			*ret_type = strdup(resp.content_type);
-			/* A NUL inside would end the copy early: then it is no JSON either. */
+			/* A NUL inside would end the copy early: then it is not JSON either. */
 			*ret_len = *ret_data ? strlen(*ret_data) : 0;
 			http_response_done(&resp);
 			if (*ret_data && *ret_type)
@@ -394,7 +394,7 @@ static int manifest_from(struct registry_client *c, size_t i, const char *what, 
 			continue;
 		if (*next != NEXT_RETRY || tries >= STALE_TRIES_MAX)
 			return r;
-		log_debug("registry: %s; attempt %d follows", err->msg, tries + 1);
+		log_debug("registry: %s; retrying (attempt %d)", err->msg, tries + 1);
 		if (back_off(c->reg, tries, wait_s, err) < 0) {
 			*next = NEXT_STOP;
 			return -ECANCELED;
@@ -418,7 +418,7 @@ int registry_manifest(struct registry_client *c, const char *what, size_t max_by
 		if (next == NEXT_STOP)
 			break;
 		if (i + 1 < c->reg->hosts.n_items)
-			log_info("registry: %s; the next host is asked", last.msg);
+			log_info("registry: %s; trying the next host", last.msg);
 	}
 	no_host(c->reg, &last);
 	return err_copy(err, &last);
@@ -506,7 +506,7 @@ static int blob_from(struct registry_client *c, size_t i, const char *digest,
 		stale = sink->have(sink->arg) > before ? 0 : stale + 1;
 		if (*next != NEXT_RETRY || stale >= STALE_TRIES_MAX || tries >= TRIES_MAX)
 			return r;
-		log_debug("registry: %s; attempt %d follows at byte %llu", err->msg, tries + 1,
+		log_debug("registry: %s; retrying (attempt %d) from byte %llu", err->msg, tries + 1,
 			  (unsigned long long)sink->have(sink->arg));
 		if (back_off(c->reg, stale + 1, wait_s, err) < 0) {
 			*next = NEXT_STOP;
@@ -530,7 +530,7 @@ int registry_blob(struct registry_client *c, const char *digest, const struct re
 		if (next == NEXT_STOP)
 			break;
 		if (i + 1 < c->reg->hosts.n_items)
-			log_info("registry: %s; the next host is asked", last.msg);
+			log_info("registry: %s; trying the next host", last.msg);
 	}
 	no_host(c->reg, &last);
 	return err_copy(err, &last);

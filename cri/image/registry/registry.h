@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * registry.h: one repository of one registry, over HTTP(S): manifests and blobs from the hosts that
- * serve it.
+ * registry.h: one repository of one registry, over HTTP(S): manifests and blobs from the hosts that serve it.
  *
- * Purpose:   asks the hosts of image_hosts.h in order, falls through on failure, answers challenges, retries
- *            what is transient, follows redirects without taking credentials, headers or client certificates
- *            to another origin.
+ * Purpose:   asks the hosts of hosts_internal.h in order, falls through on failure, answers challenges,
+ *            retries what is transient, follows redirects without taking credentials, headers or client
+ *            certificates to another origin.
  * Source:    OCI distribution-spec 1.1 "Pulling manifests", "Pulling blobs"; RFC 9110 for ranges.
  * Threads:   struct registry is shared by the threads of one pull; each thread has a registry_client of its
  *            own. Calls block. No lock is held across a request.

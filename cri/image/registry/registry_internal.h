@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * registry_internal.h: what the files of the registry client (image_registry*.c) share.
+ * registry_internal.h: what the registry client's files share.
  *
  * Threads:   a registry is shared by the threads of one pull, each with a client of its own; only what is
  *            marked below changes.

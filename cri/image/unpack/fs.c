@@ -145,7 +145,7 @@ static int copy_up(struct unpack *u, int dirfd, const char *base, const char *pa
 	int r;
 
 	if (lower < 0 || fstat(lower, &st) < 0 || !S_ISREG(st.st_mode))
-		return unpack_bad(err, "a hard link leads to \"%.200s\", which is no file of the image",
+		return unpack_bad(err, "a hard link leads to \"%.200s\", which is not a file of the image",
 				  path);
 	snprintf(at, sizeof(at), "/proc/self/fd/%d", lower);
 	in = open(at, O_RDONLY | O_CLOEXEC);
@@ -174,8 +174,8 @@ static int open_target(struct unpack *u, const char *to_parent, const char *to_b
 	if (fstatat(fd, to_base, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		r = copy_up(u, fd, to_base, full, err);
 	else if (S_ISDIR(st.st_mode) || unpack_is_whiteout(&st))
-		r = unpack_bad(err, "entry \"%.200s\" is a hard link to \"%.200s\", which is no file", path,
-			       full);
+		r = unpack_bad(err, "entry \"%.200s\" is a hard link to \"%.200s\", which is not a file",
+			       path, full);
 	if (r < 0) {
 		close_fd(fd);
 		return r;

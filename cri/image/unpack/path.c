@@ -179,7 +179,7 @@ static int step(struct unpack *u, int dirfd, const char *base, const char *path,
 	} else if (S_ISLNK(st.st_mode)) {
 		return through_link(u, dirfd, base, path, links, err);
 	} else if (!S_ISDIR(st.st_mode)) {
-		return unpack_bad(err, "an entry's path leads through \"%.200s\", which is no directory",
+		return unpack_bad(err, "an entry's path leads through \"%.200s\", which is not a directory",
 				  path);
 	}
 	fd = openat(dirfd, base, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

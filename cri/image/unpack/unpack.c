@@ -133,7 +133,7 @@ static int open_inner(struct unpack *u, struct err *err)
 		return err_oom(err);
 	if (archive_read_open(u->inner, u, NULL, on_read, NULL) != ARCHIVE_OK)
 		return u->stream_err->code < 0 ? err_copy(err, u->stream_err)
-					       : unpack_bad(err, "the layer is no tar archive: %s",
+					       : unpack_bad(err, "the layer is not a tar archive: %s",
 							    archive_error_string(u->inner));
 	return 0;
 }

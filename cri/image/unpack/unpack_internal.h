@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * unpack_internal.h: what the parts of an unpacking share: image_unpack.c (the streams), image_unpack_fs.c
- * (an entry becomes a file), image_unpack_path.c (the directory that it goes into, and the layers beneath),
- * image_unpack_attr.c (owner, mode, attributes, times). One unpacking, one thread.
+ * unpack_internal.h: what the parts of an unpacking share: unpack.c (the streams), fs.c
+ * (an entry becomes a file), path.c (the directory that it goes into, and the layers beneath),
+ * attr.c (owner, mode, attributes, times). One unpacking, one thread.
  */
 #ifndef CRI_IMAGE_UNPACK_UNPACK_INTERNAL_H
 #define CRI_IMAGE_UNPACK_UNPACK_INTERNAL_H
@@ -44,12 +44,12 @@ struct unpack {
 /* Marks a directory that hides what lies beneath it. Source: Documentation/filesystems/overlayfs.rst. */
 #define XATTR_OPAQUE "trusted.overlay.opaque"
 
-/* ---- image_unpack.c: the streams */
+/* ---- unpack.c: the streams */
 
 /* Data of the entry just made; refuses when the disk runs full. */
 int unpack_check_room(struct unpack *u, struct err *err);
 
-/* ---- image_unpack_fs.c: an entry becomes a file */
+/* ---- fs.c: an entry becomes a file */
 
 /* Makes one entry's file. */
 int unpack_entry(struct unpack *u, struct archive_entry *entry, struct err *err);
@@ -59,7 +59,7 @@ int unpack_count_made(struct unpack *u, struct err *err);
 /* What failed on the disk (errno), told with the entry's name. */
 int unpack_io_error(struct err *err, const char *path);
 
-/* ---- image_unpack_path.c: where it goes. `path` is clean and relative to the root. */
+/* ---- path.c: where it goes. `path` is clean and relative to the root. */
 
 /* The directory that an entry goes into, made if need be. The fd stays u's, until the next call of this. */
 int unpack_open_parent(struct unpack *u, const char *parent, struct err *err);
@@ -69,7 +69,7 @@ void unpack_forget_parent(struct unpack *u);
 int unpack_lower_find(const struct unpack *u, const char *path);
 bool unpack_is_whiteout(const struct stat *st);
 
-/* ---- image_unpack_attr.c: attributes. `base` is one name in dirfd and no link to follow. */
+/* ---- attr.c: attributes. `base` is one name in dirfd and no link to follow. */
 
 /* All that the entry says. */
 int unpack_set_attributes(int dirfd, const char *base, struct archive_entry *entry, const char *path,
