@@ -215,7 +215,7 @@ static int bad_choice(const struct origin *o, const struct key *key, const char 
 
 static int set_string(char **field, const char *value, struct err *err)
 {
-	return str_set(field, value) < 0 ? err_set(err, -ENOMEM, "no memory for the configuration") : 0;
+	return str_set(field, value) < 0 ? err_oom(err) : 0;
 }
 
 static int take_string(struct config *config, const struct key *key, const struct origin *o,
@@ -261,7 +261,7 @@ static int take_paths(struct config *config, const struct key *key, const struct
 		if (!is_path(values[i]))
 			return bad(o, "a list of absolute paths", err);
 		if (strv_add(&copy, values[i]) < 0)
-			return err_set(err, -ENOMEM, "no memory for the configuration");
+			return err_oom(err);
 	}
 	strv_free(*field);
 	*field = move_ptr(copy);
@@ -389,7 +389,7 @@ static int list_dropins(const char *dir, char ***ret_names, struct err *err)
 			r = strv_add(&names, de->d_name);
 	closedir(d);
 	if (r < 0)
-		return err_set(err, r, "no memory for the configuration");
+		return err_oom(err);
 	if (names)
 		qsort(names, strv_len(names), sizeof(*names), compare_names);
 	*ret_names = move_ptr(names);
@@ -402,14 +402,12 @@ static int read_dropins(struct config *config, const char *path, struct err *err
 	char *dir CLEANUP_FREE =
 		slash ? xasprintf("%.*s/config.d", (int)(slash - path), path) : strdup("config.d");
 	char **names CLEANUP_STRV = NULL;
-	int r = dir ? list_dropins(dir, &names, err)
-		    : err_set(err, -ENOMEM, "no memory for the configuration");
+	int r = dir ? list_dropins(dir, &names, err) : err_oom(err);
 
 	for (size_t i = 0; r == 0 && i < strv_len(names); i++) {
 		char *file CLEANUP_FREE = xasprintf("%s/%s", dir, names[i]);
 
-		r = file ? read_one(config, file, false, err)
-			 : err_set(err, -ENOMEM, "no memory for the configuration");
+		r = file ? read_one(config, file, false, err) : err_oom(err);
 	}
 	return r;
 }
@@ -442,15 +440,15 @@ int config_load(const char *path, struct config *ret_config, struct err *err)
 	int r = config_init(&c);
 
 	if (r < 0)
-		return err_set(err, r, "no memory for the configuration");
+		return err_oom(err);
 	r = read_one(&c, file, !path, err);
 	if (r == 0)
-		r = str_set(&c.file, path) < 0 ? err_set(err, -ENOMEM, "no memory for the configuration") : 0;
+		r = str_set(&c.file, path) < 0 ? err_oom(err) : 0;
 	if (r == 0)
 		r = read_dropins(&c, file, err);
 	if (r == 0 && (look_beside(&c.hypervisor.kernel_path, DEFAULT_KERNEL, "vmlinux") < 0 ||
 		       look_beside(&c.hypervisor.image_path, DEFAULT_IMAGE, "guest.img") < 0))
-		r = err_set(err, -ENOMEM, "no memory for the configuration");
+		r = err_oom(err);
 	if (r < 0) {
 		config_done(&c);
 		return r;

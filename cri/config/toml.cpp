@@ -106,6 +106,6 @@ extern "C" int config_toml_walk(const char *name, const char *text, size_t len, 
 			return err_set(err, -EINVAL, "%s:%u: %s", name, fault.line, fault.text.c_str());
 		return visit_table(w, "", root);
 	} catch (...) {
-		return err_set(err, -ENOMEM, "no memory to read %s", name);
+		return err_oom(err);
 	}
 }

@@ -21,7 +21,7 @@ int cni_json_parse(const char *text, size_t len, const char *what, struct json_o
 		return err_set(err, -EFBIG, "%s: too large", what);
 	tok = json_tokener_new_ex(CNI_JSON_DEPTH);
 	if (!tok)
-		return err_set(err, -ENOMEM, "%s: out of memory", what);
+		return err_oom(err);
 	json_tokener_set_flags(tok, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8 |
 					    JSON_TOKENER_ALLOW_TRAILING_CHARS);
 	json = json_tokener_parse_ex(tok, text, (int)len);
@@ -213,7 +213,7 @@ static int parse_plugins(struct cni_conf *conf, const char *file, struct err *er
 		int r;
 
 		if (!where)
-			return err_set(err, -ENOMEM, "%s: out of memory", file);
+			return err_oom(err);
 		r = parse_plugin(json_object_array_get_idx(plugins, i), where, &conf->plugins[i], err);
 		if (r < 0)
 			return r;
@@ -291,13 +291,13 @@ int cni_conf_from_json(struct json_object *tree, const char *file, struct cni_co
 		return err_set(err, -EINVAL, "%s: must be a JSON object", file);
 	conf = calloc(1, sizeof(*conf));
 	if (!conf)
-		return err_set(err, -ENOMEM, "%s: out of memory", file);
+		return err_oom(err);
 	if (str_ends(file, ".conflist") || json_object_object_get_ex(tree, "plugins", NULL))
 		conf->tree = json_object_get(tree);
 	else
 		conf->tree = wrap_single(tree);
 	if (!conf->tree) {
-		r = err_set(err, -ENOMEM, "%s: out of memory", file);
+		r = err_oom(err);
 		goto fail;
 	}
 	r = parse_version(conf, file, err);

@@ -86,7 +86,7 @@ static int load_steps(struct store *store, const char *owner, struct steps *step
 		while (r == 0 && (rc = sqlite3_step(stmt)) == SQLITE_ROW)
 			r = add_step(steps, stmt);
 		if (r < 0)
-			err_set(err, r, "no memory for the journal of %s", owner);
+			err_oom(err);
 		else if (rc != SQLITE_DONE)
 			r = store_fail(store, rc, "journal", err);
 		store_stmt_done(stmt);
@@ -129,14 +129,14 @@ int journal_owners(struct store *store, char ***ret_owners, struct err *err)
 	int r, rc = SQLITE_DONE;
 
 	if (!owners)
-		return err_set(err, -ENOMEM, "no memory for the journal");
+		return err_oom(err);
 	store_lock(store);
 	r = store_stmt(store, STMT_STEP_OWNERS, &stmt, err);
 	if (r == 0) {
 		while (r == 0 && (rc = sqlite3_step(stmt)) == SQLITE_ROW)
 			r = strv_add(&owners, (const char *)sqlite3_column_text(stmt, 0));
 		if (r < 0)
-			err_set(err, r, "no memory for the journal");
+			err_oom(err);
 		else if (rc != SQLITE_DONE)
 			r = store_fail(store, rc, "journal", err);
 		store_stmt_done(stmt);

@@ -313,7 +313,7 @@ int store_open(const char *state_dir, struct store **ret_store, struct err *err)
 	int r;
 
 	if (!store)
-		return err_set(err, -ENOMEM, "no memory for the state database");
+		return err_oom(err);
 	store->magic = STORE_MAGIC;
 	pthread_mutexattr_init(&attr);
 	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
@@ -325,7 +325,7 @@ int store_open(const char *state_dir, struct store **ret_store, struct err *err)
 	store->path = xasprintf("%s/crivisor.db", state_dir);
 	store->reserve_path = xasprintf("%s/reserve", state_dir);
 	if (r == 0 && (!store->path || !store->reserve_path))
-		r = err_set(err, -ENOMEM, "no memory for the state database");
+		r = err_oom(err);
 	if (r == 0)
 		r = open_db(store, err);
 	if (r < 0) {
@@ -511,7 +511,7 @@ static int get_locked(struct store *store, const char *kind, const char *id, voi
 	else if (rc != SQLITE_ROW)
 		r = store_fail(store, rc, "get", err);
 	else if (copy_column(stmt, 0, ret_value, ret_len) < 0)
-		r = err_set(err, -ENOMEM, "no memory for %s \"%s\"", kind, id);
+		r = err_oom(err);
 	store_stmt_done(stmt);
 	return r;
 }

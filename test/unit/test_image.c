@@ -6,7 +6,6 @@
 #include "cri/image/registry/hosts_internal.h"
 #include "cri/image/registry/http_internal.h"
 #include "cri/image/oci/manifest.h"
-#include "base/tree.h"
 #include "cri/image/oci/reference.h"
 
 #include <setjmp.h>
@@ -15,8 +14,6 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <fcntl.h>
-#include <sys/stat.h>
 
 #define HEX64 "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 #define D1    "sha256:" HEX64
@@ -393,70 +390,6 @@ static void registry_hosts_load_without_configuration(void **state)
 
 /* ---- paths --------------------------------------------------------------------------------------------- */
 
-static void path_clean_makes_names_relative(void **state)
-{
-	static const struct {
-		const char *from, *to;
-	} cases[] = {{"a", "a"},     {"/a/b", "a/b"}, {"./a", "a"}, {"a//b/./c/", "a/b/c"},
-		     {"/", ""},	     {".", ""},	      {"", ""},	    {"..a/b..", "..a/b.."},
-		     {"...", "..."}, {"////x", "x"}};
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		char name[64];
-
-		snprintf(name, sizeof(name), "%s", cases[i].from);
-		assert_int_equal(path_clean(name), 0);
-		assert_string_equal(name, cases[i].to);
-	}
-}
-
-static void path_clean_refuses_dots_and_lengths(void **state)
-{
-	static const char *const bad[] = {"..", "a/..", "../a", "a/../b", "/..", "./.."};
-	char name[5000];
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-		snprintf(name, sizeof(name), "%s", bad[i]);
-		assert_int_equal(path_clean(name), -EINVAL);
-	}
-	memset(name, 'n', 256);
-	name[256] = 0;
-	assert_int_equal(path_clean(name), -ENAMETOOLONG);
-	for (size_t i = 0; i < 4500; i++)
-		name[i] = i % 2 ? '/' : 'd';
-	name[4500] = 0;
-	assert_int_equal(path_clean(name), -ENAMETOOLONG);
-	name[2 * TREE_DEPTH_MAX + 2] = 0;
-	assert_int_equal(path_clean(name), -ENAMETOOLONG);
-	name[2 * TREE_DEPTH_MAX] = 0;
-	assert_int_equal(path_clean(name), 0);
-}
-
-static void remove_tree_at_stays_out_of_links(void **state)
-{
-	char dir[] = "/tmp/test_image.XXXXXX";
-	int fd;
-
-	(void)state;
-	assert_non_null(mkdtemp(dir));
-	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	assert_int_equal(mkdirat(fd, "keep", 0700), 0);
-	assert_int_equal(mkdirat(fd, "tree", 0700), 0);
-	assert_int_equal(mkdirat(fd, "tree/sub", 0700), 0);
-	assert_int_equal(symlinkat("../../keep", fd, "tree/sub/link"), 0);
-	assert_int_equal(symlinkat("tree", fd, "alias"), 0);
-	assert_int_equal(remove_tree_at(fd, "alias"), 0);
-	assert_int_equal(faccessat(fd, "tree/sub", F_OK, 0), 0);
-	assert_int_equal(remove_tree_at(fd, "tree"), 0);
-	assert_int_equal(remove_tree_at(fd, "tree"), 0);
-	assert_int_equal(faccessat(fd, "tree", F_OK, 0), -1);
-	assert_int_equal(faccessat(fd, "keep", F_OK, 0), 0);
-	close_fd(fd);
-	assert_int_equal(remove_tree(dir), 0);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -477,9 +410,6 @@ int main(void)
 		cmocka_unit_test(registry_hosts_parse_faults_name_the_line),
 		cmocka_unit_test(registry_hosts_parse_takes_any_character_in_text),
 		cmocka_unit_test(registry_hosts_load_without_configuration),
-		cmocka_unit_test(path_clean_makes_names_relative),
-		cmocka_unit_test(path_clean_refuses_dots_and_lengths),
-		cmocka_unit_test(remove_tree_at_stays_out_of_links),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

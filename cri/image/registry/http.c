@@ -249,7 +249,7 @@ static int set_authorities(CURL *easy, const struct registry_host *host, struct 
 			r = err_set_status(err, r, ERR_FAILED_PRECONDITION, "certificate file %s: %s", *p,
 					   strerror(-r));
 		else if (buf_put(&all, text, len) < 0 || buf_put(&all, "\n", 1) < 0)
-			r = err_set(err, -ENOMEM, "certificate files: out of memory");
+			r = err_oom(err);
 	}
 	if (r == 0) {
 		blob = (struct curl_blob){.data = buf_data(&all), .len = all.len, .flags = CURL_BLOB_COPY};
