@@ -121,7 +121,7 @@ class Archives(TestCase):
         text = os.path.join(self.root, "text")
         with open(text, "w") as f:
             f.write("just some text, longer than nothing\n" * 100)
-        self.importFails("DataLoss", "no tar archive", text)
+        self.importFails("DataLoss", "is not a tar archive", text)
         self.importFails("InvalidArgument", "lower case", self.layout(), "BAD")
         path = self.docker_save(["a:b"], [b"no tar"], self.image.config_blob)
         self.importFails("DataLoss", "layers", path)

@@ -230,8 +230,8 @@ class Hostile(Layers):
 
     def test_damaged_archives(self):
         good = oci.Layer().add("file", os.urandom(20000))
-        for change, part in ((lambda tar: tar[:10000], "damaged"), (lambda tar: b"\x42" * 5000, "no tar archive"),
-                             (lambda tar: tar[:256] + b"\xff" * 300 + tar[556:], "no tar archive")):
+        for change, part in ((lambda tar: tar[:10000], "damaged"), (lambda tar: b"\x42" * 5000, "is not a tar archive"),
+                             (lambda tar: tar[:256] + b"\xff" * 300 + tar[556:], "is not a tar archive")):
             bad = oci.Layer()
             bad._tar_bytes = change(good.tar)
             self.refused(part, bad)
