@@ -16,8 +16,8 @@
  *            group.
  * Errors:    name plugin and network, and carry the plugin's own error message and code. FailedPrecondition:
  *            the configuration or a plugin is missing or wrong; Unavailable: a plugin says try again later
- *            (code 11); DeadlineExceeded; else Internal. Routes: those of the plugins' results; routes that a
- *            plugin makes in the netns without a word in its result are not seen here.
+ *            (code 11); DeadlineExceeded; else Internal.
+ * Not here:  routes that a plugin makes in the netns and leaves out of its result.
  */
 #ifndef CRI_NETWORK_CNI_H
 #define CRI_NETWORK_CNI_H

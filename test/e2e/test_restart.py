@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server ends by order or by kill -9 and starts again, at rest or in the middle of work: pods live on, nothing is lost or leaked."""
 
+import json
 import os
 import random
 import signal
@@ -8,7 +9,7 @@ import threading
 import time
 
 from evil import EvilRegistry
-from harness import HTTPD, BUSYBOX, Background, Case, CliError, eventually, http_get, oci, secs
+from harness import HTTPD, BUSYBOX, Background, Case, CliError, conflist, eventually, http_get, oci, secs, work
 
 
 class Restart(Case):
@@ -95,6 +96,55 @@ class Restart(Case):
             self.restart(sig)
         eventually(lambda: container.logs().endswith("19999\n"), 60, "the last line did not come")
         self.assertEqual(container.logs().split("\n")[:-1], [str(i) for i in range(20000)])
+
+
+class NetworkAfterRestart(Case):
+    """What CNI's CHECK and the collection of lost attachments say of the pods after a restart."""
+    cni = False
+
+    PLUGIN = """#!/bin/sh
+echo "$CNI_COMMAND $CNI_CONTAINERID" >>"$0.log"
+[ "$CNI_COMMAND" != CHECK ] || [ ! -e "$0.fail" ] || { echo '{"code": 100, "msg": "the rule is gone"}'; exit 1; }
+[ "$CNI_COMMAND" != ADD ] || python3 -c 'import json, sys; json.dump(json.load(sys.stdin)["prevResult"], sys.stdout)'
+"""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.config = {"cni": {"bin_dirs": [str(work() / "check-plugins"), "/usr/lib/cni"]}}
+        super().setUpClass()
+        cls.plugin = cls.server.dir / "plugins" / "told"
+        cls.plugin.parent.mkdir()
+        cls.plugin.write_text(cls.PLUGIN)
+        cls.plugin.chmod(0o755)
+        (work() / "check-plugins").symlink_to(cls.plugin.parent)
+        value = json.loads(conflist(cls.server.dir, cls.server.subnet, only_bridge=True))
+        value["plugins"].append({"type": "told"})
+        (cls.server.cni_dir / "10-test.conflist").write_text(json.dumps(value))
+
+    def told(self, command):
+        return [line.split()[1] for line in (self.plugin.parent / "told.log").read_text().splitlines() if line.split()[0] == command]
+
+    def test_check_of_living_pods_and_del_of_lost_ones(self):
+        pod = self.server.runp()
+        records, lost = self.server.state_dir / "cni", "e" * 64
+        record = json.loads((records / f"{pod.id}.json").read_text())
+        (records / f"{lost}.json").write_text(json.dumps(record | {"id": lost, "netns": "/nonexistent"}))
+        self.server.stop()
+        since = self.server.log_end()
+        self.server.start()
+        self.assertEqual(self.told("CHECK"), [pod.id])
+        self.assertEqual(self.told("DEL"), [lost])
+        self.assertFalse((records / f"{lost}.json").exists())
+        self.assertTrue((records / f"{pod.id}.json").exists())
+        self.assertNotIn("the pod's network", self.server.log_text(since))
+        (self.plugin.parent / "told.fail").touch()
+        self.server.stop()
+        since = self.server.log_end()
+        self.server.start()
+        self.assertEqual(self.told("CHECK"), [pod.id, pod.id])
+        self.assertIn("the rule is gone", self.server.log_text(since))
+        self.assertEqual(self.told("DEL"), [lost])
+        self.assertEqual(pod.output(["echo", "alive"]), "alive\n")
 
 
 class KilledInTheMiddle(Case):
