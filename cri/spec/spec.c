@@ -4,6 +4,10 @@
 #include "api/agent/guest_abi.h"
 #include "base/util.h"
 
+#include <assert.h>
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
 #define OCI_VERSION  "1.0.2"
 #define DEFAULT_PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define EXEC_DEPTH   32
@@ -90,55 +94,50 @@ static int put_args(struct oci_build *b, struct json_object *process, struct err
 
 /* Environment variables by name: a later one takes the place of an earlier one. */
 struct env {
-	const char **vars;
+	struct env_var {
+		const char *text; /* "NAME=value", borrowed */
+		UT_hash_handle hh;
+	} * vars;
 	size_t n, room;
-	size_t *table; /* index + 1, open addressing over `mask` + 1 slots */
-	size_t mask;
+	struct env_var *by_name;
 };
 
 static void env_done(struct env *env)
 {
+	HASH_CLEAR(hh, env->by_name);
 	free(env->vars);
-	free(env->table);
 }
 
 static int env_init(struct env *env, size_t room)
 {
-	size_t slots = 16;
-
-	while (slots < room * 2)
-		slots *= 2;
 	env->vars = calloc(room, sizeof(*env->vars));
-	env->table = calloc(slots, sizeof(*env->table));
-	env->mask = slots - 1;
 	env->room = room;
-	return env->vars && env->table ? 0 : -ENOMEM;
+	return env->vars ? 0 : -ENOMEM;
 }
 
-static void env_put(struct env *env, const char *var)
+static int env_put(struct env *env, const char *text)
 {
-	size_t len = strcspn(var, "="), slot = 14695981039346656037U;
+	size_t len = strcspn(text, "=");
+	struct env_var *var;
 
-	if (!var[len] || len == 0)
-		return; /* an image may hold such; it names nothing */
-	for (size_t i = 0; i < len; i++)
-		slot = (slot ^ (unsigned char)var[i]) * 1099511628211U;
-	for (slot &= env->mask; env->table[slot]; slot = (slot + 1) & env->mask) {
-		const char **other = &env->vars[env->table[slot] - 1];
-
-		if (strncmp(*other, var, len + 1) == 0) {
-			*other = var;
-			return;
-		}
+	if (!text[len] || len == 0)
+		return 0; /* an image may hold such; it names nothing */
+	HASH_FIND(hh, env->by_name, text, len, var);
+	if (var) {
+		var->text = text;
+		return 0;
 	}
-	env->vars[env->n++] = var;
-	env->table[slot] = env->n;
+	assert(env->n < env->room);
+	var = &env->vars[env->n++];
+	var->text = text;
+	HASH_ADD_KEYPTR(hh, env->by_name, text, len, var);
+	return var->hh.tbl ? 0 : -ENOMEM; /* as uthash tells */
 }
 
 static bool env_has(const struct env *env, const char *prefix)
 {
 	for (size_t i = 0; i < env->n; i++)
-		if (str_starts(env->vars[i], prefix))
+		if (str_starts(env->vars[i].text, prefix))
 			return true;
 	return false;
 }
@@ -172,20 +171,20 @@ static int put_env(struct oci_build *b, struct json_object *process, struct err 
 		own[c->n_envs] = xasprintf("HOSTNAME=%s", b->in->hostname);
 		r = own[c->n_envs] ? 0 : -ENOMEM;
 	}
+	if (r == 0 && c->tty)
+		r = env_put(&env, "TERM=xterm");
+	if (r == 0 && own[c->n_envs])
+		r = env_put(&env, own[c->n_envs]);
+	for (size_t i = 0; r == 0 && i < n_image; i++)
+		r = env_put(&env, image[i]);
+	for (size_t i = 0; r == 0 && i < c->n_envs; i++)
+		r = env_put(&env, own[i]);
+	if (r == 0 && !env_has(&env, "PATH="))
+		r = env_put(&env, DEFAULT_PATH);
 	if (r == 0) {
-		if (c->tty)
-			env_put(&env, "TERM=xterm");
-		if (own[c->n_envs])
-			env_put(&env, own[c->n_envs]);
-		for (size_t i = 0; i < n_image; i++)
-			env_put(&env, image[i]);
-		for (size_t i = 0; i < c->n_envs; i++)
-			env_put(&env, own[i]);
-		if (!env_has(&env, "PATH="))
-			env_put(&env, DEFAULT_PATH);
 		array = oci_array(&b->oom, process, "env");
 		for (size_t i = 0; i < env.n; i++)
-			oci_string(&b->oom, array, NULL, env.vars[i]);
+			oci_string(&b->oom, array, NULL, env.vars[i].text);
 	}
 	env_done(&env);
 	return r == -ENOMEM ? err_oom(err) : r;
