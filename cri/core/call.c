@@ -259,6 +259,22 @@ int call_wait(struct call *call, pthread_cond_t *cond, pthread_mutex_t *lock, in
 	return atomic_load(&call->ended) ? atomic_load(&call->ended) : r;
 }
 
+int call_sleep(struct call *call, int64_t until_ns, struct err *err)
+{
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	pthread_cond_t never;
+	int r = -cond_init(&never);
+
+	if (r > 0)
+		return err_set_errno(err, -r, "a condition");
+	pthread_mutex_lock(&lock);
+	while (now_monotonic_ns() < until_ns && (r = call_check(call, err)) == 0)
+		(void)call_wait(call, &never, &lock, until_ns);
+	pthread_mutex_unlock(&lock);
+	pthread_cond_destroy(&never);
+	return r;
+}
+
 /* ---- the trace ----------------------------------------------------------------------------------------- */
 
 void call_trace(struct call *call, const char *key, const char *id)

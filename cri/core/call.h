@@ -69,6 +69,8 @@ int call_fd(struct call *call, int *ret_fd, struct err *err);
  * passed; -ECANCELED: the caller has left.
  */
 int call_wait(struct call *call, pthread_cond_t *cond, pthread_mutex_t *lock, int64_t until_ns);
+/* Sleeps until `until_ns`: 0; or until the call ends: -ETIMEDOUT or -ECANCELED with words. */
+int call_sleep(struct call *call, int64_t until_ns, struct err *err);
 
 /* Embedded in what a cancellation must reach. */
 struct call_hook {

@@ -217,6 +217,7 @@ struct part {
 	uint64_t have;
 	struct image_digest *hash;
 	_Atomic uint64_t *progress;
+	struct call *call;
 };
 
 static uint64_t part_have(void *arg)
@@ -314,11 +315,12 @@ static int part_resume(struct part *p, struct err *err)
 		return part_restart(p, err);
 	for (;;) {
 		ssize_t n = read_full(p->fd, block, BLOCK_BYTES);
+		int r = call_check(p->call, err);
 
 		if (n < 0)
 			return err_set_errno(err, (int)n, "%s/%s", p->store->dir, p->name);
-		if (n == 0)
-			return 0;
+		if (n == 0 || r < 0)
+			return r;
 		image_digest_update(p->hash, block, (size_t)n);
 		part_set(p, p->have + (uint64_t)n);
 	}
@@ -358,9 +360,10 @@ static int check_room(struct blob_store *s, uint64_t need, const char *digest, s
 }
 
 static int fetch(struct blob_store *s, struct registry_client *client, const char *digest, uint64_t size,
-		 _Atomic uint64_t *progress, struct err *err)
+		 _Atomic uint64_t *progress, struct call *call, struct err *err)
 {
-	struct part p = {.store = s, .digest = digest, .size = size, .fd = -1, .progress = progress};
+	struct part p = {
+		.store = s, .digest = digest, .size = size, .fd = -1, .progress = progress, .call = call};
 	struct registry_sink sink = {.size_bytes = size,
 				     .have = part_have,
 				     .restart = part_restart,
@@ -391,21 +394,21 @@ static struct flight **find_flight(struct blob_store *s, const char *digest)
 }
 
 /* Waits until nobody in this process fetches the blob, then claims it. */
-static int claim(struct blob_store *s, struct flight *mine, bool (*stop)(void *arg), void *arg,
-		 struct err *err)
+static int claim(struct blob_store *s, struct flight *mine, struct call *call, struct err *err)
 {
+	int r = 0;
+
 	pthread_mutex_lock(&s->lock);
-	while (*find_flight(s, mine->digest)) {
-		(void)cond_wait_until(&s->landed, &s->lock, now_monotonic_ns() + 200 * NS_PER_MS);
-		pthread_mutex_unlock(&s->lock);
-		if (stop && stop(arg))
-			return err_set(err, -ECANCELED, "cancelled");
-		pthread_mutex_lock(&s->lock);
+	while (*find_flight(s, mine->digest) && r == 0) {
+		(void)call_wait(call, &s->landed, &s->lock, INT64_MAX);
+		r = call_check(call, err);
 	}
-	mine->next = s->flights;
-	s->flights = mine;
+	if (r == 0) {
+		mine->next = s->flights;
+		s->flights = mine;
+	}
 	pthread_mutex_unlock(&s->lock);
-	return 0;
+	return r;
 }
 
 static void unclaim(struct blob_store *s, const struct flight *mine)
@@ -420,7 +423,7 @@ static void unclaim(struct blob_store *s, const struct flight *mine)
 }
 
 int blob_fetch(struct blob_store *s, struct registry_client *client, const char *digest, uint64_t size_bytes,
-	       _Atomic uint64_t *progress, bool (*stop)(void *arg), void *arg, struct err *err)
+	       _Atomic uint64_t *progress, struct call *call, struct err *err)
 {
 	struct flight mine = {0};
 	uint64_t size = 0;
@@ -429,11 +432,11 @@ int blob_fetch(struct blob_store *s, struct registry_client *client, const char 
 	if (!image_digest_valid(digest))
 		return err_set(err, -EINVAL, "\"%s\" is not a digest", digest);
 	memcpy(mine.digest, digest, sizeof(mine.digest));
-	r = claim(s, &mine, stop, arg, err);
+	r = claim(s, &mine, call, err);
 	if (r < 0)
 		return r;
 	if (!blob_have(s, digest, &size))
-		r = fetch(s, client, digest, size_bytes, progress, err);
+		r = fetch(s, client, digest, size_bytes, progress, call, err);
 	else if (size != size_bytes)
 		r = err_set_status(err, -EBADMSG, ERR_DATA_LOSS,
 				   "blob %s has %llu bytes, the manifest says %llu", digest,

@@ -13,6 +13,7 @@
 #define CRI_IMAGE_BLOB_INTERNAL_H
 
 #include "base/err.h"
+#include "cri/core/call.h"
 #include "cri/image/registry/registry.h"
 
 #include <stdbool.h>
@@ -40,11 +41,10 @@ int blob_put_fd(struct blob_store *store, int fd, const char *digest, char ret_d
 		uint64_t *ret_size, struct err *err);
 /*
  * Fetches a blob unless it is there. *progress (may be NULL) counts the bytes held, parts from before
- * included. `stop` is asked while waiting for another pull that fetches the same blob.
+ * included. Ends with the call, also while another pull fetches the same blob.
  */
 int blob_fetch(struct blob_store *store, struct registry_client *client, const char *digest,
-	       uint64_t size_bytes, _Atomic uint64_t *progress, bool (*stop)(void *arg), void *arg,
-	       struct err *err);
+	       uint64_t size_bytes, _Atomic uint64_t *progress, struct call *call, struct err *err);
 /* Marks a blob as wanted by nobody, so that the next collection takes it. */
 void blob_release(struct blob_store *store, const char *digest);
 /*

@@ -84,11 +84,6 @@ struct image_store *image_store_close(struct image_store *images)
 	return NULL;
 }
 
-void images_wait(struct image_store *images)
-{
-	(void)cond_wait_until(&images->changed, &images->lock, now_monotonic_ns() + 200 * NS_PER_MS);
-}
-
 /* ---- the lock between processes, and collection -------------------------------------------------------- */
 
 static int open_lock(const struct image_store *images, struct err *err)

@@ -12,6 +12,7 @@
 #define CRI_IMAGE_IMAGE_H
 
 #include "base/err.h"
+#include "cri/core/call.h"
 #include "cri/image/oci/manifest.h"
 #include "cri/image/registry/auth.h"
 #include "cri/core/workers.h"
@@ -50,10 +51,11 @@ struct image *image_free(struct image *image);
  * Pulls a reference. Errors start "RegistryUnavailable" where the registry cannot be reached; no such image
  * is ERR_NOT_FOUND naming reference and registry; a bad reference ERR_INVALID_ARGUMENT; a digest mismatch
  * ERR_DATA_LOSS. Nothing is left of a failed pull but whole, verified blobs and parts to resume from.
- * `cancelled` (may be NULL) is polled.
+ * Pulls of the same image with the same credentials are one; it ends once the calls of all that want it have
+ * ended. A call that ends before takes only its own caller away.
  */
-int image_pull(struct image_store *images, const char *ref, const struct image_auth *auth,
-	       bool (*cancelled)(void *arg), void *arg, char **ret_id, struct err *err);
+int image_pull(struct image_store *images, const char *ref, const struct image_auth *auth, struct call *call,
+	       char **ret_id, struct err *err);
 /* By reference, id or unique id prefix (as crictl shows: 13 hex digits). -ENOENT if absent. */
 int image_get(struct image_store *images, const char *ref, struct image **ret_image, struct err *err);
 /* All images, or those `ref` names (NULL: all): a NULL-terminated vector of image_free'able. */

@@ -45,18 +45,16 @@ void images_unlock(struct image_store *images, int fd);
 int images_collect(struct image_store *images, struct err *err);
 /* Gives back the memory that the code of pulls takes, once none runs. */
 void images_trim(void);
-/* Waits for images->changed, at most 200 ms; the lock is held before and after. */
-void images_wait(struct image_store *images);
 
 /* "<dir>/layers/<hex>/fs"; NULL on ENOMEM. */
 char *layer_path(const struct image_store *images, const char *chain);
 bool layer_have(const struct image_store *images, const char *chain);
 /*
- * Unpacks a layer unless it is there. chains: of all layers up to and including this one, base first; n of
- * them.
+ * Unpacks a layer unless it is there; ends with the call. chains: of all layers up to and including this one,
+ * base first; n of them.
  */
 int layer_unpack(struct image_store *images, const char *blob, const char *diff_id, char *const *chains,
-		 size_t n, bool (*stop)(void *arg), void *arg, struct err *err);
+		 size_t n, struct call *call, struct err *err);
 /* Counts <layer_dir>/fs and notes it in <layer_dir>/usage, for image_fs_info is asked every few seconds. */
 int layer_usage_note(const char *layer_dir, struct err *err);
 /* Renames unwanted layers out of the way (under the exclusive lock), then removes them (without it). */

@@ -168,7 +168,7 @@ static int finish_image(struct import *im, const struct found_image *f, char *co
 		return err_oom(err);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		r = layer_unpack(im->images, f->manifest.items[i].digest, diff_ids[i], chains, i + 1, NULL,
-				 NULL, err);
+				 err);
 	if (r == 0 && strv_len(names) == 0)
 		r = commit_as(im, f, diff_ids, chains, NULL, err);
 	for (; r == 0 && names && *names; names++)

@@ -43,12 +43,12 @@ static int parent_paths(const struct image_store *images, char *const *chains, s
 }
 
 static int unpack_to(struct image_store *images, const char *tmp, const char *blob, const char *diff_id,
-		     char *const *chains, size_t n, bool (*stop)(void *arg), void *arg, struct err *err)
+		     char *const *chains, size_t n, struct call *call, struct err *err)
 {
 	char *target CLEANUP_FREE = xasprintf("%s/fs", tmp);
 	char *final CLEANUP_FREE = xasprintf("%s/layers/%s", images->dir, chains[n - 1] + 7);
 	char **parents CLEANUP_STRV = NULL;
-	struct unpack_options opt = {.diff_id = diff_id, .limits = images->limits, .stop = stop, .arg = arg};
+	struct unpack_options opt = {.diff_id = diff_id, .limits = images->limits, .call = call};
 	int fd CLEANUP_CLOSE = -1;
 	int r;
 
@@ -76,7 +76,7 @@ static int unpack_to(struct image_store *images, const char *tmp, const char *bl
 }
 
 static int unpack_new(struct image_store *images, const char *blob, const char *diff_id, char *const *chains,
-		      size_t n, bool (*stop)(void *arg), void *arg, struct err *err)
+		      size_t n, struct call *call, struct err *err)
 {
 	char *tmp CLEANUP_FREE = NULL;
 	char suffix[17];
@@ -87,7 +87,7 @@ static int unpack_new(struct image_store *images, const char *blob, const char *
 	tmp = xasprintf("%s/layers/" MAKING "%s", images->dir, suffix);
 	if (!tmp)
 		return err_oom(err);
-	r = unpack_to(images, tmp, blob, diff_id, chains, n, stop, arg, err);
+	r = unpack_to(images, tmp, blob, diff_id, chains, n, call, err);
 	/* Gone if it was renamed; there if it failed or another process was quicker. */
 	if (remove_tree(tmp) < 0)
 		log_warn("image: %s could not be removed", tmp);
@@ -116,24 +116,25 @@ static void forget_unpacking(struct image_store *images, const struct image_unpa
 }
 
 int layer_unpack(struct image_store *images, const char *blob, const char *diff_id, char *const *chains,
-		 size_t n, bool (*stop)(void *arg), void *arg, struct err *err)
+		 size_t n, struct call *call, struct err *err)
 {
 	struct image_unpacking mine = {.chain = chains[n - 1]};
 	int r = 0;
 
 	pthread_mutex_lock(&images->lock);
-	while (is_unpacking(images, mine.chain)) {
-		images_wait(images);
-		pthread_mutex_unlock(&images->lock);
-		if (stop && stop(arg))
-			return err_set(err, -ECANCELED, "cancelled");
-		pthread_mutex_lock(&images->lock);
+	while (is_unpacking(images, mine.chain) && r == 0) {
+		(void)call_wait(call, &images->changed, &images->lock, INT64_MAX);
+		r = call_check(call, err);
 	}
-	mine.next = images->unpacking;
-	images->unpacking = &mine;
+	if (r == 0) {
+		mine.next = images->unpacking;
+		images->unpacking = &mine;
+	}
 	pthread_mutex_unlock(&images->lock);
+	if (r < 0)
+		return r;
 	if (!layer_have(images, mine.chain))
-		r = unpack_new(images, blob, diff_id, chains, n, stop, arg, err);
+		r = unpack_new(images, blob, diff_id, chains, n, call, err);
 	forget_unpacking(images, &mine);
 	return r;
 }

@@ -16,11 +16,16 @@
 #define PROGRESS_EVERY_NS (5 * NS_PER_SEC)
 #define INDEX_DEPTH_MAX	  3
 
-/* One pull. Others that want the same join it: they wait for `over` and take its result. */
+/*
+ * One pull. The first caller's thread does it; others that want the same join: they wait for `over` and take
+ * its result. The work has a call of its own, which ends when nobody wants it any more.
+ */
 struct image_pull_job {
 	struct image_pull_job *next;
 	char *key;
-	unsigned int users; /* the leader and those that joined; under images->lock, like over */
+	struct call *work;
+	unsigned int users;  /* the leader and those that joined; under images->lock, like the next two */
+	unsigned int wanted; /* by so many, whose calls have not ended */
 	bool over;
 	int result;
 	struct err err;
@@ -33,16 +38,14 @@ struct pull {
 	struct image_ref ref;
 	struct registry *registry;
 	struct registry_client *client;
-	bool (*cancelled)(void *arg);
-	void *arg;
-	atomic_bool stop;		/* for the fetchers */
+	struct call *call;		/* the work's */
 	char top[IMAGE_DIGEST_LEN + 1]; /* what the reference leads to: index or manifest */
 	char manifest_digest[IMAGE_DIGEST_LEN + 1];
 	struct oci_manifest manifest;
 	char **diff_ids, **chains;
 	uint64_t total_bytes;
 	_Atomic uint64_t have_bytes;
-	_Atomic int64_t told_ns; /* when progress was last logged */
+	int64_t told_ns; /* when progress was last logged */
 	/* the fetchers; under lock */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -54,40 +57,14 @@ struct pull {
 
 static void tell_progress(struct pull *p)
 {
-	int64_t now = now_monotonic_ns(), last = p->told_ns;
+	int64_t now = now_monotonic_ns();
 
-	if (now - last < PROGRESS_EVERY_NS || !atomic_compare_exchange_strong(&p->told_ns, &last, now))
+	if (now - p->told_ns < PROGRESS_EVERY_NS)
 		return;
+	p->told_ns = now;
 	log_info("image %s: pulling, %u %% of %llu MiB", p->ref.name,
 		 p->total_bytes ? (unsigned)(p->have_bytes * 100 / p->total_bytes) : 0,
 		 (unsigned long long)(p->total_bytes >> 20));
-}
-
-/* Asked by the pull's own thread. */
-static bool pull_cancelled(void *arg)
-{
-	struct pull *p = arg;
-
-	tell_progress(p);
-	return p->cancelled && p->cancelled(p->arg);
-}
-
-/* Asked by curl in any of the pull's threads. */
-static bool pull_stopped(void *arg)
-{
-	struct pull *p = arg;
-
-	tell_progress(p);
-	return p->stop;
-}
-
-static bool main_stopped(void *arg)
-{
-	struct pull *p = arg;
-
-	if (pull_cancelled(p))
-		p->stop = true;
-	return p->stop;
 }
 
 /* ---- manifest and config ------------------------------------------------------------------------------- */
@@ -147,7 +124,7 @@ static int get_config(struct pull *p, struct err *err)
 	struct image_config config = {0};
 	char *data CLEANUP_FREE = NULL;
 	size_t len = 0;
-	int r = blob_fetch(p->images->blobs, p->client, d->digest, d->size_bytes, NULL, main_stopped, p, err);
+	int r = blob_fetch(p->images->blobs, p->client, d->digest, d->size_bytes, NULL, p->call, err);
 
 	if (r == 0)
 		r = blob_read(p->images->blobs, d->digest, OCI_CONFIG_MAX, &data, &len, err);
@@ -168,16 +145,20 @@ static int get_config(struct pull *p, struct err *err)
 
 static void fetch_ended(struct pull *p, size_t i, int r, const struct err *err)
 {
+	bool first;
+
 	pthread_mutex_lock(&p->lock);
+	first = r < 0 && !p->failed;
 	if (r == 0) {
 		p->fetched[i] = true;
-	} else if (!p->failed) {
+	} else if (first) {
 		p->failed = true;
 		err_copy(&p->fetch_err, err);
-		p->stop = true;
 	}
 	pthread_cond_broadcast(&p->changed);
 	pthread_mutex_unlock(&p->lock);
+	if (first)
+		call_cancel(p->call, "another part of the pull has failed");
 }
 
 static void *fetcher(void *arg)
@@ -203,7 +184,7 @@ static void *fetcher(void *arg)
 		d = &p->manifest.items[i];
 		if (r == 0)
 			r = blob_fetch(p->images->blobs, client, d->digest, d->size_bytes, &p->have_bytes,
-				       pull_stopped, p, &err);
+				       p->call, &err);
 		fetch_ended(p, i, r, &err);
 	}
 	registry_client_free(client);
@@ -236,14 +217,10 @@ static int await_blob(struct pull *p, size_t i, struct err *err)
 	int r = 0;
 
 	pthread_mutex_lock(&p->lock);
-	while (!p->fetched[i] && !p->failed) {
-		(void)cond_wait_until(&p->changed, &p->lock, now_monotonic_ns() + 200 * NS_PER_MS);
-		pthread_mutex_unlock(&p->lock);
-		if (main_stopped(p))
-			r = err_set(err, -ECANCELED, "cancelled");
-		pthread_mutex_lock(&p->lock);
-		if (r < 0 && !p->failed)
-			break;
+	while (!p->fetched[i] && !p->failed && r == 0) {
+		(void)call_wait(p->call, &p->changed, &p->lock, p->told_ns + PROGRESS_EVERY_NS);
+		tell_progress(p);
+		r = call_check(p->call, err);
 	}
 	if (p->failed)
 		r = err_copy(err, &p->fetch_err);
@@ -258,7 +235,7 @@ static int unpack_as_they_come(struct pull *p, struct err *err)
 
 		if (r == 0)
 			r = layer_unpack(p->images, p->manifest.items[i].digest, p->diff_ids[i], p->chains,
-					 i + 1, main_stopped, p, err);
+					 i + 1, p->call, err);
 		if (r == -ECANCELED) {
 			/* Stopped because a download has failed: that is the reason to tell. */
 			pthread_mutex_lock(&p->lock);
@@ -291,7 +268,7 @@ static int get_layers(struct pull *p, struct err *err)
 		pthread_mutex_lock(&p->lock);
 		p->failed = true;
 		pthread_mutex_unlock(&p->lock);
-		p->stop = true;
+		call_cancel(p->call, "another part of the pull has failed");
 	}
 	while (n > 0)
 		pthread_join(threads[--n], NULL);
@@ -331,11 +308,8 @@ static int commit(struct pull *p, struct err *err)
 
 static int pull_steps(struct pull *p, const struct image_auth *auth, struct err *err)
 {
-	struct registry_options opt = {.ref = &p->ref,
-				       .hosts_dir = p->images->registry_config_dir,
-				       .auth = auth,
-				       .stop = pull_stopped,
-				       .arg = p};
+	struct registry_options opt = {
+		.ref = &p->ref, .hosts_dir = p->images->registry_config_dir, .auth = auth, .call = p->call};
 	int r = registry_new(&opt, &p->registry, err);
 
 	if (r == 0)
@@ -371,10 +345,9 @@ static void say_failure(const struct pull *p, struct err *err)
 }
 
 static int pull_once(struct image_store *images, const char *text, const struct image_auth *auth,
-		     bool (*cancelled)(void *arg), void *arg, char ret_id[IMAGE_DIGEST_LEN + 1],
-		     struct err *err)
+		     struct call *call, char ret_id[IMAGE_DIGEST_LEN + 1], struct err *err)
 {
-	struct pull p = {.images = images, .text = text, .cancelled = cancelled, .arg = arg};
+	struct pull p = {.images = images, .text = text, .call = call};
 	int64_t began = now_monotonic_ns();
 	int lock, r = image_ref_parse(text, &p.ref, err);
 
@@ -433,8 +406,25 @@ static void job_unref(struct image_store *images, struct image_pull_job *job)
 	pthread_mutex_unlock(&images->lock);
 	if (last) {
 		image_secret_free(job->key);
+		call_unref(job->work);
 		free(job);
 	}
+}
+
+static struct image_pull_job *job_new(const struct image_ref *ref, const struct image_auth *auth)
+{
+	struct image_pull_job *job = calloc(1, sizeof(*job));
+
+	if (!job)
+		return NULL;
+	job->users = 1;
+	job->key = make_key(ref, auth);
+	if (!job->key || call_new(INT64_MAX, &job->work, NULL) < 0) {
+		image_secret_free(job->key);
+		free(job);
+		return NULL;
+	}
+	return job;
 }
 
 /* The running pull of the same key, or the new one *mine, which is then in the list. */
@@ -452,6 +442,7 @@ static struct image_pull_job *job_find_or_add(struct image_store *images, struct
 	} else {
 		job->users++;
 	}
+	job->wanted++;
 	pthread_mutex_unlock(&images->lock);
 	return job;
 }
@@ -473,21 +464,50 @@ static void job_over(struct image_store *images, struct image_pull_job *job)
 		images_trim();
 }
 
-/* -EAGAIN: the one that was joined was cancelled, and that is not our affair. */
-static int job_await(struct image_store *images, struct image_pull_job *job, bool (*cancelled)(void *arg),
-		     void *arg, char ret_id[IMAGE_DIGEST_LEN + 1], struct err *err)
+/* One that wants a pull, until its call ends. */
+struct caller {
+	struct image_store *images;
+	struct image_pull_job *job;
+	struct call_hook hook;
+	bool left; /* images->lock */
+};
+
+/* Also a hook of the caller's call. */
+static void caller_left(void *arg)
 {
+	struct caller *c = arg;
+	struct call *work = NULL;
+
+	pthread_mutex_lock(&c->images->lock);
+	if (!c->left && --c->job->wanted == 0)
+		work = call_ref(c->job->work);
+	c->left = true;
+	pthread_mutex_unlock(&c->images->lock);
+	call_cancel(work, "nobody waits for the pull any more");
+	call_unref(work);
+}
+
+/* Until the pull is over or the call has ended. */
+static int job_await(struct image_store *images, struct image_pull_job *job, struct call *call,
+		     struct err *err)
+{
+	int r = 0;
+
 	pthread_mutex_lock(&images->lock);
-	while (!job->over) {
-		images_wait(images);
-		pthread_mutex_unlock(&images->lock);
-		if (cancelled && cancelled(arg))
-			return err_set(err, -ECANCELED, "cancelled");
-		pthread_mutex_lock(&images->lock);
+	while (!job->over && r == 0) {
+		(void)call_wait(call, &images->changed, &images->lock, INT64_MAX);
+		r = call_check(call, err);
 	}
 	pthread_mutex_unlock(&images->lock);
+	return r;
+}
+
+/* -EAGAIN: the pull that was joined had been given up by its callers just before. */
+static int job_result(const struct image_pull_job *job, struct call *call, char ret_id[IMAGE_DIGEST_LEN + 1],
+		      struct err *err)
+{
 	if (job->result == -ECANCELED)
-		return -EAGAIN;
+		return call_check(call, err) < 0 ? err_wrap(err, "pulling an image") : -EAGAIN;
 	if (job->result < 0)
 		return err_copy(err, &job->err);
 	memcpy(ret_id, job->id, IMAGE_DIGEST_LEN + 1);
@@ -495,35 +515,35 @@ static int job_await(struct image_store *images, struct image_pull_job *job, boo
 }
 
 static int pull_or_join(struct image_store *images, const char *text, const struct image_ref *ref,
-			const struct image_auth *auth, bool (*cancelled)(void *arg), void *arg,
-			char ret_id[IMAGE_DIGEST_LEN + 1], struct err *err)
+			const struct image_auth *auth, struct call *call, char ret_id[IMAGE_DIGEST_LEN + 1],
+			struct err *err)
 {
-	struct image_pull_job *mine = calloc(1, sizeof(*mine)), *job;
-	int r;
+	struct image_pull_job *mine = job_new(ref, auth);
+	struct caller caller = {.images = images};
+	int r = 0;
 
-	if (mine)
-		mine->key = make_key(ref, auth);
-	if (!mine || !mine->key) {
-		free(mine);
+	if (!mine)
 		return err_oom(err);
-	}
-	mine->users = 1;
-	job = job_find_or_add(images, mine);
-	if (job == mine) {
-		job->result = pull_once(images, text, auth, cancelled, arg, job->id, &job->err);
-		job_over(images, job);
-		r = job->result < 0 ? err_copy(err, &job->err) : 0;
-		memcpy(ret_id, job->id, IMAGE_DIGEST_LEN + 1);
+	caller.job = job_find_or_add(images, mine);
+	call_hook_add(call, &caller.hook, caller_left, &caller);
+	if (caller.job == mine) {
+		mine->result = pull_once(images, text, auth, mine->work, mine->id, &mine->err);
+		job_over(images, mine);
 	} else {
 		job_unref(images, mine);
-		r = job_await(images, job, cancelled, arg, ret_id, err);
+		r = job_await(images, caller.job, call, err);
 	}
-	job_unref(images, job);
+	call_hook_remove(call, &caller.hook);
+	if (r < 0)
+		caller_left(&caller);
+	else
+		r = job_result(caller.job, call, ret_id, err);
+	job_unref(images, caller.job);
 	return r;
 }
 
-int image_pull(struct image_store *images, const char *ref, const struct image_auth *auth,
-	       bool (*cancelled)(void *arg), void *arg, char **ret_id, struct err *err)
+int image_pull(struct image_store *images, const char *ref, const struct image_auth *auth, struct call *call,
+	       char **ret_id, struct err *err)
 {
 	char id[IMAGE_DIGEST_LEN + 1] = "";
 	struct image_ref parsed = {0};
@@ -532,7 +552,7 @@ int image_pull(struct image_store *images, const char *ref, const struct image_a
 	if (r < 0)
 		return r;
 	do
-		r = pull_or_join(images, ref, &parsed, auth, cancelled, arg, id, err);
+		r = pull_or_join(images, ref, &parsed, auth, call, id, err);
 	while (r == -EAGAIN);
 	image_ref_done(&parsed);
 	if (r < 0)

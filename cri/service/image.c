@@ -83,11 +83,6 @@ SERVICE_HANDLER(image_status)
 	return r < 0 ? err_oom(err) : 0;
 }
 
-static bool call_gone(void *arg)
-{
-	return call_check(arg, NULL) < 0;
-}
-
 SERVICE_HANDLER(pull_image)
 {
 	struct server *server = ctx;
@@ -109,8 +104,7 @@ SERVICE_HANDLER(pull_image)
 			.auth = req->auth->auth,
 		};
 	}
-	r = image_pull(server->images, req->image->image, req->auth ? &auth : NULL, call_gone, call, &id,
-		       err);
+	r = image_pull(server->images, req->image->image, req->auth ? &auth : NULL, call, &id, err);
 	if (r == 0)
 		resp->image_ref = id;
 	return r;

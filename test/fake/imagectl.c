@@ -5,6 +5,7 @@
  *
  * Answers one line of JSON. A failure prints {"error": status, "message": …} and exits 1. Credentials come
  * from the environment: IMAGECTL_USER, _PASSWORD, _IDENTITY_TOKEN, _REGISTRY_TOKEN, _AUTH, _SERVER.
+ * While pulling, SIGTERM ends the calls of all references and SIGUSR1 that of the first.
  */
 #include "base/util.h"
 #include "cri/image/image.h"
@@ -14,21 +15,40 @@
 
 #include <json-c/json.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <signal.h>
 
-static atomic_bool interrupted;
+#define PULLS_MAX 64
 
-static void on_term(int sig)
+static struct call *calls[PULLS_MAX]; /* of the pulls, in the order of their references */
+
+/* SIGUSR1 ends the first pull's call, SIGTERM all of them. */
+static void *watch_signals(void *arg)
 {
-	(void)sig;
-	interrupted = true;
+	const sigset_t *set = arg;
+	int sig;
+
+	while (sigwait(set, &sig) == 0)
+		for (size_t i = 0; i < (sig == SIGTERM ? PULLS_MAX : 1); i++)
+			call_cancel(calls[i], "interrupted");
+	return NULL;
 }
 
-static bool cancelled(void *arg)
+/* Every thread has them blocked but for the one that waits for them. */
+static void take_signals(void)
 {
-	(void)arg;
-	return interrupted;
+	static sigset_t set;
+	pthread_t thread;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	for (size_t i = 0; i < PULLS_MAX; i++)
+		if (call_new(INT64_MAX, &calls[i], NULL) < 0)
+			abort();
+	if (pthread_create(&thread, NULL, watch_signals, &set) != 0)
+		abort();
+	pthread_detach(thread);
 }
 
 static json_object *strings(char *const *v)
@@ -79,6 +99,7 @@ static json_object *image_json(const struct image *im)
 
 struct pulling {
 	struct image_store *images;
+	struct call *call;
 	const char *ref;
 	char *id;
 	struct err err;
@@ -97,7 +118,7 @@ static void *pull_thread(void *arg)
 		.server_address = getenv("IMAGECTL_SERVER"),
 	};
 
-	image_pull(p->images, p->ref, &auth, cancelled, NULL, &p->id, &p->err);
+	image_pull(p->images, p->ref, &auth, p->call, &p->id, &p->err);
 	return NULL;
 }
 
@@ -109,10 +130,11 @@ static int cmd_pull(struct image_store *images, char **refs)
 	json_object *ids = json_object_new_array();
 	int failed = 0;
 
-	if (!p)
+	if (!p || n > PULLS_MAX)
 		return 1;
 	for (size_t i = 0; i < n; i++) {
 		p[i].images = images;
+		p[i].call = calls[i];
 		p[i].ref = refs[i];
 		pthread_create(&p[i].thread, NULL, pull_thread, &p[i]);
 	}
@@ -257,7 +279,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: imagectl STATE_DIR HOSTS_DIR COMMAND [ARGUMENT…]\n");
 		return 2;
 	}
-	signal(SIGTERM, on_term);
+	take_signals();
 	if (mkdir_p(argv[1], 0700) < 0 || store_open(argv[1], &store, &err) < 0)
 		return fail(&err);
 	options.store = store;

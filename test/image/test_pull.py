@@ -4,14 +4,18 @@
 import json
 import os
 import re
+import signal
 import ssl
 import stat
 import subprocess
 import threading
+import time
 import unittest
 
 import harness
 from harness import DockerRegistry, Registry, TestCase, basic, certificate, oci
+
+SOON = 0.4  # 0.1 s for the pull, the rest for the end of a process under sanitizers
 
 
 def small(text="hello\n", **config):
@@ -165,18 +169,94 @@ class Joining(Scripted):
         self.assertEqual(len(asked), 1)
         self.assertEqual(len(self.store.layers), 5)
 
-    def test_cancelled(self):
-        image = small()
+    def blocked(self, image):
+        """The image in a registry that never answers for its layer: the reference, and an event once it is asked."""
         ref = self.registry.add(image)
         asked, gate = threading.Event(), threading.Event()
         self.addCleanup(gate.set)
         self.registry.hook = lambda h: oci.digest(image.layers[0].blob) in h.path and (asked.set(), not gate.wait(30))[1]
+        return ref, asked, gate
+
+    def assertCancelled(self, process, within=SOON):
+        began = time.monotonic()
+        with self.assertRaises(harness.Failure) as caught:
+            self.store.finish(process, timeout=10)
+        self.assertLess(time.monotonic() - began, within)
+        self.assertEqual(caught.exception.status, "Cancelled")
+        self.assertIn("interrupted", caught.exception.message)
+
+    def test_cancelled_in_a_request(self):
+        ref, asked, _ = self.blocked(small())
         process = self.store.start("pull", ref)
         self.assertTrue(asked.wait(10))
         process.terminate()
-        with self.assertRaises(harness.Failure) as caught:
+        self.assertCancelled(process)
+
+    def test_cancelled_while_it_waits_to_try_again(self):
+        image = small()
+        ref = self.registry.add(image)
+        asked = threading.Event()
+
+        def hook(h):
+            if oci.digest(image.layers[0].blob) not in h.path:
+                return False
+            h.send_response(503)
+            h.send_header("Retry-After", "20")
+            h.send_header("Content-Length", "0")
+            h.end_headers()
+            asked.set()
+            return True
+
+        self.registry.hook = hook
+        process = self.store.start("pull", ref)
+        self.assertTrue(asked.wait(10))
+        time.sleep(0.2)
+        process.terminate()
+        self.assertCancelled(process)
+
+    def test_cancelled_while_another_pull_fetches_its_blob(self):
+        layer = oci.Layer(None).add("shared", b"x" * 5000)
+        one, other = oci.Image([layer]), oci.Image([layer], {"Env": ["A=1"]})
+        ref, asked, _ = self.blocked(one)
+        refs = [self.registry.add(other, "other"), ref]
+        process = self.store.start("pull", *refs)
+        self.assertTrue(asked.wait(10))
+        time.sleep(0.2)
+        process.terminate()
+        self.assertCancelled(process)
+
+    def test_cancelled_while_it_unpacks(self):
+        layer = oci.Layer(None)
+        for i in range(30000):
+            layer.add(f"d{i % 100}/f{i}", b"x")
+        process = self.store.start("pull", self.registry.add(oci.Image([layer])))
+        deadline = time.monotonic() + 20
+        while not any(len(os.listdir(f"{self.store.state}/images/layers/{d}/fs")) > 0 for d in self.store.layers
+                      if os.path.isdir(f"{self.store.state}/images/layers/{d}/fs")):
+            self.assertLess(time.monotonic(), deadline)
+        process.terminate()
+        # What was unpacked goes before imagectl ends.
+        self.assertCancelled(process, within=2)
+        self.assertEqual(self.store.layers, [])
+
+    def test_first_caller_leaves_and_the_second_gets_the_image(self):
+        ref, asked, gate = self.blocked(small())
+        process = self.store.start("pull", ref, ref)
+        self.assertTrue(asked.wait(10))
+        time.sleep(0.2)
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.2)
+        self.assertIsNone(process.poll())
+        self.registry.hook = None
+        gate.set()
+        # A caller whose thread does the work gets its result, although its call has ended.
+        try:
             self.store.finish(process, timeout=10)
-        self.assertEqual(caught.exception.status, "Cancelled")
+        except harness.Failure as e:
+            self.assertEqual(e.status, "Cancelled")
+        self.assertEqual(len(self.store("list")), 1)
+        asked_for = [p for p in self.registry.blob_requests() if oci.digest(small().layers[0].blob) in p]
+        self.assertEqual(len(asked_for), 1)
 
 
 class Broken(Scripted):

@@ -119,6 +119,35 @@ static void call_wait_without_call_keeps_the_limit(void **state)
 	pthread_cond_destroy(&cond);
 }
 
+static void *cancel_soon(void *arg)
+{
+	usleep(50000);
+	call_cancel(arg, "the client has left");
+	return NULL;
+}
+
+static void call_sleep_ends_with_the_call(void **state)
+{
+	struct call *call = new_call(INT64_MAX);
+	int64_t begin = now_monotonic_ns();
+	struct err err = ERR_INIT;
+	pthread_t thread;
+
+	(void)state;
+	assert_int_equal(call_sleep(NULL, begin + SOON_NS, &err), 0);
+	assert_int_equal(call_sleep(call, begin + SOON_NS + SOON_NS, &err), 0);
+	assert_true(now_monotonic_ns() >= begin + SOON_NS + SOON_NS);
+	pthread_create(&thread, NULL, cancel_soon, call);
+	assert_int_equal(call_sleep(call, now_monotonic_ns() + LONG_NS, &err), -ECANCELED);
+	assert_string_equal(err.msg, "the client has left");
+	assert_true(now_monotonic_ns() - begin < LONG_NS);
+	pthread_join(thread, NULL);
+	call_unref(call);
+	call = new_call(now_monotonic_ns() + SOON_NS);
+	assert_int_equal(call_sleep(call, INT64_MAX, &err), -ETIMEDOUT);
+	call_unref(call);
+}
+
 static void call_until_takes_the_earlier(void **state)
 {
 	int64_t now = now_monotonic_ns();
@@ -320,6 +349,7 @@ int main(void)
 		cmocka_unit_test(call_wait_when_cancelled_wakes),
 		cmocka_unit_test(call_wait_at_deadline_times_out),
 		cmocka_unit_test(call_wait_without_call_keeps_the_limit),
+		cmocka_unit_test(call_sleep_ends_with_the_call),
 		cmocka_unit_test(call_until_takes_the_earlier),
 		cmocka_unit_test(call_fd_polls_readable_once_cancelled),
 		cmocka_unit_test(call_hook_runs_once_unless_removed),

@@ -12,11 +12,13 @@
 #define ERROR_BODY    65536u
 #define CA_FILE_MAX   (4u << 20)
 #define RETRY_AFTER_S 30
+#define POLL_MS	      10000 /* at the longest: curl wakes earlier for its own limits */
 
 struct http {
+	CURLM *multi; /* keeps the connections */
 	CURL *easy;
-	bool (*stop)(void *arg);
-	void *arg;
+	struct call *call;
+	int end_fd; /* the call's */
 	char error[CURL_ERROR_SIZE];
 };
 
@@ -38,9 +40,10 @@ static void init_curl(void)
 	curl_init_result = curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 
-int http_new(bool (*stop)(void *arg), void *arg, struct http **ret_http, struct err *err)
+int http_new(struct call *call, struct http **ret_http, struct err *err)
 {
 	struct http *h;
+	int r;
 
 	pthread_once(&curl_once, init_curl);
 	if (curl_init_result != CURLE_OK)
@@ -48,12 +51,18 @@ int http_new(bool (*stop)(void *arg), void *arg, struct http **ret_http, struct 
 	h = calloc(1, sizeof(*h));
 	if (!h)
 		return err_oom(err);
-	h->stop = stop;
-	h->arg = arg;
-	h->easy = curl_easy_init();
-	if (!h->easy) {
-		free(h);
-		return err_oom(err);
+	h->call = call;
+	r = call_fd(call, &h->end_fd, err);
+	if (r == 0) {
+		h->easy = curl_easy_init();
+		h->multi = curl_multi_init();
+		if (!h->easy || !h->multi ||
+		    curl_multi_setopt(h->multi, CURLMOPT_MAXCONNECTS, 4L) != CURLM_OK)
+			r = err_oom(err);
+	}
+	if (r < 0) {
+		http_free(h);
+		return r;
 	}
 	*ret_http = h;
 	return 0;
@@ -63,6 +72,7 @@ struct http *http_free(struct http *h)
 {
 	if (h) {
 		curl_easy_cleanup(h->easy);
+		curl_multi_cleanup(h->multi);
 		free(h);
 	}
 	return NULL;
@@ -119,7 +129,7 @@ static int on_progress(void *arg, curl_off_t a, curl_off_t b, curl_off_t c, curl
 	(void)b;
 	(void)c;
 	(void)d;
-	return h->stop && h->stop(h->arg);
+	return call_check(h->call, NULL) < 0;
 }
 
 /* "bytes 100-199/200" */
@@ -335,7 +345,8 @@ static void set_common(struct http *h, struct exchange *x)
 	curl_easy_setopt(e, CURLOPT_ERRORBUFFER, h->error);
 	curl_easy_setopt(e, CURLOPT_BUFFERSIZE, 131072L);
 	curl_easy_setopt(e, CURLOPT_TCP_KEEPALIVE, 1L);
-	curl_easy_setopt(e, CURLOPT_MAXCONNECTS, 4L);
+	/* A name that is being looked up when the call ends is left to its thread. */
+	curl_easy_setopt(e, CURLOPT_QUICK_EXIT, 1L);
 	curl_easy_setopt(e, CURLOPT_NOPROGRESS, 0L);
 	curl_easy_setopt(e, CURLOPT_XFERINFOFUNCTION, on_progress);
 	curl_easy_setopt(e, CURLOPT_XFERINFODATA, h);
@@ -387,11 +398,35 @@ static int say_failure(struct http *h, CURLcode code, struct http_response *resp
 	const char *words = h->error[0] ? h->error : curl_easy_strerror(code);
 
 	if (resp->fault == HTTP_FAULT_STOPPED)
-		return err_set(err, -ECANCELED, "cancelled");
+		return call_check(h->call, err);
 	resp->no_tls = code == CURLE_SSL_CONNECT_ERROR;
 	if (resp->fault == HTTP_FAULT_ANSWER)
 		return err_set_status(err, -EBADMSG, ERR_UNAVAILABLE, "%s", words);
 	return err_set_status(err, -EHOSTUNREACH, ERR_UNAVAILABLE, "%s", words);
+}
+
+/* As curl_easy_perform, but ends at once when the call does. */
+static CURLcode perform(struct http *h)
+{
+	struct curl_waitfd end = {.fd = h->end_fd, .events = CURL_WAIT_POLLIN};
+	CURLMcode code = curl_multi_add_handle(h->multi, h->easy);
+	CURLcode result = CURLE_ABORTED_BY_CALLBACK;
+	int running = 1, left;
+
+	while (code == CURLM_OK && running > 0 && call_check(h->call, NULL) == 0) {
+		code = curl_multi_perform(h->multi, &running);
+		if (code == CURLM_OK && running > 0)
+			code = curl_multi_poll(h->multi, &end, h->end_fd >= 0, POLL_MS, NULL);
+	}
+	if (code != CURLM_OK) {
+		snprintf(h->error, sizeof(h->error), "%s", curl_multi_strerror(code));
+		result = CURLE_OUT_OF_MEMORY;
+	}
+	for (const CURLMsg *m; (m = curl_multi_info_read(h->multi, &left));)
+		if (m->msg == CURLMSG_DONE)
+			result = m->data.result;
+	curl_multi_remove_handle(h->multi, h->easy);
+	return result;
 }
 
 int http_do(struct http *h, const struct http_request *req, struct http_response *ret_response,
@@ -428,7 +463,7 @@ int http_do(struct http *h, const struct http_request *req, struct http_response
 		snprintf(range, sizeof(range), "%llu-", (unsigned long long)req->range_from);
 		curl_easy_setopt(h->easy, CURLOPT_RANGE, range);
 	}
-	code = curl_easy_perform(h->easy);
+	code = perform(h);
 	curl_easy_getinfo(h->easy, CURLINFO_RESPONSE_CODE, &ret_response->status);
 	if (curl_easy_getinfo(h->easy, CURLINFO_REDIRECT_URL, &to) == CURLE_OK && to)
 		ret_response->redirect = strdup(to);

@@ -11,6 +11,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "cri/core/call.h"
 #include "cri/image/registry/auth.h"
 #include "cri/image/registry/hosts_internal.h"
 
@@ -19,7 +20,8 @@
 
 struct http;
 
-int http_new(bool (*stop)(void *arg), void *arg, struct http **ret_http, struct err *err);
+/* `call` (may be NULL) outlives it and ends every exchange. */
+int http_new(struct call *call, struct http **ret_http, struct err *err);
 struct http *http_free(struct http *http);
 
 struct http_request {
@@ -41,7 +43,7 @@ struct http_request {
 enum http_fault {
 	HTTP_FAULT_NONE,
 	HTTP_FAULT_SINK,	/* begin or data failed: err is theirs */
-	HTTP_FAULT_STOPPED,	/* cancelled */
+	HTTP_FAULT_STOPPED,	/* the call has ended */
 	HTTP_FAULT_UNREACHABLE, /* no connection */
 	HTTP_FAULT_TLS,		/* no TLS spoken there, or a certificate that does not verify */
 	HTTP_FAULT_BROKEN,	/* connection lost or stalled under way */

@@ -73,7 +73,7 @@ int registry_client_new(struct registry *reg, struct registry_client **ret_clien
 	if (!c)
 		return err_oom(err);
 	c->reg = reg;
-	r = http_new(reg->opt.stop, reg->opt.arg, &c->http, err);
+	r = http_new(reg->opt.call, &c->http, err);
 	if (r < 0) {
 		free(c);
 		return r;
@@ -298,31 +298,14 @@ static int exchange(struct registry_client *c, size_t i, struct http_request *re
 
 /* ---- waiting ------------------------------------------------------------------------------------------- */
 
-static bool stopped(const struct registry *reg)
-{
-	return reg->opt.stop && reg->opt.stop(reg->opt.arg);
-}
-
-/*
- * 0.5 s, 1 s, 2 s …, or what the registry asks for; `stop` is a question, not an event, so it is asked in
- * slices.
- */
+/* 0.5 s, 1 s, 2 s …, or what the registry asks for. */
 static int back_off(const struct registry *reg, int tries, long retry_after_s, struct err *err)
 {
 	int64_t wait_ns = (NS_PER_SEC / 2) << (tries > 4 ? 4 : tries - 1);
-	int64_t until;
 
 	if (retry_after_s > 0)
 		wait_ns = retry_after_s * NS_PER_SEC;
-	until = now_monotonic_ns() + wait_ns;
-	while (now_monotonic_ns() < until) {
-		struct timespec slice = {.tv_sec = 0, .tv_nsec = 100 * NS_PER_MS};
-
-		if (stopped(reg))
-			return err_set(err, -ECANCELED, "cancelled");
-		nanosleep(&slice, NULL);
-	}
-	return 0;
+	return call_sleep(reg->opt.call, now_monotonic_ns() + wait_ns, err);
 }
 
 /* ---- manifests ----------------------------------------------------------------------------------------- */

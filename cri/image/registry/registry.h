@@ -11,14 +11,15 @@
  * Limits:    connect 20 s (dial_timeout in hosts.toml), 5 min without a byte, 2 min for a manifest or token,
  *            5 redirects, 3 attempts a host without progress.
  * Errors:    ERR_UNAVAILABLE: not reached; ERR_NOT_FOUND; ERR_UNAUTHENTICATED and ERR_PERMISSION_DENIED;
- *            ERR_DATA_LOSS; -ECANCELED. The last host's error is the one returned, for that is the registry
- *            itself.
+ *            ERR_DATA_LOSS; those of the call. The last host's error is the one returned, for that is the
+ *            registry itself.
  * Secrets:   credentials and tokens are wiped with the object and never in a message.
  */
 #ifndef CRI_IMAGE_REGISTRY_REGISTRY_H
 #define CRI_IMAGE_REGISTRY_REGISTRY_H
 
 #include "base/err.h"
+#include "cri/core/call.h"
 #include "cri/image/oci/reference.h"
 #include "cri/image/registry/auth.h"
 
@@ -29,16 +30,12 @@
 struct registry;
 struct registry_client;
 
-/*
- * What it is given must outlive it, but for auth, which is copied. `stop` (may be NULL) is asked from any of
- * the threads.
- */
+/* What it is given must outlive it, but for auth, which is copied. */
 struct registry_options {
 	const struct image_ref *ref;
 	const char *hosts_dir;
 	const struct image_auth *auth; /* may be NULL */
-	bool (*stop)(void *arg);
-	void *arg;
+	struct call *call;	       /* ends every request and wait; may be NULL */
 };
 int registry_new(const struct registry_options *options, struct registry **ret_registry, struct err *err);
 struct registry *registry_free(struct registry *registry);

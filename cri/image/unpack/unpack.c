@@ -59,9 +59,7 @@ static int check_stream(struct unpack *u, struct err *err)
 				  "(limit: %llu times)",
 				  (unsigned long long)u->compressed, (unsigned long long)u->total,
 				  (unsigned long long)lim->ratio);
-	if (u->opt->stop && u->opt->stop(u->opt->arg))
-		return err_set(err, -ECANCELED, "cancelled");
-	return 0;
+	return call_check(u->opt->call, err);
 }
 
 /* Reads, counts and hashes the next block: its length, 0 at the end, or a negative errno. */
@@ -154,9 +152,9 @@ static int read_entries(struct unpack *u, struct err *err)
 			return unpack_bad(err, "the layer's tar archive is damaged: %s",
 					  archive_error_string(u->inner));
 		}
-		if (u->opt->stop && u->opt->stop(u->opt->arg))
-			return err_set(err, -ECANCELED, "cancelled");
-		r = unpack_entry(u, entry, err);
+		r = call_check(u->opt->call, err);
+		if (r == 0)
+			r = unpack_entry(u, entry, err);
 		if (r < 0)
 			return u->stream_err->code < 0 ? err_copy(err, u->stream_err) : r;
 	}

@@ -17,6 +17,7 @@
 #define CRI_IMAGE_UNPACK_UNPACK_H
 
 #include "base/err.h"
+#include "cri/core/call.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -39,8 +40,7 @@ struct unpack_options {
 		*parents; /* unpacked layers beneath this one, the top one first; NULL-terminated or NULL */
 	const char *diff_id; /* digest of the uncompressed archive; NULL: not checked */
 	struct unpack_limits limits;
-	bool (*stop)(void *arg);
-	void *arg;
+	struct call *call; /* ends the unpacking between two entries or blocks; may be NULL */
 };
 int image_unpack(const struct unpack_options *options, struct err *err);
 
