@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* One call on a connection, blocking or not. */
 #include "cri/agent/agent_internal.h"
 
 #include "api/pbcheck.h"
+#include "base/cond.h"
 #include "base/util.h"
-
-#include <time.h>
 
 /* A blocked caller waits this much longer than the agent has: the loop's own timer normally ends the call
  * first. */
@@ -77,14 +77,14 @@ static int explain(const struct pending *p, const struct err *in, struct err *ou
 	if (in->code != -ETIMEDOUT || p->timeout_ns == 0)
 		return err_copy(out, in);
 	return err_set_status(out, -ETIMEDOUT, ERR_DEADLINE_EXCEEDED,
-			      "the guest's agent did not answer %s within %.1f s", p->method->name,
+			      "the guest agent did not answer %s within %.1f s", p->method->name,
 			      (double)p->timeout_ns / 1e9);
 }
 
-static int nonsense(struct err *err)
+static int malformed(struct err *err)
 {
 	if (err) {
-		err_wrap(err, "agent answered nonsense");
+		err_wrap(err, "malformed reply from the guest agent");
 		err->code = -EBADMSG;
 		err->status = ERR_INTERNAL;
 	}
@@ -97,7 +97,7 @@ static int read_answer(const struct pending *p, const void *payload, size_t len,
 	int r = pb_unpack(p->method->response, payload, len, ret_msg, err);
 
 	if (r == -EINVAL)
-		return nonsense(err);
+		return malformed(err);
 	return r;
 }
 
@@ -248,64 +248,67 @@ static int enlist(struct pending *p, struct err *err)
 	return r;
 }
 
-static struct timespec abs_time(int64_t ns)
+static int64_t guard_of(int64_t timeout_ns)
 {
-	return (struct timespec){.tv_sec = (time_t)(ns / NS_PER_SEC), .tv_nsec = (long)(ns % NS_PER_SEC)};
+	int64_t until;
+
+	if (timeout_ns == 0 || __builtin_add_overflow(now_monotonic_ns(), timeout_ns, &until) ||
+	    __builtin_add_overflow(until, GUARD_NS, &until))
+		return INT64_MAX;
+	return until;
+}
+
+/* The caller waits no longer for a call that is not done. */
+static int give_up(struct pending *p, struct call *call, int waited, struct err *err)
+{
+	int r = 0;
+
+	atomic_fetch_add(&p->refs, 1);
+	if (loop_post(p->conn->agent->loop, cancel_job, p) < 0)
+		pending_unref(p);
+	if (waited == -ECANCELED || now_monotonic_ns() >= call_deadline(call))
+		r = call_check(call, err);
+	return r < 0 ? r
+		     : err_set(err, -ETIMEDOUT, "the server's event loop is too busy to send %s",
+			       p->method->name);
 }
 
 /* Waits until the call is done. 0 or what the caller is to return. */
-static int await(struct pending *p, struct err *err)
+static int await(struct pending *p, struct call *call, struct err *err)
 {
 	struct agent_conn *conn = p->conn;
-	struct timespec until = {0};
-	int64_t deadline;
-	bool late = false;
-	int r;
+	int64_t until = guard_of(p->timeout_ns);
+	int waited = 0, r;
+	bool done;
 
-	if (p->timeout_ns > 0) {
-		if (__builtin_add_overflow(now_monotonic_ns(), p->timeout_ns, &deadline) ||
-		    __builtin_add_overflow(deadline, GUARD_NS, &deadline))
-			deadline = INT64_MAX;
-		until = abs_time(deadline);
-	}
 	pthread_mutex_lock(&conn->lock);
-	while (!p->done && !late) {
-		if (p->timeout_ns > 0)
-			late = pthread_cond_timedwait(&p->cond, &conn->lock, &until) == ETIMEDOUT;
-		else
-			pthread_cond_wait(&p->cond, &conn->lock);
-	}
-	if (p->done)
-		late = false;
-	else
+	while (!p->done && waited == 0)
+		waited = call_wait(call, &p->cond, &conn->lock, until);
+	done = p->done;
+	if (!done)
 		set_done(p);
 	r = p->code;
 	pthread_mutex_unlock(&conn->lock);
-	if (!late)
-		return r;
-	atomic_fetch_add(&p->refs, 1);
-	if (loop_post(conn->agent->loop, cancel_job, p) < 0)
-		pending_unref(p);
-	return err_set(err, -ETIMEDOUT, "the server's event loop does not get round to %s", p->method->name);
+	return done ? r : give_up(p, call, waited, err);
 }
 
-int agent_conn_call(struct agent_conn *conn, const struct agent_method *method, const ProtobufCMessage *req,
-		    int64_t timeout_ns, ProtobufCMessage **ret_resp, struct err *err)
+int agent_conn_call_by(struct agent_conn *conn, struct call *call, const struct agent_method *method,
+		       const ProtobufCMessage *req, int64_t timeout_ns, ProtobufCMessage **ret_resp,
+		       struct err *err)
 {
 	ProtobufCMessage *msg = NULL;
-	pthread_condattr_t attr;
 	struct pending *p;
 	int r;
 
 	if (loop_on_thread(conn->agent->loop))
 		return err_set(err, -EDEADLK, "a call to the agent would block the event loop");
+	r = call_check(call, err);
+	if (r < 0)
+		return r;
 	p = pending_new(conn, method, req, timeout_ns);
 	if (!p)
 		return err_oom(err);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&p->cond, &attr);
-	pthread_condattr_destroy(&attr);
+	cond_init(&p->cond);
 	p->err = err;
 	r = enlist(p, err);
 	if (r == 0) {
@@ -320,7 +323,7 @@ int agent_conn_call(struct agent_conn *conn, const struct agent_method *method, 
 		}
 	}
 	if (r == 0)
-		r = await(p, err);
+		r = await(p, call, err);
 	if (r == 0)
 		r = read_answer(p, p->answer, p->answer_len, &msg, err);
 	pending_unref(p);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* One connection: its life, its input and output, its stream. */
 #include "cri/agent/agent_internal.h"
 
 #include "api/pbcheck.h"
@@ -31,12 +32,15 @@ void agent_conn_unref(struct agent_conn *conn)
 
 void agent_conn_die(struct agent_conn *conn, const struct err *why)
 {
+	bool control;
+
 	pthread_mutex_lock(&conn->lock);
 	if (!conn->dead) {
 		conn->dead = true;
 		conn->why = *why;
 	}
 	pthread_mutex_unlock(&conn->lock);
+	control = agent_control_died(conn->agent, conn); /* before the callbacks, which may call again */
 	if (conn->attached) {
 		conn->attached = false;
 		conn->io = loop_source_free(conn->io);
@@ -48,6 +52,8 @@ void agent_conn_die(struct agent_conn *conn, const struct err *why)
 	} else {
 		agent_calls_end(conn, &conn->why, true);
 	}
+	if (control)
+		agent_conn_close(conn);
 }
 
 static void die_job(void *arg)
@@ -77,6 +83,16 @@ void agent_conn_abort(struct agent_conn *conn, const struct err *why)
 		agent_conn_unref(conn);
 }
 
+int agent_conn_state(struct agent_conn *conn, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&conn->lock);
+	r = conn->dead ? err_copy(err, &conn->why) : 0;
+	pthread_mutex_unlock(&conn->lock);
+	return r;
+}
+
 int agent_conn_why(struct agent_conn *conn, struct err *err)
 {
 	int r;
@@ -101,7 +117,7 @@ static void set_timer(struct agent_conn *conn)
 
 static int broke(struct err *err, int code)
 {
-	err_set_errno(err, code, "the connection to the guest's agent broke");
+	err_set_errno(err, code, "the connection to the guest agent broke");
 	err->status = ERR_UNAVAILABLE;
 	return code;
 }
@@ -148,10 +164,10 @@ static int take_in(struct agent_conn *conn, struct err *err)
 			return broke(err, -errno);
 		if (n == 0)
 			return err_set_status(err, -ECONNRESET, ERR_UNAVAILABLE,
-					      "the guest's agent closed the connection");
+					      "the guest agent closed the connection");
 		r = ttrpc_feed(conn->ttrpc, data, (size_t)n, err);
 		if (r < 0)
-			return err_wrap(err, "agent answered nonsense");
+			return err_wrap(err, "malformed reply from the guest agent");
 		if ((size_t)n < sizeof(data))
 			return 0;
 	}
@@ -273,7 +289,7 @@ struct agent_conn *agent_conn_close(struct agent_conn *conn)
 		conn->prev = conn->next = NULL;
 	}
 	pthread_mutex_unlock(&conn->agent->lock);
-	err_set(&why, -ECANCELED, "the connection to the guest's agent was closed");
+	err_set(&why, -ECANCELED, "the connection to the guest agent was closed");
 	if (loop_on_thread(conn->agent->loop))
 		agent_conn_die(conn, &why);
 	else
@@ -298,7 +314,7 @@ static void on_stream(void *arg, const struct err *err, const void *payload, siz
 		return;
 	}
 	if (payload && pb_unpack(conn->stream->response, payload, len, &msg, &bad) < 0) {
-		err_wrap(&bad, "agent answered nonsense");
+		err_wrap(&bad, "malformed reply from the guest agent");
 		bad.status = ERR_INTERNAL;
 		bad.code = -EBADMSG;
 		if (!eof)
@@ -350,7 +366,7 @@ int agent_stream_open(struct agent_conn *conn, const struct agent_method *method
 	if (r < 0) {
 		conn->on_data = NULL;
 		ttrpc_cancel(conn->ttrpc, conn->stream_id);
-		return err_set_errno(err, r, "opening a stream to the guest's agent");
+		return err_set_errno(err, r, "opening a stream to the guest agent");
 	}
 	agent_conn_flush(conn);
 	return 0;

@@ -270,6 +270,11 @@ int pod_agent(struct pod *pod, struct agent **ret_agent, struct err *err)
 	return r;
 }
 
+int pod_dial(void *arg, uint32_t port, int64_t deadline_ns, struct err *err)
+{
+	return vm_connect(arg, port, deadline_ns, err);
+}
+
 static int cni_bandwidth(const Runtime__V1__PodSandboxConfig *config, struct cni_pod *ret, struct err *err)
 {
 	for (size_t i = 0; i < config->n_annotations; i++) {

@@ -98,6 +98,9 @@ void pod_condemn(struct pod *pod, const char *why);
  */
 void pod_lost(struct pod *pod, const char *why);
 
+/* agent_options.dial of a pod's VM, which is the arg. */
+int pod_dial(void *arg, uint32_t port, int64_t deadline_ns, struct err *err);
+
 /* ---- inside (pod_*.c) ---------------------------------------------------------------------------------- */
 
 struct pod *pod_new(struct server *server, const char *id);

@@ -88,14 +88,18 @@ static int reach_agent(struct pod_run *run, struct err *err)
 	struct agent *agent = NULL;
 	Crivisor__Agent__V1__InfoRequest req = CRIVISOR__AGENT__V1__INFO_REQUEST__INIT;
 	Crivisor__Agent__V1__InfoResponse *info = NULL;
-	int r = agent_new(run->server->loop, pod->vm, &agent, err);
+	struct agent_options options = {.loop = run->server->loop,
+					.workers = run->server->workers,
+					.dial = pod_dial,
+					.arg = pod->vm};
+	int r = agent_new(&options, &agent, err);
 
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&pod->lock);
 	pod->agent = agent;
 	pthread_mutex_unlock(&pod->lock);
-	r = agent_connect(agent, run->deadline_ns, err);
+	r = agent_connect(agent, NULL, run->deadline_ns, err);
 	if (r < 0)
 		return vm_explain_start(pod->vm, pod->dir, err);
 	r = agent_call(agent, &AGENT_INFO, &req.base, SETUP_NS, (ProtobufCMessage **)&info, err);

@@ -93,11 +93,15 @@ static int adopt_vm(struct pod *pod, struct err *err)
 	int r = vm_recover(pod->state->vm, &pod->vm, err);
 
 	if (r == 0)
-		r = agent_new(server->loop, pod->vm, &agent, err);
+		r = agent_new(&(struct agent_options){.loop = server->loop,
+						      .workers = server->workers,
+						      .dial = pod_dial,
+						      .arg = pod->vm},
+			      &agent, err);
 	if (r < 0)
 		return r;
 	pod->agent = agent;
-	r = agent_connect(agent, now_monotonic_ns() + CONNECT_NS, err);
+	r = agent_connect(agent, NULL, now_monotonic_ns() + CONNECT_NS, err);
 	if (r == 0)
 		r = agent_call(agent, &AGENT_INFO, &req.base, CALL_NS, (ProtobufCMessage **)&info, err);
 	if (r < 0)

@@ -30,7 +30,9 @@
 #include "cri/core/workers.h"
 #include "cri/network/cni.h"
 #include "cri/store/store.h"
-#include "vmm/vmm.h"
+#include "vmm/cgroup.h"
+#include "vmm/choose.h"
+#include "vmm/vm.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -208,7 +210,7 @@ struct sandbox_info {
 	char dir[SANDBOX_PATH_MAX], netns[SANDBOX_PATH_MAX], cgroup[SANDBOX_PATH_MAX];
 	char boot_id[65], agent_version[64];
 	uint64_t epoch;		 /* how many times its agent was connected to */
-	struct vmm_info machine; /* driver NULL: it is dead, or not a VM */
+	struct vm_info machine; /* driver NULL: it is dead, or not a VM */
 };
 /* For people. Blocks while the VMM is asked. Of a dead one only the paths and the boot id. */
 int sandbox_info(struct sandbox *sandbox, struct sandbox_info *ret_info, struct err *err);
