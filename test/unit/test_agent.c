@@ -3,12 +3,10 @@
 #include "api/agent/agent.pb-c.h"
 #include "api/agent/streaming.pb-c.h"
 #include "api/agent/task.pb-c.h"
-#include "api/ttrpc/ttrpc.h"
 #include "base/util.h"
 #include "cri/agent/agent.h"
-#include "vmm/vm.h"
+#include "fake_agent.h"
 
-#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
@@ -24,195 +22,38 @@ static void must(bool ok)
 		abort();
 }
 
-/* ---- a scripted agent, on a thread of its own ---------------------------------------------------------- */
-
-struct fake {
-	int fd, stop_fd[2];
-	pthread_t thread;
-	struct ttrpc_conn *conn;
-};
-
-static void pack_respond(struct ttrpc_request *req, const ProtobufCMessage *msg)
-{
-	unsigned char data[4096];
-	size_t len = protobuf_c_message_get_packed_size(msg);
-
-	must(len <= sizeof(data));
-	protobuf_c_message_pack(msg, data);
-	ttrpc_respond(req, data, len);
-}
-
-static void check(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
-{
-	(void)ctx;
-	(void)payload;
-	(void)len;
-	ttrpc_respond(req, NULL, 0);
-}
-
-static void info(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
-{
-	Crivisor__Agent__V1__InfoResponse resp = CRIVISOR__AGENT__V1__INFO_RESPONSE__INIT;
-
-	(void)ctx;
-	(void)payload;
-	(void)len;
-	resp.version = (char *)"fake";
-	pack_respond(req, &resp.base);
-}
-
-/* Never answers. */
-static void hang(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
-{
-	(void)ctx;
-	(void)payload;
-	(void)len;
-	ttrpc_request_on_cancel(req, free, NULL);
-}
-
-static void nonsense(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
-{
-	(void)ctx;
-	(void)payload;
-	(void)len;
-	ttrpc_respond(req, "\x0a\x02\xff\xfe", 4);
-}
-
-static void refuse(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
-{
-	struct err err = ERR_INIT;
-
-	(void)ctx;
-	(void)payload;
-	(void)len;
-	err_set(&err, -ENOENT, "no container \"c1\"");
-	ttrpc_fail(req, &err);
-}
-
-/* Cuts the connection. */
-static void cut(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
-{
-	(void)payload;
-	(void)len;
-	hang(req, ctx, payload, len);
-	shutdown(((struct fake *)ctx)->fd, SHUT_RDWR);
-}
-
-static void on_stream_data(void *arg, const struct err *err, const void *payload, size_t len, bool eof)
-{
-	struct ttrpc_request *req = arg;
-
-	if (err)
-		ttrpc_fail(req, err);
-	else if (eof)
-		ttrpc_stream_finish(req);
-	else
-		ttrpc_request_send(req, payload, len);
-}
-
-static void stream(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
-{
-	(void)ctx;
-	(void)payload;
-	(void)len;
-	ttrpc_request_on_data(req, on_stream_data, req);
-}
-
-static void fake_serve(struct fake *f)
-{
-	const struct ttrpc_method agent_methods[] = {{.name = "Info", .unary = info},
-						     {.name = "ReadLog", .unary = nonsense},
-						     {.name = "Stats", .unary = hang},
-						     {0}};
-	const struct ttrpc_method task_methods[] = {{.name = "Wait", .unary = hang},
-						    {.name = "State", .unary = refuse},
-						    {.name = "Kill", .unary = cut},
-						    {0}};
-	const struct ttrpc_method sandbox_methods[] = {{.name = "Check", .unary = check}, {0}};
-	const struct ttrpc_method stream_methods[] = {{.name = "Stream", .streaming = stream}, {0}};
-	const struct ttrpc_service services[] = {
-		{.name = "crivisor.agent.v1.Agent", .methods = agent_methods, .ctx = f},
-		{.name = "containerd.task.v2.Task", .methods = task_methods, .ctx = f},
-		{.name = "grpc.SandboxService", .methods = sandbox_methods, .ctx = f},
-		{.name = "containerd.services.streaming.v1.Streaming", .methods = stream_methods, .ctx = f},
-		{0},
-	};
-	struct ttrpc_conn *conn = ttrpc_server_new(services, NULL, NULL);
-	struct buf *out = ttrpc_out(conn);
-
-	for (;;) {
-		struct pollfd p[2] = {{.fd = f->fd, .events = POLLIN},
-				      {.fd = f->stop_fd[0], .events = POLLIN}};
-		unsigned char data[4096];
-		ssize_t n;
-
-		if (out->len > 0)
-			p[0].events |= POLLOUT;
-		poll(p, 2, -1);
-		if (p[1].revents)
-			break;
-		if (p[0].revents & POLLOUT)
-			buf_write_fd(out, f->fd);
-		if (!(p[0].revents & (POLLIN | POLLHUP)))
-			continue;
-		n = read(f->fd, data, sizeof(data));
-		if (n <= 0 || ttrpc_feed(conn, data, (size_t)n, NULL) < 0)
-			break;
-	}
-	ttrpc_conn_free(conn);
-	shutdown(f->fd, SHUT_RDWR);
-}
-
-static void *fake_thread(void *arg)
-{
-	fake_serve(arg);
-	return NULL;
-}
-
-static int fake_start(struct fake *f)
-{
-	int fds[2];
-
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds), 0);
-	assert_int_equal(pipe(f->stop_fd), 0);
-	f->fd = fds[1];
-	assert_int_equal(pthread_create(&f->thread, NULL, fake_thread, f), 0);
-	return fds[0];
-}
-
-static void fake_stop(struct fake *f)
-{
-	f->stop_fd[1] = close_fd(f->stop_fd[1]);
-	pthread_join(f->thread, NULL);
-	f->stop_fd[0] = close_fd(f->stop_fd[0]);
-	f->fd = close_fd(f->fd);
-}
-
-/* ---- the VM: the test gives the next connection -------------------------------------------------------- */
-
-static int next_fds[4];
-static atomic_int next_fd_at, next_fd_count;
-
-int vm_connect(struct vm *vm, uint32_t port, int64_t deadline_ns, struct err *err)
-{
-	int at = atomic_fetch_add(&next_fd_at, 1);
-
-	(void)vm;
-	(void)deadline_ns;
-	must(port == 1024);
-	if (at >= atomic_load(&next_fd_count))
-		return err_set_status(err, -ENOTCONN, ERR_UNAVAILABLE, "the VMM has exited");
-	return next_fds[at];
-}
-
 /* ---- the loop, on a thread of its own ------------------------------------------------------------------ */
 
 struct fixture {
 	struct loop *loop;
+	struct workers *workers;
 	pthread_t thread;
 	struct agent *agent;
-	struct fake fake;
+	struct fake_agent *fake;
+	int dead_fd; /* the next connection, if it is not -1 */
 };
+
+static int dial(void *arg, uint32_t port, int64_t deadline_ns, struct err *err)
+{
+	struct fixture *x = arg;
+
+	if (x->dead_fd >= 0)
+		return move_fd(x->dead_fd);
+	return fake_agent_dial(x->fake, port, deadline_ns, err);
+}
+
+static void new_agent(struct fixture *x, const char *boot_id, int64_t lost_ns)
+{
+	const struct agent_options options = {.loop = x->loop,
+					      .workers = x->workers,
+					      .dial = dial,
+					      .arg = x,
+					      .boot_id = boot_id,
+					      .lost_ns = lost_ns};
+
+	agent_free(x->agent);
+	assert_int_equal(agent_new(&options, &x->agent, NULL), 0);
+}
 
 static void *loop_thread(void *arg)
 {
@@ -245,10 +86,10 @@ static int set_up(void **state)
 	assert_int_equal(pthread_create(&x->thread, NULL, run_thread, x), 0);
 	while (loop_on_thread(x->loop)) /* until the thread has taken the loop over */
 		sched_yield();
-	assert_int_equal(agent_new(x->loop, NULL, &x->agent, NULL), 0);
-	next_fds[0] = fake_start(&x->fake);
-	atomic_store(&next_fd_at, 0);
-	atomic_store(&next_fd_count, 1);
+	assert_int_equal(workers_new(&x->workers, NULL), 0);
+	x->dead_fd = -1;
+	x->fake = fake_agent_new();
+	new_agent(x, NULL, 0);
 	*state = x;
 	return 0;
 }
@@ -258,10 +99,11 @@ static int tear_down(void **state)
 	struct fixture *x = *state;
 
 	agent_free(x->agent);
+	workers_free(x->workers, 10 * NS_PER_SEC);
 	/* On its own thread, which frees the loop as soon as it has stopped. */
 	loop_post(x->loop, stop_job, x->loop);
 	pthread_join(x->thread, NULL);
-	fake_stop(&x->fake);
+	fake_agent_free(x->fake);
 	free(x);
 	return 0;
 }
@@ -292,7 +134,7 @@ static void call_answers(void **state)
 	struct err err = ERR_INIT;
 
 	assert_int_equal(call_info(x->agent, NS_PER_SEC, &err), -ENOTCONN);
-	assert_int_equal(agent_connect(x->agent, in_s(10), &err), 0);
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
 	for (int i = 0; i < 100; i++)
 		assert_int_equal(call_info(x->agent, NS_PER_SEC * (i % 2), &err), 0);
 }
@@ -307,20 +149,25 @@ static void call_errors_reach_the_caller(void **state)
 	struct err err = ERR_INIT;
 	int64_t before;
 
-	agent_connect(x->agent, in_s(10), &err);
+	get.id = (char *)(uintptr_t) "c1";
+	fake_agent_answer(x->fake, "ReadLog", "\x0a\x02\xff\xfe", 4);
+	fake_agent_hang(x->fake, "Stats", true);
+	fake_agent_fail(x->fake, "Ack", -EOPNOTSUPP, "not here");
+	agent_connect(x->agent, NULL, in_s(10), &err);
 	assert_int_equal(agent_call(x->agent, &AGENT_TASK_STATE, &get.base, 0, NULL, &err), -ENOENT);
 	assert_int_equal(err.status, ERR_NOT_FOUND);
 	assert_string_equal(err.msg, "no container \"c1\"");
 	assert_int_equal(agent_call(x->agent, &AGENT_READ_LOG, &read_log.base, 0, NULL, &err), -EBADMSG);
 	assert_int_equal(err.status, ERR_INTERNAL);
-	assert_string_equal(err.msg, "agent answered nonsense: offset: sent with wire type 2 instead of 0");
+	assert_string_equal(
+		err.msg, "malformed reply from the guest agent: offset: sent with wire type 2 instead of 0");
 	assert_int_equal(agent_call(x->agent, &AGENT_ACK, &ack.base, 0, NULL, &err), -EOPNOTSUPP);
 	before = now_monotonic_ns();
 	assert_int_equal(agent_call(x->agent, &AGENT_STATS, &stats.base, 100 * NS_PER_MS, NULL, &err),
 			 -ETIMEDOUT);
 	assert_true(now_monotonic_ns() - before < NS_PER_SEC);
 	assert_int_equal(err.status, ERR_DEADLINE_EXCEEDED);
-	assert_string_equal(err.msg, "the guest's agent did not answer Stats within 0.1 s");
+	assert_string_equal(err.msg, "the guest agent did not answer Stats within 0.1 s");
 	assert_int_equal(call_info(x->agent, NS_PER_SEC, &err), 0);
 }
 
@@ -328,6 +175,8 @@ struct waiter {
 	struct agent *agent;
 	struct agent_conn *conn;
 	const struct agent_method *method;
+	const char *id;
+	struct call *call;
 	pthread_t thread;
 	struct err err;
 	int r;
@@ -338,10 +187,11 @@ static void *wait_thread(void *arg)
 	struct waiter *w = arg;
 	Containerd__Task__V2__WaitRequest req = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
 
+	req.id = (char *)(uintptr_t)(w->id ? w->id : "");
 	if (w->conn)
-		w->r = agent_conn_call(w->conn, w->method, &req.base, 0, NULL, &w->err);
+		w->r = agent_conn_call_by(w->conn, w->call, w->method, &req.base, 0, NULL, &w->err);
 	else
-		w->r = agent_call(w->agent, w->method, &req.base, 0, NULL, &w->err);
+		w->r = agent_call_by(w->agent, w->call, w->method, &req.base, 0, NULL, &w->err);
 	return NULL;
 }
 
@@ -351,12 +201,13 @@ static void abort_wakes_blocked_callers(void **state)
 	struct err err = ERR_INIT, why = ERR_INIT;
 	struct waiter w[8];
 
-	agent_connect(x->agent, in_s(10), &err);
+	fake_agent_hang(x->fake, "Wait", true);
+	agent_connect(x->agent, NULL, in_s(10), &err);
 	for (size_t i = 0; i < ARRAY_SIZE(w); i++) {
 		w[i] = (struct waiter){.agent = x->agent, .method = &AGENT_TASK_WAIT};
 		pthread_create(&w[i].thread, NULL, wait_thread, &w[i]);
 	}
-	usleep(20000); /* so that some are under way; the outcome does not depend on it */
+	fake_agent_await(x->fake, "Wait", ARRAY_SIZE(w));
 	err_set_status(&why, -EPIPE, ERR_UNAVAILABLE, "the VM died: killed by signal 9");
 	agent_abort(x->agent, &why);
 	for (size_t i = 0; i < ARRAY_SIZE(w); i++) {
@@ -365,27 +216,7 @@ static void abort_wakes_blocked_callers(void **state)
 		assert_string_equal(w[i].err.msg, why.msg);
 	}
 	assert_int_equal(call_info(x->agent, NS_PER_SEC, &err), -EPIPE);
-	assert_int_equal(agent_connect(x->agent, in_s(10), &err), -EPIPE);
-}
-
-static void death_of_the_connection_ends_calls(void **state)
-{
-	Containerd__Task__V2__KillRequest kill = CONTAINERD__TASK__V2__KILL_REQUEST__INIT;
-	struct fixture *x = *state;
-	struct err err = ERR_INIT;
-	struct fake second;
-
-	agent_connect(x->agent, in_s(10), &err);
-	assert_int_equal(agent_call(x->agent, &AGENT_TASK_KILL, &kill.base, 10 * NS_PER_SEC, NULL, &err),
-			 -ECONNRESET);
-	assert_int_equal(err.status, ERR_UNAVAILABLE);
-	assert_int_equal(call_info(x->agent, NS_PER_SEC, &err), -ECONNRESET);
-	/* A new connection takes its place. */
-	next_fds[1] = fake_start(&second);
-	atomic_store(&next_fd_count, 2);
-	assert_int_equal(agent_connect(x->agent, in_s(10), &err), 0);
-	assert_int_equal(call_info(x->agent, NS_PER_SEC, &err), 0);
-	fake_stop(&second);
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), -EPIPE);
 }
 
 static void connect_tries_again_until_check_is_answered(void **state)
@@ -397,14 +228,60 @@ static void connect_tries_again_until_check_is_answered(void **state)
 	/* The first connection ends before it says anything. */
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, dead), 0);
 	close(dead[1]);
-	next_fds[1] = next_fds[0];
-	next_fds[0] = dead[0];
-	atomic_store(&next_fd_count, 2);
-	assert_int_equal(agent_connect(x->agent, in_s(10), &err), 0);
+	x->dead_fd = dead[0];
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
 	assert_int_equal(call_info(x->agent, NS_PER_SEC, &err), 0);
 }
 
-/* ---- asynchronous calls -------------------------------------------------------------------------------- */
+static void connect_ends_with_its_call(void **state)
+{
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	struct call *call CLEANUP_CALL = NULL;
+	int64_t before = now_monotonic_ns();
+
+	fake_agent_hang(x->fake, "Check", true);
+	assert_int_equal(call_new(before + 200 * NS_PER_MS, &call, &err), 0);
+	assert_int_equal(agent_connect(x->agent, call, in_s(100), &err), -ETIMEDOUT);
+	assert_true(now_monotonic_ns() - before < 5 * NS_PER_SEC);
+	call_unref(call);
+	assert_int_equal(call_new(INT64_MAX, &call, &err), 0);
+	call_cancel(call, "the client left");
+	assert_int_equal(agent_connect(x->agent, call, in_s(100), &err), -ECANCELED);
+	assert_string_equal(err.msg, "the client left");
+}
+
+static void connect_to_another_boot_is_stale(void **state)
+{
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+
+	new_agent(x, "boot-0", 0);
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), -ESTALE);
+	assert_string_equal(err.msg, "the guest was reset");
+	assert_int_equal(fake_agent_dials(x->fake), 1);
+	new_agent(x, "boot-1", 0);
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+}
+
+static void identity_is_what_info_says(void **state)
+{
+	static const char *const features[] = {"readlog", "shutdown", NULL};
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	struct agent_identity id;
+
+	agent_identify(x->agent, &id);
+	assert_int_equal(id.epoch, 0);
+	fake_agent_set_features(x->fake, features);
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+	agent_identify(x->agent, &id);
+	assert_string_equal(id.boot_id, "boot-1");
+	assert_string_equal(id.version, "fake");
+	assert_int_equal(id.epoch, 1);
+	assert_true(agent_has(x->agent, "shutdown"));
+	assert_false(agent_has(x->agent, "dial"));
+}
 
 struct outcome {
 	atomic_int count, errors;
@@ -441,6 +318,257 @@ static void await_count(struct outcome *o, int want)
 	assert_int_equal(atomic_load(&o->count), want);
 }
 
+/* ---- epochs -------------------------------------------------------------------------------------------- */
+
+struct watching {
+	struct agent_watch watch;
+	struct agent *agent;
+	atomic_int epochs, overs;
+	char why[256]; /* read once overs is set */
+};
+
+static void on_epoch(void *arg, const struct err *over)
+{
+	struct watching *w = arg;
+
+	if (over) {
+		snprintf(w->why, sizeof(w->why), "%s", over->msg);
+		atomic_fetch_add(&w->overs, 1);
+	} else {
+		atomic_fetch_add(&w->epochs, 1);
+	}
+}
+
+static void watch_job(void *arg)
+{
+	struct watching *w = arg;
+
+	agent_watch_add(w->agent, &w->watch, on_epoch, w);
+}
+
+static void watch(struct fixture *x, struct watching *w)
+{
+	*w = (struct watching){.agent = x->agent};
+	assert_int_equal(loop_post(x->loop, watch_job, w), 0);
+}
+
+static void unwatch_job(void *arg)
+{
+	struct watching *w = arg;
+
+	agent_watch_remove(w->agent, &w->watch);
+	w->agent = NULL;
+	atomic_store(&w->epochs, -1);
+}
+
+/* Before the agent goes. */
+static void unwatch(struct fixture *x, struct watching *w)
+{
+	assert_int_equal(loop_post(x->loop, unwatch_job, w), 0);
+	while (atomic_load(&w->epochs) != -1)
+		usleep(1000);
+}
+
+static void await_int(atomic_int *n, int want)
+{
+	int64_t deadline = in_s(20);
+
+	while (atomic_load(n) < want) {
+		assert_true(now_monotonic_ns() < deadline);
+		usleep(1000);
+	}
+	assert_int_equal(atomic_load(n), want);
+}
+
+static void cut_in_a_call_fails_it_as_unavailable_and_dials_again(void **state)
+{
+	Containerd__Task__V2__KillRequest kill = CONTAINERD__TASK__V2__KILL_REQUEST__INIT;
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	struct agent_identity id;
+	struct watching w;
+
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+	watch(x, &w);
+	fake_agent_cut_at(x->fake, "Kill", false);
+	assert_int_equal(agent_call(x->agent, &AGENT_TASK_KILL, &kill.base, 10 * NS_PER_SEC, NULL, &err),
+			 -ECONNRESET);
+	assert_int_equal(err.status, ERR_UNAVAILABLE);
+	/* Calls wait for the next connection. */
+	assert_int_equal(call_info(x->agent, 10 * NS_PER_SEC, &err), 0);
+	await_int(&w.epochs, 1);
+	agent_identify(x->agent, &id);
+	assert_int_equal(id.epoch, 2);
+	assert_int_equal(atomic_load(&w.overs), 0);
+	assert_int_equal(fake_agent_calls(x->fake, "Kill"), 1);
+	unwatch(x, &w);
+}
+
+static void cut_in_a_repeatable_call_asks_again(void **state)
+{
+	Containerd__Task__V2__WaitRequest req = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	ProtobufCMessage *resp = NULL;
+	struct waiter w = {.agent = x->agent, .method = &AGENT_TASK_WAIT};
+
+	req.id = (char *)(uintptr_t) "c1";
+	fake_agent_put(x->fake, "c1", true);
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+	/* In the middle of a wait without a time of its own. */
+	w.id = "c1";
+	pthread_create(&w.thread, NULL, wait_thread, &w);
+	fake_agent_await(x->fake, "Wait", 1);
+	fake_agent_cut(x->fake);
+	fake_agent_await(x->fake, "Wait", 2);
+	fake_agent_exit(x->fake, "c1", 7);
+	pthread_join(w.thread, NULL);
+	assert_int_equal(w.r, 0);
+	/* Carried out, and the answer lost. */
+	fake_agent_cut_at(x->fake, "Wait", true);
+	assert_int_equal(agent_call(x->agent, &AGENT_TASK_WAIT, &req.base, 10 * NS_PER_SEC, &resp, &err), 0);
+	assert_int_equal(((Containerd__Task__V2__WaitResponse *)(void *)resp)->exit_status, 7);
+	protobuf_c_message_free_unpacked(resp, NULL);
+}
+
+static void cut_while_redialling_counts_epochs_and_slows_down(void **state)
+{
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	struct watching w;
+	int64_t before = now_monotonic_ns();
+	unsigned int dials;
+
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+	watch(x, &w);
+	for (int i = 1; i <= 4; i++) {
+		fake_agent_cut(x->fake);
+		await_int(&w.epochs, i);
+		assert_int_equal(call_info(x->agent, 10 * NS_PER_SEC, &err), 0);
+	}
+	dials = fake_agent_dials(x->fake);
+	assert_int_equal(dials, 5);
+	/* At once, then after 50, 100 and 200 ms. */
+	assert_true(now_monotonic_ns() - before >= 300 * NS_PER_MS);
+	unwatch(x, &w);
+}
+
+static void call_while_disconnected_ends_with_its_caller(void **state)
+{
+	Crivisor__Agent__V1__InfoRequest req = CRIVISOR__AGENT__V1__INFO_REQUEST__INIT;
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	struct call *call CLEANUP_CALL = NULL;
+	struct agent_conn *conn = NULL;
+	struct outcome o = {0};
+
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+	fake_agent_refuse(x->fake, -ECONNREFUSED);
+	fake_agent_cut(x->fake);
+	while (agent_call_async(x->agent, &AGENT_INFO, &req.base, NS_PER_SEC, on_reply, &o) != -ENOTCONN)
+		usleep(1000);
+	assert_int_equal(agent_open(x->agent, in_s(1), &conn, &err), -ENOTCONN);
+	assert_int_equal(call_info(x->agent, 50 * NS_PER_MS, &err), -ETIMEDOUT);
+	assert_int_equal(err.status, ERR_UNAVAILABLE);
+	assert_int_equal(call_new(now_monotonic_ns() + 50 * NS_PER_MS, &call, &err), 0);
+	assert_int_equal(agent_call_by(x->agent, call, &AGENT_INFO, &req.base, 0, NULL, &err), -ETIMEDOUT);
+	call_cancel(call, "the client left");
+	assert_int_equal(agent_call_by(x->agent, call, &AGENT_INFO, &req.base, 0, NULL, &err), -ECANCELED);
+	fake_agent_refuse(x->fake, 0);
+	assert_int_equal(call_info(x->agent, 10 * NS_PER_SEC, &err), 0);
+	assert_int_equal(agent_open(x->agent, in_s(1), &conn, &err), 0);
+	agent_conn_close(conn);
+}
+
+static void call_ends_at_once_when_its_caller_leaves(void **state)
+{
+	Crivisor__Agent__V1__StatsRequest req = CRIVISOR__AGENT__V1__STATS_REQUEST__INIT;
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	struct call *call CLEANUP_CALL = NULL;
+	struct waiter w = {.agent = x->agent, .method = &AGENT_STATS};
+	int64_t before;
+
+	(void)req;
+	assert_int_equal(call_new(INT64_MAX, &call, &err), 0);
+	w.call = call;
+	fake_agent_hang(x->fake, "Stats", true);
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+	pthread_create(&w.thread, NULL, wait_thread, &w);
+	fake_agent_await(x->fake, "Stats", 1);
+	before = now_monotonic_ns();
+	call_cancel(call, "the client left");
+	pthread_join(w.thread, NULL);
+	assert_true(now_monotonic_ns() - before < 2 * NS_PER_SEC);
+	assert_int_equal(w.r, -ECANCELED);
+	assert_string_equal(w.err.msg, "the client left");
+}
+
+static void other_boot_after_reconnect_is_the_end(void **state)
+{
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	struct watching w, late;
+
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+	watch(x, &w);
+	fake_agent_set_boot(x->fake, "boot-2");
+	fake_agent_cut(x->fake);
+	await_int(&w.overs, 1);
+	assert_string_equal(w.why, "the guest was reset");
+	assert_int_equal(call_info(x->agent, NS_PER_SEC, &err), -ESTALE);
+	/* One that comes after the end is told too. */
+	watch(x, &late);
+	await_int(&late.overs, 1);
+	assert_int_equal(atomic_load(&w.overs), 1);
+	assert_int_equal(atomic_load(&w.epochs), 0);
+	unwatch(x, &w);
+	unwatch(x, &late);
+}
+
+static void agent_that_never_comes_back_is_lost(void **state)
+{
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	struct waiter w = {.method = &AGENT_TASK_WAIT};
+	struct watching seen;
+	int64_t before;
+
+	new_agent(x, NULL, 500 * NS_PER_MS);
+	w.agent = x->agent;
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+	watch(x, &seen);
+	fake_agent_refuse(x->fake, -ECONNREFUSED);
+	before = now_monotonic_ns();
+	fake_agent_cut(x->fake);
+	pthread_create(&w.thread, NULL, wait_thread, &w);
+	pthread_join(w.thread, NULL);
+	assert_true(now_monotonic_ns() - before >= 500 * NS_PER_MS);
+	assert_int_equal(w.r, -ECONNRESET);
+	assert_non_null(strstr(w.err.msg, "the guest agent could not be reached for"));
+	assert_non_null(strstr(w.err.msg, "the fake refuses the connection"));
+	await_int(&seen.overs, 1);
+	unwatch(x, &seen);
+}
+
+static void free_while_redialling_leaves_nothing(void **state)
+{
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+
+	for (int i = 0; i < 20; i++) {
+		new_agent(x, NULL, 0);
+		assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+		fake_agent_refuse(x->fake, i % 2 ? -ECONNREFUSED : 0);
+		fake_agent_cut(x->fake);
+		usleep((useconds_t)i * 1000); /* any moment will do */
+		x->agent = agent_free(x->agent);
+		fake_agent_refuse(x->fake, 0);
+	}
+}
+
+/* ---- asynchronous calls -------------------------------------------------------------------------------- */
+
 static void async_each_call_gets_one_callback(void **state)
 {
 	Crivisor__Agent__V1__InfoRequest req = CRIVISOR__AGENT__V1__INFO_REQUEST__INIT;
@@ -449,8 +577,9 @@ static void async_each_call_gets_one_callback(void **state)
 	struct outcome o = {0}, hung = {0};
 	struct err err = ERR_INIT;
 
+	fake_agent_hang(x->fake, "Stats", true);
 	assert_true(agent_call_async(x->agent, &AGENT_INFO, &req.base, 0, on_reply, &o) < 0);
-	agent_connect(x->agent, in_s(10), &err);
+	agent_connect(x->agent, NULL, in_s(10), &err);
 	for (int i = 0; i < 1000; i++)
 		assert_int_equal(
 			agent_call_async(x->agent, &AGENT_INFO, &req.base, NS_PER_SEC * 10, on_reply, &o), 0);
@@ -493,6 +622,7 @@ static void close_on_the_loop_leaves_no_callback(void **state)
 	struct err err = ERR_INIT;
 	struct closing c = {0};
 
+	fake_agent_hang(x->fake, "Stats", true);
 	assert_int_equal(agent_open(x->agent, in_s(1), &c.conn, &err), 0);
 	assert_int_equal(loop_post(x->loop, close_job, &c), 0);
 	while (!atomic_load(&c.done))
@@ -520,9 +650,10 @@ static void close_wakes_a_blocked_caller(void **state)
 	struct err err = ERR_INIT;
 	struct waiter w = {.method = &AGENT_TASK_WAIT};
 
+	fake_agent_hang(x->fake, "Wait", true);
 	assert_int_equal(agent_open(x->agent, in_s(1), &w.conn, &err), 0);
 	pthread_create(&w.thread, NULL, wait_thread, &w);
-	usleep(10000);
+	fake_agent_await(x->fake, "Wait", 1);
 	/* The caller's use of the connection ends with an abort, not with a close beside it. */
 	err_set(&err, -ECANCELED, "stopping");
 	agent_abort(x->agent, &err);
@@ -587,6 +718,30 @@ static void stream_carries_messages_both_ways(void **state)
 	agent_conn_close(s.conn);
 }
 
+static void hang_up_job(void *arg)
+{
+	struct streaming *s = arg;
+
+	must(agent_stream_open(s->conn, &AGENT_STREAM, NULL, on_data, s, NULL) == 0);
+}
+
+static void cut_in_a_stream_ends_it(void **state)
+{
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	struct streaming s = {0};
+
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+	assert_int_equal(agent_open(x->agent, in_s(1), &s.conn, &err), 0);
+	assert_int_equal(loop_post(x->loop, hang_up_job, &s), 0);
+	usleep(20000); /* so that the stream is open on the far side, mostly */
+	fake_agent_cut(x->fake);
+	await_int(&s.ends, 1);
+	assert_int_equal(atomic_load(&s.code), -ECONNRESET);
+	agent_conn_close(s.conn);
+	assert_int_equal(call_info(x->agent, 10 * NS_PER_SEC, &err), 0);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -594,13 +749,24 @@ int main(void)
 		TEST(call_answers),
 		TEST(call_errors_reach_the_caller),
 		TEST(abort_wakes_blocked_callers),
-		TEST(death_of_the_connection_ends_calls),
 		TEST(connect_tries_again_until_check_is_answered),
+		TEST(connect_ends_with_its_call),
+		TEST(connect_to_another_boot_is_stale),
+		TEST(identity_is_what_info_says),
+		TEST(cut_in_a_call_fails_it_as_unavailable_and_dials_again),
+		TEST(cut_in_a_repeatable_call_asks_again),
+		TEST(cut_while_redialling_counts_epochs_and_slows_down),
+		TEST(call_while_disconnected_ends_with_its_caller),
+		TEST(call_ends_at_once_when_its_caller_leaves),
+		TEST(other_boot_after_reconnect_is_the_end),
+		TEST(agent_that_never_comes_back_is_lost),
+		TEST(free_while_redialling_leaves_nothing),
 		TEST(async_each_call_gets_one_callback),
 		TEST(close_on_the_loop_leaves_no_callback),
 		TEST(close_inside_a_callback_works),
 		TEST(close_wakes_a_blocked_caller),
 		TEST(stream_carries_messages_both_ways),
+		TEST(cut_in_a_stream_ends_it),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
