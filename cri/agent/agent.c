@@ -84,6 +84,16 @@ void agent_abort(struct agent *agent, const struct err *why)
 		agent_tell_later(agent);
 }
 
+int agent_state(struct agent *agent, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&agent->lock);
+	r = agent->aborted ? err_copy(err, &agent->why) : 0;
+	pthread_mutex_unlock(&agent->lock);
+	return r;
+}
+
 struct agent *agent_free(struct agent *agent)
 {
 	struct err why = ERR_INIT;
@@ -167,12 +177,8 @@ bool agent_has(struct agent *agent, const char *feature)
 
 static int dial(struct agent *agent, int64_t deadline_ns, struct agent_conn **ret_conn, struct err *err)
 {
-	int fd, r = 0;
+	int fd, r = agent_state(agent, err);
 
-	pthread_mutex_lock(&agent->lock);
-	if (agent->aborted)
-		r = err_copy(err, &agent->why);
-	pthread_mutex_unlock(&agent->lock);
 	if (r < 0)
 		return r;
 	fd = agent->dial(agent->arg, GUEST_PORT_AGENT, deadline_ns, err);

@@ -97,6 +97,9 @@ void agent_unref(struct agent *agent);
 /* Aborts, closes the control connection, drops the owner's reference. Returns NULL. NULL-safe. */
 struct agent *agent_free(struct agent *agent);
 
+/* 0, or why the agent is over: it was aborted, or is lost. A broken connection alone is 0. */
+int agent_state(struct agent *agent, struct err *err);
+
 /* What it said of itself, in Info. All empty before agent_connect. */
 struct agent_identity {
 	char boot_id[AGENT_BOOT_ID_MAX];

@@ -104,16 +104,6 @@ static void dial_job(void *arg)
 	}
 }
 
-static bool is_over(struct agent *agent)
-{
-	bool over;
-
-	pthread_mutex_lock(&agent->lock);
-	over = agent->aborted;
-	pthread_mutex_unlock(&agent->lock);
-	return over;
-}
-
 static void dial_now(struct agent *agent);
 
 static void on_backoff(void *arg)
@@ -121,7 +111,7 @@ static void on_backoff(void *arg)
 	struct agent *agent = arg;
 
 	agent->backoff = loop_source_free(agent->backoff);
-	if (!is_over(agent))
+	if (agent_state(agent, NULL) == 0)
 		dial_now(agent);
 	agent_unref(agent);
 }
@@ -184,7 +174,7 @@ static void dialled(void *arg)
 	int64_t now = now_monotonic_ns();
 
 	agent->dialling = false;
-	if (is_over(agent)) {
+	if (agent_state(agent, NULL) < 0) {
 		/* agent_abort has seen to the watches */
 	} else if (agent->dial_code == -ESTALE) {
 		agent_abort(agent, &agent->dial_err);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The log in the CRI format, and beside it the position up to which it is complete. */
 #include "cri/logs/file_internal.h"
 
 #include "base/util.h"
@@ -24,6 +25,8 @@ struct log_file {
 	uint64_t offset; /* of the next byte */
 	uint64_t size;	 /* of the log */
 	uint64_t seq;
+	bool unsaved;	     /* the position on disk is not the one of here */
+	bool torn;	     /* the log holds bytes beyond size: part of a write that failed */
 	struct held held[2]; /* stdout, stderr */
 };
 
@@ -95,6 +98,7 @@ static int pos_save(struct log_file *file, struct err *err)
 		return err_set_errno(err, n < 0 ? -errno : -ENOSPC, "remembering the position in log %s",
 				     file->path);
 	file->seq++;
+	file->unsaved = false;
 	return 0;
 }
 
@@ -288,15 +292,30 @@ static int split(struct batch *batch, int stream, const char *data, size_t len)
 	return 0;
 }
 
+/* Cuts off what a failed write has left. */
+static int cut_torn(struct log_file *file, struct err *err)
+{
+	if (!file->torn)
+		return 0;
+	if (ftruncate(file->fd, (off_t)file->size) < 0)
+		return errno == EINVAL
+			       ? 0
+			       : err_set_errno(err, -errno, "cutting off the unfinished line of log %s",
+					       file->path);
+	file->torn = false;
+	return 0;
+}
+
 static int append(struct log_file *file, const char *text, size_t len, struct err *err)
 {
-	int r;
+	int r = cut_torn(file, err);
 
-	if (file->fd < 0 || len == 0)
-		return 0;
+	if (r < 0 || file->fd < 0 || len == 0)
+		return r;
 	r = write_full(file->fd, text, len);
 	if (r < 0) {
-		(void)!ftruncate(file->fd, (off_t)file->size);
+		file->torn = true;
+		(void)cut_torn(file, NULL);
 		return err_set_errno(err, r, "writing log %s", file->path);
 	}
 	file->size += len;
@@ -350,40 +369,79 @@ static int run_batch(struct log_file *file, const struct log_record *records, si
 			batch.held[i] = old;
 		}
 		file->offset += bytes;
-		/* The lines are on file; a position that could not be saved is saved with the next batch. */
-		(void)pos_save(file, NULL);
+		file->unsaved = true;
 	}
 	free(batch.held[0].data);
 	free(batch.held[1].data);
 	return r;
 }
 
+int log_file_save(struct log_file *file, struct err *err)
+{
+	return file->unsaved ? pos_save(file, err) : 0;
+}
+
 int log_file_write(struct log_file *file, const struct log_record *records, size_t n, struct err *err)
 {
-	return run_batch(file, records, n, false, err);
+	int r = log_file_save(file, err);
+
+	return r < 0 ? r : run_batch(file, records, n, false, err);
 }
 
 int log_file_finish(struct log_file *file, struct err *err)
 {
-	return run_batch(file, NULL, 0, true, err);
+	int r = log_file_save(file, err);
+
+	return r < 0 ? r : run_batch(file, NULL, 0, true, err);
+}
+
+/* What a failed reopening has changed is changed back. */
+static void undo_reopen(struct log_file *file, int old_fd, uint64_t old_size, bool made)
+{
+	close_fd(file->fd);
+	file->fd = old_fd;
+	file->size = old_size;
+	if (made)
+		(void)unlink(file->path);
 }
 
 int log_file_reopen(struct log_file *file, struct err *err)
 {
 	struct stat st;
+	uint64_t old_size = file->size;
 	int old = file->fd;
+	bool made = true;
 	int r;
 
 	if (!*file->path)
 		return 0;
-	r = open_log(file, 0, err);
+	/*
+	 * The old file ends at a saved position, or lines of it would be written a second time after a crash.
+	 */
+	r = cut_torn(file, err);
+	if (r == 0)
+		r = log_file_save(file, err);
+	if (r < 0)
+		return r;
+	r = open_log(file, O_EXCL, err);
+	if (r == -EEXIST) {
+		made = false;
+		r = open_log(file, 0, err);
+	}
 	if (r < 0) {
 		file->fd = old;
 		return r;
 	}
-	close_fd(old);
-	file->size = fstat(file->fd, &st) == 0 ? (uint64_t)st.st_size : 0;
-	return pos_save(file, err);
+	if (fstat(file->fd, &st) < 0)
+		r = err_set_errno(err, -errno, "log %s", file->path);
+	file->size = r == 0 ? (uint64_t)st.st_size : 0;
+	if (r == 0)
+		r = pos_save(file, err);
+	if (r < 0)
+		undo_reopen(file, old, old_size, made);
+	else
+		close_fd(old);
+	return r;
 }
 
 uint64_t log_file_offset(const struct log_file *file)

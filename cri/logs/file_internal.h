@@ -7,7 +7,7 @@
  *            killed at any moment neither loses nor repeats a byte: on opening again, what was written after
  *            the last remembered position is cut off and is read again from the agent.
  * Source:    kubernetes design "CRI logging format"; the split and the final P are those of containerd.
- * Threads:   one at a time; the pump sees to it.
+ * Threads:   one at a time; the pump sees to it. All functions but log_file_offset block on the file system.
  * Ownership: the position file holds no secrets but may hold output (an unfinished line).
  * Errors:    a failed write (disk full) leaves log and position as they were: try again later.
  */
@@ -32,14 +32,20 @@ struct log_record {
 
 /*
  * Opens (or, with `resume`, continues) the log. path NULL or "": output is counted and dropped. *ret_offset
- * is the offset of the first byte not yet written. The directory of path is made.
+ * is the offset of the first byte not yet written. The directory of path is made. The position is saved.
  */
 int log_file_open(const char *path, const char *pos_path, bool resume, struct log_file **ret_file,
 		  uint64_t *ret_offset, struct err *err);
-/* Appends records, the first of which begins at the current offset, and remembers the position. */
+/*
+ * Appends records, the first of which begins at the current offset. What is written counts only once
+ * log_file_save has succeeded: before that it is written again after a crash, so its source must keep it. A
+ * write saves first what is not saved yet; on failure nothing of its own records is written.
+ */
 int log_file_write(struct log_file *file, const struct log_record *records, size_t n, struct err *err);
-/* Writes what is left of unfinished lines as P. */
+/* Writes what is left of unfinished lines as P. As log_file_write. */
 int log_file_finish(struct log_file *file, struct err *err);
+/* Remembers the position. Nothing to do: success. */
+int log_file_save(struct log_file *file, struct err *err);
 /*
  * After a rotation by rename: creates path anew and goes on there. On error the old file stays in use and no
  * file is made.

@@ -1,86 +1,56 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cri/logs/pump.h"
+/* The pump: what happens on the loop's thread. The file's part is in writer.c. */
+#include "cri/logs/pump_internal.h"
 
-#include "api/agent/agent.pb-c.h"
 #include "api/agent/guest_abi.h"
+#include "api/pb.h"
+#include "base/cond.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "cri/agent/agent.h"
-#include "cri/logs/file_internal.h"
-#include "api/pb.h"
-#include "cri/pods/pod.h"
 
-#include <time.h>
+#define WAIT_MS	     30000
+#define READ_NS	     (60 * NS_PER_SEC) /* the agent answers within WAIT_MS */
+#define OPEN_NS	     (20 * NS_PER_SEC)
+#define PAUSE_NS     (100 * NS_PER_MS)
+#define PAUSE_MAX_NS (2 * NS_PER_SEC)
+#define LOOK_NS	     NS_PER_SEC	       /* what a job could not post is seen this late */
+#define IDLE_NS	     (30 * NS_PER_SEC) /* likewise, where nothing is expected soon */
+#define RECORDS_MAX  4096
 
-#define WAIT_MS	    30000
-#define READ_NS	    (60 * NS_PER_SEC) /* the agent answers within WAIT_MS */
-#define OPEN_NS	    (20 * NS_PER_SEC)
-#define RETRY_NS    NS_PER_SEC
-#define PAUSE_NS    (100 * NS_PER_MS)
-#define RECORDS_MAX 4096
-#define LOST_MAX    10 /* connections lost in a row before the log is given up */
+/* ---- life ---------------------------------------------------------------------------------------------- */
 
-/*
- * One cycle: read (loop) → reply (loop) → write (workers) → acknowledge and read again (loop). Exactly one
- * stage is active at a time and holds one reference; `lock` is for what others touch: file, flags.
- */
-struct log_pump {
-	struct pod *pod; /* a reference: its agent must not go before the last connection */
-	struct server *server;
-	char id[65];
-	struct agent *agent;
-	struct agent_conn *conn;  /* loop thread, once started */
-	struct agent_conn *fresh; /* of the stage that reconnects */
-	unsigned int lost;	  /* connections lost since the last answer; loop thread */
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	int refs;
-	struct log_file *file;
-	struct loop_source *retry;		     /* loop thread */
-	Crivisor__Agent__V1__ReadLogResponse *batch; /* of the stage that holds it */
-	bool eof, broken, stop, complained;
-};
-
-static void pump_read(void *arg);
-static void pump_write(void *arg);
-
-static void pump_free(struct log_pump *pump)
+static void pump_destroy(void *arg)
 {
-	agent_conn_close(pump->conn);
-	agent_conn_close(pump->fresh);
+	struct log_pump *pump = arg;
+
 	log_file_close(pump->file);
 	pb_free(pump->batch);
+	agent_conn_close(pump->fresh);
+	agent_unref(pump->agent);
+	outcome_unref(pump->opened);
 	pthread_cond_destroy(&pump->changed);
 	pthread_mutex_destroy(&pump->lock);
-	pod_unref(pump->pod);
+	free(pump->log_path);
+	free(pump->pos_path);
 	free(pump);
 }
 
-static void pump_unref(struct log_pump *pump)
+struct log_pump *log_pump_ref(struct log_pump *pump)
 {
-	bool last;
-
-	pthread_mutex_lock(&pump->lock);
-	last = --pump->refs == 0;
-	pthread_mutex_unlock(&pump->lock);
-	if (last)
-		pump_free(pump);
+	atomic_fetch_add(&pump->refs, 1);
+	return pump;
 }
 
-/* The cycle ends here, with its reference. */
-static void pump_end(struct log_pump *pump, bool eof)
+void log_pump_unref(struct log_pump *pump)
 {
-	pthread_mutex_lock(&pump->lock);
-	if (eof)
-		pump->eof = true;
-	else
-		pump->broken = true;
-	pthread_cond_broadcast(&pump->changed);
-	pthread_mutex_unlock(&pump->lock);
-	pump_unref(pump);
+	if (atomic_fetch_sub(&pump->refs, 1) != 1)
+		return;
+	/* Closing a file can block. */
+	if (!loop_on_thread(pump->loop) || workers_submit(pump->workers, LANE_LOG, pump_destroy, pump) < 0)
+		pump_destroy(pump);
 }
 
-static bool pump_stopped(struct log_pump *pump)
+static bool is_stopped(struct log_pump *pump)
 {
 	bool stop;
 
@@ -90,11 +60,148 @@ static bool pump_stopped(struct log_pump *pump)
 	return stop;
 }
 
-static void to_pool(struct log_pump *pump)
+/* A job has something of the cycle's in hand, or its outcome waits to be taken. */
+static bool is_busy(struct log_pump *pump)
 {
-	if (workers_submit(pump->server->workers, LANE_LOG, pump_write, pump) < 0)
-		pump_end(pump, false);
+	bool busy;
+
+	pthread_mutex_lock(&pump->lock);
+	busy = pump->writing || pump->batch_ready || pump->write_done;
+	pthread_mutex_unlock(&pump->lock);
+	return pump->state == CONNECTING || (pump->state == WRITING && busy);
 }
+
+/* The cycle ends here, with its reference. */
+static void end(struct log_pump *pump, bool eof)
+{
+	if (pump->state == ENDED)
+		return;
+	pump->state = ENDED;
+	agent_watch_remove(pump->agent, &pump->watch);
+	pump->timer = loop_source_free(pump->timer);
+	pump->conn = agent_conn_close(pump->conn);
+	pthread_mutex_lock(&pump->lock);
+	if (eof)
+		pump->eof = true;
+	else
+		pump->broken = true;
+	pthread_cond_broadcast(&pump->changed);
+	pthread_mutex_unlock(&pump->lock);
+	log_pump_unref(pump);
+}
+
+static void give_up(struct log_pump *pump, const char *why)
+{
+	if (!is_stopped(pump))
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", pump->id), "its log ends here: %s", why);
+	end(pump, false);
+}
+
+static void enter(struct log_pump *pump, enum pump_state state, int64_t after_ns)
+{
+	pump->state = state;
+	loop_timer_set(pump->timer, now_monotonic_ns() + after_ns);
+}
+
+/* ---- connecting ---------------------------------------------------------------------------------------- */
+
+static void connected(struct log_pump *pump);
+
+static void connected_job(void *arg)
+{
+	connected(arg);
+	log_pump_unref(arg);
+}
+
+/* Worker thread. */
+static void connect_job(void *arg)
+{
+	struct log_pump *pump = arg;
+	struct agent_conn *conn = NULL;
+	struct err err = ERR_INIT;
+	int r = agent_open(pump->agent, now_monotonic_ns() + OPEN_NS, &conn, &err);
+
+	pthread_mutex_lock(&pump->lock);
+	pump->fresh = conn;
+	pump->open_code = r;
+	pump->open_done = true;
+	pthread_mutex_unlock(&pump->lock);
+	if (loop_post(pump->loop, connected_job, pump) < 0) /* the timer looks */
+		log_pump_unref(pump);
+}
+
+static void dial(struct log_pump *pump)
+{
+	struct err over = ERR_INIT;
+
+	if (agent_state(pump->agent, &over) < 0) {
+		give_up(pump, over.msg);
+		return;
+	}
+	pump->epoch_seen = false;
+	enter(pump, CONNECTING, LOOK_NS);
+	if (workers_submit(pump->workers, LANE_NET, connect_job, log_pump_ref(pump)) < 0) {
+		log_pump_unref(pump);
+		enter(pump, DISCONNECTED, LOOK_NS);
+	}
+}
+
+/* At once the first time, then later and later. */
+static void dial_later(struct log_pump *pump)
+{
+	int64_t pause = pump->lost == 0 ? 0 : PAUSE_NS;
+
+	for (unsigned int i = 1; i < pump->lost && pause < PAUSE_MAX_NS; i++)
+		pause *= 2;
+	pump->lost++;
+	if (pause == 0)
+		dial(pump);
+	else
+		enter(pump, DISCONNECTED, pause < PAUSE_MAX_NS ? pause : PAUSE_MAX_NS);
+}
+
+static void read_on(struct log_pump *pump);
+
+static void connected(struct log_pump *pump)
+{
+	struct agent_conn *conn;
+	bool done;
+	int r;
+
+	pthread_mutex_lock(&pump->lock);
+	done = pump->open_done;
+	pump->open_done = false;
+	conn = move_ptr(pump->fresh);
+	r = pump->open_code;
+	pthread_mutex_unlock(&pump->lock);
+	if (!done)
+		return;
+	pump->conn = conn;
+	if (is_stopped(pump)) {
+		end(pump, false);
+	} else if (r == 0) {
+		read_on(pump);
+	} else if (r == -ENOTCONN && !pump->epoch_seen) {
+		/* The agent dials by itself, and tells when it stands. */
+		enter(pump, DISCONNECTED, IDLE_NS);
+	} else {
+		dial_later(pump);
+	}
+}
+
+/* A watch of the agent. */
+static void on_epoch(void *arg, const struct err *over)
+{
+	struct log_pump *pump = arg;
+
+	pump->epoch_seen = true;
+	if (over && pump->state != WRITING)
+		give_up(pump, over->msg);
+	else if (!over && pump->state == DISCONNECTED)
+		dial(pump);
+}
+
+/* ---- reading ------------------------------------------------------------------------------------------- */
 
 static bool has_output(const Crivisor__Agent__V1__ReadLogResponse *batch)
 {
@@ -106,11 +213,11 @@ static bool has_output(const Crivisor__Agent__V1__ReadLogResponse *batch)
 }
 
 /* Checks that the guest's answer continues where we are: a hostile one must not shift the log. */
-static bool batch_fits(const struct log_pump *pump, const Crivisor__Agent__V1__ReadLogResponse *batch)
+static bool fits(const struct log_pump *pump, const Crivisor__Agent__V1__ReadLogResponse *batch)
 {
 	size_t total = 0;
 
-	if (batch->n_records > RECORDS_MAX || batch->offset != log_file_offset(pump->file))
+	if (batch->n_records > RECORDS_MAX || batch->offset != pump->offset)
 		return false;
 	for (size_t i = 0; i < batch->n_records; i++) {
 		total += batch->records[i]->data.len;
@@ -121,138 +228,84 @@ static bool batch_fits(const struct log_pump *pump, const Crivisor__Agent__V1__R
 	return total <= GUEST_READLOG_MAX;
 }
 
-static void on_pause_end(void *arg)
+static void write_batch(struct log_pump *pump)
 {
-	struct log_pump *pump = arg;
-
-	pump->retry = loop_source_free(pump->retry);
-	pump_read(pump);
+	enter(pump, WRITING, LOOK_NS);
+	log_pump_submit_batch(pump);
 }
 
-/*
- * After an empty answer. An honest agent gives one after WAIT_MS; one that gives it at once must not keep the
- * loop busy.
- */
-static void read_later(struct log_pump *pump)
+static void on_answer(struct log_pump *pump, const Crivisor__Agent__V1__ReadLogResponse *answer)
 {
-	if (loop_add_timer(pump->server->loop, now_monotonic_ns() + PAUSE_NS, on_pause_end, pump,
-			   &pump->retry, NULL) < 0)
-		pump_end(pump, false);
-}
-
-/* ---- a connection that broke while its VM lives -------------------------------------------------------- */
-
-/* Loop thread. */
-static void reconnected(void *arg)
-{
-	struct log_pump *pump = arg;
-
-	pump->conn = move_ptr(pump->fresh);
-	if (pump_stopped(pump)) {
-		struct agent_conn *conn = move_ptr(pump->conn);
-
-		agent_conn_close(conn);
-		pump_end(pump, false);
-		return;
-	}
-	read_later(pump);
-}
-
-/* Worker thread. Of a dead VM this fails at once. */
-static void reconnect(void *arg)
-{
-	struct log_pump *pump = arg;
-	struct err err = ERR_INIT;
-
-	if (agent_open(pump->agent, now_monotonic_ns() + OPEN_NS, &pump->fresh, &err) < 0) {
-		if (!pump_stopped(pump))
-			log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", pump->id), "its log ends here: %s",
-				 err.msg);
-		pump_end(pump, false);
-	} else if (loop_post(pump->server->loop, reconnected, pump) < 0) {
-		pump_end(pump, false);
+	pump->lost = 0;
+	if (!fits(pump, answer)) {
+		give_up(pump, "the guest agent sent records that do not continue it");
+	} else if (!has_output(answer) && !answer->eof) {
+		/*
+		 * An honest agent gives one after WAIT_MS; one that gives it at once must not busy the loop.
+		 */
+		enter(pump, PAUSED, PAUSE_NS);
+	} else {
+		pump->batch = PB_CLONE(answer);
+		if (pump->batch)
+			write_batch(pump);
+		else
+			enter(pump, PAUSED, LOOK_NS); /* it is read again */
 	}
 }
 
-/* Loop thread, outside any callback of the connection, which goes. */
-static void drop_connection(void *arg)
-{
-	struct log_pump *pump = arg;
-	struct agent_conn *conn = move_ptr(pump->conn);
-
-	agent_conn_close(conn);
-	if (pump_stopped(pump) || ++pump->lost > LOST_MAX ||
-	    workers_submit(pump->server->workers, LANE_NET, reconnect, pump) < 0)
-		pump_end(pump, false);
-}
-
+/* Carries a reference. */
 static void on_read_reply(void *arg, const struct err *err, const ProtobufCMessage *msg)
 {
 	struct log_pump *pump = arg;
-	const Crivisor__Agent__V1__ReadLogResponse *resp = (const void *)msg;
 
-	if (pump_stopped(pump) || (err && err->status == ERR_NOT_FOUND)) {
-		pump_end(pump, false);
-		return;
+	if (pump->state != READING) {
+		/* the connection was closed at the pump's own end */
+	} else if (is_stopped(pump)) {
+		end(pump, false);
+	} else if (err && err->status == ERR_NOT_FOUND) {
+		give_up(pump, "the guest does not know the container");
+	} else if (err) {
+		pump->state = DISCONNECTED;
+		pump->conn = agent_conn_close(pump->conn);
+		dial_later(pump);
+	} else {
+		on_answer(pump, (const void *)msg);
 	}
-	if (err) {
-		if (loop_post(pump->server->loop, drop_connection, pump) < 0)
-			pump_end(pump, false);
-		return;
-	}
-	pump->lost = 0;
-	if (!batch_fits(pump, resp)) {
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", pump->id),
-			 "the guest's agent sent log records that do not fit; its log ends here");
-		pump_end(pump, false);
-		return;
-	}
-	if (!has_output(resp) && !resp->eof) {
-		read_later(pump);
-		return;
-	}
-	pump->batch = PB_CLONE(resp);
-	if (pump->batch)
-		to_pool(pump);
-	else
-		pump_end(pump, false);
+	log_pump_unref(pump);
 }
 
-/* Loop thread. */
-static void pump_read(void *arg)
+static void read_on(struct log_pump *pump)
 {
-	struct log_pump *pump = arg;
 	Crivisor__Agent__V1__ReadLogRequest req = CRIVISOR__AGENT__V1__READ_LOG_REQUEST__INIT;
+	int r;
 
-	if (pump_stopped(pump) || !pump->conn) {
-		pump_end(pump, false);
+	if (is_stopped(pump)) {
+		end(pump, false);
+		return;
+	}
+	if (!pump->conn) {
+		dial(pump);
 		return;
 	}
 	req.container_id = pump->id;
-	req.offset = log_file_offset(pump->file);
+	req.offset = pump->offset;
 	req.wait_ms = WAIT_MS;
-	if (agent_conn_call_async(pump->conn, &AGENT_READ_LOG, &req.base, READ_NS, on_read_reply, pump) < 0 &&
-	    loop_post(pump->server->loop, drop_connection, pump) < 0)
-		pump_end(pump, false);
+	enter(pump, READING, READ_NS + IDLE_NS);
+	r = agent_conn_call_async(pump->conn, &AGENT_READ_LOG, &req.base, READ_NS, on_read_reply,
+				  log_pump_ref(pump));
+	if (r == 0)
+		return;
+	log_pump_unref(pump);
+	if (r == -ENOMEM) {
+		enter(pump, PAUSED, LOOK_NS);
+	} else {
+		pump->state = DISCONNECTED;
+		pump->conn = agent_conn_close(pump->conn);
+		dial_later(pump);
+	}
 }
 
-static void on_retry(void *arg)
-{
-	struct log_pump *pump = arg;
-
-	pump->retry = loop_source_free(pump->retry);
-	to_pool(pump);
-}
-
-/* Loop thread: the disk is full or the like; the guest's buffer holds the process back meanwhile. */
-static void arm_retry(void *arg)
-{
-	struct log_pump *pump = arg;
-
-	if (pump_stopped(pump) || loop_add_timer(pump->server->loop, now_monotonic_ns() + RETRY_NS, on_retry,
-						 pump, &pump->retry, NULL) < 0)
-		pump_end(pump, false);
-}
+/* ---- after writing ------------------------------------------------------------------------------------- */
 
 static void on_ack_reply(void *arg, const struct err *err, const ProtobufCMessage *msg)
 {
@@ -261,101 +314,139 @@ static void on_ack_reply(void *arg, const struct err *err, const ProtobufCMessag
 	(void)msg;
 }
 
-/* Loop thread. */
-static void acknowledge(void *arg)
+static void acknowledge(struct log_pump *pump)
 {
-	struct log_pump *pump = arg;
 	Crivisor__Agent__V1__AckRequest req = CRIVISOR__AGENT__V1__ACK_REQUEST__INIT;
 
 	req.container_id = pump->id;
-	req.offset = log_file_offset(pump->file);
+	req.offset = pump->offset;
 	if (pump->conn)
 		(void)agent_conn_call_async(pump->conn, &AGENT_ACK, &req.base, READ_NS, on_ack_reply, NULL);
-	pump_read(pump);
 }
 
-/* Worker thread. */
-static void pump_write(void *arg)
+void log_pump_written(struct log_pump *pump)
+{
+	bool done, over, eof;
+	int r;
+
+	pthread_mutex_lock(&pump->lock);
+	done = pump->write_done;
+	pump->write_done = false;
+	r = pump->write_code;
+	if (done && r == 0)
+		pump->offset = pump->saved;
+	eof = pump->write_eof;
+	pthread_mutex_unlock(&pump->lock);
+	if (!done)
+		return;
+	over = is_stopped(pump);
+	if (r < 0 && over) {
+		end(pump, false);
+	} else if (r < 0) {
+		enter(pump, WRITING, LOOK_NS); /* the timer tries again */
+	} else if (eof) {
+		end(pump, true);
+	} else {
+		acknowledge(pump);
+		read_on(pump);
+	}
+}
+
+/* ---- the timer ----------------------------------------------------------------------------------------- */
+
+static void on_timer(void *arg)
+{
+	struct log_pump *pump = log_pump_ref(arg);
+
+	if (is_stopped(pump) && !is_busy(pump)) {
+		end(pump, false);
+	} else {
+		switch (pump->state) {
+		case CONNECTING:
+			loop_timer_set(pump->timer, now_monotonic_ns() + LOOK_NS);
+			connected(pump);
+			break;
+		case DISCONNECTED:
+			dial(pump);
+			break;
+		case READING: /* its own time has passed long ago */
+			loop_timer_set(pump->timer, now_monotonic_ns() + IDLE_NS);
+			break;
+		case PAUSED:
+			read_on(pump);
+			break;
+		case WRITING:
+			loop_timer_set(pump->timer, now_monotonic_ns() + LOOK_NS);
+			log_pump_written(pump);
+			if (pump->state == WRITING)
+				log_pump_submit_batch(pump);
+			break;
+		case ENDED:
+			break;
+		}
+	}
+	log_pump_unref(pump);
+}
+
+/* ---- start and end ------------------------------------------------------------------------------------- */
+
+/* Loop. The file is open. Carries the cycle's reference. */
+static void begin(void *arg)
 {
 	struct log_pump *pump = arg;
-	Crivisor__Agent__V1__ReadLogResponse *batch = pump->batch;
-	struct log_record *records = calloc(batch->n_records ? batch->n_records : 1, sizeof(*records));
 	struct err err = ERR_INIT;
-	bool eof = batch->eof;
-	int r = records ? 0 : -ENOMEM;
 
-	for (size_t i = 0; records && i < batch->n_records; i++)
-		records[i] = (struct log_record){
-			.is_stderr = batch->records[i]->stream == CRIVISOR__AGENT__V1__STREAM__STREAM_STDERR,
-			.data = batch->records[i]->data.data,
-			.len = batch->records[i]->data.len,
-		};
-	pthread_mutex_lock(&pump->lock);
-	if (r == 0 && batch->n_records > 0)
-		r = log_file_write(pump->file, records, batch->n_records, &err);
-	if (r == 0 && eof)
-		r = log_file_finish(pump->file, &err);
-	pthread_mutex_unlock(&pump->lock);
-	free(records);
-	if (r < 0) {
-		if (!pump->complained)
-			log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", pump->id),
-				 "%s; trying again each second", err.msg);
-		pump->complained = true;
-		if (loop_post(pump->server->loop, arm_retry, pump) < 0)
-			pump_end(pump, false);
+	pump->state = PAUSED;
+	if (loop_add_timer(pump->loop, INT64_MAX, on_timer, pump, &pump->timer, &err) < 0) {
+		give_up(pump, err.msg);
 		return;
 	}
-	pump->complained = false;
-	pb_free(batch);
-	pump->batch = NULL;
-	if (eof)
-		pump_end(pump, true);
-	else if (loop_post(pump->server->loop, acknowledge, pump) < 0)
-		pump_end(pump, false);
+	agent_watch_add(pump->agent, &pump->watch, on_epoch, pump);
+	read_on(pump);
 }
 
-int log_pump_start(struct pod *pod, struct agent *agent, const char *container_id, const char *log_path,
-		   const char *pos_path, bool resume, struct log_pump **ret_pump, struct err *err)
+int log_pump_start(const struct log_pump_options *options, struct call *call, struct log_pump **ret_pump,
+		   struct err *err)
 {
 	struct log_pump *pump = calloc(1, sizeof(*pump));
-	pthread_condattr_t attr;
-	uint64_t offset;
 	int r;
 
 	if (!pump)
 		return err_oom(err);
-	pump->pod = pod_ref(pod);
-	pump->server = pod->server;
-	pump->agent = agent;
-	pump->refs = 2; /* the caller's and the cycle's */
-	snprintf(pump->id, sizeof(pump->id), "%s", container_id);
+	atomic_init(&pump->refs, 1);
+	pump->loop = options->loop;
+	pump->workers = options->workers;
+	pump->agent = agent_ref(options->agent);
+	pump->resume = options->resume;
+	pump->log_path = strdup(options->log_path ? options->log_path : "");
+	pump->pos_path = strdup(options->pos_path);
+	snprintf(pump->id, sizeof(pump->id), "%s", options->container_id);
 	pthread_mutex_init(&pump->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&pump->changed, &attr);
-	pthread_condattr_destroy(&attr);
-	r = log_file_open(log_path, pos_path, resume, &pump->file, &offset, err);
+	cond_init(&pump->changed);
+	r = pump->log_path && pump->pos_path ? outcome_new(&pump->opened, err) : err_oom(err);
 	if (r == 0)
-		r = agent_open(agent, now_monotonic_ns() + OPEN_NS, &pump->conn, err);
-	if (r == 0 && loop_post(pump->server->loop, pump_read, pump) < 0)
+		r = log_pump_submit_open(pump, err);
+	if (r == 0)
+		r = outcome_wait(pump->opened, call, err);
+	if (r == 0 && loop_post(pump->loop, begin, log_pump_ref(pump)) < 0) {
+		log_pump_unref(pump);
 		r = err_oom(err);
+	}
 	if (r < 0) {
-		pump_free(pump);
+		log_pump_unref(pump);
 		return r;
 	}
 	*ret_pump = pump;
 	return 0;
 }
 
-int log_pump_wait_eof(struct log_pump *pump, int64_t deadline_ns)
+int log_pump_wait_eof(struct log_pump *pump, struct call *call, int64_t deadline_ns)
 {
-	struct timespec ts = {.tv_sec = deadline_ns / NS_PER_SEC, .tv_nsec = deadline_ns % NS_PER_SEC};
 	int r = 0;
 
 	pthread_mutex_lock(&pump->lock);
 	while (!pump->eof && !pump->broken && r == 0)
-		r = pthread_cond_timedwait(&pump->changed, &pump->lock, &ts) == ETIMEDOUT ? -ETIMEDOUT : 0;
+		r = call_wait(call, &pump->changed, &pump->lock, deadline_ns);
 	if (pump->eof)
 		r = 0;
 	else if (pump->broken)
@@ -364,24 +455,14 @@ int log_pump_wait_eof(struct log_pump *pump, int64_t deadline_ns)
 	return r;
 }
 
-int log_pump_reopen(struct log_pump *pump, struct err *err)
-{
-	int r;
-
-	pthread_mutex_lock(&pump->lock);
-	r = log_file_reopen(pump->file, err);
-	pthread_mutex_unlock(&pump->lock);
-	return r;
-}
-
-/* Loop thread. Ends a read in progress, which ends the cycle. Carries the caller's reference. */
+/* Loop. Carries the caller's reference. What a job does meanwhile comes to its end first. */
 static void hang_up(void *arg)
 {
 	struct log_pump *pump = arg;
-	struct agent_conn *conn = move_ptr(pump->conn);
 
-	agent_conn_close(conn);
-	pump_unref(pump);
+	if (!is_busy(pump))
+		end(pump, false);
+	log_pump_unref(pump);
 }
 
 struct log_pump *log_pump_free(struct log_pump *pump)
@@ -391,8 +472,7 @@ struct log_pump *log_pump_free(struct log_pump *pump)
 	pthread_mutex_lock(&pump->lock);
 	pump->stop = true;
 	pthread_mutex_unlock(&pump->lock);
-	/* The cycle uses the connection on the loop alone, so there it can be closed under it. */
-	if (loop_post(pump->server->loop, hang_up, pump) < 0)
-		pump_unref(pump);
+	if (loop_post(pump->loop, hang_up, pump) < 0) /* the timer sees it */
+		log_pump_unref(pump);
 	return NULL;
 }

@@ -3,7 +3,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
-#include "cri/logs/pump.h"
+#include "cri/logs/logs.h"
 #include "api/pb.h"
 
 #include <assert.h>
@@ -224,6 +224,21 @@ char *container_pos_path(const struct server *server, const char *id)
 	return xasprintf("%s/logs/%s.pos", server->config->server.state_dir, id);
 }
 
+int container_pump(struct container *c, struct agent *agent, bool resume, struct log_pump **ret_pump,
+		   struct err *err)
+{
+	char *pos CLEANUP_FREE = container_pos_path(c->server, c->id);
+	const struct log_pump_options options = {.loop = c->server->loop,
+						 .workers = c->server->workers,
+						 .agent = agent,
+						 .container_id = c->id,
+						 .log_path = c->state->log_path,
+						 .pos_path = pos,
+						 .resume = resume};
+
+	return pos ? log_pump_start(&options, NULL, ret_pump, err) : err_oom(err);
+}
+
 int container_reopen_log(struct server *server, const char *id, struct err *err)
 {
 	struct container *c CLEANUP_CONTAINER = NULL;
@@ -239,5 +254,5 @@ int container_reopen_log(struct server *server, const char *id, struct err *err)
 	if (!pump)
 		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION,
 				      "container \"%s\" is not running", c->id);
-	return log_pump_reopen(pump, err);
+	return log_pump_reopen(pump, NULL, err);
 }

@@ -83,6 +83,9 @@ int container_forget(struct container *container, struct err *err);
 /* Waits for the turn; -ENOENT if the container went away meanwhile. */
 int container_turn_take(struct container *container, enum container_op op);
 void container_turn_give(struct container *container);
+/* Starts moving the container's output to its log. */
+int container_pump(struct container *container, struct agent *agent, bool resume, struct log_pump **ret_pump,
+		   struct err *err);
 /* "<state_dir>/logs/<id>.pos" */
 char *container_pos_path(const struct server *server, const char *id);
 /* Asks the guest to tell the container's exit; ends it when told. */

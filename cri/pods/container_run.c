@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "cri/agent/agent.h"
-#include "cri/logs/pump.h"
+#include "cri/logs/logs.h"
 #include "api/pb.h"
 #include "cri/sandbox/share.h"
 
@@ -111,7 +111,7 @@ static void exit_job(void *arg)
 	pump = c->pump;
 	pthread_mutex_unlock(&c->pod->lock);
 	if (pump)
-		log_pump_wait_eof(pump, now_monotonic_ns() + DRAIN_NS);
+		log_pump_wait_eof(pump, NULL, now_monotonic_ns() + DRAIN_NS);
 	if (note->unknown)
 		container_exited(c, note->code, note->at_ns, "ContainerStatusUnknown",
 				 "the guest does not know this container");
@@ -198,7 +198,7 @@ static int start_steps(struct container *c, struct err *err)
 	if (!pos)
 		return err_oom(err);
 	if (!c->pump) {
-		r = log_pump_start(c->pod, agent, c->id, c->state->log_path, pos, false, &pump, err);
+		r = container_pump(c, agent, false, &pump, err);
 		if (r < 0)
 			return r;
 		pthread_mutex_lock(&c->pod->lock);

@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "cri/agent/agent.h"
-#include "cri/logs/pump.h"
+#include "cri/logs/logs.h"
 #include "api/pb.h"
 #include "cri/sandbox/share.h"
 
@@ -287,7 +287,7 @@ static void adopt_running(struct container *c)
 	if (r == 0 && never_started(c, agent))
 		return;
 	if (r == 0) {
-		r = log_pump_start(c->pod, agent, c->id, c->state->log_path, pos, true, &pump, &err);
+		r = container_pump(c, agent, true, &pump, &err);
 		pthread_mutex_lock(&c->pod->lock);
 		c->pump = pump;
 		pthread_mutex_unlock(&c->pod->lock);

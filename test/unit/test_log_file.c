@@ -51,6 +51,7 @@ static void put(struct log_file *f, bool is_stderr, const char *text)
 	struct log_record rec = {.is_stderr = is_stderr, .data = text, .len = strlen(text)};
 
 	assert_int_equal(log_file_write(f, &rec, 1, NULL), 0);
+	assert_int_equal(log_file_save(f, NULL), 0);
 }
 
 /* The log without its time stamps, which are checked on the way. */
@@ -111,6 +112,7 @@ static void log_file_write_pieces_of_a_line_are_joined_per_stream(void **state)
 	put(f, false, "llo\n");
 	put(f, true, "r\nrest");
 	assert_int_equal(log_file_finish(f, NULL), 0);
+	assert_int_equal(log_file_save(f, NULL), 0);
 	assert_log(c, "stdout F hello\nstderr F err\nstderr P rest\n");
 	log_file_close(f);
 }
