@@ -25,7 +25,7 @@ OWN = r"guest-cid=\d+|mac=[0-9a-f:]{17}|^crivisor-(vmmctl|[0-9a-f]{64})$"  # of 
 
 
 def small_pages(add_cleanup):
-    """Gives guests memory in pages of 4 KiB, as on a user's host, until the clean-up. The node uses huge pages to save time (test/node/job)."""
+    """Gives guests memory in pages of 4 KiB until the clean-up, as on a user's host. The node saves time by huge pages (test/node/job)."""
     huge = pathlib.Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
     before = re.search(r"\[(\w+)\]", huge.read_text()).group(1)
     huge.write_text("never")

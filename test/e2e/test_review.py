@@ -29,7 +29,7 @@ class Moments(Case):
         self.server.start()
 
     def cycle(self, stop, done):
-        """Creates and removes one pod after another. Any call may fail, because the server is killed meanwhile; `done` holds complete lives."""
+        """Creates and removes one pod after another. Any call may fail, as the server is killed meanwhile; `done` holds complete lives."""
         while not stop.is_set():
             try:
                 pod = self.server.runp()

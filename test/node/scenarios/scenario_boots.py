@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """RunPodSandbox against a bare boot: a table, and node-boots.json beside the counts.
 
-The node's clock counts what its CPU executes (-icount, see ../run), 250 million instructions in a second: seconds are those of such a CPU,
-and the same run after run.
+The node's clock counts the instructions of its CPU (-icount, see ../run), 250 million in a second. So the seconds are those of such a
+CPU, and they are the same in every run.
 
-RunPodSandbox is the server's own word, from where it takes the call up until it has the answer; the bare boot is that of `vmmctl boot`, from the VMM's spawn
-until the agent's port answers. Both must have run the same command lines of VMM and virtiofsd, which is looked at each time. Cold: each
-pod is removed before the next turn. The median of the turns' ratios has a bound, and missing it is a failure. Beside it, the whole
-`crictl runp`. Where the server's time goes are its own words too ([sandbox] enable_tracing).
+The server times RunPodSandbox, from the start of its work on the call to the answer. `vmmctl boot` times the bare boot, from the VMM's
+spawn until the agent's port answers. Each turn checks that both ran the same command lines of VMM and virtiofsd. Boots are cold: each pod
+is removed before the next turn. The median of the turns' ratios has a bound; above it the test fails. The table also shows the whole
+`crictl runp`, and the server's own steps ([sandbox] enable_tracing).
 """
 
 import json

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures: a table, and node-figures.json beside the counts. All of one run, in one node, and what is compared is taken in turns. The
-boots are in scenario_boots.py.
+"""Figures: a table, and node-figures.json beside the counts. All are measured in one run in one node; compared figures are taken in turns.
+The boots are in scenario_boots.py.
 
-1. From kubelet's start to a static pod that is Running, by kubelet's own word (/pods, asked each 0.1 s), with this server and with
-   containerd + crun: the same manifest, there before kubelet starts, the same kubelet configuration and pod network, images pulled
-   before, kubelet's state new each time but for its certificate. Before the first turn kubelet is started once, for that
-   certificate and for the page cache. Beside it: when kubelet's port answers, and the container's start by the runtime's clock.
-2. Host memory of idle pods (no container), 1 and then 8: PSS by /proc/PID/smaps_rollup of the VMM and its helpers, and the growth of the
-   server's own PSS since the moment before, all divided by the number of pods. PSS shares a page among those that have it mapped: so the
-   guest image's page cache (DAX) and the programs' text count once, whoever maps them, and less for each of 8 pods than for one. Guest
-   memory is what the guest has touched. The kernel's own memory for a VM (page tables, KVM, tap, cgroup) is in no process and not in
-   it. The server has run pods before, so what it needs once for all of them is not in its growth. Beside it the same of
-   containerd: shim, pause and its growth.
+1. The time from kubelet's start to a Running static pod, as kubelet reports it (/pods, polled every 0.1 s), with this server and with
+   containerd + crun. Both have the same manifest, written before kubelet starts, the same kubelet configuration and pod network, and
+   pulled images. kubelet's state is new each time, except its certificate. One start of kubelet before the first turn makes that
+   certificate and fills the page cache. Also measured: when kubelet's port answers, and the container's start by the runtime's clock.
+2. Host memory of 1 and then 8 idle pods without containers: the PSS (/proc/PID/smaps_rollup) of the VMM and its helpers, and the growth
+   of the server's own PSS, divided by the number of pods. PSS divides a page among the processes that map it: the guest image's page
+   cache (DAX) and the programs' text count once, so 8 pods take less each than one. Guest memory is the memory that the guest has
+   touched. The kernel's own memory for a VM (page tables, KVM, tap, cgroup) belongs to no process and is not included. The server has
+   run pods before, so what it needs once for all pods is not in its growth. Also measured: shim, pause and growth of containerd.
 """
 
 import calendar

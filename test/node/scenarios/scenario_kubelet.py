@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kubelet on top: static pods, from their manifests to nothing left. Its pod cgroups are on, and no API server is there.
+"""Static pods under kubelet, from their manifests to their removal. kubelet manages pod cgroups; there is no API server.
 
-The tests run in their order on one kubelet and one server; pods that take their time (a back-off, a log that grows) are begun at once.
+The tests run in order on one kubelet and one server. Pods that take long (a back-off, a growing log) are started early.
 """
 
 import gzip

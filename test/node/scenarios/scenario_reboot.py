@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node booted again with pods running: first as an administrator does it, then as a failing power supply does it.
+"""The node boots again while pods run: first by `systemctl reboot`, then by a reset without warning.
 
-All is as a user has it: the Debian package, kubelet as a systemd service above it, static pods, the package's example of a network.
-Each boot is a test case of its own (BOOTS, see ../job); what one has to tell the next is in NOTES, on the node's disk.
+The set-up is a user's: the Debian package, kubelet as a systemd service, static pods, the package's example network.
+Each boot is a test case of its own (BOOTS, see ../job). NOTES, on the node's disk, carries facts from one boot to the next.
 """
 
 import json

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad set-ups: each ends in a message that names the cause and in a NotReady that kubelet survives, and is over once the cause is fixed, with
-no restart of anything. A pod that ran before runs on all the while.
+"""Bad set-ups. For each one, a message names the cause, the node is NotReady and kubelet runs on; once the cause is fixed, pods start
+again without a restart of anything. A pod that ran before keeps running.
 
-One server, one kubelet. The server's state is on a file system of its own, so that it can be filled; kernel and image are copies, so that
-they can be damaged.
+One server, one kubelet. The server's state lies on a file system of its own, which a test can fill; kernel and image are copies, which a
+test can damage.
 """
 
 import os
