@@ -430,6 +430,13 @@ class Server:
             self.crictl("stopp", *pods)
             self.crictl("rmp", *pods)
 
+    def remove_if_listed(self, id):
+        """Removes the pod or container if the server lists it; crictl refuses to remove an unknown one."""
+        if id in self.crictl("ps", "-aq", "--no-trunc").split():
+            self.crictl("rm", "-f", id)
+        elif id in self.pod_ids():
+            self.crictl("rmp", "-f", id)
+
     # -- what is left --
 
     def process_texts(self):

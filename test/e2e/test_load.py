@@ -25,6 +25,20 @@ class Load(Case):
         for call in [Background(self.server.crictl, "rmp", "-f", pod) for pod in ids]:
             call.result()
 
+    def test_no_descriptor_is_left(self):
+        def life():
+            pod = self.server.runp()
+            container = pod.run(["sleep", "1000"])
+            container.exec("true")
+            container.remove(True)
+            pod.stop()
+            pod.remove()
+        life()  # the first pod opens what all of them share
+        before = self.server.fds()
+        for _ in range(3):
+            life()
+        eventually(lambda: self.server.fds() <= before, 5, lambda: f"{self.server.fds()} descriptors, {before} before three pods")
+
     def test_a_hundred_hung_execs_delay_neither_a_stop_nor_another_pod(self):
         pod = self.server.runp()
         victim = pod.run(["sleep", "1000"], name="victim")

@@ -193,7 +193,7 @@ class KilledInTheMiddle(Case):
             with self.subTest(step=step):
                 container = pod.run(["sleep", "1000"])
                 self.killed_at(lambda: container.remove(True), lambda: self.server.wait_step_gone(step, container.id))
-                container.remove(True)
+                self.server.remove_if_listed(container.id)
                 self.assertEqual(self.server.crictl("ps", "-aq").split(), [])
                 self.assertEqual([r for r in self.server.rows() if container.id in r], [])
 
@@ -203,7 +203,7 @@ class KilledInTheMiddle(Case):
                 pod = self.server.runp()
                 pod.run(["sleep", "1000"])
                 self.killed_at(lambda: self.server.crictl("rmp", "-f", pod.id), lambda: self.server.wait_step_gone(step, pod.id))
-                self.server.crictl("rmp", pod.id)
+                self.server.remove_if_listed(pod.id)
                 self.assertEqual(self.server.pod_ids(), [])
                 self.server.assert_nothing_left(self.baseline)
 

@@ -232,6 +232,6 @@ class Upgrades(unittest.TestCase):
                 with self.assertRaises(CliError):
                     attempt.result()
                 self.server.assert_no_strays(self.baseline)
-                self.server.crictl("rmp", pod.id)
+                self.server.remove_if_listed(pod.id)
                 self.assertEqual(self.server.pod_ids(), [])
                 self.server.assert_nothing_left(self.baseline, 5)
