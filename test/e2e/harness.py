@@ -279,24 +279,20 @@ class Server:
     def argv(self):
         return [self.program, "serve", "--config", self.config]
 
-    def spawn(self, fault=None):
-        """Starts the process and does not wait for it. Returns the socket on which it says READY=1.
-
-        `fault` is the fault point of this one start, `name` or `name:n` (CRV_FAULT; see cri/core/fault.h)."""
+    def spawn(self):
+        """Starts the process and does not wait for it. Returns the socket on which it says READY=1."""
         notify = str(self.dir / "n.sock")
         if os.path.exists(notify):
             os.unlink(notify)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         sock.bind(notify)
-        env = {key: value for key, value in self.env.items() if key != "CRV_FAULT"}
-        env.update({"NOTIFY_SOCKET": notify}, **({"CRV_FAULT": fault} if fault else {}))
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(self.argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
-                                            start_new_session=True)
+            self.process = subprocess.Popen(self.argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env=dict(self.env, NOTIFY_SOCKET=notify), start_new_session=True)
         return sock
 
-    def start(self, seconds=30, fault=None):
-        with self.spawn(fault) as ready:
+    def start(self, seconds=30):
+        with self.spawn() as ready:
             pidfd = os.pidfd_open(self.process.pid)
             try:
                 deadline = time.monotonic() + secs(seconds)
@@ -322,13 +318,6 @@ class Server:
                 self.process.wait()
                 raise AssertionError(f"the server did not end within {secs(seconds):g} s of signal {int(sig)}") from None
         return self.process.returncode if self.process else None
-
-    def dies(self, seconds=30):
-        """Waits until the server has ended by itself (as a fault point ends it); returns its status."""
-        try:
-            return self.process.wait(secs(seconds))
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the server still runs after {secs(seconds):g} s") from None
 
     def log_text(self, since=0):
         """The server's log from a byte offset on; see log_end."""
@@ -802,23 +791,6 @@ class Case(unittest.TestCase):
             except BaseException:
                 save_logs(self.server, self.id())
                 raise
-
-    def dies_of(self, fault, what, *args):
-        """Runs what(*args) on a server that has this fault point and must die of it, and starts the next server without.
-
-        Looks for what belongs to nothing that is listed before the caller can clean up. Returns the call's error (CliError), or None
-        if it was answered before the server died."""
-        self.server.stop()
-        self.server.start(fault=fault)
-        call = Background(what, *args)
-        self.server.dies()
-        self.server.start()
-        self.server.assert_no_strays(self.baseline, 10)
-        try:
-            call.result()
-        except CliError as error:
-            return error
-        return None
 
     def refused(self, code, *words):
         """A context in which a command must fail with exactly this gRPC code and a message that holds each of `words`."""
