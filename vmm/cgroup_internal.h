@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cgroup_internal.h: what the files of cgroups share: cgroup_lib.c (the hierarchies of this host and every
- * access to them, by libcgroup), cgroup.c (making and limits), cgroup_member.c (members, killing, figures).
+ * cgroup_internal.h: what the files of cgroups share: cgroup_lib.c (libcgroup), cgroup_tree.c (every access to
+ * the hierarchies of this host), cgroup.c (making and limits), cgroup_member.c (members, killing, figures).
  *
- * Threads:   any. The calls of cgroup_lib.c take the lock `libcgroup` inside; none of them waits for a
- *            process.
+ * Threads:   any. The calls take the lock `libcgroup` inside; none of them waits for a process.
  * Ownership: struct cgr_tree is a copy; it is valid for as long as the host's cgroup mounts stay as they are.
  */
 #ifndef VMM_CGROUP_INTERNAL_H
@@ -31,8 +30,8 @@ struct cgr_hierarchy {
 	char mount[256];
 	bool v2;
 	unsigned has; /* controllers; on v2 those of the root's cgroup.controllers */
-	char controller
-		[32]; /* one of them, by which libcgroup finds the hierarchy; "": a v2 tree without any */
+	/* One of them, by which libcgroup finds the hierarchy; "": a v2 tree without any. */
+	char controller[32];
 };
 
 struct cgr_tree {
@@ -47,15 +46,8 @@ int cgr_check_path(const char *path, struct err *err);
 /* The hierarchy that has one of these controllers, or NULL. */
 const struct cgr_hierarchy *cgr_find(const struct cgr_tree *t, unsigned bits);
 
-/*
- * ---- cgroup_lib.c ---------------------------------------------------------------------------------------
- */
+/* ---- cgroup_tree.c ------------------------------------------------------------------------------------- */
 
-/*
- * What is mounted. -ENOENT if nothing is. Reads the table of mounts again if it has changed since the last
- * call.
- */
-int cgr_tree(struct cgr_tree *ret, struct err *err);
 /* The bits of those controllers that are named in `words`. */
 unsigned cgr_bits(const char *words);
 /* The name of a single bit. */
@@ -74,5 +66,21 @@ int cgr_make(const struct cgr_hierarchy *h, const char *parent, const char *path
 int cgr_remove(const struct cgr_hierarchy *h, const char *path);
 /* Moves a process with a single thread into the cgroup `path` of every hierarchy that has it. */
 int cgr_attach(const char *path, pid_t pid, struct err *err);
+
+/* ---- cgroup_lib.c -------------------------------------------------------------------------------------- */
+
+/* What is mounted. -ENOENT if nothing is. Looks at the mounts again at every call. */
+int cgr_tree(struct cgr_tree *ret, struct err *err);
+/*
+ * By libcgroup, in the hierarchy of a controller that cgr_tree has found. 0 or a negative errno. *ret_data is
+ * the caller's to free. cglib_make makes parents too; on v2 it makes them pass the controller on.
+ * cglib_remove reports success for a cgroup that is in use.
+ */
+int cglib_get(const char *controller, const char *path, const char *file, char **ret_data);
+bool cglib_exists(const char *controller, const char *path);
+int cglib_set(const char *controller, const char *path, const char *file, const char *value);
+int cglib_make(const char *controller, const char *path);
+int cglib_remove(const char *controller, const char *path);
+int cglib_attach(const char *controller, const char *path, pid_t pid);
 
 #endif

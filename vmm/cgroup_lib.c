@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cgroup_lib.c: every access to cgroup file systems goes through here; libcgroup is used in this file only.
+ * cgroup_lib.c: the only user of the library libcgroup.
  *
  * Facts: libcgroup 2.0.2 (Debian 12) and 3.1 (Debian 13), src/api.c; Documentation/admin-guide/cgroup-v2.rst.
  *
@@ -9,12 +9,6 @@
  * changed. Neither the table nor the library's buffers are safe to use from several threads: the lock
  * `libcgroup` serialises all calls. It is never held while waiting for a process. The kernel may take some 10
  * ms to move one.
- *
- * The files themselves are used for what the library cannot do:
- *   - a v2 tree without controllers, as in most hybrids: the library knows a tree by its controllers alone;
- *   - a v2 cgroup to which no parent passes a controller: the library makes one, and attaches to it, only by
- *     a controller.
- * cgroup.kill, for which the library has no call, is set like any other value (cgr_set).
  */
 #include "vmm/cgroup_internal.h"
 
@@ -27,49 +21,16 @@
 #include <link.h>
 #include <pthread.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #define FILE_MAX       (1024 * 1024)
 #define LINE_MAX_BYTES 4096
-
-static const struct {
-	const char *name;
-	unsigned bit;
-} controllers[] = {
-	{"cpu", CGR_CPU},   {"cpuacct", CGR_CPUACCT}, {"cpuset", CGR_CPUSET}, {"memory", CGR_MEMORY},
-	{"pids", CGR_PIDS}, {"freezer", CGR_FREEZER}, {"io", CGR_IO},	      {"hugetlb", CGR_HUGETLB},
-};
 
 /* The lock `libcgroup`: guards the library and what follows. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct cgr_tree known; /* the library's table of mounts, by hierarchy */
 static char *mounted;	      /* the cgroup mounts for which it is */
 
-/* ---- names and errors ---------------------------------------------------------------------------------- */
-
-unsigned cgr_bits(const char *words)
-{
-	char *copy CLEANUP_FREE = strdup(words);
-	char *save = NULL;
-	unsigned bits = 0;
-
-	for (char *w = copy ? strtok_r(copy, " \n", &save) : NULL; w; w = strtok_r(NULL, " \n", &save)) {
-		for (size_t i = 0; i < ARRAY_SIZE(controllers); i++) {
-			if (str_eq(w, controllers[i].name))
-				bits |= controllers[i].bit;
-		}
-	}
-	return bits;
-}
-
-const char *cgr_name(unsigned bit)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(controllers); i++) {
-		if (controllers[i].bit == bit)
-			return controllers[i].name;
-	}
-	return "";
-}
+/* ---- errors -------------------------------------------------------------------------------------------- */
 
 /*
  * The library's code as a negative errno. It keeps the errno of a write or an rmdir, and drops that of an
@@ -268,39 +229,6 @@ int cgr_tree(struct cgr_tree *ret, struct err *err)
 	return r < 0 ? err_set_errno(err, r, "reading which cgroup hierarchies are mounted") : 0;
 }
 
-/* ---- files of a tree that the library does not know ---------------------------------------------------- */
-
-static int full_path(const struct cgr_hierarchy *h, const char *path, const char *file,
-		     char out[CGR_PATH_MAX])
-{
-	int n = snprintf(out, CGR_PATH_MAX, "%s%s%s%s", h->mount, path, file[0] ? "/" : "", file);
-
-	return n >= CGR_PATH_MAX ? -ENAMETOOLONG : 0;
-}
-
-static bool is_bare(const struct cgr_hierarchy *h)
-{
-	return !h->controller[0];
-}
-
-static int plain_set(const struct cgr_hierarchy *h, const char *path, const char *file, const char *value)
-{
-	char full[CGR_PATH_MAX];
-	int r = full_path(h, path, file, full);
-
-	return r < 0 ? r : write_file(full, value, strlen(value), 0);
-}
-
-static int plain_make(const struct cgr_hierarchy *h, const char *path)
-{
-	char full[CGR_PATH_MAX];
-	int r = full_path(h, path, "", full);
-
-	if (r < 0)
-		return r;
-	return mkdir(full, 0755) == 0 || errno == EEXIST ? 0 : -errno;
-}
-
 /* ---- reading and setting ------------------------------------------------------------------------------- */
 
 /* The library takes NULL for the root; an empty name makes it read in front of the string. */
@@ -327,12 +255,12 @@ static int begin_read(const char *controller, const char *path, const char *file
 }
 
 /* With the lock held. The library hands out lines, in pieces where they are long. */
-static int lib_get(const struct cgr_hierarchy *h, const char *path, const char *file, struct buf *out)
+static int read_lines(const char *controller, const char *path, const char *file, struct buf *out)
 {
 	char piece[LINE_MAX_BYTES];
 	void *handle;
 	bool more;
-	int r = begin_read(h->controller, path, file, piece, sizeof(piece), &handle, &more);
+	int r = begin_read(controller, path, file, piece, sizeof(piece), &handle, &more);
 
 	while (r == 0 && more) {
 		r = buf_put(out, piece, strlen(piece));
@@ -343,18 +271,13 @@ static int lib_get(const struct cgr_hierarchy *h, const char *path, const char *
 	return r == 0 ? buf_put(out, "", 1) : r;
 }
 
-int cgr_get(const struct cgr_hierarchy *h, const char *path, const char *file, char **ret_data)
+int cglib_get(const char *controller, const char *path, const char *file, char **ret_data)
 {
-	char full[CGR_PATH_MAX];
 	struct buf out = {.max = FILE_MAX};
-	int r = full_path(h, path, file, full);
+	int r;
 
-	if (r < 0)
-		return r;
-	if (is_bare(h))
-		return read_file(full, FILE_MAX, ret_data, NULL);
 	pthread_mutex_lock(&lock);
-	r = lib_get(h, path, file, &out);
+	r = read_lines(controller, path, file, &out);
 	pthread_mutex_unlock(&lock);
 	if (r == 0) {
 		*ret_data = strdup((const char *)buf_data(&out));
@@ -365,18 +288,14 @@ int cgr_get(const struct cgr_hierarchy *h, const char *path, const char *file, c
 }
 
 /* The library has no question of its own for this; every cgroup has this file. */
-bool cgr_exists(const struct cgr_hierarchy *h, const char *path)
+bool cglib_exists(const char *controller, const char *path)
 {
-	char full[CGR_PATH_MAX], line[64];
+	char line[64];
 	void *handle;
 	bool more;
 
-	if (full_path(h, path, "cgroup.procs", full) < 0)
-		return false;
-	if (is_bare(h))
-		return access(full, F_OK) == 0;
 	pthread_mutex_lock(&lock);
-	begin_read(h->controller, path, "cgroup.procs", line, sizeof(line), &handle, &more);
+	begin_read(controller, path, "cgroup.procs", line, sizeof(line), &handle, &more);
 	if (handle)
 		cgroup_read_value_end(&handle);
 	pthread_mutex_unlock(&lock);
@@ -395,14 +314,14 @@ static struct cgroup *new_group(const char *path, const char *controller,
 	return g;
 }
 
-static int lib_set(const struct cgr_hierarchy *h, const char *path, const char *file, const char *value)
+int cglib_set(const char *controller, const char *path, const char *file, const char *value)
 {
 	struct cgroup_controller *c;
 	struct cgroup *g;
 	int r = -ENOMEM;
 
 	pthread_mutex_lock(&lock);
-	g = new_group(path, h->controller, &c);
+	g = new_group(path, controller, &c);
 	if (g) {
 		r = errno_of(cgroup_add_value_string(c, file, value));
 		if (r == 0)
@@ -413,18 +332,9 @@ static int lib_set(const struct cgr_hierarchy *h, const char *path, const char *
 	return r;
 }
 
-int cgr_set(const struct cgr_hierarchy *h, const char *path, const char *file, const char *value,
-	    struct err *err)
-{
-	int r = is_bare(h) ? plain_set(h, path, file, value) : lib_set(h, path, file, value);
-
-	return r < 0 ? err_set_errno(err, r, "writing \"%s\" to %s%s/%s", value, h->mount, path, file) : 0;
-}
-
 /* ---- making and removing ------------------------------------------------------------------------------- */
 
-/* With this controller; on v2 the parents are made to pass it on. */
-static int lib_make(const char *path, const char *controller)
+int cglib_make(const char *controller, const char *path)
 {
 	struct cgroup_controller *c;
 	struct cgroup *g;
@@ -440,56 +350,14 @@ static int lib_make(const char *path, const char *controller)
 	return r;
 }
 
-static unsigned bits_in(const struct cgr_hierarchy *h, const char *path, const char *file)
-{
-	char *data CLEANUP_FREE = NULL;
-
-	return cgr_get(h, path, file, &data) == 0 ? cgr_bits(data) : 0;
-}
-
-/*
- * One call for each controller: the library gives up at the first that a parent cannot pass on. It writes the
- * root's cgroup.subtree_control only for a cgroup right below the root, so that callers make one level after
- * another.
- */
-static int make_v2(const struct cgr_hierarchy *h, const char *parent, const char *path)
-{
-	unsigned on = bits_in(h, parent, "cgroup.subtree_control");
-	unsigned missing = bits_in(h, parent, "cgroup.controllers") & ~on;
-
-	for (size_t i = 0; i < ARRAY_SIZE(controllers); i++) {
-		if (missing & controllers[i].bit)
-			lib_make(path, controllers[i].name);
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(controllers) && !cgr_exists(h, path); i++) {
-		if (on & controllers[i].bit)
-			lib_make(path, controllers[i].name);
-	}
-	/* No controller can be passed on, or none that the library could be asked with. */
-	return cgr_exists(h, path) ? 0 : plain_make(h, path);
-}
-
-int cgr_make(const struct cgr_hierarchy *h, const char *parent, const char *path, struct err *err)
-{
-	int r;
-
-	if (is_bare(h))
-		r = plain_make(h, path);
-	else if (h->v2)
-		r = make_v2(h, parent, path);
-	else
-		r = lib_make(path, h->controller);
-	return r < 0 ? err_set_errno(err, r, "making cgroup %s%s", h->mount, path) : 0;
-}
-
-static int lib_remove(const struct cgr_hierarchy *h, const char *path)
+int cglib_remove(const char *controller, const char *path)
 {
 	struct cgroup_controller *c;
 	struct cgroup *g;
 	int r = -ENOMEM;
 
 	pthread_mutex_lock(&lock);
-	g = new_group(path, h->controller, &c);
+	g = new_group(path, controller, &c);
 	if (g) {
 		/* Without this flag the library moves what is inside to the parent. */
 		r = errno_of(cgroup_delete_cgroup_ext(g, CGFLAG_DELETE_EMPTY_ONLY));
@@ -499,26 +367,9 @@ static int lib_remove(const struct cgr_hierarchy *h, const char *path)
 	return r;
 }
 
-int cgr_remove(const struct cgr_hierarchy *h, const char *path)
-{
-	char full[CGR_PATH_MAX];
-	int r = full_path(h, path, "", full);
-
-	if (r < 0)
-		return r;
-	if (is_bare(h))
-		return rmdir(full) == 0 || errno == ENOENT ? 0 : -errno;
-	r = lib_remove(h, path);
-	/*
-	 * The library reports success for a cgroup that is not empty: it drops ECGNONEMPTY as the first
-	 * error.
-	 */
-	return r == 0 && cgr_exists(h, path) ? -EBUSY : r;
-}
-
 /* ---- members ------------------------------------------------------------------------------------------- */
 
-static int lib_attach(const char *path, const char *controller, pid_t pid)
+int cglib_attach(const char *controller, const char *path, pid_t pid)
 {
 	struct cgroup_controller *c;
 	struct cgroup *g;
@@ -531,46 +382,5 @@ static int lib_attach(const char *path, const char *controller, pid_t pid)
 		cgroup_free(&g);
 	}
 	pthread_mutex_unlock(&lock);
-	return r;
-}
-
-/*
- * On v2 the library attaches only by a controller that the parent passes on. Where none is, the file is
- * written.
- */
-static int attach_in(const struct cgr_hierarchy *h, const char *path, pid_t pid)
-{
-	char parent[CGR_PATH_MAX], number[16];
-	unsigned on;
-
-	if (!h->v2)
-		return lib_attach(path, h->controller, pid);
-	snprintf(parent, sizeof(parent), "%.*s", (int)(strrchr(path, '/') - path), path);
-	on = is_bare(h) ? 0 : bits_in(h, parent, "cgroup.subtree_control");
-	if (on)
-		return lib_attach(path, cgr_name(on & (~on + 1)), pid);
-	snprintf(number, sizeof(number), "%d", (int)pid);
-	return plain_set(h, path, "cgroup.procs", number);
-}
-
-int cgr_attach(const char *path, pid_t pid, struct err *err)
-{
-	struct cgr_tree t;
-	bool any = false;
-	int r = cgr_check_path(path, err);
-
-	if (r == 0)
-		r = cgr_tree(&t, err);
-	for (size_t i = 0; r == 0 && i < t.n; i++) {
-		if (!cgr_exists(&t.h[i], path))
-			continue;
-		any = true;
-		r = attach_in(&t.h[i], path, pid);
-		if (r < 0)
-			err_set_errno(err, r, "moving process %d to cgroup %s%s", (int)pid, t.h[i].mount,
-				      path);
-	}
-	if (r == 0 && !any)
-		r = err_set(err, -ENOENT, "there is no cgroup %s", path);
 	return r;
 }

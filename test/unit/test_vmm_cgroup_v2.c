@@ -230,12 +230,13 @@ static void create_below_a_parent_with_processes_goes_without_controllers(void *
 	destroy("/crowd");
 }
 
-static void child_is_in_the_cgroup_from_the_start_and_destroy_kills_it(void **state)
+static void child_is_in_the_cgroup_from_the_start_and_killed_with_it(void **state)
 {
 	char *argv[] = {(char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c",
 			(char *)(uintptr_t) "sleep 600 & sleep 600", NULL};
 	struct vmm_config config = {0};
 	struct child_spec spec = {.argv = argv, .cgroup = "/kill"};
+	struct cgr_hierarchy h = tree();
 	struct err err = ERR_INIT;
 	struct child c;
 	char helper[512];
@@ -250,8 +251,10 @@ static void child_is_in_the_cgroup_from_the_start_and_destroy_kills_it(void **st
 		fail_msg("%s", err.msg);
 	assert_true(is_member("/kill", c.pid));
 	assert_true(vmm_cgroup_pids("/kill", pids, 8) >= 1);
+	if (cgr_set(&h, "/kill", "cgroup.kill", "1", &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(child_wait(&c, now_monotonic_ns() + 5 * NS_PER_SEC), 0);
 	destroy("/kill");
-	assert_int_equal(child_wait(&c, now_monotonic_ns() + NS_PER_SEC), 0);
 	assert_int_equal(c.status, 128 + SIGKILL);
 	child_done(&c);
 }
@@ -352,7 +355,7 @@ static int run(const char *top)
 		cmocka_unit_test(library_leaves_the_root_out),
 		cmocka_unit_test(remove_of_a_cgroup_in_use_is_busy),
 		cmocka_unit_test(create_below_a_parent_with_processes_goes_without_controllers),
-		cmocka_unit_test(child_is_in_the_cgroup_from_the_start_and_destroy_kills_it),
+		cmocka_unit_test(child_is_in_the_cgroup_from_the_start_and_killed_with_it),
 		cmocka_unit_test(child_of_a_missing_cgroup_does_not_start),
 		cmocka_unit_test(mounts_that_move_are_found),
 	};
