@@ -4,6 +4,7 @@
  * every way in which a VMM can misbehave must end in words, in time, and with no process left. Needs python3.
  */
 #include "base/util.h"
+#include "vmm/cgroup.h"
 #include "vmm/driver_internal.h"
 
 #include <dirent.h>
@@ -202,6 +203,43 @@ static void start_helper_that_dies_tells_its_words(void **state)
 		if (!strstr(err.msg, "no such shared directory"))
 			fail_msg("%s", err.msg);
 		assert_int_equal(left_over(), 0);
+	}
+}
+
+static bool is_in(pid_t pid, const pid_t *pids, int n)
+{
+	for (int i = 0; i < n; i++) {
+		if (pids[i] == pid)
+			return true;
+	}
+	return false;
+}
+
+static void start_puts_every_process_in_the_cgroup(void **state)
+{
+	struct vmm_resources none = {0};
+	struct vm_info info = {0};
+	struct err err = ERR_INIT;
+	struct vm *vm = NULL;
+	char cgroup[64];
+	pid_t pids[16];
+
+	(void)state;
+	snprintf(cgroup, sizeof(cgroup), "/crvtest-fake-%d", (int)getpid());
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		int n;
+
+		fresh(drivers[i], NULL);
+		check(vmm_cgroup_create(cgroup, &none, &err), &err, "cgroup");
+		spec.cgroup = cgroup;
+		check(vm_start(&config, &choice, &spec, LONG, &vm, &err), &err, "start");
+		check(vm_info(vm, &info, &err), &err, "info");
+		n = vmm_cgroup_pids(cgroup, pids, 16);
+		assert_true(info.vmm_pid && is_in(info.vmm_pid, pids, n));
+		assert_true(info.virtiofsd_pid && is_in(info.virtiofsd_pid, pids, n));
+		assert_true(!info.vsock_pid || is_in(info.vsock_pid, pids, n));
+		end(vm);
+		check(vmm_cgroup_destroy(cgroup, LONG, &err), &err, "cgroup");
 	}
 }
 
@@ -669,6 +707,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(start_binary_that_dies_tells_its_words),
 		cmocka_unit_test(start_helper_that_dies_tells_its_words),
+		cmocka_unit_test(start_puts_every_process_in_the_cgroup),
 		cmocka_unit_test(start_missing_things_are_named),
 		cmocka_unit_test(start_past_its_deadline_leaves_nothing),
 		cmocka_unit_test(connect_retries_and_keeps_the_stream_whole),
