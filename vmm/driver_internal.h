@@ -31,6 +31,7 @@ struct json_object;
 #define VM_FILE_VHOST	"vhost-vsock.sock"
 #define VM_FILE_CONSOLE "console.log"
 #define VM_FILE_SERIAL	"serial.log"  /* only with debug */
+#define VM_FILE_CPU	"cpu.log"     /* QEMU, only with debug: the CPU at each reset */
 #define VM_FILE_EVENTS	"events.json" /* Cloud Hypervisor's event monitor */
 #define VM_FILE_LOG	"vmm.log"     /* the VMM's stdout and stderr */
 #define VM_FILE_FS_LOG	"virtiofsd.log"

@@ -115,8 +115,12 @@ static int add_rest(const struct vm *vm, const struct vm_launch *l, char ***v)
 		    i + 1, i + 1, 0x10 + i / 8, i % 8, i % 8 == 0 ? ",multifunction=on" : "");
 	ADD("-chardev", "socket,id=qmp0-sock,fd=%d,server=on,wait=off", launch_fd(l, l->monitor));
 	r = r < 0 ? r : add2(v, "-mon", "chardev=qmp0-sock,mode=control");
-	if (vm->debug)
+	if (vm->debug) {
 		ADD("-serial", "file:%s/" VM_FILE_SERIAL, vm->run_dir);
+		/* QMP calls both a guest's triple fault and a reset by its kernel a reset; this tells them apart. */
+		r = r < 0 ? r : add2(v, "-d", "cpu_reset");
+		ADD("-D", "%s/" VM_FILE_CPU, vm->run_dir);
+	}
 	return r;
 }
 
