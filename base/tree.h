@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tree.h: directory trees that nobody trusts.
+ * tree.h: untrusted directory trees.
  *
  * Purpose:   opens beneath a root as if chrooted there (openat2, RESOLVE_IN_ROOT), cleans archive names, and
  *            counts what a tree takes.

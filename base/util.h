@@ -143,7 +143,7 @@ static inline int64_t timespec_to_ns(const struct timespec *ts)
 
 /* Reads until len bytes or EOF; the count read or a negative errno. Blocking fds. */
 ssize_t read_full(int fd, void *buf, size_t len);
-/* Writes all len bytes, 0 or a negative errno. Blocking fds; SIGPIPE is the caller's affair. */
+/* Writes all len bytes, 0 or a negative errno. Blocking fds; the caller deals with SIGPIPE. */
 int write_full(int fd, const void *buf, size_t len);
 /*
  * Reads a whole file, NUL-terminated for convenience (*ret_len, which may be NULL, excludes that byte).

@@ -45,7 +45,7 @@ int blob_put_fd(struct blob_store *store, int fd, const char *digest, char ret_d
  */
 int blob_fetch(struct blob_store *store, struct registry_client *client, const char *digest,
 	       uint64_t size_bytes, _Atomic uint64_t *progress, struct call *call, struct err *err);
-/* Marks a blob as wanted by nobody, so that the next collection takes it. */
+/* Marks a blob as unused, so that the next collection removes it. */
 void blob_release(struct blob_store *store, const char *digest);
 /*
  * Removes what `keep` does not want: blobs released or untouched for an hour, parts likewise unless they are

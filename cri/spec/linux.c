@@ -60,7 +60,7 @@ static const char *const default_caps[] = {
 	"SETUID", "SETFCAP",	  "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL",	  "AUDIT_WRITE",
 };
 
-/* "NET_ADMIN" or "CAP_NET_ADMIN", in either case; 0 if there is none such. */
+/* "NET_ADMIN" or "CAP_NET_ADMIN", in either case; 0 if there is no such capability. */
 static uint64_t cap_bit(const char *name)
 {
 	if (strncasecmp(name, "CAP_", 4) == 0)

@@ -30,7 +30,7 @@ struct store;
 
 /*
  * Opens or creates <state_dir>/crivisor.db and migrates it. Several processes may have it open (a server and
- * `crivisor image …`); that only one of them is a server is the server's affair.
+ * `crivisor image …`); the server makes sure that it is the only server.
  */
 int store_open(const char *state_dir, struct store **ret_store, struct err *err);
 struct store *store_close(struct store *store);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Trees that nobody trusts: names, removal, usage. */
+/* Untrusted directory trees: names, removal, usage. */
 #include "base/tree.h"
 
 #include "base/util.h"

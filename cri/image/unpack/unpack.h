@@ -10,7 +10,7 @@
  * Limits:    struct unpack_limits; names 255 bytes, paths 4095, 200 deep.
  * Threads:   blocks; no shared state. The target belongs to this call alone until it returns.
  * Errors:    ERR_DATA_LOSS for an archive that is damaged, truncated, hostile or not the one that diff_id
- *            names; -ENOSPC when the disk is full; -ECANCELED. The target then holds rubbish: the caller
+ *            names; -ENOSPC when the disk is full; -ECANCELED. The target is then incomplete: the caller
  *            removes it.
  */
 #ifndef CRI_IMAGE_UNPACK_UNPACK_H
