@@ -28,6 +28,7 @@ void rpc_call_unref(struct rpc_call *call)
 		return;
 	pthread_mutex_destroy(&call->lock);
 	call_unref(call->call);
+	rpc_stream_free(call->stream);
 	rpc_server_unref(call->server);
 	free(call->path);
 	call->magic = 0;
@@ -51,7 +52,7 @@ static void wire_end(struct rpc_call *call)
 	rpc_call_unref(call);
 }
 
-static void wire_ref(struct rpc_call *call)
+void rpc_call_wire_ref(struct rpc_call *call)
 {
 	pthread_mutex_lock(&call->lock);
 	call->wire++;
@@ -69,12 +70,11 @@ void rpc_call_wire_unref(struct rpc_call *call)
 		wire_end(call);
 }
 
-/* Starts a batch, which holds the wire until its event. */
-static void start(struct rpc_call *call, const grpc_op *ops, size_t n, enum rpc_tag_type type)
+void rpc_call_start(struct rpc_call *call, const grpc_op *ops, size_t n, enum rpc_tag_type type)
 {
 	grpc_call_error e;
 
-	wire_ref(call);
+	rpc_call_wire_ref(call);
 	e = grpc_call_start_batch(call->grpc, ops, n, &call->tags[type], NULL);
 	/* Any error is a wrong use of gRPC by this file. */
 	assert(e == GRPC_CALL_OK);
@@ -163,21 +163,25 @@ void rpc_call_finish(struct rpc_call *call, enum err_status status, const char *
 		     grpc_byte_buffer *answer)
 {
 	grpc_op ops[3];
-	grpc_slice details = rpc_message_details(message);
+	grpc_slice details;
 	size_t n = 0;
 
+	if (rpc_stream_finish_later(call, status, message))
+		return;
 	log_end(call, status, message);
-	wire_ref(call); /* gRPC must be up while this function tidies */
+	rpc_call_wire_ref(call); /* gRPC must be up while this function tidies */
 	memset(ops, 0, sizeof(ops));
-	ops[n++].op = GRPC_OP_SEND_INITIAL_METADATA;
+	if (!rpc_stream_begun(call))
+		ops[n++].op = GRPC_OP_SEND_INITIAL_METADATA;
 	if (answer) {
 		ops[n].op = GRPC_OP_SEND_MESSAGE;
 		ops[n++].data.send_message.send_message = answer;
 	}
+	details = rpc_message_details(message);
 	ops[n].op = GRPC_OP_SEND_STATUS_FROM_SERVER;
 	ops[n].data.send_status_from_server.status = (grpc_status_code)status;
 	ops[n++].data.send_status_from_server.status_details = &details;
-	start(call, ops, n, RPC_TAG_DONE);
+	rpc_call_start(call, ops, n, RPC_TAG_DONE);
 	grpc_slice_unref(details);
 	/* The batch has taken the contents. */
 	if (answer)
@@ -238,7 +242,12 @@ static void await_request(struct rpc_call *call)
 	grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
 
 	op.data.recv_message.recv_message = &call->request;
-	start(call, &op, 1, RPC_TAG_RECV);
+	rpc_call_start(call, &op, 1, RPC_TAG_RECV);
+}
+
+static bool has_handler(const struct rpc_method *method)
+{
+	return method->unary || method->async || method->stream;
 }
 
 static void on_new(struct rpc_call *call)
@@ -250,13 +259,14 @@ static void on_new(struct rpc_call *call)
 	call->path = path_of(&call->details.method);
 	call->method = call->path ? rpc_server_method(call->server, call->path) : NULL;
 	call->peer_pid = peer_pid_of(call);
-	if (call_new(deadline_of(call->details.deadline), &call->call, NULL) < 0)
+	if (call_new(deadline_of(call->details.deadline), &call->call, NULL) < 0 ||
+	    (call->method && call->method->stream && rpc_stream_new(call) < 0))
 		room = false;
 	op.data.recv_close_on_server.cancelled = &call->close_cancelled;
-	start(call, &op, 1, RPC_TAG_CLOSE);
+	rpc_call_start(call, &op, 1, RPC_TAG_CLOSE);
 	if (!room)
 		rpc_call_refuse(call, ERR_RESOURCE_EXHAUSTED, "too many calls in flight");
-	else if (!call->method || (!call->method->unary && !call->method->async))
+	else if (!call->method || !has_handler(call->method))
 		refuse_unknown(call);
 	else
 		await_request(call);
@@ -307,7 +317,9 @@ static void on_close(struct rpc_call *call)
 		call_expire(call->call);
 		return;
 	}
-	if (server_cancels(call->server))
+	if (rpc_stream_dropped(call))
+		why = "the client reads too slowly";
+	else if (server_cancels(call->server))
 		why = "the server is stopping";
 	rpc_call_refuse(call, ERR_CANCELLED, why);
 	call_cancel(call->call, why);
@@ -330,6 +342,12 @@ void rpc_call_event(struct rpc_tag *tag, bool success)
 		break;
 	case RPC_TAG_CLOSE:
 		on_close(call);
+		break;
+	case RPC_TAG_SEND:
+		rpc_stream_sent(call, success);
+		break;
+	case RPC_TAG_PUMP:
+		rpc_stream_pump_all(call->server);
 		break;
 	case RPC_TAG_DONE:
 		rpc_call_wire_unref(call); /* the first one */

@@ -110,9 +110,13 @@ void rpc_handler_job(void *arg)
 		rpc_call_refuse(call, err.status, err.msg);
 	} else if (call->method->unary) {
 		run_unary(call, req);
-	} else {
+	} else if (call->method->async) {
 		rpc_call_ref(call); /* the reply's */
 		call->method->async(call->server->ctx, call->call, req, &call->reply);
+	} else {
+		rpc_call_ref(call); /* the stream's */
+		rpc_stream_begin(call);
+		call->method->stream(call->server->ctx, call->call, req, call->stream);
 	}
 	if (req)
 		protobuf_c_message_free_unpacked(req, NULL);

@@ -5,14 +5,15 @@
  * Purpose:   owns the listener (lock file, bind, accept, peer credentials; grpc only gets connected fds,
  *            since grpc_server_add_http2_port would steal a running server's socket), decodes and checks
  *            requests, runs handlers on the workers' lanes, encodes answers.
- * Threads:   one completion-queue thread that only enqueues; requests are checked and unpacked, and handlers
- *            run, on worker threads. Connections are accepted on the loop's thread.
+ * Threads:   one completion-queue thread that never blocks: it hands requests to the workers, whose threads
+ *            check and unpack them and run the handlers, and sends the messages of streams. Connections are
+ *            accepted on the loop's thread.
  * Limits:    16 MiB a message either way; at most 4096 calls in flight and as many of a kind as the lane
- *            takes, ResourceExhausted beyond; 1024 connections. Compressed messages are refused.
- * Calls:     each RPC has a struct call with the client's deadline. When the client leaves, the deadline
- *            passes or the server stops, the RPC is answered at once and then the call cancelled
- *            (call_cancel, call_expire): the handler decides what of its work goes on. The answer that it
- *            gives later is dropped, its error logged at level debug.
+ *            takes, ResourceExhausted beyond; 1024 connections. Compressed messages are refused. Calls: each
+ *            RPC has a struct call with the client's deadline. When the client leaves, the deadline passes or
+ *            the server stops, the RPC is answered at once and then the call cancelled (call_cancel,
+ *            call_expire): the handler decides what of its work goes on. The answer that it gives later is
+ *            dropped, its error logged at level debug.
  * Errors:    a handler's err becomes the RPC's gRPC status and message, and is logged here, once. A method
  *            without handler answers Unimplemented.
  * Source:    https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md; grpc/grpc.h of gRPC core 1.51.
@@ -24,6 +25,7 @@
 #include "cri/core/call.h"
 #include "cri/core/loop.h"
 #include "cri/core/workers.h"
+#include "cri/rpc/stream.h"
 
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
@@ -52,12 +54,20 @@ typedef void rpc_async_fn(void *ctx, struct call *call, const ProtobufCMessage *
  */
 void rpc_reply_end(struct rpc_reply *reply, const ProtobufCMessage *resp, const struct err *err);
 
+/*
+ * A server-streaming handler: gives the stream to whoever will send (stream.h) and returns. `req` lives until
+ * it returns, `call` until rpc_stream_end.
+ */
+typedef void rpc_stream_fn(void *ctx, struct call *call, const ProtobufCMessage *req,
+			   struct rpc_stream *stream);
+
 struct rpc_method {
 	const char *path; /* "/runtime.v1.RuntimeService/Version" */
 	const ProtobufCMessageDescriptor *request, *response;
 	enum workers_lane lane;
-	rpc_unary_fn *unary; /* one of the two, or neither: Unimplemented */
+	rpc_unary_fn *unary; /* one of the three, or none: Unimplemented */
 	rpc_async_fn *async;
+	rpc_stream_fn *stream;
 };
 
 /* Sets gRPC's environment variables. Once, first thing in main, before threads start. */

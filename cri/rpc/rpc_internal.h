@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rpc_internal.h: what rpc.c (server), listen.c (socket), call.c (one RPC), handler.c (its handler) and
- * message.c (its messages) share.
+ * rpc_internal.h: what rpc.c (server), listen.c (socket), call.c (one RPC), handler.c (its handler),
+ * message.c (its messages), stream.c and watchers.c share.
  *
  * Locks:     rpc_server.lock and rpc_call.lock; neither is held while the other is taken, nor across a call
  *            into gRPC, a handler, a hook of a struct call or the workers. Fields without a lock's name
@@ -46,6 +46,8 @@ enum rpc_tag_type {
 	RPC_TAG_NEW,	  /* a call came in */
 	RPC_TAG_RECV,	  /* its request came in */
 	RPC_TAG_CLOSE,	  /* the client has gone, or the call has ended */
+	RPC_TAG_SEND,	  /* a message of a stream, or its headers, have gone */
+	RPC_TAG_PUMP,	  /* some streams have something to send */
 	RPC_TAG_DONE,	  /* the status is on its way */
 	RPC_TAG_SHUTDOWN, /* the server's */
 	RPC_TAG_COUNT,
@@ -73,9 +75,10 @@ struct rpc_server {
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	unsigned int in_flight; /* lock; RPCs that have not ended on the wire */
-	bool cancelling;	/* lock; rpc_server_stop has waited long enough */
-	bool shutdown_done;	/* lock */
+	unsigned int in_flight;	    /* lock; RPCs that have not ended on the wire */
+	struct rpc_stream *to_pump; /* lock; those that have something to send */
+	bool cancelling;	    /* lock; rpc_server_stop has waited long enough */
+	bool shutdown_done;	    /* lock */
 };
 
 const struct rpc_method *rpc_server_method(const struct rpc_server *server, const char *path);
@@ -104,6 +107,7 @@ struct rpc_call {
 	struct call *call;	   /* NULL until the RPC has come in */
 	struct rpc_tag tags[RPC_TAG_COUNT];
 	struct rpc_reply reply;
+	struct rpc_stream *stream; /* of a streaming method */
 	grpc_call *grpc;
 	grpc_call_details details;
 	grpc_metadata_array metadata;
@@ -113,7 +117,7 @@ struct rpc_call {
 	pid_t peer_pid;
 	int close_cancelled; /* written by gRPC until RPC_TAG_CLOSE */
 
-	atomic_uint refs; /* the wire's, the handler's while it runs, the reply's while it is outstanding */
+	atomic_uint refs; /* the wire's, the handler's while it runs, the reply's or stream's until its end */
 	pthread_mutex_t lock;
 	unsigned int wire;	   /* lock; one for each batch under way, one until the status is sent */
 	bool claimed;		   /* lock; somebody ends it or has ended it */
@@ -122,7 +126,10 @@ struct rpc_call {
 
 void rpc_call_ref(struct rpc_call *call);
 void rpc_call_unref(struct rpc_call *call);
+void rpc_call_wire_ref(struct rpc_call *call);
 void rpc_call_wire_unref(struct rpc_call *call);
+/* Starts a batch, which holds the wire until its event. The wire is held. */
+void rpc_call_start(struct rpc_call *call, const grpc_op *ops, size_t n, enum rpc_tag_type type);
 /* "Version"; NULL if there was no memory for it. For the log. */
 const char *rpc_call_name(const struct rpc_call *call);
 /* True for the first caller, who must then call rpc_call_finish. */
@@ -137,8 +144,28 @@ int rpc_call_await(struct rpc_server *server);
 /* One event of the completion queue. CQ thread. */
 void rpc_call_event(struct rpc_tag *tag, bool success);
 
+/* ---- stream.c ------------------------------------------------------------------------------------------ */
+
+/* Sets call->stream, before the call is known to others. -ENOMEM. */
+int rpc_stream_new(struct rpc_call *call);
+/* With the call. NULL-safe. */
+void rpc_stream_free(struct rpc_stream *stream);
+struct call *rpc_stream_call(struct rpc_stream *stream);
+/* Sends the headers. */
+void rpc_stream_begin(struct rpc_call *call);
+/* The call is claimed. True: something is under way, and the call is finished when that has gone. */
+bool rpc_stream_finish_later(struct rpc_call *call, enum err_status status, const char *message);
+/* False also for a call without stream. */
+bool rpc_stream_begun(struct rpc_call *call);
+bool rpc_stream_dropped(struct rpc_call *call);
+/* RPC_TAG_SEND and RPC_TAG_PUMP. CQ thread. */
+void rpc_stream_sent(struct rpc_call *call, bool success);
+void rpc_stream_pump_all(struct rpc_server *server);
+
+/* ---- handler.c ----------------------------------------------------------------------------------------- */
+
 /*
- * handler.c: a job of the workers: unpacks the request, runs the handler. Takes over a reference to the call.
+ * A job of the workers: unpacks the request, runs the handler. Takes over a reference to the call.
  */
 void rpc_handler_job(void *arg);
 

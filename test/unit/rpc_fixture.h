@@ -44,6 +44,8 @@ struct fixture {
 	struct loop *loop;
 	struct workers *workers;
 	struct rpc_server *server;
+	const struct rpc_method *methods;
+	struct rpc_watchers *watchers; /* where there are */
 	pthread_t thread;
 	int listen_fd;
 	int start_result;
@@ -201,7 +203,7 @@ static inline void *serve(void *arg)
 	int r = loop_new(&f->loop, &f->err);
 
 	if (r == 0)
-		r = rpc_server_start(f->socket, f->listen_fd, methods, f, f->loop, f->workers, &f->server,
+		r = rpc_server_start(f->socket, f->listen_fd, f->methods, f, f->loop, f->workers, &f->server,
 				     &f->err);
 	pthread_mutex_lock(&f->lock);
 	f->start_result = r;
@@ -239,6 +241,7 @@ static inline struct fixture *fixture_new(void)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	f->listen_fd = -1;
+	f->methods = methods;
 	snprintf(f->dir, sizeof(f->dir), "/tmp/crv-rpc-XXXXXX");
 	assert_non_null(mkdtemp(f->dir));
 	snprintf(f->socket, sizeof(f->socket), "%s/run/s.sock", f->dir);
@@ -255,14 +258,20 @@ static inline void fixture_free(struct fixture *f)
 	free(f);
 }
 
-static inline int setup(void **state)
+static inline int setup_with(void **state, const struct rpc_method *with)
 {
 	struct fixture *f = fixture_new();
 
+	f->methods = with;
 	if (start(f) < 0)
 		fail_msg("%s", f->err.msg);
 	*state = f;
 	return 0;
+}
+
+static inline int setup(void **state)
+{
+	return setup_with(state, methods);
 }
 
 static inline void open_gate(struct fixture *f)
@@ -329,7 +338,7 @@ struct client {
 	bool shared;
 };
 
-static inline void client_open(struct client *c, const char *socket)
+static inline void client_open_with(struct client *c, const char *socket, size_t n_args)
 {
 	grpc_channel_credentials *creds = grpc_insecure_credentials_create();
 	/* A connection of its own for each client, and no limit on what it receives. */
@@ -340,8 +349,10 @@ static inline void client_open(struct client *c, const char *socket)
 		{.type = GRPC_ARG_INTEGER,
 		 .key = (char *)GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
 		 .value.integer = -1},
+		/* A fixed window of 64 KiB. */
+		{.type = GRPC_ARG_INTEGER, .key = (char *)GRPC_ARG_HTTP2_BDP_PROBE, .value.integer = 0},
 	};
-	const grpc_channel_args all = {.num_args = ARRAY_SIZE(args), .args = args};
+	const grpc_channel_args all = {.num_args = n_args, .args = args};
 	char target[128];
 
 	memset(c, 0, sizeof(*c));
@@ -349,6 +360,17 @@ static inline void client_open(struct client *c, const char *socket)
 	c->channel = grpc_channel_create(target, creds, &all);
 	grpc_channel_credentials_release(creds);
 	c->cq = grpc_completion_queue_create_for_next(NULL);
+}
+
+static inline void client_open(struct client *c, const char *socket)
+{
+	client_open_with(c, socket, 2);
+}
+
+/* One whose server can send it only 64 KiB more than it reads. */
+static inline void client_open_narrow(struct client *c, const char *socket)
+{
+	client_open_with(c, socket, 3);
 }
 
 /* A client on the connection of another, which must be closed later. */
@@ -385,8 +407,8 @@ static inline gpr_timespec client_deadline(int ms)
 }
 
 /* Begins a call with raw request bytes; for a stream, responses are then taken by client_next. */
-static inline void client_begin(struct client *c, const char *path, const void *data, size_t len,
-				int timeout_ms)
+static inline void client_begin_tag(struct client *c, const char *path, const void *data, size_t len,
+				    int timeout_ms, void *tag)
 {
 	grpc_slice payload = grpc_slice_from_copied_buffer(data, len);
 	grpc_byte_buffer *request = grpc_raw_byte_buffer_create(&payload, 1);
@@ -407,10 +429,16 @@ static inline void client_begin(struct client *c, const char *path, const void *
 	ops[2].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
 	ops[3].op = GRPC_OP_RECV_INITIAL_METADATA;
 	ops[3].data.recv_initial_metadata.recv_initial_metadata = &c->initial;
-	assert_int_equal(grpc_call_start_batch(c->call, ops, 4, c, NULL), GRPC_CALL_OK);
+	assert_int_equal(grpc_call_start_batch(c->call, ops, 4, tag, NULL), GRPC_CALL_OK);
 	grpc_byte_buffer_destroy(request);
 	grpc_slice_unref(payload);
 	grpc_slice_unref(method);
+}
+
+static inline void client_begin(struct client *c, const char *path, const void *data, size_t len,
+				int timeout_ms)
+{
+	client_begin_tag(c, path, data, len, timeout_ms, c);
 }
 
 static inline bool client_next(struct client *c)
