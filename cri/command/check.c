@@ -17,21 +17,22 @@ static void check_everything(struct check *check)
 	check_disk(check);
 }
 
-int cmd_check(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	const char *path = NULL;
 	bool json = false;
-	const struct cmd_option options[] = {{"config", &path, NULL}, {"json", NULL, &json}, {0}};
+	const struct cmd_option options[] = {
+		CMD_CONFIG_OPTION(&path), {"json", NULL, &json, NULL, "print the findings as JSON"}, {0}};
 	struct err err = ERR_INIT;
 	struct config config;
 	struct check check = {.config = &config, .root = ""};
-	int n = cmd_options(argc, argv, options), r;
+	int status = 0, n = cmd_options(&cmd_check, argc, argv, options, &status), r;
 	size_t missing;
 
 	if (n < 0)
-		return CMD_USAGE;
+		return status;
 	if (n > 0)
-		return cmd_usage("check: unexpected operand \"%s\"", argv[1]);
+		return cmd_usage(&cmd_check, "unexpected operand \"%s\"", argv[1]);
 	if (config_load(path, &config, &err) < 0) {
 		/* Nothing more can be said: what this host must have depends on it. */
 		check_add(&check, "configuration", CHECK_MISSING,
@@ -49,3 +50,5 @@ int cmd_check(int argc, char **argv)
 		return cmd_fail("%s", r == -ENOMEM ? "out of memory" : "cannot write");
 	return missing > 0;
 }
+
+const struct cmd cmd_check = {"check", "", "Say what this host lacks and how to fix it", run};

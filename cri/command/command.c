@@ -3,21 +3,29 @@
 
 #include "base/util.h"
 
-static void say(const char *fmt, va_list ap)
+#include <assert.h>
+#include <getopt.h>
+
+#define HELP  'h' /* what getopt_long returns for --help; options return FIRST plus their index */
+#define FIRST 256
+
+static void say(const struct cmd *cmd, const char *fmt, va_list ap)
 {
 	fputs("crivisor: ", stderr);
+	if (cmd)
+		fprintf(stderr, "%s: ", cmd->name);
 	vfprintf(stderr, fmt, ap);
 	fputc('\n', stderr);
 }
 
-int cmd_usage(const char *fmt, ...)
+int cmd_usage(const struct cmd *cmd, const char *fmt, ...)
 {
 	va_list ap;
 
 	va_start(ap, fmt);
-	say(fmt, ap);
+	say(cmd, fmt, ap);
 	va_end(ap);
-	fputs("Try 'crivisor --help'.\n", stderr);
+	fprintf(stderr, "Try 'crivisor%s%s --help'.\n", cmd ? " " : "", cmd ? cmd->name : "");
 	return CMD_USAGE;
 }
 
@@ -26,59 +34,80 @@ int cmd_fail(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	say(fmt, ap);
+	say(NULL, fmt, ap);
 	va_end(ap);
 	return 1;
 }
 
-/* True if arg is "--name", or "--name=value" with *ret_value behind the sign. */
-static bool names(const char *arg, const char *name, const char **ret_value)
+/* ---- options ------------------------------------------------------------------------------------------- */
+
+static int help(const struct cmd *cmd, const struct cmd_option *options)
 {
-	size_t len = strlen(name);
-
-	if (strncmp(arg + 2, name, len) != 0 || (arg[2 + len] != 0 && arg[2 + len] != '='))
-		return false;
-	*ret_value = arg[2 + len] == '=' ? arg + 3 + len : NULL;
-	return true;
-}
-
-/* Takes the option at argv[*at]; false after saying what is wrong. */
-static bool take(int argc, char **argv, int *at, const struct cmd_option *options)
-{
-	const char *arg = argv[*at], *value;
-
+	printf("Usage: crivisor %s [OPTION]…%s%s\n%s.\n\nOptions:\n", cmd->name, *cmd->operands ? " " : "",
+	       cmd->operands, cmd->about);
 	for (const struct cmd_option *o = options; o->name; o++) {
-		if (!str_starts(arg, "--") || !names(arg, o->name, &value))
-			continue;
-		if (o->flag) {
-			*o->flag = true;
-			if (value)
-				cmd_usage("option --%s takes no value", o->name);
-			return !value;
-		}
-		if (!value && *at + 1 < argc)
-			value = argv[++*at];
-		if (!value)
-			cmd_usage("option --%s needs a value", o->name);
-		*o->value = value;
-		return value != NULL;
+		char left[64];
+
+		snprintf(left, sizeof(left), "--%s%s%s", o->name, o->value ? " " : "",
+			 o->value ? o->value_name : "");
+		printf("  %-20s %s\n", left, o->about);
 	}
-	cmd_usage("unknown option %s", arg);
-	return false;
+	printf("  %-20s %s\n", "-h, --help", "print this and exit");
+	return fflush(stdout) == 0 ? 0 : cmd_fail("cannot write");
 }
 
-int cmd_options(int argc, char **argv, const struct cmd_option *options)
+static void fill(struct option *list, const struct cmd_option *options)
 {
-	int operands = 0;
-	bool ended = false;
+	int n = 0;
 
-	for (int i = 1; i < argc; i++) {
-		if (!ended && str_eq(argv[i], "--"))
-			ended = true;
-		else if (ended || argv[i][0] != '-' || argv[i][1] == 0)
-			argv[++operands] = argv[i];
-		else if (!take(argc, argv, &i, options))
-			return -1;
+	for (; options[n].name; n++) {
+		assert(n < CMD_OPTIONS_MAX);
+		list[n] = (struct option){.name = options[n].name,
+					  .has_arg = options[n].value ? required_argument : no_argument,
+					  .val = FIRST + n};
 	}
-	return operands;
+	list[n] = (struct option){.name = "help", .has_arg = no_argument, .val = HELP};
+}
+
+/* After getopt_long has refused argv[optind - 1]. */
+static int refuse(const struct cmd *cmd, int code, char *const *argv, const struct cmd_option *options)
+{
+	if (code == ':')
+		return cmd_usage(cmd, "option --%s needs a value", options[optopt - FIRST].name);
+	if (optopt >= FIRST)
+		return cmd_usage(cmd, "option --%s takes no value", options[optopt - FIRST].name);
+	if (optopt == HELP)
+		return cmd_usage(cmd, "option --help takes no value");
+	if (optopt)
+		return cmd_usage(cmd, "unknown option -%c", optopt);
+	return cmd_usage(cmd, "unknown option %s", argv[optind - 1]);
+}
+
+int cmd_options(const struct cmd *cmd, int argc, char **argv, const struct cmd_option *options,
+		int *ret_status)
+{
+	struct option list[CMD_OPTIONS_MAX + 2] = {0};
+	int code;
+
+	fill(list, options);
+	optind = 0; /* glibc: begin anew */
+	opterr = 0;
+	while ((code = getopt_long(argc, argv, ":h", list, NULL)) >= 0) {
+		if (code == HELP) {
+			*ret_status = help(cmd, options);
+			return -1;
+		}
+		if (code < FIRST) {
+			*ret_status = refuse(cmd, code, argv, options);
+			return -1;
+		}
+		if (options[code - FIRST].value)
+			*options[code - FIRST].value = optarg;
+		else
+			*options[code - FIRST].flag = true;
+	}
+	/* getopt_long has moved the operands to the end. */
+	for (int i = optind; i < argc; i++)
+		argv[1 + i - optind] = argv[i];
+	return argc - optind;
 }

@@ -15,17 +15,20 @@ static int check(const char *path)
 	return 0;
 }
 
-int cmd_config(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	const char *path = NULL;
-	const struct cmd_option options[] = {{"config", &path, NULL}, {0}};
-	int n = cmd_options(argc, argv, options);
+	const struct cmd_option options[] = {CMD_CONFIG_OPTION(&path), {0}};
+	int status = 0, n = cmd_options(&cmd_config, argc, argv, options, &status);
 
 	if (n < 0)
-		return CMD_USAGE;
+		return status;
 	if (n == 1 && str_eq(argv[1], "default") && !path)
 		return config_write_default(stdout) < 0 || fflush(stdout) ? cmd_fail("cannot write") : 0;
 	if (n == 1 && str_eq(argv[1], "check"))
 		return check(path);
-	return cmd_usage("config: expected 'default' or 'check [--config FILE]'");
+	return cmd_usage(&cmd_config, "expected 'default' or 'check [--config FILE]'");
 }
+
+const struct cmd cmd_config = {"config", "default | check",
+			       "Print every key with its default, or check the configuration", run};

@@ -113,24 +113,26 @@ static int import_images(struct opened *o, const char *path, const char *name, s
 	return r;
 }
 
-int cmd_image(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	const char *config_path = NULL, *verb;
 	bool json = false;
-	const struct cmd_option options[] = {{"config", &config_path, NULL}, {"json", NULL, &json}, {0}};
+	const struct cmd_option options[] = {
+		CMD_CONFIG_OPTION(&config_path), {"json", NULL, &json, NULL, "list: print JSON"}, {0}};
 	struct err err = ERR_INIT;
 	struct opened o = {0};
-	int n = cmd_options(argc, argv, options), r;
+	int status = 0, n = cmd_options(&cmd_image, argc, argv, options, &status), r;
 	bool list, import, export;
 
 	if (n < 0)
-		return CMD_USAGE;
+		return status;
 	verb = n > 0 ? argv[1] : "";
 	list = str_eq(verb, "list") && n <= 2;
 	import = str_eq(verb, "import") && (n == 2 || n == 3) && !json;
 	export = str_eq(verb, "export") && n == 3 && !json;
 	if (!list && !import && !export)
-		return cmd_usage("image: expected 'list [REF]', 'import PATH [NAME]' or 'export REF PATH'");
+		return cmd_usage(&cmd_image,
+				 "expected 'list [REF]', 'import PATH [NAME]' or 'export REF PATH'");
 	r = open_images(config_path, &o, &err);
 	if (r == 0 && list)
 		r = list_images(&o, n > 1 ? argv[2] : NULL, json, &err);
@@ -141,3 +143,7 @@ int cmd_image(int argc, char **argv)
 	close_images(&o);
 	return r < 0 ? cmd_fail("%s", err.msg) : 0;
 }
+
+const struct cmd cmd_image = {"image", "list [REF] | import PATH [NAME] | export REF PATH",
+			      "List the images of the local store; read and write OCI layouts and archives",
+			      run};

@@ -4,38 +4,37 @@
 #include "base/version.h"
 #include "cri/command/command.h"
 
-static const struct {
-	const char *name;
-	int (*run)(int argc, char **argv);
-	const char *usage, *what;
-} commands[] = {
-	{"serve", cmd_serve, "serve [--config FILE] [--log-level LEVEL]", "answer CRI calls until SIGTERM"},
-	{"check", cmd_check, "check [--config FILE] [--json]", "say what this host lacks and how to fix it"},
-	{"config", cmd_config, "config default | check [--config FILE]",
-	 "print every key with its default; check a file"},
-	{"image", cmd_image, "image list | import PATH [NAME] | export REF PATH",
-	 "images of the local store; OCI layouts and archives [--config FILE] [--json]"},
-	{"version", cmd_version, "version", "print the version"},
-};
+static const struct cmd *const commands[] = {&cmd_serve, &cmd_check, &cmd_config, &cmd_image, &cmd_version};
 
 static int help(void)
 {
-	printf("crivisor %s: a Kubernetes CRI server that gives every pod its own virtual "
-	       "machine\n\nUsage:\n",
+	printf("crivisor %s: a Kubernetes CRI server that gives every pod its own virtual machine\n\n"
+	       "Usage: crivisor COMMAND [OPTION]… [OPERAND]…\n\nCommands:\n",
 	       crv_version);
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
-		printf("  crivisor %s\n      %s\n", commands[i].usage, commands[i].what);
-	puts("\nWithout --config, /etc/crivisor/config.toml is read, then /etc/crivisor/config.d/*.toml.");
-	return 0;
+		printf("  %-10s %s\n", commands[i]->name, commands[i]->about);
+	puts("\nOptions:\n"
+	     "  -h, --help print this and exit\n"
+	     "  --version  print the version and exit\n\n"
+	     "'crivisor COMMAND --help' tells more of a command. Without --config, the configuration is read "
+	     "from\n"
+	     "/etc/crivisor/config.toml and then from /etc/crivisor/config.d/*.toml.");
+	return fflush(stdout) == 0 ? 0 : cmd_fail("cannot write");
 }
 
-int cmd_version(int argc, char **argv)
+static int run_version(int argc, char **argv)
 {
-	if (argc > 1)
-		return cmd_usage("version: unexpected operand \"%s\"", argv[1]);
+	static const struct cmd_option none[] = {{0}};
+	int status = 0, n = cmd_options(&cmd_version, argc, argv, none, &status);
+
+	if (n < 0)
+		return status;
+	if (n > 0)
+		return cmd_usage(&cmd_version, "unexpected operand \"%s\"", argv[1]);
 	printf("crivisor %s\n", crv_version);
-	return 0;
+	return fflush(stdout) == 0 ? 0 : cmd_fail("cannot write");
 }
+const struct cmd cmd_version = {"version", "", "Print the version", run_version};
 
 /*
  * libcurl brings libgnutls along, by way of protocols that are never spoken here; its constructor costs a
@@ -48,18 +47,28 @@ int _gnutls_global_init_skip(void)
 	return 1;
 }
 
+static const struct cmd *find(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		if (str_eq(name, commands[i]->name))
+			return commands[i];
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
+	char *version[] = {(char *)"version", NULL};
 	const char *name = argc > 1 ? argv[1] : NULL;
+	const struct cmd *cmd;
 
 	if (!name)
-		return cmd_usage("no command given");
+		return cmd_usage(NULL, "no command given");
 	if (str_eq(name, "--help") || str_eq(name, "-h") || str_eq(name, "help"))
 		return help();
 	if (str_eq(name, "--version"))
-		return cmd_version(1, argv);
-	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
-		if (str_eq(name, commands[i].name))
-			return commands[i].run(argc - 1, argv + 1);
-	return cmd_usage("unknown command \"%s\"", name);
+		return run_version(1, version);
+	cmd = find(name);
+	if (!cmd)
+		return cmd_usage(NULL, "unknown %s \"%s\"", name[0] == '-' ? "option" : "command", name);
+	return cmd->run(argc - 1, argv + 1);
 }

@@ -69,27 +69,30 @@ static void prepare_process(void)
 	logsink_init();
 }
 
-int cmd_serve(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	const char *path = NULL, *level = NULL;
-	const struct cmd_option options[] = {{"config", &path, NULL}, {"log-level", &level, NULL}, {0}};
+	const struct cmd_option options[] = {
+		CMD_CONFIG_OPTION(&path),
+		{"log-level", &level, NULL, "LEVEL", "error, warn, info, debug or trace"},
+		{0}};
 	/* Static: a thread that hangs in a call outside may look at it until exit(). */
 	static struct config config;
 	struct err err = ERR_INIT;
-	int n = cmd_options(argc, argv, options), r;
+	int status = 0, n = cmd_options(&cmd_serve, argc, argv, options, &status), r;
 
 	if (n < 0)
-		return CMD_USAGE;
+		return status;
 	if (n > 0)
-		return cmd_usage("serve: unexpected operand \"%s\"", argv[1]);
+		return cmd_usage(&cmd_serve, "unexpected operand \"%s\"", argv[1]);
 	prepare_process();
 	r = config_load(path, &config, &err);
 	if (r == 0) {
 		if (level && log_level_parse(level, &config.server.log_level) < 0) {
 			config_done(&config);
-			return cmd_usage(
-				"serve: --log-level must be error, warn, info, debug or trace, not \"%s\"",
-				level);
+			return cmd_usage(&cmd_serve,
+					 "--log-level must be error, warn, info, debug or trace, not \"%s\"",
+					 level);
 		}
 		log_set_level(config.server.log_level);
 		r = server_run(&config, &err);
@@ -98,3 +101,5 @@ int cmd_serve(int argc, char **argv)
 		log_error("%s", err.msg);
 	return r < 0;
 }
+
+const struct cmd cmd_serve = {"serve", "", "Answer CRI calls until SIGTERM", run};
