@@ -54,6 +54,9 @@ const struct agent_method AGENT_ATTACH_DEVICE =
 	AGENT("AttachDevice", attach_device_request, crivisor__agent__v1__attach_device_response, false);
 const struct agent_method AGENT_ONLINE_RESOURCES = AGENT(
 	"OnlineResources", online_resources_request, crivisor__agent__v1__online_resources_response, true);
+/* A second call joins the first. */
+const struct agent_method AGENT_SHUTDOWN =
+	AGENT("Shutdown", shutdown_request, crivisor__agent__v1__shutdown_response, true);
 const struct agent_method AGENT_DIAL = AGENT("Dial", dial_data, crivisor__agent__v1__dial_data, false);
 
 const struct agent_method AGENT_TASK_STATE =

@@ -102,7 +102,7 @@ static void start_job(void *arg)
 	const char *reason;
 	struct err err = ERR_INIT;
 
-	if (server_ready(server, atomic_load(&server->pod_memory_bytes), &choice, &reason, &err) < 0)
+	if (health_ready(server->health, atomic_load(&server->pod_memory_bytes), &choice, &reason, &err) < 0)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("reason", reason), "not ready for pods yet: %s", err.msg);
 	if (cni_status(server->cni, &err) < 0)
 		log_warn("no pod network yet: %s", err.msg);
@@ -210,6 +210,8 @@ static int build(struct running *run, struct err *err)
 		r = workers_new(&server->workers, err);
 	if (r == 0)
 		r = store_open(config->server.state_dir, &server->store, err);
+	if (r == 0)
+		r = health_new(config, &server->health, err);
 	if (r < 0)
 		return r;
 	images.store = server->store;
@@ -222,11 +224,27 @@ static int build(struct running *run, struct err *err)
 	return r;
 }
 
+static void on_clock_set(void *arg)
+{
+	struct pod **list;
+
+	if (pod_list(arg, &list, NULL) < 0)
+		return;
+	for (size_t i = 0; list[i]; i++) {
+		struct agent *agent;
+
+		if (pod_agent(list[i], &agent, NULL) == 0)
+			clock_sync(agent, list[i]->id, NULL, NULL);
+	}
+	pod_list_free(list);
+}
+
 static int run_loop(struct running *run, struct err *err)
 {
 	static const int signals[] = {SIGTERM, SIGINT};
 	struct loop_source *source[ARRAY_SIZE(signals)] = {NULL};
 	struct loop_source *watchdog = NULL, *hangup = NULL;
+	struct clock_watch *clock; /* for the life of the process */
 	uint64_t usec = 0;
 	int r = loop_add_signal(run->server.loop, SIGHUP, on_hangup, run, &hangup, err);
 
@@ -235,7 +253,7 @@ static int run_loop(struct running *run, struct err *err)
 	if (r == 0 && sd_watchdog_enabled(0, &usec) > 0)
 		r = loop_add_timer(run->server.loop, now_monotonic_ns(), on_watchdog, &watchdog, &watchdog,
 				   err);
-	if (r == 0 && clock_watch(&run->server, err) < 0)
+	if (r == 0 && clock_watch(run->server.loop, on_clock_set, &run->server, &clock, err) < 0)
 		log_warn("the wall clock is not watched: %s", err->msg);
 	if (r == 0)
 		r = workers_submit(run->server.workers, LANE_SLOW, start_job, run);
@@ -257,7 +275,6 @@ int server_run(const struct config *config, struct err *err)
 			       .lock_fd = -1,
 			       .err = ERR_INIT};
 	pthread_mutex_init(&server->tables, NULL);
-	pthread_mutex_init(&server->choice_lock, NULL);
 	gate_init(&server->boots, 2 * (unsigned int)get_nprocs());
 	atomic_init(&server->pod_vcpus, config->hypervisor.vcpus);
 	atomic_init(&server->pod_memory_bytes, config->hypervisor.memory_bytes);

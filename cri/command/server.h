@@ -33,6 +33,7 @@
 
 struct pod;
 struct container;
+struct health;
 
 struct server {
 	const struct config *config;
@@ -48,9 +49,7 @@ struct server {
 	struct pod *pods; /* newest first */
 	struct container *containers;
 
-	pthread_mutex_t choice_lock;
-	struct vmm_known known;	  /* choice_lock */
-	struct vmm_choice choice; /* choice_lock: the last that was good */
+	struct health *health;
 
 	/* What a pod without limits boots with: the configuration's, read again on SIGHUP. */
 	_Atomic uint32_t pod_vcpus;

@@ -6,6 +6,7 @@
 #include "base/meminfo.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <sys/sysinfo.h>
 #include <sys/statvfs.h>
 
@@ -14,7 +15,35 @@
 #define MEMINFO_MAX  (64 * 1024)
 #define FILES_WANTED 256 /* directory entries that a pod and its containers need, with a margin */
 
-int server_vmm_choice(struct server *server, struct vmm_choice *ret_choice, struct err *err)
+struct health {
+	const struct config *config;
+	pthread_mutex_t lock;
+	struct vmm_known known;	  /* lock */
+	struct vmm_choice choice; /* lock: the last that was good */
+};
+
+int health_new(const struct config *config, struct health **ret_health, struct err *err)
+{
+	struct health *health = calloc(1, sizeof(*health));
+
+	if (!health)
+		return err_oom(err);
+	health->config = config;
+	pthread_mutex_init(&health->lock, NULL);
+	*ret_health = health;
+	return 0;
+}
+
+struct health *health_free(struct health *health)
+{
+	if (!health)
+		return NULL;
+	pthread_mutex_destroy(&health->lock);
+	free(health);
+	return NULL;
+}
+
+int health_vmm_choice(struct health *health, struct vmm_choice *ret_choice, struct err *err)
 {
 	struct vmm_choice choice = {0};
 	struct vmm_known known;
@@ -22,19 +51,19 @@ int server_vmm_choice(struct server *server, struct vmm_choice *ret_choice, stru
 	int r;
 
 	/* Not under the lock: the first look reads files. Two looks at once learn the same. */
-	pthread_mutex_lock(&server->choice_lock);
-	known = server->known;
-	pthread_mutex_unlock(&server->choice_lock);
-	r = vmm_choose(&server->config->hypervisor, &known, &choice, err);
-	pthread_mutex_lock(&server->choice_lock);
-	server->known = known;
+	pthread_mutex_lock(&health->lock);
+	known = health->known;
+	pthread_mutex_unlock(&health->lock);
+	r = vmm_choose(&health->config->hypervisor, &known, &choice, err);
+	pthread_mutex_lock(&health->lock);
+	health->known = known;
 	news = r == 0 &&
-	       (!str_eq(server->choice.driver, choice.driver) || !str_eq(server->choice.path, choice.path) ||
-		!str_eq(server->choice.accel, choice.accel) ||
-		!str_eq(server->choice.version, choice.version));
+	       (!str_eq(health->choice.driver, choice.driver) || !str_eq(health->choice.path, choice.path) ||
+		!str_eq(health->choice.accel, choice.accel) ||
+		!str_eq(health->choice.version, choice.version));
 	if (r == 0)
-		server->choice = choice;
-	pthread_mutex_unlock(&server->choice_lock);
+		health->choice = choice;
+	pthread_mutex_unlock(&health->lock);
 	if (r < 0)
 		return r;
 	if (news)
@@ -121,16 +150,16 @@ static int check_hugepages(uint64_t memory_bytes, bool free_now, struct err *err
 		memory_bytes / MIB, want, page / MIB, have, free_now ? "free" : "there");
 }
 
-int server_fits_now(struct server *server, uint64_t memory_bytes, struct err *err)
+int health_fits_now(struct health *health, uint64_t memory_bytes, struct err *err)
 {
-	return server->config->hypervisor.hugepages ? check_hugepages(memory_bytes, true, err) : 0;
+	return health->config->hypervisor.hugepages ? check_hugepages(memory_bytes, true, err) : 0;
 }
 
-int server_ready(struct server *server, uint64_t memory_bytes, struct vmm_choice *ret_choice,
+int health_ready(struct health *health, uint64_t memory_bytes, struct vmm_choice *ret_choice,
 		 const char **ret_reason, struct err *err)
 {
-	const struct config *config = server->config;
-	int r = server_vmm_choice(server, ret_choice, err);
+	const struct config *config = health->config;
+	int r = health_vmm_choice(health, ret_choice, err);
 
 	if (r < 0) {
 		*ret_reason = "HypervisorNotReady";

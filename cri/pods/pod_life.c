@@ -69,6 +69,15 @@ static void on_health_reply(void *arg, const struct err *err, const ProtobufCMes
 	pod_unref(pod);
 }
 
+static void clock_done(void *arg, bool again)
+{
+	struct pod *pod = arg;
+
+	if (again)
+		pod->looks = 0;
+	pod_unref(pod);
+}
+
 static void on_health_timer(void *arg)
 {
 	struct pod *pod = arg;
@@ -79,7 +88,7 @@ static void on_health_timer(void *arg)
 		pod_unref(pod);
 	/* At the first look too: an adopted guest may have missed that the host's clock was set. */
 	if (pod->looks++ % CLOCK_EVERY == 0)
-		clock_sync(pod);
+		clock_sync(pod->agent, pod->id, clock_done, pod_ref(pod));
 }
 
 /* ---- the agent lost ------------------------------------------------------------------------------------ */

@@ -232,9 +232,9 @@ int pod_run(struct server *server, const Runtime__V1__PodSandboxConfig *config, 
 	if (r < 0)
 		return r;
 	size_vm(&run);
-	r = server_ready(server, run.memory_bytes, &run.choice, &reason, err);
+	r = health_ready(server->health, run.memory_bytes, &run.choice, &reason, err);
 	if (r == 0)
-		r = server_fits_now(server, run.memory_bytes, err);
+		r = health_fits_now(server->health, run.memory_bytes, err);
 	if (r < 0)
 		return r;
 	r = cni_status(server->cni, err);

@@ -4,8 +4,6 @@
 #include "api/agent/sandbox.pb-c.h"
 #include "base/log.h"
 #include "base/util.h"
-#include "cri/agent/agent.h"
-#include "cri/pods/pod.h"
 
 #include <inttypes.h>
 #include <sys/epoll.h>
@@ -19,33 +17,43 @@
 
 /* ---- one guest ----------------------------------------------------------------------------------------- */
 
+/* A question, and then an order, to one guest. */
 struct question {
-	struct pod *pod;
+	struct agent *agent; /* a reference */
+	char name[65];
 	int64_t asked_ns, asked_mono_ns;
+	void (*done)(void *arg, bool again);
+	void *arg;
 };
+
+static void question_end(struct question *q, bool again)
+{
+	if (q->done)
+		q->done(q->arg, again);
+	agent_unref(q->agent);
+	free(q);
+}
 
 static void set_answered(void *arg, const struct err *err, const ProtobufCMessage *msg)
 {
-	struct pod *pod = arg;
+	struct question *q = arg;
 
 	(void)msg;
 	if (err)
-		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", pod->id), "setting the guest's clock: %s",
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("sandbox", q->name), "setting the guest's clock: %s",
 			 err->msg);
-	pod_unref(pod);
+	question_end(q, false);
 }
 
-static void set(struct pod *pod, int64_t delta_ns)
+static void set(struct question *q, int64_t delta_ns)
 {
 	Grpc__SyncClockPacket req = GRPC__SYNC_CLOCK_PACKET__INIT;
 
 	req.delta = delta_ns;
-	pod_ref(pod);
-	if (agent_call_async(pod->agent, &AGENT_SYNC_CLOCK, &req.base, CALL_NS, set_answered, pod) < 0)
-		pod_unref(pod);
-	else
-		log_line(LOG_LEVEL_INFO, LOG_FIELDS("pod", pod->id),
-			 "the guest's clock is moved by %+.3f s to the host's", (double)delta_ns / 1e9);
+	log_line(LOG_LEVEL_INFO, LOG_FIELDS("sandbox", q->name),
+		 "the guest's clock is moved by %+.3f s to the host's", (double)delta_ns / 1e9);
+	if (agent_call_async(q->agent, &AGENT_SYNC_CLOCK, &req.base, CALL_NS, set_answered, q) < 0)
+		question_end(q, true);
 }
 
 static bool plausible(int64_t time_ns)
@@ -61,46 +69,53 @@ static void time_answered(void *arg, const struct err *err, const ProtobufCMessa
 	int64_t now = now_realtime_ns(), trip = now_monotonic_ns() - q->asked_mono_ns, delta;
 
 	if (err) {
-		log_line(LOG_LEVEL_DEBUG, LOG_FIELDS("pod", q->pod->id), "asking for the guest's time: %s",
+		log_line(LOG_LEVEL_DEBUG, LOG_FIELDS("sandbox", q->name), "asking for the guest's time: %s",
 			 err->msg);
+		question_end(q, true);
 	} else if (!plausible(answer->clientarrivetime) || !plausible(answer->serversendtime)) {
-		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", q->pod->id),
-			 "the guest's agent gives a time that cannot be");
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("sandbox", q->name),
+			 "the guest agent gives a time that cannot be");
+		question_end(q, false);
 	} else if (trip > TRIP_MAX_NS || llabs(now - q->asked_ns - trip) > JUMP_NS) {
-		q->pod->looks =
-			0; /* too slow, or the host's clock was set meanwhile: at the next look again */
+		question_end(q, true); /* too slow, or the host's clock was set meanwhile */
 	} else {
 		delta = (q->asked_ns + now) / 2 - (answer->clientarrivetime + answer->serversendtime) / 2;
 		if (llabs(delta) > TOLERATED_NS)
-			set(q->pod, delta);
+			set(q, delta);
+		else
+			question_end(q, false);
 	}
-	pod_unref(q->pod);
-	free(q);
 }
 
-void clock_sync(struct pod *pod)
+void clock_sync(struct agent *agent, const char *name, void (*done)(void *arg, bool again), void *arg)
 {
 	Grpc__SyncClockPacket req = GRPC__SYNC_CLOCK_PACKET__INIT;
 	struct question *q = malloc(sizeof(*q));
 
-	if (!q)
+	if (!q) {
+		if (done)
+			done(arg, true);
 		return;
-	*q = (struct question){
-		.pod = pod_ref(pod), .asked_ns = now_realtime_ns(), .asked_mono_ns = now_monotonic_ns()};
-	req.clientsendtime = q->asked_ns;
-	if (agent_call_async(pod->agent, &AGENT_SYNC_CLOCK, &req.base, CALL_NS, time_answered, q) < 0) {
-		pod_unref(q->pod);
-		free(q);
 	}
+	*q = (struct question){.agent = agent_ref(agent),
+			       .asked_ns = now_realtime_ns(),
+			       .asked_mono_ns = now_monotonic_ns(),
+			       .done = done,
+			       .arg = arg};
+	snprintf(q->name, sizeof(q->name), "%s", name);
+	req.clientsendtime = q->asked_ns;
+	if (agent_call_async(agent, &AGENT_SYNC_CLOCK, &req.base, CALL_NS, time_answered, q) < 0)
+		question_end(q, true);
 }
 
 /* ---- the host ------------------------------------------------------------------------------------------ */
 
-struct watch {
-	struct server *server;
+struct clock_watch {
 	int fd;
 	int64_t offset_ns; /* of the wall clock to CLOCK_BOOTTIME, which nobody sets */
 	struct loop_source *source;
+	void (*jumped)(void *arg);
+	void *arg;
 };
 
 static int64_t offset_now(void)
@@ -120,24 +135,9 @@ static int arm(int fd)
 												  : 0;
 }
 
-static void sync_all(struct server *server)
-{
-	struct pod **list;
-
-	if (pod_list(server, &list, NULL) < 0)
-		return;
-	for (size_t i = 0; list[i]; i++) {
-		struct agent *agent;
-
-		if (pod_agent(list[i], &agent, NULL) == 0)
-			clock_sync(list[i]);
-	}
-	pod_list_free(list);
-}
-
 static void clock_was_set(void *arg, int fd, uint32_t revents)
 {
-	struct watch *w = arg;
+	struct clock_watch *w = arg;
 	int64_t offset, by;
 	uint64_t ticks;
 
@@ -155,24 +155,40 @@ static void clock_was_set(void *arg, int fd, uint32_t revents)
 	if (llabs(by) < TOLERATED_NS)
 		return;
 	log_warn("the host's wall clock was set, by %+.3f s; the guests follow", (double)by / 1e9);
-	sync_all(w->server);
+	w->jumped(w->arg);
 }
 
-int clock_watch(struct server *server, struct err *err)
+struct clock_watch *clock_unwatch(struct clock_watch *watch)
 {
-	static struct watch watch; /* for the life of the process */
+	if (!watch)
+		return NULL;
+	loop_source_free(watch->source);
+	close_fd(watch->fd);
+	free(watch);
+	return NULL;
+}
+DEFINE_CLEANUP(clock_watch, struct clock_watch, clock_unwatch)
+
+int clock_watch(struct loop *loop, void (*jumped)(void *arg), void *arg, struct clock_watch **ret_watch,
+		struct err *err)
+{
+	struct clock_watch *w CLEANUP(clock_watch_cleanup) = calloc(1, sizeof(*w));
 	int r;
 
-	watch = (struct watch){.server = server, .offset_ns = offset_now()};
-	watch.fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (watch.fd < 0)
+	if (!w)
+		return err_oom(err);
+	w->offset_ns = offset_now();
+	w->jumped = jumped;
+	w->arg = arg;
+	w->fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (w->fd < 0)
 		return err_set_errno(err, -errno, "a timer on the wall clock");
-	r = arm(watch.fd);
+	r = arm(w->fd);
 	if (r < 0)
-		err_set_errno(err, r, "a timer on the wall clock");
-	else
-		r = loop_add_fd(server->loop, watch.fd, EPOLLIN, clock_was_set, &watch, &watch.source, err);
+		return err_set_errno(err, r, "a timer on the wall clock");
+	r = loop_add_fd(loop, w->fd, EPOLLIN, clock_was_set, w, &w->source, err);
 	if (r < 0)
-		watch.fd = close_fd(watch.fd);
-	return r;
+		return r;
+	*ret_watch = move_ptr(w);
+	return 0;
 }

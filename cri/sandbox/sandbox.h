@@ -209,7 +209,7 @@ int sandbox_usage(struct sandbox *sandbox, struct vmm_cgroup_stats *ret_usage, s
 struct sandbox_info {
 	char dir[SANDBOX_PATH_MAX], netns[SANDBOX_PATH_MAX], cgroup[SANDBOX_PATH_MAX];
 	char boot_id[65], agent_version[64];
-	uint64_t epoch;		 /* how many times its agent was connected to */
+	uint64_t epoch;		/* how many times its agent was connected to */
 	struct vm_info machine; /* driver NULL: it is dead, or not a VM */
 };
 /* For people. Blocks while the VMM is asked. Of a dead one only the paths and the boot id. */

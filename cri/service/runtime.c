@@ -97,7 +97,7 @@ SERVICE_HANDLER(status)
 	struct err vm_err = ERR_INIT, net_err = ERR_INIT;
 	const char *reason = "";
 	bool vm_ok =
-		server_ready(server, atomic_load(&server->pod_memory_bytes), &choice, &reason, &vm_err) == 0;
+		health_ready(server->health, atomic_load(&server->pod_memory_bytes), &choice, &reason, &vm_err) == 0;
 	bool net_ok = cni_status(server->cni, &net_err) == 0;
 	int r;
 

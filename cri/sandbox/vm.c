@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The driver of sandboxes that are virtual machines. */
+#include "cri/sandbox/sandbox_internal.h"
+#include "cri/sandbox/share.h"
+
+#include "vmm/death.h"
+
+#define TAP	    "tap0"
+#define MIB	    (UINT64_C(1) << 20)
+#define VMM_OWN_KVM (160 * MIB) /* VMM, virtiofsd and vsock daemon beside guest memory */
+#define VMM_OWN_TCG (768 * MIB) /* and the translation cache */
+
+struct vm_machine {
+	struct sandbox_machine base;
+	pthread_mutex_t lock;
+	bool killed;	 /* whatever starts is to end */
+	struct vm *vm;	 /* set once it runs; freed with the machine */
+	struct vm *mute; /* one that died before its kernel spoke */
+};
+
+static struct vm_machine *machine_of(struct sandbox *s)
+{
+	return (struct vm_machine *)(void *)s->machine;
+}
+
+static struct sandbox_machine *machine_new(struct sandboxes *room)
+{
+	struct vm_machine *m = calloc(1, sizeof(*m));
+
+	(void)room;
+	if (!m)
+		return NULL;
+	pthread_mutex_init(&m->lock, NULL);
+	return &m->base;
+}
+
+static void machine_free(struct sandbox_machine *machine)
+{
+	struct vm_machine *m = (struct vm_machine *)(void *)machine;
+
+	vm_free(m->vm);
+	vm_free(m->mute);
+	pthread_mutex_destroy(&m->lock);
+	free(m);
+}
+
+/* The VM, which lives as long as the machine; NULL: none runs yet. */
+static struct vm *vm_of(struct vm_machine *m)
+{
+	struct vm *vm;
+
+	pthread_mutex_lock(&m->lock);
+	vm = m->vm;
+	pthread_mutex_unlock(&m->lock);
+	return vm;
+}
+
+/* Takes a VM over. -ECANCELED: it was killed meanwhile. */
+static int take(struct vm_machine *m, struct vm *vm, struct err *err)
+{
+	bool killed;
+
+	pthread_mutex_lock(&m->lock);
+	m->vm = vm;
+	killed = m->killed;
+	pthread_mutex_unlock(&m->lock);
+	return killed ? err_set(err, -ECANCELED, "it was ended while it started") : 0;
+}
+
+/* ---- the host's part ----------------------------------------------------------------------------------- */
+
+static uint64_t memory_limit(uint64_t memory_bytes, const char *accel)
+{
+	return memory_bytes + (str_eq(accel, "kvm") ? VMM_OWN_KVM : VMM_OWN_TCG);
+}
+
+/* In the order whose reverse is the right order of undoing. */
+static int prepare(struct sandbox *s, const struct sandbox_spec *spec, struct call *call, struct err *err)
+{
+	struct vmm_resources res = spec->limits ? *spec->limits : (struct vmm_resources){0};
+	int r = sandbox_journal(s, "rundir", s->dir, err);
+
+	if (r < 0)
+		return r;
+	r = mkdir_p(s->dir, 0711);
+	if (r < 0)
+		return err_set_errno(err, r, "making %s", s->dir);
+	r = sandbox_journal(s, "share", s->dir, err);
+	if (r == 0)
+		r = share_create(s->dir, err);
+	call_step(call, "share");
+	if (r == 0)
+		r = sandbox_journal(s, "netns", s->netns, err);
+	if (r == 0)
+		r = vmm_netns_create(s->netns, err);
+	call_step(call, "network namespace");
+	if (r == 0)
+		r = vmm_tap_create(s->netns, TAP, spec->choice->mtu_max ? spec->choice->mtu_max : 1500, err);
+	call_step(call, "tap");
+	if (r == 0)
+		r = sandbox_journal(s, "cgroup", s->cgroup, err);
+	if (r < 0)
+		return r;
+	res.memory_limit_bytes = memory_limit(spec->memory_bytes, spec->choice->accel);
+	r = vmm_cgroup_create(s->cgroup, &res, err);
+	call_step(call, "cgroup");
+	return r;
+}
+
+static int undo(struct sandboxes *room, const char *kind, const char *arg, bool lazy, struct err *err)
+{
+	int r;
+
+	(void)room;
+	if (str_eq(kind, "cgroup"))
+		return vmm_cgroup_destroy(arg, now_monotonic_ns() + SANDBOX_KILL_NS, err);
+	if (str_eq(kind, "netns"))
+		return vmm_netns_destroy(arg, err);
+	if (str_eq(kind, "share"))
+		return share_destroy(arg, err);
+	if (str_eq(kind, "rundir")) {
+		r = remove_tree(arg);
+		return r < 0 ? err_set_errno(err, r, "removing %s", arg) : 0;
+	}
+	return str_eq(kind, "cdir") ? share_container_destroy(arg, lazy, err) : -ENOENT;
+}
+
+/* ---- birth and death ----------------------------------------------------------------------------------- */
+
+static int start(struct sandbox *s, const struct sandbox_spec *spec, int64_t deadline_ns, struct err *err)
+{
+	char shared[SANDBOX_PATH_MAX + sizeof("/shared")];
+	struct vm_spec vm_spec = {
+		.id = s->id,
+		.run_dir = s->dir,
+		.shared_dir = shared,
+		.netns_path = s->netns,
+		.cgroup = s->cgroup,
+		.tap = TAP,
+		.mtu = spec->choice->mtu_max,
+		.vcpus = spec->vcpus,
+		.memory_bytes = spec->memory_bytes,
+	};
+	struct vm *vm;
+	int r;
+
+	snprintf(shared, sizeof(shared), "%s/shared", s->dir);
+	r = vm_start(s->room->options.hypervisor, spec->choice, &vm_spec, deadline_ns, &vm, err);
+	return r < 0 ? r : take(machine_of(s), vm, err);
+}
+
+static int explain(struct sandbox *s, struct err *err)
+{
+	return vm_explain_start(vm_of(machine_of(s)), s->dir, err);
+}
+
+/* The VM ended before its kernel wrote a word: nothing in the guest's configuration can be the reason. */
+static bool start_again(struct sandbox *s)
+{
+	struct vm_machine *m = machine_of(s);
+	struct vm *vm = vm_of(m);
+
+	if (!vm || m->mute || !vm_said_nothing(s->dir) ||
+	    vm_stop(vm, now_monotonic_ns() + SANDBOX_KILL_NS, NULL) < 0 || vm_clear_files(s->dir, NULL) < 0)
+		return false;
+	pthread_mutex_lock(&m->lock);
+	m->mute = move_ptr(m->vm);
+	pthread_mutex_unlock(&m->lock);
+	return true;
+}
+
+static int dial(void *machine, uint32_t port, int64_t deadline_ns, struct err *err)
+{
+	struct vm *vm = vm_of(machine);
+
+	return vm ? vm_connect(vm, port, deadline_ns, err) : err_set(err, -ENOTCONN, "the VM does not run");
+}
+
+static int join(struct sandbox *s, const char *ifname, struct vmm_if_info *ret_nic, struct err *err)
+{
+	return vmm_tap_join(s->netns, TAP, ifname, ret_nic, err);
+}
+
+static int event_fd(struct sandbox *s)
+{
+	return vm_fd(vm_of(machine_of(s)));
+}
+
+static bool look(struct sandbox *s, struct sandbox_death *ret_death)
+{
+	struct vm *vm = vm_of(machine_of(s));
+	struct vm_event event;
+
+	while (vm_dispatch(vm, &event) == 1) {
+		if (!vm_event_is_death(&event))
+			continue;
+		vm_death_words(&event, ret_death->why, sizeof(ret_death->why));
+		ret_death->status = event.type == VM_EVENT_VMM_EXITED ? event.status : -1;
+		return true;
+	}
+	return false;
+}
+
+static int kill_machine(struct sandbox_machine *machine, int64_t deadline_ns, struct err *err)
+{
+	struct vm_machine *m = (struct vm_machine *)(void *)machine;
+	struct vm *vm;
+
+	pthread_mutex_lock(&m->lock);
+	m->killed = true;
+	vm = m->vm;
+	pthread_mutex_unlock(&m->lock);
+	return vm ? vm_stop(vm, deadline_ns, err) : 0;
+}
+
+static char *save(struct sandbox *s)
+{
+	return vm_save(vm_of(machine_of(s)));
+}
+
+static int recover(struct sandbox *s, const char *saved, struct err *err)
+{
+	struct vm *vm;
+	int r = vm_recover(saved, &vm, err);
+
+	return r < 0 ? r : take(machine_of(s), vm, err);
+}
+
+/* ---- use ----------------------------------------------------------------------------------------------- */
+
+static int info(struct sandbox *s, struct vm_info *ret_info, struct err *err)
+{
+	struct vm *vm = vm_of(machine_of(s));
+
+	return vm ? vm_info(vm, ret_info, err) : err_set(err, -ENOTCONN, "the VM does not run");
+}
+
+/* The limit is the wider one while the VM changes. */
+static int resize(struct sandbox *s, uint32_t vcpus, uint64_t memory_bytes,
+		  const struct vmm_resources *limits, int64_t deadline_ns, struct err *err)
+{
+	struct vmm_resources res = limits ? *limits : (struct vmm_resources){0};
+	struct vm_info now;
+	uint64_t want;
+	int r = info(s, &now, err);
+
+	if (r < 0)
+		return r;
+	want = memory_bytes ? memory_bytes : now.memory_bytes;
+	res.memory_limit_bytes = memory_limit(want > now.memory_bytes ? want : now.memory_bytes, now.accel);
+	r = vmm_cgroup_update(s->cgroup, &res, err);
+	if (r == 0)
+		r = vm_resize(vm_of(machine_of(s)), vcpus, memory_bytes, deadline_ns, err);
+	if (r < 0 || want >= now.memory_bytes)
+		return r;
+	res.memory_limit_bytes = memory_limit(want, now.accel);
+	return vmm_cgroup_update(s->cgroup, &res, err);
+}
+
+static int usage(struct sandbox *s, struct vmm_cgroup_stats *ret_usage, struct err *err)
+{
+	return vmm_cgroup_stats(s->cgroup, ret_usage, err);
+}
+
+static int write_shared(struct sandbox *s, const char *name, const char *text, struct err *err)
+{
+	return share_write(s->dir, name, text, err);
+}
+
+static int place_make(struct sandbox *s, const char *container_id, struct err *err)
+{
+	return share_container_create(s->dir, container_id, err);
+}
+
+static int bind_volume(struct sandbox *s, const char *container_id, unsigned int index, const char *source,
+		       bool read_only, bool recursive_ro, struct err *err)
+{
+	return share_bind(s->dir, container_id, index, source, read_only, recursive_ro, err);
+}
+
+const struct sandbox_driver sandbox_vm_driver = {
+	.name = "vm",
+	.machine_new = machine_new,
+	.machine_free = machine_free,
+	.prepare = prepare,
+	.start = start,
+	.explain = explain,
+	.start_again = start_again,
+	.dial = dial,
+	.join = join,
+	.fd = event_fd,
+	.look = look,
+	.kill = kill_machine,
+	.save = save,
+	.recover = recover,
+	.resize = resize,
+	.usage = usage,
+	.info = info,
+	.write = write_shared,
+	.place_make = place_make,
+	.bind = bind_volume,
+	.undo = undo,
+};
