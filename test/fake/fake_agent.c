@@ -25,8 +25,10 @@
 	M(SyncClock, 0)                                                                                      \
 	M(SetupSandbox, 0)                                                                                   \
 	M(ExecVMProcess, 0)                                                                                  \
-	M(Info, 1) M(ReadLog, 1) M(Ack, 1) M(Stats, 1) M(OnlineResources, 1) M(Shutdown, 1) M(Create, 2)     \
-		M(Start, 2) M(Kill, 2) M(Wait, 2) M(Delete, 2) M(State, 2)
+	M(Info, 1)                                                                                           \
+	M(ReadLog, 1)                                                                                        \
+	M(Ack, 1) M(Stats, 1) M(OnlineResources, 1) M(Shutdown, 1) M(Create, 2) M(Start, 2) M(Kill, 2)       \
+		M(Wait, 2) M(Delete, 2) M(State, 2)
 
 enum method {
 #define M(name, service) M_##name,
@@ -96,6 +98,7 @@ struct fake_agent {
 	unsigned char *answer[METHOD_COUNT];
 	size_t answer_len[METHOD_COUNT];
 	bool asked_for_lost;
+	int64_t clock_ns; /* how far its clock is ahead of the host's */
 };
 
 static void must(bool ok)
@@ -210,6 +213,19 @@ static void info(struct fake_agent *a, struct ttrpc_request *req)
 	resp.features = (char **)(uintptr_t)a->features;
 	while (a->features && a->features[resp.n_features])
 		resp.n_features++;
+	respond(req, &resp.base);
+}
+
+static void sync_clock(struct fake_agent *a, struct ttrpc_request *req, const void *p, size_t len)
+{
+	Grpc__SyncClockPacket *r = grpc__sync_clock_packet__unpack(NULL, len, p);
+	Grpc__SyncClockPacket resp = GRPC__SYNC_CLOCK_PACKET__INIT;
+
+	must(r);
+	a->clock_ns += r->delta;
+	resp.clientsendtime = r->clientsendtime;
+	resp.clientarrivetime = resp.serversendtime = now_realtime_ns() + a->clock_ns;
+	grpc__sync_clock_packet__free_unpacked(r, NULL);
 	respond(req, &resp.base);
 }
 
@@ -379,6 +395,8 @@ static void carry_out(struct fake_agent *a, enum method m, struct ttrpc_request 
 			snprintf(hold(a, req, m)->id, sizeof(id), "%s", id);
 	} else if (m == M_Info) {
 		info(a, req);
+	} else if (m == M_SyncClock) {
+		sync_clock(a, req, p, len);
 	} else {
 		ttrpc_respond(req, NULL, 0);
 	}
@@ -685,6 +703,19 @@ unsigned int fake_agent_dials(struct fake_agent *a)
 void fake_agent_set_boot(struct fake_agent *a, const char *boot_id)
 {
 	COMMAND(a, snprintf(a->boot_id, sizeof(a->boot_id), "%s", boot_id));
+}
+
+void fake_agent_set_clock(struct fake_agent *a, int64_t ahead_ns)
+{
+	COMMAND(a, a->clock_ns = ahead_ns);
+}
+
+int64_t fake_agent_clock(struct fake_agent *a)
+{
+	int64_t ns;
+
+	COMMAND(a, ns = a->clock_ns);
+	return ns;
 }
 
 void fake_agent_set_features(struct fake_agent *a, const char *const *features)

@@ -30,6 +30,9 @@ unsigned int fake_agent_dials(struct fake_agent *agent);
 
 /* What Info says. The boot id is "boot-1" at first. */
 void fake_agent_set_boot(struct fake_agent *agent, const char *boot_id);
+/* How far the guest's clock is ahead of the host's; 0 at first. SyncClock moves it. */
+void fake_agent_set_clock(struct fake_agent *agent, int64_t ahead_ns);
+int64_t fake_agent_clock(struct fake_agent *agent);
 /* NULL-terminated, of static strings; none at first. */
 void fake_agent_set_features(struct fake_agent *agent, const char *const *features);
 
