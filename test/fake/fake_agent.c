@@ -27,8 +27,10 @@
 	M(ExecVMProcess, 0)                                                                                  \
 	M(Info, 1)                                                                                           \
 	M(ReadLog, 1)                                                                                        \
-	M(Ack, 1) M(Stats, 1) M(OnlineResources, 1) M(Shutdown, 1) M(Create, 2) M(Start, 2) M(Kill, 2)       \
-		M(Wait, 2) M(Delete, 2) M(State, 2)
+	M(Ack, 1)                                                                                            \
+	M(Stats, 1)                                                                                          \
+	M(OnlineResources, 1) M(Shutdown, 1) M(Create, 2) M(Start, 2) M(Kill, 2) M(Wait, 2) M(Delete, 2)     \
+		M(State, 2)
 
 enum method {
 #define M(name, service) M_##name,
@@ -647,27 +649,46 @@ static struct ttrpc_conn *new_server(struct fake_agent *a)
 	return ttrpc_server_new(services[at], NULL, NULL);
 }
 
+/* Lock held. Serves the connection, or refuses. */
+static int take(struct fake_agent *a, int fd)
+{
+	a->dials++;
+	pthread_cond_broadcast(&a->called);
+	if (a->refuse < 0)
+		return a->refuse;
+	for (size_t i = 0; i < CONNS_MAX; i++) {
+		if (a->conns[i].fd >= 0)
+			continue;
+		a->conns[i] = (struct conn){.fd = fd, .ttrpc = new_server(a)};
+		must(a->conns[i].ttrpc);
+		return 0;
+	}
+	abort();
+}
+
+void fake_agent_serve(struct fake_agent *a, int fd)
+{
+	int r;
+
+	must(set_nonblock(fd, true) == 0);
+	pthread_mutex_lock(&a->lock);
+	r = take(a, fd);
+	pthread_mutex_unlock(&a->lock);
+	if (r < 0)
+		close_fd(fd);
+	wake(a);
+}
+
 int fake_agent_dial(void *arg, uint32_t port, int64_t deadline_ns, struct err *err)
 {
 	struct fake_agent *a = arg;
-	int fds[2], r = 0;
+	int fds[2], r;
 
 	(void)deadline_ns;
 	must(port == GUEST_PORT_AGENT);
 	must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) == 0);
 	pthread_mutex_lock(&a->lock);
-	a->dials++;
-	pthread_cond_broadcast(&a->called);
-	r = a->refuse;
-	for (size_t i = 0; i < CONNS_MAX && r == 0; i++) {
-		if (a->conns[i].fd >= 0)
-			continue;
-		a->conns[i] = (struct conn){.fd = fds[1], .ttrpc = new_server(a)};
-		must(a->conns[i].ttrpc);
-		fds[1] = -1;
-		break;
-	}
-	must(r < 0 || fds[1] < 0);
+	r = take(a, fds[1]);
 	pthread_mutex_unlock(&a->lock);
 	wake(a);
 	if (r == 0)

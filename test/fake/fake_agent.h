@@ -24,6 +24,8 @@ struct fake_agent *fake_agent_free(struct fake_agent *agent);
 
 /* agent_options.dial, with the fake as its arg. */
 int fake_agent_dial(void *arg, uint32_t port, int64_t deadline_ns, struct err *err);
+/* Serves a connection that was made in another way; the fd is the fake's. */
+void fake_agent_serve(struct fake_agent *agent, int fd);
 /* Dials fail with that negative errno; 0: no more. */
 void fake_agent_refuse(struct fake_agent *agent, int code);
 unsigned int fake_agent_dials(struct fake_agent *agent);

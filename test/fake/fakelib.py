@@ -5,6 +5,7 @@ A fake is scripted by `fake.json` in the VM's run directory:
   exit: [code, "words"]       die at once with these words on stderr
   vsock_refuse: N             hang up the first N connections to port 1024
   vsock_answer: "text"        answer CONNECT with this instead of OK
+  vsock_forward: "path"       what is connected to is a UNIX socket of the test, instead of an echo
 and more that each fake explains itself.
 """
 import json
@@ -48,8 +49,32 @@ def _serve_vsock(listener, s):
             left -= 1
             conn.close()
             continue
+        if "vsock_forward" in s:
+            conn.sendall(b"OK 1073741824\n")
+            _forward(conn, s["vsock_forward"])
+            continue
         conn.sendall(s.get("vsock_answer", "OK 1073741824\n").encode() + b"first bytes of the stream")
         threading.Thread(target=_echo, args=(conn,), daemon=True).start()
+
+
+def _pump(source, sink):
+    try:
+        while data := source.recv(65536):
+            sink.sendall(data)
+    except OSError:
+        pass
+    for end in (source, sink):
+        try:
+            end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+def _forward(conn, path):
+    there = socket.socket(socket.AF_UNIX)
+    there.connect(path)
+    threading.Thread(target=_pump, args=(conn, there), daemon=True).start()
+    threading.Thread(target=_pump, args=(there, conn), daemon=True).start()
 
 
 def _echo(conn):
