@@ -1,9 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 # The Debian package: target `deb` makes crivisor_<version>_amd64.deb in the build directory. Included last by the top CMakeLists.txt.
 include(GNUInstallDirs)
 set(DEPLOY ${CMAKE_SOURCE_DIR}/deploy)
 set(PACKAGING ${DEPLOY}/package)
 
-# What a package installs is the same as what `cmake --install` does, but for the kernel, the image and /etc.
 install(TARGETS crivisor RUNTIME DESTINATION bin COMPONENT deb)
 install(TARGETS crivisor-spawn RUNTIME DESTINATION libexec/crivisor COMPONENT deb)
 install(FILES ${CMAKE_BINARY_DIR}/guest/vmlinux ${CMAKE_BINARY_DIR}/guest/guest.img ${CMAKE_BINARY_DIR}/guest/SHA256SUMS
@@ -12,6 +12,11 @@ install(FILES ${DEPLOY}/crivisor.service DESTINATION lib/systemd/system COMPONEN
 install(FILES ${PACKAGING}/crivisor.bash DESTINATION share/bash-completion/completions RENAME crivisor COMPONENT deb)
 install(FILES ${DEPLOY}/cni/10-crivisor.conflist ${DEPLOY}/runtimeclass.yaml ${PACKAGING}/crictl.yaml
 	DESTINATION share/doc/crivisor/examples COMPONENT deb)
+# What the licences of the kernel and of crun ask for: which sources, and the scripts and the configuration of the build.
+install(FILES ${CMAKE_BINARY_DIR}/guest/SOURCES DESTINATION share/doc/crivisor/guest COMPONENT deb)
+install(PROGRAMS ${DEPLOY}/guest/build-kernel ${DEPLOY}/guest/check-config ${DEPLOY}/guest/build-image
+	DESTINATION share/doc/crivisor/guest COMPONENT deb)
+install(FILES ${DEPLOY}/guest/kernel.config DESTINATION share/doc/crivisor/guest COMPONENT deb)
 install(FILES ${PACKAGING}/copyright DESTINATION share/doc/crivisor COMPONENT deb)
 install(FILES ${PACKAGING}/lintian-overrides DESTINATION share/lintian/overrides RENAME crivisor COMPONENT deb)
 install(FILES ${DEPLOY}/config.toml DESTINATION /etc/crivisor COMPONENT deb)
@@ -57,7 +62,8 @@ set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 # crun is in the guest's image. iptables: the portmap and bridge plugins call it. kmod: the unit loads tun and vhost_vsock.
 set(CPACK_DEBIAN_PACKAGE_DEPENDS
 	"qemu-system-x86 | cloud-hypervisor, containernetworking-plugins, iptables, kmod, init-system-helpers (>= 1.52)")
-set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "qemu-system-common")
+# Debian 12 has a virtiofsd in qemu-system-common, Debian 13 a package of that name.
+set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "virtiofsd | qemu-system-common (<< 1:8)")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA
 	${PACKAGING}/postinst ${PACKAGING}/prerm ${PACKAGING}/postrm ${PACKAGING}/conffiles)
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
