@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=sh
 # Shared by the scripts of deploy/ and by the test scripts: . deploy/lib.sh
 #
