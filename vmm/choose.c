@@ -6,16 +6,49 @@
 #include "vmm/wait_internal.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 
 #define CPUINFO_HEAD                                                                                         \
 	(16 * 1024) /* the first processor's lines; reading all of a large host's takes milliseconds */
 
+/* The program DIR/NAME, if it is one. */
+static bool program_in(const char *dir, const char *sub, const char *name, char *out, size_t size)
+{
+	return (size_t)snprintf(out, size, "%s%s/%s", dir, sub, name) < size && is_program(out);
+}
+
+int find_helper(const struct vmm_config *config, const char *name, char *out, size_t size, char *searched,
+		size_t searched_size)
+{
+	const char *own = str_empty(config->helper_dir) ? VMM_HELPER_DIR : config->helper_dir;
+	char bin[512], above[512] = "";
+	ssize_t n = readlink("/proc/self/exe", bin, sizeof(bin) - 1);
+	char *slash;
+
+	bin[n > 0 ? n : 0] = 0;
+	slash = strrchr(bin, '/');
+	if (slash) {
+		*slash = 0;
+		snprintf(above, sizeof(above), "%s", bin);
+		slash = strrchr(above, '/');
+		if (slash)
+			*slash = 0;
+		/* As built, a test one directory below; as installed, PREFIX/bin and PREFIX/libexec/crivisor. */
+		if (program_in(bin, "", name, out, size) || program_in(above, "", name, out, size) ||
+		    program_in(above, "/libexec/crivisor", name, out, size))
+			return 0;
+	}
+	if (find_program(name, out, size) == 0 || program_in(own, "", name, out, size))
+		return 0;
+	if (searched)
+		snprintf(searched, searched_size, "%s, %s/libexec/crivisor, PATH and %s", bin, above, own);
+	return -ENOENT;
+}
+
 int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, struct err *err)
 {
-	char self[512];
-	ssize_t n;
-	char *slash;
+	char searched[PATH_MAX];
 
 	if (config->spawn_helper) {
 		if (find_program(config->spawn_helper, out, size) == 0)
@@ -23,23 +56,9 @@ int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, s
 		return err_set(err, -ENOENT, "spawn helper %s is missing or not executable",
 			       config->spawn_helper);
 	}
-	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	if (n > 0) {
-		self[n] = 0;
-		for (int up = 0; up < 2 && (slash = strrchr(self, '/')); up++) {
-			*slash = 0;
-			if ((size_t)snprintf(out, size, "%s/crivisor-spawn", self) < size && is_program(out))
-				return 0;
-		}
-		/* As installed: PREFIX/bin/crivisor and PREFIX/libexec/crivisor/crivisor-spawn. */
-		if ((size_t)snprintf(out, size, "%s/libexec/crivisor/crivisor-spawn", self) < size &&
-		    is_program(out))
-			return 0;
-	}
-	if (find_program("crivisor-spawn", out, size) == 0)
+	if (find_helper(config, "crivisor-spawn", out, size, searched, sizeof(searched)) == 0)
 		return 0;
-	return err_set(err, -ENOENT,
-		       "crivisor-spawn was not found beside this program, in libexec/crivisor or in PATH");
+	return err_set(err, -ENOENT, "no crivisor-spawn: looked for in %s", searched);
 }
 
 /* ---- what this host can run ---------------------------------------------------------------------------- */

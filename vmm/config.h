@@ -12,6 +12,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/*
+ * Helpers (crivisor-spawn, virtiofsd, vhost-device-vsock) are looked for beside the running binary and in the directory
+ * above it, in libexec/crivisor beside the binary's directory, in PATH, and in helper_dir, in this order.
+ */
+#define VMM_HELPER_DIR "/usr/local/libexec/crivisor"
+
 struct vmm_config {
 	char *driver; /* "auto", "cloud-hypervisor", "qemu" */
 	char *path;   /* the VMM's binary; NULL: search the default path and PATH */
@@ -29,8 +35,9 @@ struct vmm_config {
 	uint32_t virtiofsd_thread_pool_size;
 	bool task_debug; /* task.debug on the kernel command line */
 	bool task_enable_tracing;
-	char *spawn_helper;	 /* NULL: beside the running binary, in its ../libexec/crivisor, in PATH */
-	char *vsock_daemon_path; /* NULL: /dev/vhost-vsock if present, else vhost-device-vsock from PATH */
+	char *spawn_helper;	 /* NULL: looked for as a helper */
+	char *vsock_daemon_path; /* NULL: /dev/vhost-vsock if present, else vhost-device-vsock, as a helper */
+	char *helper_dir;	 /* where deploy/setup installs helpers; NULL: VMM_HELPER_DIR */
 };
 
 #endif

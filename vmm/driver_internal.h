@@ -271,6 +271,12 @@ int find_driver(const struct vmm_config *config, const struct vmm_driver *driver
 		struct err *err);
 /* The first line of `path --version`; "" if there is none. */
 void read_version(const char *path, char *out, size_t size);
+/*
+ * Looks for a helper program (see VMM_HELPER_DIR): 0 with its path, or -ENOENT. `searched`, if not NULL, then names the
+ * places, for a message.
+ */
+int find_helper(const struct vmm_config *config, const char *name, char *out, size_t size, char *searched,
+		size_t searched_size);
 /* The path of crivisor-spawn. */
 int find_spawn_helper(const struct vmm_config *config, char *out, size_t size, struct err *err);
 

@@ -12,6 +12,7 @@
 #include "base/util.h"
 
 #include <fcntl.h>
+#include <limits.h>
 
 #define LEGACY_PATH "/usr/lib/qemu/virtiofsd"
 #define RUST_NAME   "virtiofsd"
@@ -34,7 +35,8 @@ static bool is_legacy(const char *path)
 
 int virtiofsd_find(const struct vmm_config *config, char *out, size_t size, bool *ret_legacy, struct err *err)
 {
-	static const char *const places[] = {RUST_NAME, "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd"};
+	static const char *const places[] = {"/usr/libexec/virtiofsd", "/usr/lib/virtiofsd"};
+	char searched[PATH_MAX];
 
 	if (!str_empty(config->virtiofsd_path)) {
 		if (find_program(config->virtiofsd_path, out, size) < 0)
@@ -45,18 +47,19 @@ int virtiofsd_find(const struct vmm_config *config, char *out, size_t size, bool
 		*ret_legacy = is_legacy(out);
 		return 0;
 	}
-	for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
-		if (find_program(places[i], out, size) == 0) {
-			*ret_legacy = false;
-			return 0;
-		}
-	}
-	if (find_program(LEGACY_PATH, out, size) == 0) {
-		*ret_legacy = true;
+	*ret_legacy = false;
+	if (find_helper(config, RUST_NAME, out, size, searched, sizeof(searched)) == 0)
 		return 0;
-	}
+	for (size_t i = 0; i < ARRAY_SIZE(places); i++)
+		if (find_program(places[i], out, size) == 0)
+			return 0;
+	*ret_legacy = true;
+	if (find_program(LEGACY_PATH, out, size) == 0)
+		return 0;
 	return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
-			      "no virtiofsd on this host (looked for virtiofsd in PATH and %s)", LEGACY_PATH);
+			      "no virtiofsd on this host: looked for in %s, and as /usr/libexec/virtiofsd, "
+			      "/usr/lib/virtiofsd and " LEGACY_PATH,
+			      searched);
 }
 
 /* The cache policies of the Rust program by the names of the C one. */

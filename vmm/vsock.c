@@ -13,6 +13,7 @@
 #include "vmm/wait_internal.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/vhost.h>
 #include <linux/vm_sockets.h>
 #include <sys/ioctl.h>
@@ -60,12 +61,21 @@ int vsock_claim(uint32_t *ret_cid, struct err *err)
 
 int vsock_daemon_find(const struct vmm_config *config, char *out, size_t size, struct err *err)
 {
-	const char *name = str_empty(config->vsock_daemon_path) ? DAEMON_NAME : config->vsock_daemon_path;
+	char searched[PATH_MAX];
 
-	if (find_program(name, out, size) < 0)
+	if (!str_empty(config->vsock_daemon_path)) {
+		if (find_program(config->vsock_daemon_path, out, size) == 0)
+			return 0;
 		return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
-				      "this host has neither " VHOST_VSOCK " nor the program %s", name);
-	return 0;
+				      "this host has neither " VHOST_VSOCK " nor the program %s",
+				      config->vsock_daemon_path);
+	}
+	if (find_helper(config, DAEMON_NAME, out, size, searched, sizeof(searched)) == 0)
+		return 0;
+	return err_set_status(err, -ENOENT, ERR_FAILED_PRECONDITION,
+			      "this host has neither " VHOST_VSOCK " nor the program " DAEMON_NAME
+			      " (looked for in %s)",
+			      searched);
 }
 
 int vsock_daemon_spawn(struct vm *vm, const struct vm_launch *launch, const char *helper, struct err *err)

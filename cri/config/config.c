@@ -164,6 +164,7 @@ void config_done(struct config *config)
 	}
 	free(move_ptr(config->file));
 	free(move_ptr(config->hypervisor.spawn_helper));
+	free(move_ptr(config->hypervisor.helper_dir));
 	free(move_ptr(config->hypervisor.vsock_daemon_path));
 }
 

@@ -263,8 +263,7 @@ void check_vsock(struct check *check)
 		check_add(check, "vsock", CHECK_MISSING,
 			  "modprobe vhost_vsock, and a line in /etc/modules-load.d; or cargo install "
 			  "vhost-device-vsock",
-			  "/dev/vhost-vsock: %s, and no vhost-device-vsock in PATH: QEMU's guests cannot be "
-			  "reached",
+			  "QEMU's guests cannot be reached: %s; /dev/vhost-vsock: %s", err.msg,
 			  strerrordesc_np(-r));
 }
 

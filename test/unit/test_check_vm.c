@@ -82,6 +82,7 @@ static void old_or_broken_vmms_are_told_apart(void **state)
 	only_bin(f);
 	program(f, "cloud-hypervisor", "cloud-hypervisor v52.1.0");
 	program(f, "qemu-system-x86_64", "QEMU emulator version 7.2.22 (Debian 1:7.2)");
+	assert_int_equal(str_set(&f->config.hypervisor.helper_dir, f->dir), 0);
 	assert_int_equal(str_set(&f->config.hypervisor.driver, "qemu"), 0);
 	check_vm(&f->check);
 	assert_string_equal(f->check.driver, "qemu");

@@ -293,15 +293,42 @@ static void run_that_closes_its_output_and_stays_is_ended(void **state)
 	assert_true(now_monotonic_ns() - begin < 30 * NS_PER_SEC);
 }
 
+static void helper_is_found_where_setup_puts_it_and_a_missing_one_names_the_places(void **state)
+{
+	struct fixture *f = *state;
+	const char *path_env = getenv("PATH");
+	char *old CLEANUP_FREE = strdup(path_env ? path_env : "");
+	char file[128], out[512];
+
+	f->config.helper_dir = f->dir;
+	assert_int_equal(setenv("PATH", "/nonexistent", 1), 0);
+	assert_int_equal(vsock_daemon_find(&f->config, out, sizeof(out), &f->err), -ENOENT);
+	assert_non_null(strstr(f->err.msg, f->dir));
+	assert_non_null(strstr(f->err.msg, "/libexec/crivisor, PATH and "));
+	snprintf(file, sizeof(file), "%s/vhost-device-vsock", f->dir);
+	put(file, "", 0);
+	assert_int_equal(vsock_daemon_find(&f->config, out, sizeof(out), &f->err), -ENOENT);
+	assert_int_equal(chmod(file, 0755), 0);
+	assert_int_equal(vsock_daemon_find(&f->config, out, sizeof(out), &f->err), 0);
+	assert_string_equal(out, file);
+	f->config.helper_dir = NULL;
+	setenv("PATH", old, 1);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(kernel_check_tells_what_is_wrong), T(image_check_tells_what_is_wrong),
-		T(sums_find_a_damaged_byte),	     T(facts_hold_until_a_file_changes),
-		T(choose_names_what_is_missing),     T(choose_finds_the_program_and_says_why),
-		T(choose_sees_a_mended_file),	     T(run_that_closes_its_output_and_stays_is_ended),
+		T(kernel_check_tells_what_is_wrong),
+		T(image_check_tells_what_is_wrong),
+		T(sums_find_a_damaged_byte),
+		T(facts_hold_until_a_file_changes),
+		T(choose_names_what_is_missing),
+		T(choose_finds_the_program_and_says_why),
+		T(choose_sees_a_mended_file),
+		T(run_that_closes_its_output_and_stays_is_ended),
+		T(helper_is_found_where_setup_puts_it_and_a_missing_one_names_the_places),
 	};
 
 	return cmocka_run_group_tests_name("vmm_choose", tests, NULL, NULL);
