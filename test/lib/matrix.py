@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""matrix.py [RESULTS]: holds the README's table of what was seen with which driver against the tests that say which rows they show.
+# SPDX-License-Identifier: Apache-2.0
+"""matrix.py [RESULTS]: compares the table of test/node/matrix.md with the tests that say which of its rows they show.
 
 A test of test/node says so by @rows of the harness. Without RESULTS, no test runs: every row A1 to A24 must be in the table, every
 declared row too, a cell that says `seen` or `in part: …` needs a test that is not skipped for that driver, and one that begins with
@@ -97,7 +98,7 @@ def check_results(text, tests, suites):
 
 
 def main(argv):
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "test/node/matrix.md").read_text()
     tests = declared()
     wrong = check_static(text, tests)
     if argv:
