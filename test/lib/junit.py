@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results as JUnit XML, the one place that writes it, and the unittest result of the tests here, which also says each test."""
 
 import os

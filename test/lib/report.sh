@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 # Counting for test/run: record, check, ctest_in, unittest_in, summary. Uses step and say of deploy/lib.sh, and $work.
 
@@ -9,13 +10,17 @@ record() {
 	report+=("$(printf '%-40s %5d passed %4d failed %4d skipped%s' "$1" "$2" "$3" "$4" "${5:+ $(printf '%5d s' "$5")}")")
 }
 
-# check NAME COMMAND...: one test that is one command; its output is shown if it fails.
+# check NAME COMMAND...: one test that is one command. Its output is shown if it fails; status 77 means that it was skipped.
 check() {
-	local name=$1 begin=$SECONDS
+	local name=$1 begin=$SECONDS status=0
 	shift
-	if "$@" >"$work/check.log" 2>&1; then
+	"$@" >"$work/check.log" 2>&1 || status=$?
+	if [ $status = 0 ]; then
 		say "ok      $name: $(tail -n 1 "$work/check.log")"
 		record "$name" 1 0 0 $((SECONDS - begin))
+	elif [ $status = 77 ]; then
+		say "skip    $name: $(tail -n 1 "$work/check.log")"
+		record "$name" 0 0 1 $((SECONDS - begin))
 	else
 		say "FAILED  $name"
 		tail -n 40 "$work/check.log"
@@ -54,7 +59,7 @@ ctest_in() {
 	record "$name" "$passed" "$failed" "$skipped" $((SECONDS - begin))
 }
 
-# unittest_in DIR NAME: Python's unittest, which makes its own network namespaces.
+# unittest_in DIR NAME: Python's unittest; the tests make their own network namespaces.
 unittest_in() {
 	local begin=$SECONDS ran failed skipped status
 	python3 -m unittest discover "$1" >"$work/unittest.log" 2>&1

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What junit.py writes can be read, whatever happened."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A table that is not true is found, whichever way it is wrong."""
 
 import os

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 //go:build tools
 
 // Package tools names what this module pins, so that `go mod tidy` keeps it.
