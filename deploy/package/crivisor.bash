@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # bash completion for crivisor(8)                                                     -*- shell-script -*-
 
 _crivisor()
