@@ -5,7 +5,9 @@ As a program: `catalog.py push HOST [NAME…]` pushes them to http://HOST; `cata
 """
 
 import functools
+import pathlib
 import random
+import re
 import subprocess
 import sys
 
@@ -92,6 +94,20 @@ def only_arm64():
     return oci.Index([oci.Image([oci.Layer().add("x", "x")], architecture="arm64")])
 
 
+def filters():
+    """This machine's iptables (both generations), nft and ipset, with their libraries and modules."""
+    programs = ["/usr/sbin/xtables-legacy-multi", "/usr/sbin/xtables-nft-multi", "/usr/sbin/nft", "/usr/sbin/ipset"]
+    modules = sorted(map(str, pathlib.Path("/usr/lib/x86_64-linux-gnu/xtables").glob("*.so")))
+    said = subprocess.run(["ldd", *programs, *modules], check=True, stdout=subprocess.PIPE, text=True).stdout
+    libraries = sorted(set(re.findall(r"(/\S+\.so\S*) \(0x", said)))
+    layer = oci.Layer().dir("run").dir("lib").dir("lib64").dir("lib/x86_64-linux-gnu").dir("usr/sbin").dir("usr/lib")
+    layer.dir("usr/lib/x86_64-linux-gnu").dir("usr/lib/x86_64-linux-gnu/xtables")
+    for path in programs + modules + libraries:
+        inside = f"lib/x86_64-linux-gnu/{path.rsplit('/', 1)[1]}" if path in libraries and not path.startswith("/lib64/") else path[1:]
+        layer.add(inside, pathlib.Path(path).read_bytes(), mode=0o755)
+    return oci.Image([busybox_layer(), layer], {"Env": ENV, "Cmd": ["sh"]})
+
+
 CATALOG = {
     "test/busybox:1": busybox,
     "test/httpd:1": httpd,
@@ -103,6 +119,7 @@ CATALOG = {
     "test/large:1": large,
     "test/unknown-user:1": unknown_user,
     "test/only-arm64:1": only_arm64,
+    "test/filters:1": filters,
 }
 
 
