@@ -181,7 +181,7 @@ int sandbox_usage(struct sandbox *sandbox, struct vmm_cgroup_stats *ret_usage, s
 int sandbox_info(struct sandbox *sandbox, struct sandbox_info *ret_info, struct err *err)
 {
 	struct agent_identity identity = {0};
-	struct agent *agent;
+	struct agent *agent = NULL;
 	int r = 0;
 
 	memset(ret_info, 0, sizeof(*ret_info));
@@ -207,7 +207,7 @@ int sandbox_resize(struct sandbox *sandbox, struct call *call, uint32_t vcpus, u
 {
 	Crivisor__Agent__V1__OnlineResourcesRequest req = CRIVISOR__AGENT__V1__ONLINE_RESOURCES_REQUEST__INIT;
 	int64_t until = call_until(call, 30 * NS_PER_SEC), left;
-	struct agent *agent;
+	struct agent *agent = NULL;
 	int r = sandbox_agent(sandbox, &agent, err);
 
 	if (r == 0)
@@ -444,7 +444,7 @@ void sandbox_saved_done(struct sandbox_saved *saved)
 int sandbox_save(struct sandbox *sandbox, struct sandbox_saved *ret_saved, struct err *err)
 {
 	struct agent_identity identity;
-	struct agent *agent;
+	struct agent *agent = NULL;
 	int r = sandbox_agent(sandbox, &agent, err);
 
 	if (r < 0)
