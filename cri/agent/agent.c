@@ -111,15 +111,30 @@ struct agent *agent_free(struct agent *agent)
 
 typedef Crivisor__Agent__V1__InfoResponse Info;
 
-/* Lock held. What the first answer says is what later ones must say. */
+static int check_name(const char *what, const char *name, struct err *err)
+{
+	if (strlen(name) < AGENT_BOOT_ID_MAX)
+		return 0;
+	return err_set_status(err, -EBADMSG, ERR_INTERNAL, "the guest agent gives %s of more than %d bytes",
+			      what, AGENT_BOOT_ID_MAX - 1);
+}
+
+/*
+ * Lock held. What the first answer says is what later ones must say. The instance tells an agent from one
+ * that was started again in the same boot; older agents have none.
+ */
 static int check_same(struct agent *agent, const Info *info, struct err *err)
 {
-	if (strlen(info->boot_id) >= AGENT_BOOT_ID_MAX)
-		return err_set_status(err, -EBADMSG, ERR_INTERNAL,
-				      "the guest agent gives a boot id of more than %d bytes",
-				      AGENT_BOOT_ID_MAX - 1);
+	int r = check_name("a boot id", info->boot_id, err);
+
+	if (r == 0)
+		r = check_name("an instance id", info->instance_id, err);
+	if (r < 0)
+		return r;
 	if (agent->boot_id[0] && !str_eq(agent->boot_id, info->boot_id))
 		return err_set_status(err, -ESTALE, ERR_UNAVAILABLE, "the guest was reset");
+	if (agent->instance[0] && !str_eq(agent->instance, info->instance_id))
+		return err_set_status(err, -ESTALE, ERR_UNAVAILABLE, "the guest agent was started again");
 	return 0;
 }
 
@@ -131,6 +146,7 @@ static int learn(struct agent *agent, const Info *info, struct err *err)
 	if (r < 0)
 		return r;
 	snprintf(agent->boot_id, sizeof(agent->boot_id), "%s", info->boot_id);
+	snprintf(agent->instance, sizeof(agent->instance), "%s", info->instance_id);
 	snprintf(agent->version, sizeof(agent->version), "%.63s", info->version);
 	agent->features = strv_free(agent->features);
 	for (size_t i = 0; i < info->n_features && i < FEATURES_MAX; i++) {

@@ -29,8 +29,8 @@
 	M(ReadLog, 1)                                                                                        \
 	M(Ack, 1)                                                                                            \
 	M(Stats, 1)                                                                                          \
-	M(OnlineResources, 1) M(Shutdown, 1) M(Create, 2) M(Start, 2) M(Kill, 2) M(Wait, 2) M(Delete, 2)     \
-		M(State, 2)
+	M(OnlineResources, 1)                                                                                \
+	M(Shutdown, 1) M(Create, 2) M(Start, 2) M(Kill, 2) M(Wait, 2) M(Delete, 2) M(State, 2)
 
 enum method {
 #define M(name, service) M_##name,
@@ -91,7 +91,7 @@ struct fake_agent {
 	struct held held[HELD_MAX];
 	int refuse;
 	unsigned int dials;
-	char boot_id[65];
+	char boot_id[65], instance[65];
 	const char *const *features;
 	unsigned int calls[METHOD_COUNT];
 	bool hang[METHOD_COUNT];
@@ -212,6 +212,7 @@ static void info(struct fake_agent *a, struct ttrpc_request *req)
 
 	resp.version = (char *)(uintptr_t) "fake";
 	resp.boot_id = a->boot_id;
+	resp.instance_id = a->instance;
 	resp.features = (char **)(uintptr_t)a->features;
 	while (a->features && a->features[resp.n_features])
 		resp.n_features++;
@@ -724,6 +725,11 @@ unsigned int fake_agent_dials(struct fake_agent *a)
 void fake_agent_set_boot(struct fake_agent *a, const char *boot_id)
 {
 	COMMAND(a, snprintf(a->boot_id, sizeof(a->boot_id), "%s", boot_id));
+}
+
+void fake_agent_set_instance(struct fake_agent *a, const char *instance_id)
+{
+	COMMAND(a, snprintf(a->instance, sizeof(a->instance), "%s", instance_id));
 }
 
 void fake_agent_set_clock(struct fake_agent *a, int64_t ahead_ns)

@@ -32,6 +32,8 @@ unsigned int fake_agent_dials(struct fake_agent *agent);
 
 /* What Info says. The boot id is "boot-1" at first. */
 void fake_agent_set_boot(struct fake_agent *agent, const char *boot_id);
+/* Empty at first, as with agents that have none. */
+void fake_agent_set_instance(struct fake_agent *agent, const char *instance_id);
 /* How far the guest's clock is ahead of the host's; 0 at first. SyncClock moves it. */
 void fake_agent_set_clock(struct fake_agent *agent, int64_t ahead_ns);
 int64_t fake_agent_clock(struct fake_agent *agent);

@@ -5,7 +5,7 @@
 #include "base/util.h"
 #include "cri/sandbox/sandbox_internal.h"
 
-#include <dirent.h>
+#include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 
@@ -25,6 +25,7 @@ struct fake_machine {
 	struct sandbox_machine base;
 	bool killed;
 	struct fake_vm *vm;
+	int fd; /* of its own: two sandboxes may watch one machine, before and after a restart */
 };
 
 static struct {
@@ -103,12 +104,25 @@ static struct sandbox_machine *machine_new(struct sandboxes *room)
 
 	(void)room;
 	pthread_once(&fake.once, init);
-	return m ? &m->base : NULL;
+	if (!m)
+		return NULL;
+	m->fd = -1;
+	return &m->base;
 }
 
 static void machine_free(struct sandbox_machine *machine)
 {
+	close_fd(((struct fake_machine *)(void *)machine)->fd);
 	free(machine);
+}
+
+/* Lock held. */
+static void take_vm(struct fake_machine *m, struct fake_vm *vm)
+{
+	m->vm = vm;
+	close_fd(m->fd);
+	m->fd = fcntl(vm->fd, F_DUPFD_CLOEXEC, 0);
+	must(m->fd >= 0);
 }
 
 static int make_dir(const char *dir, const char *sub, struct err *err)
@@ -173,7 +187,7 @@ static int start(struct sandbox *s, const struct sandbox_spec *spec, int64_t dea
 	if (r == 0 && m->killed)
 		r = err_set(err, -ECANCELED, "it was ended while it started");
 	if (r == 0) {
-		m->vm = vm_new(s);
+		take_vm(m, vm_new(s));
 		if (fake.mute > 0) {
 			fake.mute--;
 			m->vm->mute = true;
@@ -229,7 +243,7 @@ static int join(struct sandbox *s, const char *ifname, struct vmm_if_info *ret_n
 
 static int event_fd(struct sandbox *s)
 {
-	return machine_of(s)->vm->fd;
+	return machine_of(s)->fd;
 }
 
 static bool look(struct sandbox *s, struct sandbox_death *ret_death)
@@ -279,7 +293,7 @@ static int recover(struct sandbox *s, const char *saved, struct err *err)
 			continue;
 		snprintf(want, sizeof(want), "{\"fake\":\"%s\"}", fake.vms[i]->id);
 		if (str_eq(want, saved))
-			m->vm = fake.vms[i];
+			take_vm(m, fake.vms[i]);
 	}
 	if (r == 0 && !m->vm)
 		r = err_set(err, -ESRCH, "the machine has ended while no server watched");

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * ttrpc_peer: one end of a ttrpc connection over a UNIX socket, for the tests that put containerd's Go ttrpc
  * at the other.

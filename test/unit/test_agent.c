@@ -526,6 +526,24 @@ static void other_boot_after_reconnect_is_the_end(void **state)
 	unwatch(x, &late);
 }
 
+static void other_instance_after_reconnect_is_the_end(void **state)
+{
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	struct watching w;
+
+	fake_agent_set_instance(x->fake, "one");
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), &err), 0);
+	watch(x, &w);
+	fake_agent_cut(x->fake);
+	await_int(&w.epochs, 1);
+	fake_agent_set_instance(x->fake, "two");
+	fake_agent_cut(x->fake);
+	await_int(&w.overs, 1);
+	assert_string_equal(w.why, "the guest agent was started again");
+	unwatch(x, &w);
+}
+
 static void agent_that_never_comes_back_is_lost(void **state)
 {
 	struct fixture *x = *state;
@@ -759,6 +777,7 @@ int main(void)
 		TEST(call_while_disconnected_ends_with_its_caller),
 		TEST(call_ends_at_once_when_its_caller_leaves),
 		TEST(other_boot_after_reconnect_is_the_end),
+		TEST(other_instance_after_reconnect_is_the_end),
 		TEST(agent_that_never_comes_back_is_lost),
 		TEST(free_while_redialling_leaves_nothing),
 		TEST(async_each_call_gets_one_callback),
