@@ -21,7 +21,7 @@
 #ifndef STACK_BYTES
 #define STACK_BYTES (256UL * 1024)
 #endif
-#define TRIM_PERIOD_NS NS_PER_SEC
+#define TRIM_PERIOD_NS NS_PER_SEC /* malloc_trim walks the whole heap: not for every thread that ends */
 
 static const struct {
 	unsigned int threads_max, queue_max;

@@ -13,7 +13,7 @@
 
 #define FETCHERS_MAX	  3
 #define FETCHER_STACK	  (512u << 10)
-#define PROGRESS_EVERY_NS (5 * NS_PER_SEC)
+#define PROGRESS_EVERY_NS (5 * NS_PER_SEC) /* of lines in the log */
 #define INDEX_DEPTH_MAX	  3
 
 /*

@@ -13,8 +13,8 @@
 
 #define BACKLOG		256
 #define SOCKET_MODE	0660
-#define ACCEPT_BURST	64 /* then other sources of the loop have their turn */
-#define ACCEPT_PAUSE_NS (100 * NS_PER_MS)
+#define ACCEPT_BURST	64		  /* then other sources of the loop have their turn */
+#define ACCEPT_PAUSE_NS (100 * NS_PER_MS) /* until fds or memory may be had again */
 
 /* One accepted connection. gRPC closes the fd without telling, so an entry is live as long as fd is still
  * that socket. */

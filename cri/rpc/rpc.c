@@ -18,6 +18,8 @@
  * gRPC, and the server is left to exit().
  */
 #define CANCEL_GRACE_NS (3 * NS_PER_SEC)
+/* The loop's callbacks do not block, so it runs what is posted within milliseconds. */
+#define CLOSE_NS (3 * NS_PER_SEC)
 
 /* ---- methods ------------------------------------------------------------------------------------------- */
 
@@ -236,35 +238,35 @@ int rpc_server_start(const char *socket_path, int listen_fd, const struct rpc_me
 
 /* ---- stop ---------------------------------------------------------------------------------------------- */
 
-struct close_request {
-	struct rpc_server *server;
-	bool closed;
-};
-
+/* Loop thread, or any once the loop has ended. Takes over a reference. */
 static void close_listener(void *arg)
 {
-	struct close_request *request = arg;
-	struct rpc_server *server = request->server;
+	struct rpc_server *server = arg;
 
 	rpc_listener_close(server->listener);
 	pthread_mutex_lock(&server->lock);
-	request->closed = true;
+	server->closed = true;
 	pthread_cond_broadcast(&server->changed);
 	pthread_mutex_unlock(&server->lock);
+	rpc_server_unref(server);
 }
 
-static void stop_accepting(struct rpc_server *server)
+/* False: the loop does not run what is posted to it. */
+static bool stop_accepting(struct rpc_server *server)
 {
-	struct close_request request = {.server = server};
+	int64_t until = now_monotonic_ns() + CLOSE_NS;
+	bool closed;
+	int r = 0;
 
-	if (loop_on_thread(server->loop) || loop_post(server->loop, close_listener, &request) < 0) {
-		close_listener(&request);
-		return;
-	}
+	atomic_fetch_add(&server->refs, 1);
+	if (loop_on_thread(server->loop) || loop_post(server->loop, close_listener, server) < 0)
+		close_listener(server);
 	pthread_mutex_lock(&server->lock);
-	while (!request.closed)
-		pthread_cond_wait(&server->changed, &server->lock);
+	while (!server->closed && r == 0)
+		r = cond_wait_until(&server->changed, &server->lock, until);
+	closed = server->closed;
 	pthread_mutex_unlock(&server->lock);
+	return closed;
 }
 
 /* True once no RPC is left on the wire and gRPC has said so. */
@@ -295,7 +297,10 @@ struct rpc_server *rpc_server_stop(struct rpc_server *server, int64_t deadline_n
 
 	if (!server)
 		return NULL;
-	stop_accepting(server);
+	if (!stop_accepting(server)) {
+		log_warn("the event loop hangs; the gRPC server is left to the process's exit");
+		return NULL;
+	}
 	grpc_server_shutdown_and_notify(server->grpc, server->cq, &server->shutdown_tag);
 	ended = await_end(server, deadline_ns);
 	if (!ended) {

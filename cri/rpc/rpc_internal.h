@@ -78,6 +78,7 @@ struct rpc_server {
 	unsigned int in_flight;	    /* lock; RPCs that have not ended on the wire */
 	struct rpc_stream *to_pump; /* lock; those that have something to send */
 	bool cancelling;	    /* lock; rpc_server_stop has waited long enough */
+	bool closed;		    /* lock; the listener is */
 	bool shutdown_done;	    /* lock */
 };
 
