@@ -170,7 +170,7 @@ static void reload_job(void *arg)
 	log_set_level(live.log_level);
 	atomic_store(&server->pod_vcpus, live.vcpus);
 	atomic_store(&server->pod_memory_bytes, live.memory_bytes);
-	log_info("configuration read again: log level, vcpus and memory_in_mb; all else wants a restart");
+	log_info("configuration read again: log level, vcpus and memory_in_mb; other changes need a restart");
 }
 
 /* Files are read on a worker thread. */

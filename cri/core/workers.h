@@ -35,17 +35,19 @@ struct workers;
 
 int workers_new(struct workers **ret_workers, struct err *err);
 /*
- * Refuses new jobs and waits for queued and running ones: true once all have ended. For jobs that need what
- * ends before the workers are freed, like the loop. Not from a job.
+ * Refuses new jobs and waits for queued and running ones: true once all have ended. To be called while what
+ * the jobs use, like the loop, still exists. Not from a job.
  */
 bool workers_stop(struct workers *workers, int64_t timeout_ns);
 /*
  * Refuses new jobs, lets queued and running ones end within timeout_ns, then frees. If some have not ended by
- * then their threads and the workers are left to exit(), which must follow. Not from a job. Returns NULL.
+ * then, the workers and their threads stay until exit(), which must follow. Not from a job. Returns NULL.
  */
 struct workers *workers_free(struct workers *workers, int64_t timeout_ns);
-/* 0, -EAGAIN (all threads busy and the queue full, or no thread to be had), -ESHUTDOWN (workers_free began),
- * -ENOMEM. */
+/*
+ * 0; -EAGAIN: all threads are busy and the queue is full, or no thread can be started; -ESHUTDOWN: the
+ * workers are stopping; -ENOMEM.
+ */
 int workers_submit(struct workers *workers, enum workers_lane lane, void (*fn)(void *arg), void *arg);
 /* Running and queued jobs of a lane, for Status info and tests. */
 void workers_load(struct workers *workers, enum workers_lane lane, unsigned int *ret_running,

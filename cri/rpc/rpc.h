@@ -2,18 +2,18 @@
 /*
  * rpc.h: the gRPC server on the CRI socket, on gRPC's C core.
  *
- * Purpose:   owns the listener (lock file, bind, accept, peer credentials; grpc only gets connected fds,
- *            since grpc_server_add_http2_port would steal a running server's socket), decodes and checks
- *            requests, runs handlers on the workers' lanes, encodes answers.
+ * Purpose:   owns the listener (lock file, bind, accept, peer credentials), decodes and checks requests,
+ *            runs handlers on the workers' lanes, encodes answers. gRPC gets connected fds only:
+ *            grpc_server_add_http2_port would take a running server's socket away.
  * Threads:   one completion-queue thread that never blocks: it hands requests to the workers, whose threads
  *            check and unpack them and run the handlers, and sends the messages of streams. Connections are
  *            accepted on the loop's thread.
  * Limits:    16 MiB a message either way; at most 4096 calls in flight and as many of a kind as the lane
- *            takes, ResourceExhausted beyond; 1024 connections. Compressed messages are refused. Calls: each
- *            RPC has a struct call with the client's deadline. When the client leaves, the deadline passes or
- *            the server stops, the RPC is answered at once and then the call cancelled (call_cancel,
- *            call_expire): the handler decides what of its work goes on. The answer that it gives later is
- *            dropped, its error logged at level debug.
+ *            takes, ResourceExhausted beyond; 1024 connections. Compressed messages are refused.
+ * Life:      each RPC has a struct call with the client's deadline. When the client leaves, the deadline
+ *            passes or the server stops, the RPC is answered at once, and then the call is cancelled
+ *            (call_cancel, call_expire). The handler decides what of its work goes on. An answer that it
+ *            gives later is dropped, and its error is logged at level debug.
  * Errors:    a handler's err becomes the RPC's gRPC status and message, and is logged here, once. A method
  *            without handler answers Unimplemented.
  * Source:    https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md; grpc/grpc.h of gRPC core 1.51.
@@ -33,9 +33,8 @@
 
 /*
  * A unary handler: does its work on the lane's thread and fills `resp` (initialised by the caller to the
- * response type's defaults). Whatever it puts there must be malloc'ed, for it is freed by
- * protobuf_c_message_free_unpacked-like rules with the default allocator. `call` lives until it returns
- * (call_ref for longer).
+ * response type's defaults). What it puts there is malloc'ed: protobuf_c_message_free_unpacked frees it with
+ * the default allocator. `call` lives until it returns (call_ref for longer).
  */
 typedef int rpc_unary_fn(void *ctx, struct call *call, const ProtobufCMessage *req, ProtobufCMessage *resp,
 			 struct err *err);
