@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/ch_internal.h"
 
+#include "base/text.h"
 #include "base/util.h"
 #include "vmm/wait_internal.h"
 
@@ -42,10 +43,7 @@ void ch_error_words(const char *body, size_t len, char *out, size_t size)
 	} else {
 		snprintf(out, size, "%.*s", len < size ? (int)len : (int)size - 1, body);
 	}
-	for (char *p = out; *p; p++) {
-		if ((unsigned char)*p < 0x20 || *p == 0x7f)
-			*p = ' ';
-	}
+	text_clean(out);
 	json_object_put(o);
 	if (t)
 		json_tokener_free(t);
