@@ -2,14 +2,14 @@
 /*
  * toml.hpp: toml++ as this project's C++ files include it, made safe for text that nobody has checked.
  *
- * Purpose:   toml++ 3.3 (Debian 12) asserts on its input ("[(") and runs into __builtin_unreachable at characters
- *            beyond ASCII in many places that are not TOML. Here an assertion throws, which toml_read answers like
- *            any other fault, and toml++ sees only ASCII: other bytes are spelt out before and put back into the
- *            strings after.
+ * Purpose:   toml++ 3.3 (Debian 12) asserts on its input ("[(") and runs into __builtin_unreachable at
+ *            characters beyond ASCII in many places that are not TOML. Here an assertion throws, which
+ *            toml_read answers like any other fault, and toml++ sees only ASCII: other bytes are spelt out
+ *            before and put back into the strings after.
  * Threads:   no shared state.
  */
-#ifndef CRI_TOML_HPP
-#define CRI_TOML_HPP
+#ifndef CRI_CONFIG_TOML_HPP
+#define CRI_CONFIG_TOML_HPP
 
 extern "C" {
 #include "base/util.h"

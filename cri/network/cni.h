@@ -5,8 +5,9 @@
  *
  * Purpose:   finds the network configuration (first *.conflist, *.conf or *.json of conf_dir by name, as
  *            containerd and CRI-O do), runs its plugins in the pod's netns, returns what they gave. Rereads
- *            conf_dir when it changes, so a corrected configuration needs no restart. A first file that is wrong
- *            is an error, not a reason to take the next one: a pod never lands on another network in silence.
+ *            conf_dir when it changes, so a corrected configuration needs no restart. A first file that is
+ *            wrong is an error, not a reason to take the next one: a pod never lands on another network in
+ *            silence.
  * Threads:   every function from any thread; each call spawns plugins and waits with a deadline. Calls for
  *            the same pod come one after another (the pod's turn). No lock is held while a plugin runs.
  * State:     <cache_dir>/<pod id>.json, written before ADD runs and removed once DEL has succeeded: what ADD

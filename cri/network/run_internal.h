@@ -5,9 +5,10 @@
  * Threads:   blocks the caller until the plugin has ended, at most until the deadline (and CNI_KILL_NS more
  *            to see it die).
  * Limits:    CNI_OUTPUT_MAX bytes of output; of stderr the first bytes are kept and the rest is thrown away.
- * Processes: the plugin has a process group of its own, default signals, "/" as its directory and the descriptors
- *            0, 1 and 2 (base/process.h). If the deadline passes or the output is too much, the whole group is
- *            killed. A plugin that leaves a daemon behind does not hold up the call: its own exit ends it.
+ * Processes: the plugin has a process group of its own, default signals, "/" as its directory and the
+ *            descriptors 0, 1 and 2 (base/process.h). If the deadline passes or the output is too much, the
+ *            whole group is killed. A plugin that leaves a daemon behind does not hold up the call: its own
+ *            exit ends it.
  */
 #ifndef CRI_NETWORK_RUN_INTERNAL_H
 #define CRI_NETWORK_RUN_INTERNAL_H

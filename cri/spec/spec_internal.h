@@ -2,8 +2,8 @@
 /*
  * spec_internal.h: what the room's files share.
  *
- * Errors:    json-c fails only for lack of memory: the helpers that build JSON note that in `oom` and go on with
- *            NULLs, and the caller looks once at the end.
+ * Errors:    json-c fails only for lack of memory: the helpers that build JSON note that in `oom` and go on
+ *            with NULLs, and the caller looks once at the end.
  * Threads:   no shared state.
  */
 #ifndef CRI_SPEC_SPEC_INTERNAL_H

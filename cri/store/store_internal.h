@@ -2,8 +2,8 @@
 /*
  * store_internal.h: what the store's files share.
  *
- * Threads:   every function below with store_lock held, except store_lock itself. The lock is recursive, so that
- *            a transaction's function may call the store.
+ * Threads:   every function below with store_lock held, except store_lock itself. The lock is recursive, so
+ *            that a transaction's function may call the store.
  */
 #ifndef CRI_STORE_STORE_INTERNAL_H
 #define CRI_STORE_STORE_INTERNAL_H
