@@ -97,8 +97,10 @@ int cni_conf_find(const char *dir, char **ret_path, struct err *err)
 		if (!is_conf_name(ent->d_name))
 			continue;
 		path = xasprintf("%s/%s", dir, ent->d_name);
-		if (!path)
-			break;
+		if (!path) {
+			closedir(d);
+			return err_oom(err);
+		}
 		if (best && strcmp(path, best) >= 0)
 			continue;
 		if (stat(path, &st) < 0 || !S_ISREG(st.st_mode))
