@@ -293,13 +293,15 @@ bool cglib_exists(const char *controller, const char *path)
 	char line[64];
 	void *handle;
 	bool more;
+	int r;
 
 	pthread_mutex_lock(&lock);
-	begin_read(controller, path, "cgroup.procs", line, sizeof(line), &handle, &more);
+	r = begin_read(controller, path, "cgroup.procs", line, sizeof(line), &handle, &more);
+	/* Of an empty file 2.0.2 gives a handle, and 3.1 has none. */
 	if (handle)
 		cgroup_read_value_end(&handle);
 	pthread_mutex_unlock(&lock);
-	return handle != NULL;
+	return r == 0;
 }
 
 /* With the lock held: the library's object for `path`, with one controller; NULL on ENOMEM. */
