@@ -149,7 +149,8 @@ static void add_fails(struct fixture *f, const char *body, int64_t deadline_ms, 
 static void add_error_json_is_carried_and_undone(void **state)
 {
 	add_fails(*state,
-		  "[ $CNI_COMMAND = DEL ] && exit 0; echo '{\"code\":7,\"msg\":\"no "
+		  /* Not by echo: dash's would make a newline of the escape, which is not JSON any more. */
+		  "[ $CNI_COMMAND = DEL ] && exit 0; printf '%s\\n' '{\"code\":7,\"msg\":\"no "
 		  "more\\naddresses\",\"details\":\"in 10/8\"}'; exit 1",
 		  20000, -EIO, ERR_INTERNAL, "no more addresses: in 10/8 (CNI code 7)");
 }
