@@ -18,6 +18,7 @@ static char wanted[64]; /* written before any thread looks, or by a test that ha
 static unsigned long wanted_hit;
 static atomic_ulong hits;
 static atomic_bool armed;
+static _Thread_local bool spared;
 
 static void parse(const char *spec)
 {
@@ -45,10 +46,18 @@ unsigned long fault_hits(void)
 	return atomic_load(&hits);
 }
 
+bool fault_spare(bool on)
+{
+	bool before = spared;
+
+	spared = on;
+	return before;
+}
+
 bool fault_fails(const char *name)
 {
 	pthread_once(&once, read_environment);
-	if (!atomic_load(&armed) || strcmp(name, wanted) != 0)
+	if (spared || !atomic_load(&armed) || strcmp(name, wanted) != 0)
 		return false;
 	return atomic_fetch_add(&hits, 1) + 1 == wanted_hit;
 }

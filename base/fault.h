@@ -26,6 +26,11 @@ bool fault_fails(const char *name);
 void fault_set(const char *spec);
 /* Hits of the named point since it was set, the failed one included. */
 unsigned long fault_hits(void);
+/*
+ * While it is on, this thread's hits do not count: for fakes that live in the process under test. Returns
+ * what it was before.
+ */
+bool fault_spare(bool on);
 #else
 static inline void fault_kill(const char *name)
 {
@@ -39,6 +44,11 @@ static inline void fault_kill_in(const char *group, const char *name)
 static inline bool fault_fails(const char *name)
 {
 	(void)name;
+	return false;
+}
+static inline bool fault_spare(bool on)
+{
+	(void)on;
 	return false;
 }
 #endif

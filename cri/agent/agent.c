@@ -382,7 +382,7 @@ int agent_call_async(struct agent *agent, const struct agent_method *method, con
 	if (r < 0)
 		return r;
 	r = agent_conn_call_async(conn, method, req, timeout_ns, reply, arg);
-	if (r < 0 && r != -ENOMEM) { /* the connection died meanwhile */
+	if (r < 0 && agent_conn_state(conn, NULL) < 0) { /* it died meanwhile, perhaps of too little memory */
 		pthread_mutex_lock(&agent->lock);
 		r = agent->aborted ? agent->why.code : -ENOTCONN;
 		pthread_mutex_unlock(&agent->lock);

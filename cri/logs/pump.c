@@ -296,13 +296,9 @@ static void read_on(struct log_pump *pump)
 	if (r == 0)
 		return;
 	log_pump_unref(pump);
-	if (r == -ENOMEM) {
-		enter(pump, PAUSED, LOOK_NS);
-	} else {
-		pump->state = DISCONNECTED;
-		pump->conn = agent_conn_close(pump->conn);
-		dial_later(pump);
-	}
+	pump->state = DISCONNECTED;
+	pump->conn = agent_conn_close(pump->conn);
+	dial_later(pump);
 }
 
 /* ---- after writing ------------------------------------------------------------------------------------- */
@@ -381,6 +377,7 @@ static void on_timer(void *arg)
 			if (pump->state == WRITING)
 				log_pump_submit_batch(pump);
 			break;
+		case NOT_BEGUN:
 		case ENDED:
 			break;
 		}
@@ -390,19 +387,51 @@ static void on_timer(void *arg)
 
 /* ---- start and end ------------------------------------------------------------------------------------- */
 
-/* Loop. The file is open. Carries the cycle's reference. */
+struct beginning {
+	struct log_pump *pump;	 /* the cycle's reference */
+	struct outcome *outcome; /* a reference */
+};
+
+/* Loop. The file is open. */
 static void begin(void *arg)
 {
-	struct log_pump *pump = arg;
+	struct beginning *b = arg;
+	struct log_pump *pump = b->pump;
 	struct err err = ERR_INIT;
+	int r = loop_add_timer(pump->loop, INT64_MAX, on_timer, pump, &pump->timer, &err);
 
-	pump->state = PAUSED;
-	if (loop_add_timer(pump->loop, INT64_MAX, on_timer, pump, &pump->timer, &err) < 0) {
-		give_up(pump, err.msg);
+	outcome_set(b->outcome, r < 0 ? &err : NULL);
+	outcome_unref(b->outcome);
+	free(b);
+	if (r < 0) {
+		pump->state = ENDED;
+		log_pump_unref(pump);
 		return;
 	}
+	pump->state = PAUSED;
 	agent_watch_add(pump->agent, &pump->watch, on_epoch, pump);
 	read_on(pump);
+}
+
+/* Starts the cycle, and waits until it runs. */
+static int start_cycle(struct log_pump *pump, struct call *call, struct err *err)
+{
+	struct outcome *outcome CLEANUP_OUTCOME = NULL;
+	struct beginning *b;
+	int r = outcome_new(&outcome, err);
+
+	if (r < 0)
+		return r;
+	b = malloc(sizeof(*b));
+	if (!b)
+		return err_oom(err);
+	*b = (struct beginning){.pump = log_pump_ref(pump), .outcome = outcome_ref(outcome)};
+	if (loop_post(pump->loop, begin, b) == 0)
+		return outcome_wait(outcome, call, err);
+	log_pump_unref(pump);
+	outcome_unref(b->outcome);
+	free(b);
+	return err_oom(err);
 }
 
 int log_pump_start(const struct log_pump_options *options, struct call *call, struct log_pump **ret_pump,
@@ -428,16 +457,13 @@ int log_pump_start(const struct log_pump_options *options, struct call *call, st
 		r = log_pump_submit_open(pump, err);
 	if (r == 0)
 		r = outcome_wait(pump->opened, call, err);
-	if (r == 0 && loop_post(pump->loop, begin, log_pump_ref(pump)) < 0) {
-		log_pump_unref(pump);
-		r = err_oom(err);
-	}
-	if (r < 0) {
-		log_pump_unref(pump);
-		return r;
-	}
-	*ret_pump = pump;
-	return 0;
+	if (r == 0)
+		r = start_cycle(pump, call, err);
+	if (r == 0)
+		*ret_pump = pump;
+	else
+		log_pump_free(pump); /* also one whose cycle has begun while the caller left */
+	return r;
 }
 
 int log_pump_wait_eof(struct log_pump *pump, struct call *call, int64_t deadline_ns)
@@ -460,7 +486,7 @@ static void hang_up(void *arg)
 {
 	struct log_pump *pump = arg;
 
-	if (!is_busy(pump))
+	if (pump->state != NOT_BEGUN && !is_busy(pump))
 		end(pump, false);
 	log_pump_unref(pump);
 }

@@ -21,6 +21,7 @@
 #include <stdatomic.h>
 
 enum pump_state {
+	NOT_BEGUN,
 	CONNECTING,   /* a job does */
 	DISCONNECTED, /* until the timer or the agent's next epoch */
 	READING,

@@ -7,6 +7,7 @@
 #include "api/agent/task.pb-c.h"
 #include "api/ttrpc/ttrpc.h"
 #include "base/cond.h"
+#include "base/fault.h"
 #include "base/util.h"
 
 #include <poll.h>
@@ -108,6 +109,13 @@ static void must(bool ok)
 	if (!ok)
 		abort();
 }
+
+static void spare_cleanup(const bool *before)
+{
+	fault_spare(*before);
+}
+/* The fake's own allocations never fail. */
+#define SPARED bool spared __attribute__((cleanup(spare_cleanup), unused)) = fault_spare(true)
 
 static enum method method_of(const char *name)
 {
@@ -538,6 +546,7 @@ static void serve_conn(struct conn *c, short revents)
 
 static void *serve(void *arg)
 {
+	SPARED;
 	struct fake_agent *a = arg;
 
 	pthread_mutex_lock(&a->lock);
@@ -578,6 +587,7 @@ static void *serve(void *arg)
 
 struct fake_agent *fake_agent_new(void)
 {
+	SPARED;
 	struct fake_agent *a = calloc(1, sizeof(*a));
 
 	must(a);
@@ -669,6 +679,7 @@ static int take(struct fake_agent *a, int fd)
 
 void fake_agent_serve(struct fake_agent *a, int fd)
 {
+	SPARED;
 	int r;
 
 	must(set_nonblock(fd, true) == 0);
@@ -682,6 +693,7 @@ void fake_agent_serve(struct fake_agent *a, int fd)
 
 int fake_agent_dial(void *arg, uint32_t port, int64_t deadline_ns, struct err *err)
 {
+	SPARED;
 	struct fake_agent *a = arg;
 	int fds[2], r;
 
@@ -795,6 +807,7 @@ void fake_agent_fail(struct fake_agent *a, const char *method, int code, const c
 
 void fake_agent_answer(struct fake_agent *a, const char *method, const void *data, size_t len)
 {
+	SPARED;
 	enum method m = method_of(method);
 	unsigned char *copy = malloc(len ? len : 1);
 
@@ -809,6 +822,7 @@ void fake_agent_answer(struct fake_agent *a, const char *method, const void *dat
 
 void fake_agent_put(struct fake_agent *a, const char *id, bool running)
 {
+	SPARED;
 	COMMAND(a, add(a, id)->state = running ? RUNNING : CREATED);
 }
 
@@ -827,6 +841,7 @@ void fake_agent_exit(struct fake_agent *a, const char *id, uint32_t code)
 
 void fake_agent_print(struct fake_agent *a, const char *id, bool is_stderr, const void *data, size_t len)
 {
+	SPARED;
 	struct task *t;
 	struct part *p;
 
