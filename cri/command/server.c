@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* The parts of the server, put together and taken apart. */
 #include "cri/command/server.h"
 
 #include "base/log.h"
 #include "base/util.h"
 #include "base/version.h"
-#include "cri/sandbox/clock.h"
-#include "cri/pods/container.h"
-#include "cri/pods/pod.h"
 #include "cri/health/readiness.h"
+#include "cri/image/image.h"
+#include "cri/network/cni.h"
+#include "cri/pods/pods.h"
+#include "cri/rootfs/rootfs.h"
 #include "cri/rpc/rpc.h"
+#include "cri/sandbox/sandbox.h"
 #include "cri/service/service.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -20,13 +24,24 @@
 
 #define RPC_STOP_NS	(20 * NS_PER_SEC)
 #define WORKERS_STOP_NS (30 * NS_PER_SEC)
+#define UNCLAIMED_MAX_S 86400
 
-/* What server_run puts together and takes apart. */
-struct running {
-	struct server server;
+struct server {
+	const struct config *config;
+	struct loop *loop;
+	struct workers *workers;
+	struct store *store;
+	struct image_store *images;
+	struct rootfs *rootfs;
+	struct cni *cni;
+	struct health *health;
+	struct sandboxes *sandboxes;
+	struct pods *pods;
+	struct service service;
 	struct rpc_server *rpc;
 	int lock_fd;
-	pthread_t stopper; /* if server.stopping */
+	bool stopping;
+	pthread_t stopper; /* if it runs */
 	bool stopper_runs;
 	struct err err; /* why the start failed */
 	int code;
@@ -75,16 +90,16 @@ static int make_dirs(const struct config *config, struct err *err)
 /* On the loop's thread. */
 static void serve(void *arg)
 {
-	struct running *run = arg;
-	struct server *server = &run->server;
+	struct server *server = arg;
 	int fd = sd_listen_fds(1) > 0 ? SD_LISTEN_FDS_START : -1;
 
 	if (server->stopping)
 		return;
-	if (run->code == 0)
-		run->code = rpc_server_start(server->config->server.socket, fd, service_methods, server,
-					     server->loop, server->workers, &run->rpc, &run->err);
-	if (run->code < 0) {
+	if (server->code == 0)
+		server->code =
+			rpc_server_start(server->config->server.socket, fd, service_methods, &server->service,
+					 server->loop, server->workers, &server->rpc, &server->err);
+	if (server->code < 0) {
 		loop_stop(server->loop);
 		return;
 	}
@@ -96,70 +111,52 @@ static void serve(void *arg)
 /* On a worker thread, since it blocks: what was left is dealt with before anybody may ask. */
 static void start_job(void *arg)
 {
-	struct running *run = arg;
-	struct server *server = &run->server;
+	struct server *server = arg;
 	struct vmm_choice choice;
 	const char *reason;
 	struct err err = ERR_INIT;
 
-	if (health_ready(server->health, atomic_load(&server->pod_memory_bytes), &choice, &reason, &err) < 0)
+	if (health_ready(server->health, server->config->hypervisor.memory_bytes, &choice, &reason, &err) < 0)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("reason", reason), "not ready for pods yet: %s", err.msg);
 	if (cni_status(server->cni, &err) < 0)
 		log_warn("no pod network yet: %s", err.msg);
-	run->code = pod_recover_all(server, &run->err);
-	if (run->code == 0)
-		run->code = container_recover_all(server, &run->err);
-	if (run->code == 0)
-		state_sweep(server);
-	if (loop_post(server->loop, serve, run) < 0) {
-		run->code = err_oom(&run->err);
+	server->code = pods_recover(server->pods, &server->err);
+	if (loop_post(server->loop, serve, server) < 0) {
+		server->code = err_oom(&server->err);
 		loop_stop(server->loop);
 	}
-}
-
-/* Pods that are being created are undone now rather than at the next start. */
-static void cancel_creations(struct server *server)
-{
-	struct pod **list;
-
-	if (pod_list(server, &list, NULL) < 0)
-		return;
-	for (size_t i = 0; list[i]; i++)
-		pod_cancel(list[i]);
-	pod_list_free(list);
 }
 
 /* A thread of its own: calls and jobs in progress still need the loop to come to their end. */
 static void *stop_all(void *arg)
 {
-	struct running *run = arg;
+	struct server *server = arg;
 
-	cancel_creations(&run->server);
-	run->rpc = rpc_server_stop(run->rpc, now_monotonic_ns() + RPC_STOP_NS);
-	if (!workers_stop(run->server.workers, WORKERS_STOP_NS))
+	pods_close(server->pods);
+	server->rpc = rpc_server_stop(server->rpc, now_monotonic_ns() + RPC_STOP_NS);
+	if (!workers_stop(server->workers, WORKERS_STOP_NS))
 		log_warn("work in progress did not end within %d s", (int)(WORKERS_STOP_NS / NS_PER_SEC));
-	loop_stop(run->server.loop);
+	loop_stop(server->loop);
 	return NULL;
 }
 
 static void on_signal(void *arg, int signo)
 {
-	struct running *run = arg;
+	struct server *server = arg;
 
-	if (run->server.stopping)
+	if (server->stopping)
 		return;
 	log_info("%s: stopping; VMs keep running", strsignal(signo));
-	run->server.stopping = true;
+	server->stopping = true;
 	sd_notify(0, "STOPPING=1");
-	run->stopper_runs = pthread_create(&run->stopper, NULL, stop_all, run) == 0;
-	if (!run->stopper_runs)
-		loop_stop(run->server.loop);
+	server->stopper_runs = pthread_create(&server->stopper, NULL, stop_all, server) == 0;
+	if (!server->stopper_runs)
+		loop_stop(server->loop);
 }
 
 static void reload_job(void *arg)
 {
-	struct running *run = arg;
-	struct server *server = &run->server;
+	struct server *server = arg;
 	struct config_live live;
 	struct err err = ERR_INIT;
 
@@ -168,18 +165,17 @@ static void reload_job(void *arg)
 		return;
 	}
 	log_set_level(live.log_level);
-	atomic_store(&server->pod_vcpus, live.vcpus);
-	atomic_store(&server->pod_memory_bytes, live.memory_bytes);
+	pods_set_size(server->pods, live.vcpus, live.memory_bytes);
 	log_info("configuration read again: log level, vcpus and memory_in_mb; other changes need a restart");
 }
 
 /* Files are read on a worker thread. */
 static void on_hangup(void *arg, int signo)
 {
-	struct running *run = arg;
+	struct server *server = arg;
 
 	(void)signo;
-	if (workers_submit(run->server.workers, LANE_QUICK, reload_job, run) < 0)
+	if (workers_submit(server->workers, LANE_QUICK, reload_job, server) < 0)
 		log_error("configuration not read again: the server is busy");
 }
 
@@ -193,23 +189,31 @@ static void on_watchdog(void *arg)
 		loop_timer_set(*timer, now_monotonic_ns() + (int64_t)(usec / 2) * 1000);
 }
 
-static int build(struct running *run, struct err *err)
+/* For tests, which cannot wait for ten minutes: in seconds. 0: as users have it. */
+static int64_t unclaimed_ns(void)
 {
-	struct server *server = &run->server;
+	const char *text = getenv("CRV_UNCLAIMED_S");
+	uint64_t seconds;
+
+	if (str_empty(text))
+		return 0;
+	if (parse_u64(text, &seconds) < 0 || seconds == 0 || seconds > UNCLAIMED_MAX_S) {
+		log_warn("CRV_UNCLAIMED_S \"%s\" is not a number of seconds from 1 to %d", text,
+			 UNCLAIMED_MAX_S);
+		return 0;
+	}
+	return (int64_t)seconds * NS_PER_SEC;
+}
+
+/* The rooms that touch no host beyond their own files. */
+static int build_lower(struct server *server, struct err *err)
+{
 	const struct config *config = server->config;
 	char *cni_cache CLEANUP_FREE = xasprintf("%s/cni", config->server.state_dir);
 	struct image_store_options images = {.state_dir = config->server.state_dir,
 					     .registry_config_dir = config->image.registry_config_dir};
-	int r = make_dirs(config, err);
+	int r = store_open(config->server.state_dir, &server->store, err);
 
-	if (r == 0)
-		r = lock_state(config->server.state_dir, &run->lock_fd, err);
-	if (r == 0)
-		r = loop_new(&server->loop, err);
-	if (r == 0)
-		r = workers_new(&server->workers, err);
-	if (r == 0)
-		r = store_open(config->server.state_dir, &server->store, err);
 	if (r == 0)
 		r = health_new(config, &server->health, err);
 	if (r < 0)
@@ -224,70 +228,99 @@ static int build(struct running *run, struct err *err)
 	return r;
 }
 
-static void on_clock_set(void *arg)
+static int build_upper(struct server *server, struct err *err)
 {
-	struct pod **list;
+	const struct sandboxes_options sandboxes = {
+		.hypervisor = &server->config->hypervisor,
+		.run_dir = server->config->server.run_dir,
+		.loop = server->loop,
+		.workers = server->workers,
+		.store = server->store,
+		.boots = 2 * (unsigned int)get_nprocs(),
+	};
+	struct pods_parts pods = {
+		.config = server->config,
+		.loop = server->loop,
+		.workers = server->workers,
+		.store = server->store,
+		.images = server->images,
+		.rootfs = server->rootfs,
+		.cni = server->cni,
+		.health = server->health,
+		.unclaimed_ns = unclaimed_ns(),
+	};
+	int r = sandboxes_new(&sandboxes, &server->sandboxes, err);
 
-	if (pod_list(arg, &list, NULL) < 0)
-		return;
-	for (size_t i = 0; list[i]; i++) {
-		struct agent *agent;
-
-		if (pod_agent(list[i], &agent, NULL) == 0)
-			clock_sync(agent, list[i]->id, NULL, NULL);
-	}
-	pod_list_free(list);
+	if (r < 0)
+		return r;
+	pods.sandboxes = server->sandboxes;
+	r = pods_new(&pods, NULL, &server->pods, err);
+	server->service = (struct service){
+		.config = server->config,
+		.workers = server->workers,
+		.images = server->images,
+		.cni = server->cni,
+		.health = server->health,
+		.pods = server->pods,
+	};
+	return r;
 }
 
-static int run_loop(struct running *run, struct err *err)
+static int build(struct server *server, struct err *err)
+{
+	int r = make_dirs(server->config, err);
+
+	if (r == 0)
+		r = lock_state(server->config->server.state_dir, &server->lock_fd, err);
+	if (r == 0)
+		r = loop_new(&server->loop, err);
+	if (r == 0)
+		r = workers_new(&server->workers, err);
+	if (r == 0)
+		r = build_lower(server, err);
+	return r == 0 ? build_upper(server, err) : r;
+}
+
+static int run_loop(struct server *server, struct err *err)
 {
 	static const int signals[] = {SIGTERM, SIGINT};
 	struct loop_source *source[ARRAY_SIZE(signals)] = {NULL};
 	struct loop_source *watchdog = NULL, *hangup = NULL;
-	struct clock_watch *clock; /* for the life of the process */
 	uint64_t usec = 0;
-	int r = loop_add_signal(run->server.loop, SIGHUP, on_hangup, run, &hangup, err);
+	int r = loop_add_signal(server->loop, SIGHUP, on_hangup, server, &hangup, err);
 
 	for (size_t i = 0; i < ARRAY_SIZE(signals) && r == 0; i++)
-		r = loop_add_signal(run->server.loop, signals[i], on_signal, run, &source[i], err);
+		r = loop_add_signal(server->loop, signals[i], on_signal, server, &source[i], err);
 	if (r == 0 && sd_watchdog_enabled(0, &usec) > 0)
-		r = loop_add_timer(run->server.loop, now_monotonic_ns(), on_watchdog, &watchdog, &watchdog,
-				   err);
-	if (r == 0 && clock_watch(run->server.loop, on_clock_set, &run->server, &clock, err) < 0)
+		r = loop_add_timer(server->loop, now_monotonic_ns(), on_watchdog, &watchdog, &watchdog, err);
+	if (r == 0 && sandboxes_watch_clock(server->sandboxes, err) < 0)
 		log_warn("the wall clock is not watched: %s", err->msg);
 	if (r == 0)
-		r = workers_submit(run->server.workers, LANE_SLOW, start_job, run);
+		r = workers_submit(server->workers, LANE_SLOW, start_job, server);
 	if (r == 0)
-		r = loop_run(run->server.loop, err);
-	if (run->stopper_runs)
-		pthread_join(run->stopper, NULL);
+		r = loop_run(server->loop, err);
+	if (server->stopper_runs)
+		pthread_join(server->stopper, NULL);
 	return r;
 }
 
 int server_run(const struct config *config, struct err *err)
 {
 	/* Static: threads that hang in a call outside outlive this function, until exit(). */
-	static struct running run;
-	struct server *server = &run.server;
+	static struct server server;
 	int r;
 
-	run = (struct running){.server = {.config = config, .started_ns = now_realtime_ns()},
-			       .lock_fd = -1,
-			       .err = ERR_INIT};
-	pthread_mutex_init(&server->tables, NULL);
-	gate_init(&server->boots, 2 * (unsigned int)get_nprocs());
-	atomic_init(&server->pod_vcpus, config->hypervisor.vcpus);
-	atomic_init(&server->pod_memory_bytes, config->hypervisor.memory_bytes);
-	r = build(&run, err);
+	server = (struct server){.config = config, .lock_fd = -1, .err = ERR_INIT};
+	r = build(&server, err);
 	if (r == 0)
-		r = run_loop(&run, err);
-	if (r == 0 && run.code < 0)
-		r = err_copy(err, &run.err);
+		r = run_loop(&server, err);
+	if (r == 0 && server.code < 0)
+		r = err_copy(err, &server.err);
 	/*
 	 * Jobs that write come to their end; the rest ends with the process, which may be killed at any
 	 * moment anyway.
 	 */
-	server->workers = workers_free(server->workers, run.stopper_runs ? 0 : WORKERS_STOP_NS);
-	run.lock_fd = close_fd(run.lock_fd);
+	server.workers = workers_free(server.workers, server.stopper_runs ? 0 : WORKERS_STOP_NS);
+	server.lock_fd = close_fd(server.lock_fd);
 	return r;
 }

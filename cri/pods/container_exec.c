@@ -1,35 +1,36 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* ExecSync: a process in a container, its output collected, its end awaited, on a thread of the exec lane. */
-#include "cri/pods/container.h"
+/*
+ * ExecSync: a process in a container, its output collected, its end awaited, on a thread of the exec lane.
+ * The end of the call kills the process, and then all that waits for it ends by itself.
+ */
+#include "cri/pods/pods_internal.h"
 
 #include "api/agent/agent.pb-c.h"
 #include "api/agent/guest_abi.h"
 #include "api/agent/task.pb-c.h"
-#include "base/buf.h"
-#include "base/util.h"
-#include "cri/agent/agent.h"
-#include "cri/spec/spec.h"
 #include "api/pb.h"
+#include "base/buf.h"
+#include "cri/agent/agent.h"
 
 #include <signal.h>
 
-#define CALL_NS	 (20 * NS_PER_SEC)
 #define START_NS (60 * NS_PER_SEC)
 #define POLL_MS	 10000
-#define SPEC_MAX (4 << 20)
 
 struct exec {
 	struct container *container;
+	struct call *call; /* the client's */
 	struct agent *agent;
 	struct agent_conn *conn; /* for the output */
 	char exec_id[33];
-	int64_t deadline_ns;
+	int64_t deadline_ns; /* the command's: that of timeout_s */
 	struct buf out[2];
 	bool eof;
 };
 
-static int call(struct exec *e, const struct agent_method *method, const ProtobufCMessage *req,
-		int64_t timeout_ns, struct err *err)
+/* What an exec asks of the agent on its control connection. */
+static int ask(struct exec *e, const struct agent_method *method, const ProtobufCMessage *req,
+	       int64_t timeout_ns, struct err *err)
 {
 	ProtobufCMessage *resp = NULL;
 	int r = agent_call(e->agent, method, req, timeout_ns, &resp, err);
@@ -40,32 +41,27 @@ static int call(struct exec *e, const struct agent_method *method, const Protobu
 
 static int begin(struct exec *e, char *const *args, struct err *err)
 {
-	char *path CLEANUP_FREE =
-		xasprintf("%s/mounts/%s/config.json", e->container->pod->dir, e->container->id);
 	char *config CLEANUP_FREE = NULL;
 	char *process CLEANUP_FREE = NULL;
 	Containerd__Task__V2__ExecProcessRequest req = CONTAINERD__TASK__V2__EXEC_PROCESS_REQUEST__INIT;
 	Containerd__Task__V2__StartRequest start = CONTAINERD__TASK__V2__START_REQUEST__INIT;
 	Google__Protobuf__Any spec = GOOGLE__PROTOBUF__ANY__INIT;
-	int r = path ? read_file(path, SPEC_MAX, &config, NULL) : -ENOMEM;
+	int r = container_spec(e->container, &config, err);
 
-	if (r < 0)
-		return err_set_errno(err, r, "the spec of container \"%s\"", e->container->id);
-	r = oci_spec_exec_process(config, args, false, &process, err);
+	if (r == 0)
+		r = oci_spec_exec_process(config, args, false, &process, err);
 	if (r < 0)
 		return r;
 	spec.type_url = (char *)(uintptr_t)GUEST_PROCESS_TYPE_URL;
 	spec.value.data = (uint8_t *)process;
 	spec.value.len = strlen(process);
-	req.id = e->container->id;
-	req.exec_id = e->exec_id;
+	req.id = start.id = e->container->object.id;
+	req.exec_id = start.exec_id = e->exec_id;
 	req.spec = &spec;
-	r = call(e, &AGENT_TASK_EXEC, &req.base, CALL_NS, err);
-	if (r < 0)
-		return r;
-	start.id = e->container->id;
-	start.exec_id = e->exec_id;
-	return call(e, &AGENT_TASK_START, &start.base, START_NS, err);
+	r = ask(e, &AGENT_TASK_EXEC, &req.base, CALL_NS, err);
+	if (r == 0)
+		r = call_check(e->call, err);
+	return r < 0 ? r : ask(e, &AGENT_TASK_START, &start.base, START_NS, err);
 }
 
 static void forget(struct exec *e, bool ended)
@@ -74,14 +70,14 @@ static void forget(struct exec *e, bool ended)
 	Containerd__Task__V2__WaitRequest wait = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
 	Containerd__Task__V2__DeleteRequest del = CONTAINERD__TASK__V2__DELETE_REQUEST__INIT;
 
-	kill_req.id = wait.id = del.id = e->container->id;
+	kill_req.id = wait.id = del.id = e->container->object.id;
 	kill_req.exec_id = wait.exec_id = del.exec_id = e->exec_id;
 	kill_req.signal = SIGKILL;
 	if (!ended) {
-		(void)call(e, &AGENT_TASK_KILL, &kill_req.base, CALL_NS, NULL);
-		(void)call(e, &AGENT_TASK_WAIT, &wait.base, CALL_NS, NULL);
+		(void)ask(e, &AGENT_TASK_KILL, &kill_req.base, CALL_NS, NULL);
+		(void)ask(e, &AGENT_TASK_WAIT, &wait.base, CALL_NS, NULL);
 	}
-	(void)call(e, &AGENT_TASK_DELETE, &del.base, CALL_NS, NULL);
+	(void)ask(e, &AGENT_TASK_DELETE, &del.base, CALL_NS, NULL);
 }
 
 static int take_records(struct exec *e, const Crivisor__Agent__V1__ReadLogResponse *resp, uint64_t *offset,
@@ -102,36 +98,46 @@ static int take_records(struct exec *e, const Crivisor__Agent__V1__ReadLogRespon
 	return 0;
 }
 
+/* 0 while the command may go on; its own timeout ends it as the call's deadline does. */
+static int check_time(struct exec *e, int64_t *ret_left_ns, struct err *err)
+{
+	int64_t until = call_deadline(e->call) < e->deadline_ns ? call_deadline(e->call) : e->deadline_ns;
+	int r = call_check(e->call, err);
+
+	*ret_left_ns = until - now_monotonic_ns();
+	if (r == 0 && *ret_left_ns <= 0)
+		r = err_set(err, -ETIMEDOUT, "the command did not end in time");
+	return r;
+}
+
 static int read_output(struct exec *e, struct err *err)
 {
 	Crivisor__Agent__V1__ReadLogRequest req = CRIVISOR__AGENT__V1__READ_LOG_REQUEST__INIT;
 	Crivisor__Agent__V1__AckRequest ack = CRIVISOR__AGENT__V1__ACK_REQUEST__INIT;
 	uint64_t offset = 0;
+	int64_t left_ns;
 	int r = 0;
 
-	req.container_id = ack.container_id = e->container->id;
+	req.container_id = ack.container_id = e->container->object.id;
 	req.exec_id = ack.exec_id = e->exec_id;
 	while (r == 0 && !e->eof) {
 		Crivisor__Agent__V1__ReadLogResponse *resp = NULL;
-		int64_t left_ms = (e->deadline_ns - now_monotonic_ns()) / NS_PER_MS;
 
-		if (left_ms <= 0)
-			return err_set(err, -ETIMEDOUT, "the command did not end in time");
+		r = check_time(e, &left_ns, err);
+		if (r < 0)
+			return r;
 		req.offset = offset;
-		req.wait_ms = left_ms < POLL_MS ? (uint32_t)left_ms : POLL_MS;
-		r = agent_conn_call(e->conn, &AGENT_READ_LOG, &req.base, POLL_MS * NS_PER_MS + CALL_NS,
-				    (ProtobufCMessage **)&resp, err);
+		req.wait_ms = left_ns / NS_PER_MS < POLL_MS ? (uint32_t)(left_ns / NS_PER_MS) + 1 : POLL_MS;
+		r = agent_conn_call_by(e->conn, e->call, &AGENT_READ_LOG, &req.base,
+				       POLL_MS * NS_PER_MS + CALL_NS, (ProtobufCMessage **)&resp, err);
 		if (r < 0)
 			return r;
 		r = take_records(e, resp, &offset, err);
 		e->eof = resp->eof;
 		pb_free(resp);
 		if (r == 0 && offset > ack.offset && !e->eof) {
-			ProtobufCMessage *empty = NULL;
-
 			ack.offset = offset;
-			r = agent_conn_call(e->conn, &AGENT_ACK, &ack.base, CALL_NS, &empty, err);
-			pb_free(empty);
+			r = agent_conn_call(e->conn, &AGENT_ACK, &ack.base, CALL_NS, NULL, err);
 		}
 	}
 	return r;
@@ -141,13 +147,16 @@ static int wait_end(struct exec *e, int32_t *ret_code, struct err *err)
 {
 	Containerd__Task__V2__WaitRequest req = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
 	Containerd__Task__V2__WaitResponse *resp = NULL;
-	int64_t left = e->deadline_ns - now_monotonic_ns();
-	int r;
+	int64_t left_ns;
+	int r = check_time(e, &left_ns, err);
 
-	req.id = e->container->id;
+	if (r < 0)
+		return r;
+	req.id = e->container->object.id;
 	req.exec_id = e->exec_id;
-	r = agent_call(e->agent, &AGENT_TASK_WAIT, &req.base, left > 0 ? left : 1, (ProtobufCMessage **)&resp,
-		       err);
+	/* The call's own deadline ends it too; 0: none. */
+	r = agent_call_by(e->agent, e->call, &AGENT_TASK_WAIT, &req.base,
+			  e->deadline_ns == INT64_MAX ? 0 : left_ns, (ProtobufCMessage **)&resp, err);
 	if (r < 0)
 		return r;
 	*ret_code = (int32_t)resp->exit_status;
@@ -157,21 +166,22 @@ static int wait_end(struct exec *e, int32_t *ret_code, struct err *err)
 
 static int run(struct exec *e, char *const *args, int64_t timeout_s, struct exec_result *ret, struct err *err)
 {
+	const char *id = e->container->object.id;
 	int r = agent_open(e->agent, now_monotonic_ns() + CALL_NS, &e->conn, err);
 
-	if (r == 0)
-		r = begin(e, args, err);
+	if (r < 0)
+		return err_wrap(err, "exec in container \"%s\"", id);
+	r = begin(e, args, err);
 	if (r == 0)
 		r = read_output(e, err);
 	if (r == 0)
 		r = wait_end(e, &ret->exit_code, err);
-	if (e->conn)
-		forget(e, r == 0);
+	forget(e, r == 0);
 	agent_conn_close(e->conn);
-	if (r == -ETIMEDOUT && timeout_s > 0)
+	if (r == -ETIMEDOUT && timeout_s > 0 && call_check(e->call, NULL) == 0)
 		return err_set(err, r, "command in container \"%s\" timed out after %lld s and was killed",
-			       e->container->id, (long long)timeout_s);
-	return r < 0 ? err_wrap(err, "exec in container \"%s\"", e->container->id) : 0;
+			       id, (long long)timeout_s);
+	return r < 0 ? err_wrap(err, "exec in container \"%s\"", id) : 0;
 }
 
 static void take_output(struct buf *buf, void **ret_data, size_t *ret_len)
@@ -185,14 +195,22 @@ static void take_output(struct buf *buf, void **ret_data, size_t *ret_len)
 	}
 }
 
-int container_exec_sync(struct server *server, const char *id, char *const *args, int64_t timeout_s,
-			int64_t deadline_ns, struct exec_result *ret_result, struct err *err)
+/* The command's own end: never, without a timeout. */
+static int64_t deadline_of(int64_t timeout_s)
+{
+	int64_t now = now_monotonic_ns();
+
+	return timeout_s > 0 && timeout_s < (INT64_MAX - now) / NS_PER_SEC ? now + timeout_s * NS_PER_SEC
+									   : INT64_MAX;
+}
+
+int containers_exec(struct pods *pods, const char *id, char *const *args, int64_t timeout_s,
+		    struct call *call, struct exec_result *ret_result, struct err *err)
 {
 	struct container *c CLEANUP_CONTAINER = NULL;
-	struct exec e = {.deadline_ns = deadline_ns};
+	struct exec e = {.call = call, .deadline_ns = deadline_of(timeout_s)};
 	struct exec_result result = {0};
-	bool running;
-	int r = container_find(server, id, &c, err);
+	int r = container_find(pods, id, &c, err);
 
 	if (r < 0)
 		return r;
@@ -200,24 +218,15 @@ int container_exec_sync(struct server *server, const char *id, char *const *args
 		return err_set(err, -EINVAL, "cmd is empty");
 	if (timeout_s < 0)
 		return err_set(err, -EINVAL, "timeout %lld is negative", (long long)timeout_s);
-	pthread_mutex_lock(&c->pod->lock);
-	running = c->state && c->state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_RUNNING;
-	pthread_mutex_unlock(&c->pod->lock);
-	if (!running)
+	if (container_state(c) != CONTAINER_RUNNING)
 		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION,
-				      "container \"%s\" is not running", c->id);
+				      "container \"%s\" is not running", c->object.id);
 	r = pod_agent(c->pod, &e.agent, err);
-	if (r == 0)
-		r = random_hex(16, e.exec_id) < 0 ? err_set(err, -EIO, "no random numbers") : 0;
+	if (r == 0 && random_hex(16, e.exec_id) < 0)
+		r = err_set(err, -EIO, "the kernel gives no random numbers");
 	if (r < 0)
 		return r;
 	e.container = c;
-	if (timeout_s > 0 && timeout_s < (INT64_MAX - now_monotonic_ns()) / NS_PER_SEC) {
-		int64_t until = now_monotonic_ns() + timeout_s * NS_PER_SEC;
-
-		if (until < e.deadline_ns)
-			e.deadline_ns = until;
-	}
 	r = run(&e, args, timeout_s, &result, err);
 	if (r == 0) {
 		take_output(&e.out[0], &result.out, &result.out_len);

@@ -1,187 +1,81 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cri/pods/pod.h"
+/* A pod as an object: its row, its turn, its state and its views. */
+#include "cri/pods/pods_internal.h"
 
-#include "base/log.h"
-#include "base/util.h"
-#include "cri/agent/agent.h"
 #include "api/pb.h"
+#include "base/cond.h"
+#include "base/log.h"
 
-#include <assert.h>
-#include <time.h>
+/* ---- life ---------------------------------------------------------------------------------------------- */
 
-struct pod *pod_new(struct server *server, const char *id)
+struct pod *pod_new(struct pods *pods, const char *id, PodState *state)
 {
 	struct pod *pod = calloc(1, sizeof(*pod));
-	pthread_condattr_t attr;
 
 	if (!pod)
 		return NULL;
-	pod->server = server;
-	pod->refs = 1;
-	snprintf(pod->id, sizeof(pod->id), "%s", id);
-	snprintf(pod->dir, sizeof(pod->dir), "%s/pods/%.20s", server->config->server.run_dir, id);
+	if (cond_init(&pod->changed) < 0) {
+		free(pod);
+		return NULL;
+	}
+	object_init(&pod->object, &pods->pods, id);
+	pod->pods = pods;
+	pod->state = state;
 	pthread_mutex_init(&pod->rows, NULL);
 	pthread_mutex_init(&pod->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&pod->changed, &attr);
-	pthread_condattr_destroy(&attr);
 	return pod;
 }
 
-static void pod_free(struct pod *pod)
+/* Of the table. */
+void pod_free(struct object *object)
 {
-	agent_free(pod->agent);
-	vm_free(pod->vm);
-	agent_free(pod->dead_agent);
-	vm_free(pod->dead_vm);
+	struct pod *pod = (struct pod *)(void *)object;
+
+	sandbox_unref(pod->sandbox);
 	pb_free(pod->state);
 	pthread_cond_destroy(&pod->changed);
 	pthread_mutex_destroy(&pod->lock);
 	pthread_mutex_destroy(&pod->rows);
+	object_done(object);
 	free(pod);
 }
 
-struct pod *pod_ref(struct pod *pod)
+int pod_find(struct pods *pods, const char *id, struct pod **ret_pod, struct err *err)
 {
-	pthread_mutex_lock(&pod->server->tables);
-	pod->refs++;
-	pthread_mutex_unlock(&pod->server->tables);
-	return pod;
+	struct object *object;
+	int r = table_find(&pods->pods, id, &object, err);
+
+	if (r == 0)
+		*ret_pod = (struct pod *)(void *)object;
+	return r;
 }
 
-void pod_unref(struct pod *pod)
+/* ---- the row ------------------------------------------------------------------------------------------- */
+
+char *pod_name(const Runtime__V1__PodSandboxConfig *config)
 {
-	struct server *server;
-	bool last;
+	const Runtime__V1__PodSandboxMetadata *m = config->metadata;
 
-	if (!pod)
-		return;
-	server = pod->server;
-	pthread_mutex_lock(&server->tables);
-	assert(pod->refs > 0);
-	last = --pod->refs == 0;
-	pthread_mutex_unlock(&server->tables);
-	if (last)
-		pod_free(pod);
-}
-
-/* The table holds a reference of its own. */
-void pod_table_add(struct pod *pod)
-{
-	pthread_mutex_lock(&pod->server->tables);
-	pod->refs++;
-	pod->next = pod->server->pods;
-	pod->server->pods = pod;
-	pthread_mutex_unlock(&pod->server->tables);
-}
-
-void pod_table_remove(struct pod *pod)
-{
-	bool found = false;
-
-	pthread_mutex_lock(&pod->server->tables);
-	for (struct pod **p = &pod->server->pods; *p; p = &(*p)->next) {
-		if (*p == pod) {
-			*p = pod->next;
-			pod->next = NULL;
-			found = true;
-			break;
-		}
-	}
-	pthread_mutex_unlock(&pod->server->tables);
-	if (found)
-		pod_unref(pod);
-}
-
-int pod_find(struct server *server, const char *id, struct pod **ret_pod, struct err *err)
-{
-	struct pod *found = NULL;
-	size_t len = strlen(id);
-	bool ambiguous = false;
-
-	pthread_mutex_lock(&server->tables);
-	for (struct pod *pod = server->pods; pod && len > 0; pod = pod->next) {
-		if (strncmp(pod->id, id, len) != 0)
-			continue;
-		if (found) {
-			ambiguous = true;
-			break;
-		}
-		found = pod;
-	}
-	if (found && !ambiguous)
-		found->refs++;
-	pthread_mutex_unlock(&server->tables);
-	if (ambiguous)
-		return err_set(err, -EINVAL, "pod sandbox id prefix \"%s\" is ambiguous", id);
-	if (!found)
-		return err_set(err, -ENOENT, "pod sandbox \"%s\" not found", id);
-	*ret_pod = found;
-	return 0;
-}
-
-void pod_list_free(struct pod **list)
-{
-	for (size_t i = 0; list && list[i]; i++)
-		pod_unref(list[i]);
-	free(list);
-}
-
-int pod_list(struct server *server, struct pod ***ret_list, struct err *err)
-{
-	struct pod **list;
-	size_t n = 0;
-
-	pthread_mutex_lock(&server->tables);
-	for (struct pod *pod = server->pods; pod; pod = pod->next)
-		n++;
-	list = calloc(n + 1, sizeof(struct pod *));
-	n = 0;
-	for (struct pod *pod = server->pods; pod && list; pod = pod->next) {
-		pod->refs++;
-		list[n++] = pod;
-	}
-	pthread_mutex_unlock(&server->tables);
-	if (!list)
-		return err_oom(err);
-	*ret_list = list;
-	return 0;
-}
-
-Crivisor__State__V1__Pod *pod_state(struct pod *pod)
-{
-	Crivisor__State__V1__Pod *copy;
-
-	pthread_mutex_lock(&pod->lock);
-	if (!pod->state || pod->state->phase == CRIVISOR__STATE__V1__PHASE__PHASE_CREATING)
-		copy = NULL;
-	else
-		copy = PB_CLONE(pod->state);
-	pthread_mutex_unlock(&pod->lock);
-	return copy;
+	return xasprintf("%s_%s_%s_%u", m->name, m->namespace_, m->uid, m->attempt);
 }
 
 static int store_row(struct pod *pod, struct err *err)
 {
 	void *data CLEANUP_FREE = NULL;
-	char *name CLEANUP_FREE = NULL;
 	size_t len = 0;
-	int r;
+	int r = -ENOENT;
 
 	pthread_mutex_lock(&pod->lock);
-	r = pod->state ? pb_pack(&pod->state->base, &data, &len) : -ENOENT;
-	if (r == 0 && pod->state->config && pod->state->config->metadata) {
-		const Runtime__V1__PodSandboxMetadata *m = pod->state->config->metadata;
-
-		name = xasprintf("%s_%s_%s_%u", m->name, m->namespace_, m->uid, m->attempt);
+	if (!pod->gone) {
+		pod->state->unclaimed = atomic_load(&pod->object.unclaimed);
+		r = pb_pack(&pod->state->base, &data, &len);
 	}
 	pthread_mutex_unlock(&pod->lock);
 	if (r == -ENOENT)
-		return err_set(err, r, "pod sandbox \"%s\" not found", pod->id);
-	if (r < 0 || !name)
+		return err_set(err, r, "pod sandbox \"%s\" not found", pod->object.id);
+	if (r < 0)
 		return err_oom(err);
-	return store_put(pod->server->store, "pod", pod->id, name, data, len, err);
+	return store_put(pod->pods->parts.store, "pod", pod->object.id, pod->object.name, data, len, err);
 }
 
 int pod_store(struct pod *pod, struct err *err)
@@ -194,16 +88,20 @@ int pod_store(struct pod *pod, struct err *err)
 	return r;
 }
 
+int pod_store_object(struct object *object, struct err *err)
+{
+	return pod_store((struct pod *)(void *)object, err);
+}
+
 int pod_forget(struct pod *pod, struct err *err)
 {
 	int r;
 
 	pthread_mutex_lock(&pod->rows);
-	r = store_delete(pod->server->store, "pod", pod->id, err);
+	r = store_delete(pod->pods->parts.store, "pod", pod->object.id, err);
 	if (r == 0) {
 		pthread_mutex_lock(&pod->lock);
-		pb_free(pod->state);
-		pod->state = NULL;
+		pod->gone = true;
 		pthread_cond_broadcast(&pod->changed);
 		pthread_mutex_unlock(&pod->lock);
 	}
@@ -211,46 +109,50 @@ int pod_forget(struct pod *pod, struct err *err)
 	return r;
 }
 
-void pod_cancel(struct pod *pod)
-{
-	struct call *waits = NULL;
-	struct vm *vm = NULL;
+/* ---- the turn ------------------------------------------------------------------------------------------ */
 
-	pthread_mutex_lock(&pod->lock);
-	if (pod->op == POD_OP_CREATE) {
-		pod->cancel = true;
-		vm = pod->vm;
-		waits = call_ref(pod->waits);
-	}
-	pthread_mutex_unlock(&pod->lock);
-	call_cancel(waits, "the pod sandbox is to be stopped");
-	call_unref(waits);
-	if (vm)
-		vm_stop(vm, now_monotonic_ns() + 10 * NS_PER_SEC, NULL);
-}
-
-int pod_turn_take(struct pod *pod, enum pod_op op)
+int pod_turn_take(struct pod *pod, enum work op, struct call *call, struct err *err)
 {
+	bool gone = false;
 	int r = 0;
 
-	pod_cancel(pod);
 	pthread_mutex_lock(&pod->lock);
-	while (pod->op != POD_OP_NONE)
-		pthread_cond_wait(&pod->changed, &pod->lock);
-	if (!pod->state)
-		r = -ENOENT; /* removed while we waited */
-	else
-		pod->op = op;
+	while (pod->op != WORK_NONE && r == 0)
+		r = call_wait(call, &pod->changed, &pod->lock, INT64_MAX);
+	if (r == 0) {
+		gone = pod->gone;
+		if (!gone)
+			pod->op = op;
+	}
 	pthread_mutex_unlock(&pod->lock);
-	return r;
+	if (gone)
+		return err_set(err, -ENOENT, "pod sandbox \"%s\" not found", pod->object.id);
+	if (r == -ECANCELED)
+		return call_check(call, err);
+	if (r < 0)
+		return err_set(err, r, "timed out waiting for other work on pod sandbox \"%s\"",
+			       pod->object.id);
+	return 0;
 }
 
 void pod_turn_give(struct pod *pod)
 {
 	pthread_mutex_lock(&pod->lock);
-	pod->op = POD_OP_NONE;
+	pod->op = WORK_NONE;
 	pthread_cond_broadcast(&pod->changed);
 	pthread_mutex_unlock(&pod->lock);
+}
+
+/* ---- state --------------------------------------------------------------------------------------------- */
+
+bool pod_is_ready(struct pod *pod)
+{
+	bool ready;
+
+	pthread_mutex_lock(&pod->lock);
+	ready = !pod->gone && pod->state->phase == POD_READY;
+	pthread_mutex_unlock(&pod->lock);
+	return ready;
 }
 
 int pod_agent(struct pod *pod, struct agent **ret_agent, struct err *err)
@@ -258,84 +160,153 @@ int pod_agent(struct pod *pod, struct agent **ret_agent, struct err *err)
 	int r = 0;
 
 	pthread_mutex_lock(&pod->lock);
-	if (!pod->state)
-		r = err_set(err, -ENOENT, "pod sandbox \"%s\" not found", pod->id);
-	else if (pod->state->phase != CRIVISOR__STATE__V1__PHASE__PHASE_READY || pod->dead || !pod->agent)
+	if (pod->gone)
+		r = err_set(err, -ENOENT, "pod sandbox \"%s\" not found", pod->object.id);
+	else if (pod->state->phase != POD_READY)
 		r = err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION,
-				   "pod sandbox \"%s\" is not ready%s%s", pod->id, pod->reason[0] ? ": " : "",
-				   pod->reason);
-	else
-		*ret_agent = pod->agent;
+				   "pod sandbox \"%s\" is not ready%s%s", pod->object.id,
+				   pod->state->reason[0] ? ": " : "", pod->state->reason);
 	pthread_mutex_unlock(&pod->lock);
+	if (r == 0 && sandbox_agent(pod->sandbox, ret_agent, err) < 0)
+		r = err_wrap(err, "pod sandbox \"%s\"", pod->object.id);
 	return r;
 }
 
-int pod_dial(void *arg, uint32_t port, int64_t deadline_ns, struct err *err)
+bool pod_end(struct pod *pod, const char *why)
 {
-	return vm_connect(arg, port, deadline_ns, err);
+	bool first;
+
+	pthread_mutex_lock(&pod->lock);
+	first = pod->state->phase == POD_READY;
+	if (first) {
+		pod->state->phase = POD_EXITED;
+		(void)pb_set_text(&pod->state->reason, why);
+	}
+	pthread_cond_broadcast(&pod->changed);
+	pthread_mutex_unlock(&pod->lock);
+	return first;
 }
 
-static int cni_bandwidth(const Runtime__V1__PodSandboxConfig *config, struct cni_pod *ret, struct err *err)
+static void died_job(void *arg)
 {
-	for (size_t i = 0; i < config->n_annotations; i++) {
-		const char *key = config->annotations[i]->key;
-		uint64_t *bps = str_eq(key, "kubernetes.io/ingress-bandwidth")	? &ret->ingress_bps
-				: str_eq(key, "kubernetes.io/egress-bandwidth") ? &ret->egress_bps
-										: NULL;
+	struct pod *pod = arg;
+	int64_t deadline_ns = now_monotonic_ns() + CALL_NS;
+	struct err err = ERR_INIT;
+	int r = 0;
 
-		if (bps && cni_bandwidth_parse(config->annotations[i]->value, bps, err) < 0)
-			return err_wrap(err, "annotation %s", key);
-	}
-	return 0;
+	container_sandbox_died(pod, pod->state->reason); /* set once */
+	if (pod_store(pod, &err) < 0 && err.code != -ENOENT)
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->object.id), "storing a dead pod: %s",
+			 err.msg);
+	/* One that dies as it becomes ready is first told to be ready: its creation is in its last lines. */
+	pthread_mutex_lock(&pod->lock);
+	while (pod->op == WORK_CREATE && r == 0)
+		r = cond_wait_until(&pod->changed, &pod->lock, deadline_ns);
+	pthread_mutex_unlock(&pod->lock);
+	pod_tell(pod, POD_IS_NOT_READY);
+	object_unref(&pod->object);
 }
 
-int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandboxConfig *config,
-		 struct cni_port *ports, size_t n_ports, struct cni_pod *ret, struct err *err)
+/* A hook of the sandbox. During a creation it has no effect: the creation fails by itself. */
+static void sandbox_died(void *arg, const char *why, int status)
 {
-	static const char *const protocols[] = {"tcp", "udp", "sctp"};
-	size_t n = 0;
+	struct pod *pod = arg;
 
-	memset(ret, 0, sizeof(*ret));
-	ret->id = id;
-	ret->netns = netns;
-	ret->ifname = "eth0";
-	ret->ports = ports;
-	if (!config)
-		return 0;
-	ret->ns = config->metadata->namespace_;
-	ret->name = config->metadata->name;
-	ret->uid = config->metadata->uid;
-	for (size_t i = 0; i < config->n_port_mappings; i++) {
-		const Runtime__V1__PortMapping *p = config->port_mappings[i];
+	(void)status;
+	if (!pod_end(pod, why))
+		return;
+	log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", pod->object.id), "pod is not ready: %s", why);
+	object_ref(&pod->object);
+	/* Not the lane of the stops: they wait for what this job brings about. */
+	if (workers_submit(pod->pods->parts.workers, LANE_NET, died_job, pod) < 0) {
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->object.id),
+			 "no thread to end the containers of a dead pod; StopPodSandbox will");
+		object_unref(&pod->object);
+	}
+}
 
-		if (p->host_port == 0)
-			continue; /* informational only, as with containerd */
-		if (p->host_port < 0 || p->host_port > 65535 || p->container_port < 1 ||
-		    p->container_port > 65535)
-			return err_set(
-				err, -EINVAL,
-				"port_mappings[%zu]: host_port %d and container_port %d must be 1 to 65535",
-				i, p->host_port, p->container_port);
-		if (p->protocol < 0 || (size_t)p->protocol >= ARRAY_SIZE(protocols))
-			return err_set(err, -EINVAL, "port_mappings[%zu]: unknown protocol %d", i,
-				       (int)p->protocol);
-		if (n == n_ports)
-			return err_set(err, -E2BIG, "more than %zu port mappings", n_ports);
-		ports[n++] = (struct cni_port){
-			.host_port = (uint16_t)p->host_port,
-			.container_port = (uint16_t)p->container_port,
-			.protocol = protocols[p->protocol],
-			.host_ip = p->host_ip,
-		};
+static void sandbox_reconnected(void *arg)
+{
+	container_watch_again(arg);
+}
+
+void pod_sandbox_hooks(struct pod *pod, struct sandbox_hooks *ret)
+{
+	*ret = (struct sandbox_hooks){.died = sandbox_died, .reconnected = sandbox_reconnected, .arg = pod};
+}
+
+void pod_unhook(struct pod *pod)
+{
+	if (pod->sandbox)
+		sandbox_forget_hooks(pod->sandbox);
+}
+
+/* ---- views --------------------------------------------------------------------------------------------- */
+
+/* False once it is gone. */
+static bool view(struct pod *pod, struct pod_view *ret)
+{
+	const PodState *s = pod->state;
+	bool there;
+
+	pthread_mutex_lock(&pod->lock);
+	there = !pod->gone;
+	*ret = (struct pod_view){
+		.id = pod->object.id,
+		.config = s->config,
+		.runtime_handler = s->runtime_handler,
+		.created_at_ns = s->created_at,
+		.ready = s->phase == POD_READY,
+		.reason = s->reason,
+		.ips = s->ips,
+		.n_ips = s->n_ips,
+	};
+	pthread_mutex_unlock(&pod->lock);
+	return there;
+}
+
+void pod_tell(struct pod *pod, enum pods_event event)
+{
+	const struct pods_hooks *hooks = &pod->pods->hooks;
+	struct pod_view v;
+
+	if (!hooks->pod)
+		return;
+	view(pod, &v);
+	hooks->pod(hooks->arg, event, &v);
+}
+
+int pods_each(struct pods *pods, const char *id, pod_view_fn *fn, void *arg, struct err *err)
+{
+	struct object **list CLEANUP_OBJECTS = NULL;
+	int r = table_list(&pods->pods, false, &list, err);
+
+	for (size_t i = 0; r == 0 && list[i]; i++) {
+		struct pod_view v;
+
+		if ((!id || str_starts(list[i]->id, id)) && view((struct pod *)(void *)list[i], &v))
+			r = fn(arg, &v, err);
 	}
-	ret->n_ports = n;
-	if (config->dns_config) {
-		ret->dns_servers = config->dns_config->servers;
-		ret->n_dns_servers = config->dns_config->n_servers;
-		ret->dns_searches = config->dns_config->searches;
-		ret->n_dns_searches = config->dns_config->n_searches;
-		ret->dns_options = config->dns_config->options;
-		ret->n_dns_options = config->dns_config->n_options;
-	}
-	return cni_bandwidth(config, ret, err);
+	return r;
+}
+
+int pods_look(struct pods *pods, const char *id, pod_view_fn *fn, void *arg, struct err *err)
+{
+	struct pod *pod CLEANUP_POD = NULL;
+	struct pod_view v;
+	int r = pod_find(pods, id, &pod, err);
+
+	if (r < 0)
+		return r;
+	if (!view(pod, &v))
+		return err_set(err, -ENOENT, "pod sandbox \"%s\" not found", id);
+	return fn(arg, &v, err);
+}
+
+int pods_info(struct pods *pods, const char *id, struct sandbox_info *ret_info, struct err *err)
+{
+	struct pod *pod CLEANUP_POD = NULL;
+	int r = pod_find(pods, id, &pod, err);
+
+	return r < 0 ? r : sandbox_info(pod->sandbox, ret_info, err);
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* After a power cut: what no row knows any more, since the database lost its last commits. */
-#include "cri/pods/container.h"
-#include "cri/pods/pod.h"
+#include "cri/pods/pods_internal.h"
 
 #include "base/log.h"
 #include "base/util.h"
@@ -10,13 +9,13 @@
 
 #define BOOT_ID_MAX 64
 
-static bool known(struct server *server, const char *kind, const char *id)
+static bool known(struct pods *pods, const char *kind, const char *id)
 {
 	void *data CLEANUP_FREE = NULL;
 	size_t len;
 
 	/* One that cannot be looked up is not one that is not there. */
-	return store_get(server->store, kind, id, &data, &len, NULL) != -ENOENT;
+	return store_get(pods->parts.store, kind, id, &data, &len, NULL) != -ENOENT;
 }
 
 /* Names in a directory, without `suffix`, of those that end in it. */
@@ -38,71 +37,49 @@ static char **names_in(const char *path, const char *suffix)
 	return names;
 }
 
-static void sweep_layers(struct server *server)
+static void sweep_layers(struct pods *pods)
 {
-	char *path CLEANUP_FREE = xasprintf("%s/containers", server->config->server.state_dir);
+	char *path CLEANUP_FREE = xasprintf("%s/containers", pods->parts.config->server.state_dir);
 	char **names CLEANUP_STRV = path ? names_in(path, "") : NULL;
 
 	for (size_t i = 0; names && names[i]; i++) {
 		struct err err = ERR_INIT;
 
-		if (known(server, "container", names[i]))
+		if (known(pods, "container", names[i]))
 			continue;
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", names[i]),
 			 "its row was lost: removing its files");
-		if (rootfs_remove(server->rootfs, names[i], &err) < 0)
+		if (rootfs_remove(pods->parts.rootfs, names[i], &err) < 0)
 			log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", names[i]), "removing them: %s",
 				 err.msg);
 	}
 }
 
-static void sweep_log_positions(struct server *server)
+static void sweep_log_positions(struct pods *pods)
 {
-	char *path CLEANUP_FREE = xasprintf("%s/logs", server->config->server.state_dir);
+	char *path CLEANUP_FREE = xasprintf("%s/logs", pods->parts.config->server.state_dir);
 	char **names CLEANUP_STRV = path ? names_in(path, ".pos") : NULL;
 
 	for (size_t i = 0; names && names[i]; i++) {
-		char *pos CLEANUP_FREE = container_pos_path(server, names[i]);
+		char *pos CLEANUP_FREE = container_pos_path(pods, names[i]);
 
-		if (!known(server, "container", names[i]) && (!pos || (unlink(pos) < 0 && errno != ENOENT)))
+		if (!known(pods, "container", names[i]) && (!pos || (unlink(pos) < 0 && errno != ENOENT)))
 			log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", names[i]),
 				 "removing the position of its log: %s", strerror(errno));
 	}
 }
 
-/* Addresses, above all: the plugins' own records of them outlive a boot too. */
-static void sweep_attachments(struct server *server)
+void state_sweep(struct pods *pods)
 {
-	char *path CLEANUP_FREE = xasprintf("%s/cni", server->config->server.state_dir);
-	char **names CLEANUP_STRV = path ? names_in(path, ".json") : NULL;
-
-	for (size_t i = 0; names && names[i]; i++) {
-		char *netns CLEANUP_FREE =
-			xasprintf("%s/netns/%.20s", server->config->server.run_dir, names[i]);
-		struct err err = ERR_INIT;
-
-		if (known(server, "pod", names[i]))
-			continue;
-		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", names[i]),
-			 "its row was lost: giving its addresses back");
-		if (!netns || pod_undo(server, names[i], "cni", netns, &err) < 0)
-			log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", names[i]), "giving them back: %s",
-				 err.msg);
-	}
-}
-
-void state_sweep(struct server *server)
-{
-	char *path CLEANUP_FREE = xasprintf("%s/boot_id", server->config->server.state_dir);
+	char *path CLEANUP_FREE = xasprintf("%s/boot_id", pods->parts.config->server.state_dir);
 	char *now CLEANUP_FREE = NULL, *then CLEANUP_FREE = NULL;
 	int r = read_file("/proc/sys/kernel/random/boot_id", BOOT_ID_MAX, &now, NULL);
 
 	/* Within a boot a row is never lost; and what a VM uses must not be taken from it on a suspicion. */
 	if (r < 0 || !path || (read_file(path, BOOT_ID_MAX, &then, NULL) == 0 && str_eq(now, then)))
 		return;
-	sweep_layers(server);
-	sweep_log_positions(server);
-	sweep_attachments(server);
+	sweep_layers(pods);
+	sweep_log_positions(pods);
 	r = write_file_atomic(path, now, strlen(now), 0600, false);
 	if (r < 0)
 		log_error("noting this boot: %s", strerror(-r));

@@ -6,7 +6,6 @@
 #include "cri/image/image.h"
 #include "api/cri/runtime.pb-c.h"
 #include "api/pb.h"
-#include "cri/command/server.h"
 
 static int fill_image(Runtime__V1__Image *to, const struct image *from)
 {
@@ -38,12 +37,12 @@ static int fill_image(Runtime__V1__Image *to, const struct image *from)
 
 SERVICE_HANDLER(list_images)
 {
-	struct server *server = ctx;
+	const struct service *service = ctx;
 	const Runtime__V1__ListImagesRequest *req = (const void *)request;
 	Runtime__V1__ListImagesResponse *resp = (void *)response;
 	const char *ref = req->filter && req->filter->image ? req->filter->image->image : NULL;
 	struct image **list = NULL;
-	int r = image_list(server->images, str_empty(ref) ? NULL : ref, &list, err);
+	int r = image_list(service->images, str_empty(ref) ? NULL : ref, &list, err);
 
 	for (size_t i = 0; r == 0 && list && list[i]; i++) {
 		Runtime__V1__Image *im =
@@ -60,7 +59,7 @@ SERVICE_HANDLER(list_images)
 
 SERVICE_HANDLER(image_status)
 {
-	struct server *server = ctx;
+	const struct service *service = ctx;
 	const Runtime__V1__ImageStatusRequest *req = (const void *)request;
 	Runtime__V1__ImageStatusResponse *resp = (void *)response;
 	struct image *image = NULL;
@@ -68,7 +67,7 @@ SERVICE_HANDLER(image_status)
 
 	if (!req->image || str_empty(req->image->image))
 		return err_set(err, -EINVAL, "image.image is missing");
-	r = image_get(server->images, req->image->image, &image, err);
+	r = image_get(service->images, req->image->image, &image, err);
 	if (r == -ENOENT)
 		return 0; /* an absent image is an answer, not an error */
 	if (r < 0)
@@ -85,7 +84,7 @@ SERVICE_HANDLER(image_status)
 
 SERVICE_HANDLER(pull_image)
 {
-	struct server *server = ctx;
+	const struct service *service = ctx;
 	const Runtime__V1__PullImageRequest *req = (const void *)request;
 	Runtime__V1__PullImageResponse *resp = (void *)response;
 	struct image_auth auth = {0};
@@ -104,7 +103,7 @@ SERVICE_HANDLER(pull_image)
 			.auth = req->auth->auth,
 		};
 	}
-	r = image_pull(server->images, req->image->image, req->auth ? &auth : NULL, call, &id, err);
+	r = image_pull(service->images, req->image->image, req->auth ? &auth : NULL, call, &id, err);
 	if (r == 0)
 		resp->image_ref = id;
 	return r;
@@ -112,12 +111,12 @@ SERVICE_HANDLER(pull_image)
 
 SERVICE_HANDLER(remove_image)
 {
-	struct server *server = ctx;
+	const struct service *service = ctx;
 	const Runtime__V1__RemoveImageRequest *req = (const void *)request;
 
 	if (!req->image || str_empty(req->image->image))
 		return err_set(err, -EINVAL, "image.image is missing");
-	return image_remove(server->images, req->image->image, err);
+	return image_remove(service->images, req->image->image, err);
 }
 
 static int add_usage(void *vector, size_t *n, const struct image_fs_info *info)
@@ -140,10 +139,10 @@ static int add_usage(void *vector, size_t *n, const struct image_fs_info *info)
 
 SERVICE_HANDLER(image_fs_info)
 {
-	struct server *server = ctx;
+	const struct service *service = ctx;
 	Runtime__V1__ImageFsInfoResponse *resp = (void *)response;
 	struct image_fs_info info = {0};
-	int r = image_fs_info(server->images, &info, err);
+	int r = image_fs_info(service->images, &info, err);
 
 	if (r < 0)
 		return r;

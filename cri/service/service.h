@@ -2,12 +2,26 @@
 /*
  * service.h: the CRI methods: from protobuf requests to pods, containers and images, and back.
  *
- * Threads: handlers run on the workers' lanes, with the server as their ctx.
+ * Purpose:   one file for each group of RPCs: decode, call the room below, encode.
+ * Threads:   handlers run on the workers' lanes, with a struct service as their ctx. Those that end or make
+ *            something are asynchronous: they begin the work and return.
+ * Ownership: the parts outlive the RPC server, its handlers and its outstanding replies.
  */
 #ifndef CRI_SERVICE_SERVICE_H
 #define CRI_SERVICE_SERVICE_H
 
+#include "cri/health/readiness.h"
+#include "cri/pods/pods.h"
 #include "cri/rpc/rpc.h"
+
+struct service {
+	const struct config *config;
+	struct workers *workers;
+	struct image_store *images;
+	struct cni *cni;
+	struct pods *pods;
+	struct health *health;
+};
 
 /* All 41 methods, those without handler included (Unimplemented); ends with a NULL path. */
 extern const struct rpc_method service_methods[];
@@ -18,23 +32,31 @@ extern const struct rpc_method service_methods[];
 	int service_##name(SERVICE_MAYBE void *ctx, SERVICE_MAYBE struct call *call,                         \
 			   SERVICE_MAYBE const ProtobufCMessage *request,                                    \
 			   SERVICE_MAYBE ProtobufCMessage *response, struct err *err)
+#define SERVICE_ASYNC(name)                                                                                  \
+	void service_##name(void *ctx, SERVICE_MAYBE struct call *call, const ProtobufCMessage *request,     \
+			    struct rpc_reply *reply)
+/* status.c */
 SERVICE_HANDLER(version);
 SERVICE_HANDLER(status);
 SERVICE_HANDLER(runtime_config);
 SERVICE_HANDLER(update_runtime_config);
-SERVICE_HANDLER(run_pod_sandbox);
-SERVICE_HANDLER(stop_pod_sandbox);
-SERVICE_HANDLER(remove_pod_sandbox);
-SERVICE_HANDLER(pod_sandbox_status);
+/* pod.c */
+SERVICE_ASYNC(run_pod_sandbox);
+SERVICE_ASYNC(stop_pod_sandbox);
+SERVICE_ASYNC(remove_pod_sandbox);
+SERVICE_ASYNC(pod_sandbox_status);
 SERVICE_HANDLER(list_pod_sandbox);
-SERVICE_HANDLER(create_container);
-SERVICE_HANDLER(start_container);
-SERVICE_HANDLER(stop_container);
-SERVICE_HANDLER(remove_container);
+/* container.c */
+SERVICE_ASYNC(create_container);
+SERVICE_ASYNC(start_container);
+SERVICE_ASYNC(stop_container);
+SERVICE_ASYNC(remove_container);
 SERVICE_HANDLER(list_containers);
 SERVICE_HANDLER(container_status);
 SERVICE_HANDLER(reopen_container_log);
+/* exec.c */
 SERVICE_HANDLER(exec_sync);
+/* image.c */
 SERVICE_HANDLER(list_images);
 SERVICE_HANDLER(image_status);
 SERVICE_HANDLER(pull_image);

@@ -51,21 +51,28 @@ bool service_labels_match(const void *selector, size_t n_selector, const void *l
 	return true;
 }
 
-static Runtime__V1__ContainerState cri_state(const Crivisor__State__V1__Container *state)
+Runtime__V1__ContainerState service_container_state(const struct container_view *view)
 {
-	switch (state->phase) {
-	case CRIVISOR__STATE__V1__PHASE__PHASE_READY:
+	switch (view->state) {
+	case CONTAINER_CREATED:
 		return RUNTIME__V1__CONTAINER_STATE__CONTAINER_CREATED;
-	case CRIVISOR__STATE__V1__PHASE__PHASE_RUNNING:
+	case CONTAINER_RUNNING:
 		return RUNTIME__V1__CONTAINER_STATE__CONTAINER_RUNNING;
-	case CRIVISOR__STATE__V1__PHASE__PHASE_EXITED:
+	case CONTAINER_EXITED:
 		return RUNTIME__V1__CONTAINER_STATE__CONTAINER_EXITED;
-	default:
-		return RUNTIME__V1__CONTAINER_STATE__CONTAINER_UNKNOWN;
+	case CONTAINER_CREATING:
+		break;
 	}
+	return RUNTIME__V1__CONTAINER_STATE__CONTAINER_UNKNOWN;
 }
 
-static int fill_user(Runtime__V1__ContainerStatus *s, const Crivisor__State__V1__Container *state)
+void service_done(void *arg, const char *id, const struct err *err)
+{
+	(void)id;
+	rpc_reply_end(arg, NULL, err);
+}
+
+static int fill_user(Runtime__V1__ContainerStatus *s, const struct container_view *view)
 {
 	Runtime__V1__LinuxContainerUser *user;
 
@@ -75,14 +82,14 @@ static int fill_user(Runtime__V1__ContainerStatus *s, const Crivisor__State__V1_
 	user = s->user->linux = pb_new(&runtime__v1__linux_container_user__descriptor);
 	if (!user)
 		return -ENOMEM;
-	user->uid = state->uid;
-	user->gid = state->gid;
-	if (state->n_groups > 0) {
-		user->supplemental_groups = calloc(state->n_groups, sizeof(int64_t));
+	user->uid = view->uid;
+	user->gid = view->gid;
+	if (view->n_groups > 0) {
+		user->supplemental_groups = calloc(view->n_groups, sizeof(int64_t));
 		if (!user->supplemental_groups)
 			return -ENOMEM;
-		memcpy(user->supplemental_groups, state->groups, state->n_groups * sizeof(int64_t));
-		user->n_supplemental_groups = state->n_groups;
+		memcpy(user->supplemental_groups, view->groups, view->n_groups * sizeof(int64_t));
+		user->n_supplemental_groups = view->n_groups;
 	}
 	return 0;
 }
@@ -123,22 +130,22 @@ static int fill_mounts(Runtime__V1__ContainerStatus *s, const Runtime__V1__Conta
 	return 0;
 }
 
-int service_container_status_of(Runtime__V1__ContainerStatus *s, const Crivisor__State__V1__Container *state)
+int service_container_status_of(Runtime__V1__ContainerStatus *s, const struct container_view *view)
 {
-	const Runtime__V1__ContainerConfig *config = state->config;
+	const Runtime__V1__ContainerConfig *config = view->config;
 
-	s->state = cri_state(state);
-	s->created_at = state->created_at;
-	s->started_at = state->started_at;
-	s->finished_at = state->finished_at;
-	s->exit_code = state->exit_code;
-	s->stop_signal = cri_signal(state->stop_signal);
+	s->state = service_container_state(view);
+	s->created_at = view->created_at_ns;
+	s->started_at = view->started_at_ns;
+	s->finished_at = view->finished_at_ns;
+	s->exit_code = view->exit_code;
+	s->stop_signal = cri_signal(view->stop_signal);
 	s->metadata = PB_CLONE(config->metadata);
 	s->image = PB_CLONE(config->image);
-	if (!s->metadata || !s->image || pb_set_str(&s->id, state->id) < 0 ||
-	    pb_set_str(&s->image_ref, state->image_ref) < 0 ||
-	    pb_set_str(&s->image_id, state->image_id) < 0 || pb_set_str(&s->reason, state->reason) < 0 ||
-	    pb_set_str(&s->message, state->message) < 0 || pb_set_str(&s->log_path, state->log_path) < 0)
+	if (!s->metadata || !s->image || pb_set_str(&s->id, view->id) < 0 ||
+	    pb_set_str(&s->image_ref, view->image_ref) < 0 || pb_set_str(&s->image_id, view->image_id) < 0 ||
+	    pb_set_str(&s->reason, view->reason) < 0 || pb_set_str(&s->message, view->message) < 0 ||
+	    pb_set_str(&s->log_path, view->log_path) < 0)
 		return -ENOMEM;
 	if (config->linux && config->linux->resources) {
 		s->resources = pb_new(&runtime__v1__container_resources__descriptor);
@@ -146,7 +153,7 @@ int service_container_status_of(Runtime__V1__ContainerStatus *s, const Crivisor_
 			return -ENOMEM;
 		s->resources->linux = PB_CLONE(config->linux->resources);
 	}
-	if (fill_user(s, state) < 0 || fill_mounts(s, config) < 0 ||
+	if (fill_user(s, view) < 0 || fill_mounts(s, config) < 0 ||
 	    service_copy_map(&s->labels, &s->n_labels, config->labels, config->n_labels) < 0)
 		return -ENOMEM;
 	return service_copy_map(&s->annotations, &s->n_annotations, config->annotations,

@@ -8,7 +8,8 @@
 #ifndef CRI_SERVICE_UTIL_INTERNAL_H
 #define CRI_SERVICE_UTIL_INTERNAL_H
 
-#include "api/cri/state.pb-c.h"
+#include "cri/pods/containers.h"
+#include "cri/rpc/rpc.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -22,6 +23,9 @@
 int service_copy_map(void *to_vector, size_t *n_to, const void *from_vector, size_t n_from);
 /* True if the labels hold every pair of the selector. */
 bool service_labels_match(const void *selector, size_t n_selector, const void *labels, size_t n_labels);
-int service_container_status_of(Runtime__V1__ContainerStatus *s, const Crivisor__State__V1__Container *state);
+Runtime__V1__ContainerState service_container_state(const struct container_view *view);
+int service_container_status_of(Runtime__V1__ContainerStatus *s, const struct container_view *view);
+/* A pods_done_fn for RPCs whose answer is empty; arg is the struct rpc_reply. */
+void service_done(void *arg, const char *id, const struct err *err);
 
 #endif

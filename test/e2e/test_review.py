@@ -222,14 +222,14 @@ class BetweenTwoSteps(Case):
     """The database as a killed server leaves it: a step was taken in the guest, and its row was not written yet."""
 
     images = (BUSYBOX,)
-    CREATING, RUNNING = 0, 2
+    CREATING, RUNNING = 1, 3
 
-    def restart_with_phase(self, container, phase):
+    def restart_with_state(self, container, state):
         self.server.stop(signal.SIGKILL)
         with sqlite3.connect(self.server.state_dir / "crivisor.db") as db:
-            # Where a field comes twice, protobuf takes the last one. The phase is field 12 of the container's state.
+            # Where a field comes twice, protobuf takes the last one. The state is field 18 of a container's row.
             db.execute("UPDATE object SET value = CAST(value || ? AS BLOB) WHERE kind = 'container' AND id = ?",
-                       (bytes([12 << 3, phase]), container.id))
+                       (bytes([18 << 3 & 0xff | 0x80, 18 >> 4, state]), container.id))
         self.server.start()
 
     def sleepers(self, pod):
@@ -238,7 +238,7 @@ class BetweenTwoSteps(Case):
     def test_stored_as_running_but_never_started(self):
         pod = self.server.runp()
         container = pod.create(["sh", "-c", "echo started; exit 4"])
-        self.restart_with_phase(container, self.RUNNING)
+        self.restart_with_state(container, self.RUNNING)
         self.assertEqual(container.status()["state"], "CONTAINER_CREATED")
         container.start()
         self.assertEqual(int(container.wait()["exitCode"]), 4)
@@ -248,7 +248,7 @@ class BetweenTwoSteps(Case):
         pod = self.server.runp()
         mounts = self.server.mounts()
         container = pod.run(["sleep", "1234"])
-        self.restart_with_phase(container, self.CREATING)
+        self.restart_with_state(container, self.CREATING)
         self.assertEqual(self.server.crictl("ps", "-aq"), "")
         self.assertEqual(self.server.mounts(), mounts)
         self.assertEqual(self.sleepers(pod), "0")

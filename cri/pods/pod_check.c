@@ -3,7 +3,7 @@
  * What a RunPodSandbox asks for, before anything is begun: whether this server does it, and whether it makes
  * sense.
  */
-#include "cri/pods/pod_run_internal.h"
+#include "cri/pods/pods_internal.h"
 
 #include "base/util.h"
 
@@ -49,7 +49,7 @@ static int check_lines(const Runtime__V1__PodSandboxConfig *config, struct err *
 	return r < 0 ? r : check_words("config.dns_config.options", dns->options, dns->n_options, err);
 }
 
-int pod_run_check(const Runtime__V1__PodSandboxConfig *config, const char *handler, struct err *err)
+int pod_check(const Runtime__V1__PodSandboxConfig *config, const char *handler, struct err *err)
 {
 	const Runtime__V1__NamespaceOption *ns = NULL;
 
@@ -83,11 +83,11 @@ int pod_run_check(const Runtime__V1__PodSandboxConfig *config, const char *handl
 }
 
 /* What CNI would refuse is refused before anything is begun. */
-int pod_run_check_network(const char *id, const Runtime__V1__PodSandboxConfig *config, struct err *err)
+int pod_check_network(const char *id, const Runtime__V1__PodSandboxConfig *config, struct err *err)
 {
-	struct cni_port ports[PORTS_MAX];
+	struct cni_port ports[POD_PORTS_MAX];
 	struct cni_pod view;
-	int r = pod_cni_view(id, NULL, config, ports, PORTS_MAX, &view, err);
+	int r = pod_cni_view(id, NULL, config, ports, POD_PORTS_MAX, &view, err);
 
 	return r < 0 ? r : cni_pod_check(&view, err);
 }

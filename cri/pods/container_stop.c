@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * StopContainer: a signal, a timer, SIGKILL. It lives on the loop and holds no thread, however long its grace
+ * period; those who call again while it runs join it and may shorten it. It ends with the container's exit.
+ */
+#include "cri/pods/pods_internal.h"
+
+#include "base/cond.h"
+#include "cri/agent/agent.h"
+
+#include <signal.h>
+
+#define KILL_NS	 (10 * NS_PER_SEC) /* a guest that cannot end a process by SIGKILL in this time hangs */
+#define DRAIN_NS (25 * NS_PER_SEC) /* from the end of a process to its exit's being known, at most */
+
+static void on_timer(void *arg);
+
+/* ---- on the loop --------------------------------------------------------------------------------------- */
+
+static bool in_progress(struct container *c)
+{
+	bool yes;
+
+	pthread_mutex_lock(&c->pod->lock);
+	yes = c->stopping != NULL;
+	pthread_mutex_unlock(&c->pod->lock);
+	return yes;
+}
+
+static void fail(struct container *c, const struct err *why)
+{
+	c->stop.stage = STOP_BEGINS;
+	work_end(&c->pod->lock, &c->stopping, why);
+}
+
+static void disarm(struct container *c)
+{
+	if (!c->stop.timer)
+		return;
+	c->stop.timer = loop_source_free(c->stop.timer);
+	object_unref(&c->object); /* the caller holds another */
+}
+
+static void arm(struct container *c, enum stop_stage stage, int64_t when_ns)
+{
+	struct err err = ERR_INIT;
+
+	c->stop.stage = stage;
+	if (c->stop.timer) {
+		loop_timer_set(c->stop.timer, when_ns);
+		return;
+	}
+	if (loop_add_timer(c->pods->parts.loop, when_ns, on_timer, c, &c->stop.timer, &err) < 0)
+		fail(c, &err);
+	else
+		object_ref(&c->object);
+}
+
+/* The guest's answer says little: "not found" and "already ended" mean that the exit is on its way. */
+static void on_killed(void *arg, const struct err *err, const ProtobufCMessage *msg)
+{
+	struct container *c = arg;
+
+	(void)err;
+	(void)msg;
+	object_unref(&c->object);
+}
+
+static void send_kill(struct container *c)
+{
+	struct agent *agent;
+
+	arm(c, STOP_KILLED, now_monotonic_ns() + KILL_NS);
+	object_ref(&c->object);
+	if (pod_agent(c->pod, &agent, NULL) < 0 ||
+	    guest_kill_async(agent, c->object.id, "", SIGKILL, true, on_killed, c) < 0)
+		object_unref(&c->object); /* its sandbox is dying, or the timer condemns it */
+}
+
+/* A signal that could not be sent is no grace period. */
+static void on_signalled(void *arg, const struct err *err, const ProtobufCMessage *msg)
+{
+	struct container *c = arg;
+
+	(void)msg;
+	if (err && in_progress(c) && c->stop.stage == STOP_SIGNALLED)
+		send_kill(c);
+	object_unref(&c->object);
+}
+
+static void send_signal(struct container *c, int64_t kill_at_ns)
+{
+	struct agent *agent;
+
+	arm(c, STOP_SIGNALLED, kill_at_ns);
+	object_ref(&c->object);
+	if (pod_agent(c->pod, &agent, NULL) == 0 &&
+	    guest_kill_async(agent, c->object.id, "", c->state->stop_signal ? c->state->stop_signal : SIGTERM,
+			     false, on_signalled, c) == 0)
+		return;
+	send_kill(c);
+	object_unref(&c->object);
+}
+
+/* Not ended by SIGKILL: by its log's completion, by its sandbox's death, or not at all. */
+static void insist(struct container *c)
+{
+	struct err err = ERR_INIT;
+	char why[SANDBOX_WHY_MAX];
+	bool ending;
+
+	pthread_mutex_lock(&c->pod->lock);
+	ending = c->ending;
+	pthread_mutex_unlock(&c->pod->lock);
+	if (ending && c->stop.stage == STOP_KILLED) {
+		arm(c, STOP_DRAINS, now_monotonic_ns() + DRAIN_NS);
+	} else if (c->stop.stage != STOP_CONDEMNED) {
+		snprintf(why, sizeof(why), "the guest did not end container %.13s within 10 s of SIGKILL",
+			 c->object.id);
+		arm(c, STOP_CONDEMNED, now_monotonic_ns() + KILL_NS);
+		sandbox_condemn(c->pod->sandbox, why);
+	} else {
+		err_set(&err, -ETIMEDOUT, "container \"%s\" could not be killed", c->object.id);
+		disarm(c);
+		fail(c, &err);
+	}
+}
+
+static void on_timer(void *arg)
+{
+	struct container *c = arg;
+
+	object_ref(&c->object);
+	if (!in_progress(c))
+		disarm(c);
+	else if (c->stop.stage == STOP_SIGNALLED)
+		send_kill(c);
+	else
+		insist(c);
+	object_unref(&c->object);
+}
+
+static void advance(void *arg);
+
+/* The start that this stop waited for has ended. Carries a reference. */
+static void on_started(void *arg, const struct err *err)
+{
+	struct container *c = arg;
+
+	(void)err;
+	if (loop_post(c->pods->parts.loop, advance, c) < 0) {
+		struct err oom = ERR_INIT;
+
+		err_oom(&oom);
+		work_end(&c->pod->lock, &c->stopping, &oom);
+		object_unref(&c->object);
+	}
+}
+
+/* Begins the stop, shortens it, or takes its timer away when it is over. Carries a reference. */
+static void advance(void *arg)
+{
+	struct container *c = arg;
+	struct outcome *starting CLEANUP_OUTCOME = NULL;
+	struct err err = ERR_INIT;
+	int64_t kill_at_ns;
+	bool running;
+
+	pthread_mutex_lock(&c->pod->lock);
+	starting = outcome_ref(c->starting);
+	kill_at_ns = c->kill_at_ns;
+	pthread_mutex_unlock(&c->pod->lock);
+	running = container_state(c) == CONTAINER_RUNNING;
+	if (!in_progress(c)) {
+		disarm(c);
+		c->stop.stage = STOP_BEGINS;
+	} else if (starting && !outcome_known(starting)) {
+		if (outcome_watch(starting, NULL, on_started, c, &err) == 0)
+			return; /* with the reference */
+		fail(c, &err);
+	} else if (!running) {
+		disarm(c);
+		fail(c, NULL);
+	} else if (c->stop.stage == STOP_BEGINS && kill_at_ns > now_monotonic_ns()) {
+		send_signal(c, kill_at_ns);
+	} else if (c->stop.stage == STOP_BEGINS) {
+		send_kill(c);
+	} else if (c->stop.stage == STOP_SIGNALLED) {
+		arm(c, STOP_SIGNALLED, kill_at_ns);
+	}
+	object_unref(&c->object);
+}
+
+/* ---- from any thread ----------------------------------------------------------------------------------- */
+
+int container_stop_begin(struct container *container, int64_t kill_at_ns, struct outcome **ret_outcome,
+			 struct err *err)
+{
+	struct container *c = container;
+	bool begin = false, changed;
+	int r = 0;
+
+	*ret_outcome = NULL;
+	pthread_mutex_lock(&c->pod->lock);
+	if (!c->gone &&
+	    (c->starting || c->state->state == CRIVISOR__STATE__V1__CONTAINER_STATE__CONTAINER_STATE_RUNNING))
+		r = work_join(&c->stopping, ret_outcome, &begin, err);
+	changed = *ret_outcome && (begin || kill_at_ns < c->kill_at_ns);
+	if (changed)
+		c->kill_at_ns = kill_at_ns;
+	pthread_mutex_unlock(&c->pod->lock);
+	if (!changed)
+		return r;
+	object_ref(&c->object);
+	if (loop_post(c->pods->parts.loop, advance, c) == 0)
+		return 0;
+	object_unref(&c->object);
+	err_oom(err);
+	if (begin)
+		work_end(&c->pod->lock, &c->stopping, err);
+	*ret_outcome = outcome_unref(*ret_outcome);
+	return -ENOMEM;
+}
+
+void container_stop_over(struct container *container)
+{
+	bool was;
+
+	pthread_mutex_lock(&container->pod->lock);
+	was = container->stopping != NULL;
+	pthread_mutex_unlock(&container->pod->lock);
+	if (!was)
+		return;
+	work_end(&container->pod->lock, &container->stopping, NULL);
+	/* The timer goes, or does so by itself when it is due. */
+	object_ref(&container->object);
+	if (loop_post(container->pods->parts.loop, advance, container) < 0)
+		object_unref(&container->object);
+}
+
+void containers_stop(struct pods *pods, const char *id, int64_t timeout_s, struct call *call,
+		     pods_done_fn *done, void *arg)
+{
+	struct container *c CLEANUP_CONTAINER = NULL;
+	struct outcome *outcome CLEANUP_OUTCOME = NULL;
+	struct err err = ERR_INIT;
+	int64_t grace_s = timeout_s < 0 ? 0 : timeout_s > INT32_MAX ? INT32_MAX : timeout_s;
+	int r = container_find(pods, id, &c, &err);
+
+	if (r == 0)
+		r = container_stop_begin(c, now_monotonic_ns() + grace_s * NS_PER_SEC, &outcome, &err);
+	if (r < 0 || !outcome)
+		work_done(done, arg, id, r < 0 && r != -ENOENT ? &err : NULL);
+	else
+		work_answer(object_ref(&c->object), outcome, false, call, done, arg);
+}
+
+/* True once it does not run any more. */
+static bool wait_exit(struct container *c, int64_t deadline_ns)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&c->pod->lock);
+	while (r == 0 && !c->gone &&
+	       c->state->state == CRIVISOR__STATE__V1__CONTAINER_STATE__CONTAINER_STATE_RUNNING)
+		r = cond_wait_until(&c->pod->changed, &c->pod->lock, deadline_ns);
+	pthread_mutex_unlock(&c->pod->lock);
+	return r == 0;
+}
+
+void container_kill_all(struct pod *pod, int64_t deadline_ns)
+{
+	struct object **list CLEANUP_OBJECTS = NULL;
+	struct agent *agent;
+
+	if (container_list(pod->pods, pod, false, &list, NULL) < 0 || pod_agent(pod, &agent, NULL) < 0)
+		return;
+	for (size_t i = 0; list[i]; i++) {
+		int64_t left = deadline_ns - now_monotonic_ns();
+
+		if (container_state(container_of(list[i])) == CONTAINER_RUNNING && left > 0)
+			(void)guest_kill(agent, list[i]->id, SIGKILL, true, left, NULL);
+	}
+	for (size_t i = 0; list[i]; i++)
+		(void)wait_exit(container_of(list[i]), deadline_ns);
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * containers.h: containers: their root, mounts and spec on the host, their process in the guest, their log.
+ *
+ * Purpose:   calls by id, and views, as in pods.h: what stands there on threads, ownership, retries and
+ *            `done` holds here too.
+ * Life:      creating (hidden) → created → running → exited → removed. Exits are learned from the agent,
+ *            which is asked again after a restart; the sandbox's death is an exit with 137 of every container
+ *            in it.
+ */
+#ifndef CRI_PODS_CONTAINERS_H
+#define CRI_PODS_CONTAINERS_H
+
+#include "cri/pods/pods.h"
+
+enum container_state {
+	CONTAINER_CREATING,
+	CONTAINER_CREATED,
+	CONTAINER_RUNNING,
+	CONTAINER_EXITED,
+};
+
+/* ---- views --------------------------------------------------------------------------------------------- */
+
+/* One moment of a container. Times are ns since the epoch, 0: not yet. */
+struct container_view {
+	const char *id, *pod_id;
+	const Runtime__V1__ContainerConfig *config;
+	const char *image_id, *image_ref;
+	enum container_state state;
+	int64_t created_at_ns, started_at_ns, finished_at_ns;
+	int32_t exit_code;
+	const char *reason, *message;
+	const char *log_path; /* absolute; "": no log */
+	int64_t uid, gid;
+	const int64_t *groups;
+	size_t n_groups;
+	uint32_t stop_signal; /* Linux number */
+};
+typedef int container_view_fn(void *arg, const struct container_view *container, struct err *err);
+/* Those whose ids and whose pods' ids begin so (NULL, "": all), newest first. */
+int containers_each(struct pods *pods, const char *id, const char *pod_id, container_view_fn *fn, void *arg,
+		    struct err *err);
+int containers_look(struct pods *pods, const char *id, container_view_fn *fn, void *arg, struct err *err);
+/* Its OCI runtime spec, malloc'ed. Blocks for reading a file. */
+int containers_spec(struct pods *pods, const char *id, char **ret_json, struct err *err);
+
+/* ---- calls --------------------------------------------------------------------------------------------- */
+
+void containers_create(struct pods *pods, const char *pod_id, const Runtime__V1__ContainerConfig *config,
+		       struct call *call, pods_done_fn *done, void *arg);
+/* A second call while a start is in progress waits for it; afterwards: FailedPrecondition. */
+void containers_start(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg);
+/*
+ * The stop signal, and SIGKILL after timeout_s (0 and less: at once), whoever listens then. A second call
+ * with a shorter timeout shortens the first's; with a longer one it changes nothing. Unknown, or not running:
+ * success.
+ */
+void containers_stop(struct pods *pods, const char *id, int64_t timeout_s, struct call *call,
+		     pods_done_fn *done, void *arg);
+/* Idempotent; an unknown id is success. A running one is killed first. */
+void containers_remove(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg);
+/* The new log file exists when this returns. Blocks for a file's opening. */
+int containers_reopen_log(struct pods *pods, const char *id, struct call *call, struct err *err);
+
+#define EXEC_OUTPUT_MAX                                                                                      \
+	(16u << 20) /* of each stream; what exceeds it is dropped, as CRI-O and containerd do */
+struct exec_result {
+	void *out, *err_out; /* malloc'ed */
+	size_t out_len, err_len;
+	int32_t exit_code;
+};
+/*
+ * Blocks until the command has ended. It is killed when the call is cancelled, or at its deadline or after
+ * timeout_s (0: none), whichever is first: DeadlineExceeded.
+ */
+int containers_exec(struct pods *pods, const char *id, char *const *args, int64_t timeout_s,
+		    struct call *call, struct exec_result *ret_result, struct err *err);
+
+#endif

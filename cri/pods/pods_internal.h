@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pods_internal.h: what the files of this room share: the room, a pod, a container, and the work on them.
+ *
+ * Locks, in the order in which they may nest:
+ *   pod.rows the rows of one pod and of its containers in the store: held while a state is read and written,
+ *   so
+ *               that an older state never overwrites a newer one and no row comes back after its removal.
+ *               pod.lock one pod's fields and those of its containers; held for an access, never across a
+ *               call to a sandbox's agent, a CNI plugin, a registry or the store. table.lock innermost
+ *               (object_internal.h). Long work is marked, not locked: pod.op and container.op say who is
+ *               changing the object ("the turn"); jobs wait for it on pod.changed, at most until their call's
+ *               deadline. Reads take pod.lock alone, so they never wait for work. Strings and messages of a
+ *               state are written before the object is shown, or once at its end: a view may keep pointers to
+ *               them while it holds a reference.
+ */
+#ifndef CRI_PODS_PODS_INTERNAL_H
+#define CRI_PODS_PODS_INTERNAL_H
+
+#include "api/cri/state.pb-c.h"
+#include "base/util.h"
+#include "cri/agent/agent.h"
+#include "cri/pods/containers.h"
+#include "cri/pods/object_internal.h"
+#include "cri/pods/pods.h"
+#include "cri/spec/spec.h"
+
+struct log_pump;
+
+typedef Crivisor__State__V1__Pod PodState;
+typedef Crivisor__State__V1__Container ContainerState;
+
+#define POD_READY  CRIVISOR__STATE__V1__PHASE__PHASE_READY
+#define POD_EXITED CRIVISOR__STATE__V1__PHASE__PHASE_EXITED
+
+#define TURN_NS	    (300 * NS_PER_SEC) /* for a stop or a removal, its wait for others' work included */
+#define CREATION_NS (600 * NS_PER_SEC) /* for a creation; nearly all of it is its wait for other boots */
+#define CALL_NS	    (20 * NS_PER_SEC)  /* for the guest to answer a short call */
+
+struct pods {
+	struct pods_parts parts; /* immutable */
+	struct pods_hooks hooks; /* immutable */
+	struct table pods, containers;
+	_Atomic uint32_t vcpus;
+	_Atomic uint64_t memory_bytes;
+	atomic_bool closed;
+	struct loop_source *unclaimed; /* loop thread: the next look at what nobody has claimed */
+	int64_t unclaimed_ns;	       /* immutable */
+};
+
+/* ---- pods: pod.c --------------------------------------------------------------------------------------- */
+
+enum work {
+	WORK_NONE,
+	WORK_CREATE,
+	WORK_START,
+	WORK_STOP,
+	WORK_REMOVE,
+	WORK_ADOPT,
+};
+
+struct pod {
+	struct object object;	 /* first */
+	struct pods *pods;	 /* immutable */
+	struct sandbox *sandbox; /* a reference; set before the pod is shown, then immutable */
+
+	pthread_mutex_t rows;
+	pthread_mutex_t lock;
+	pthread_cond_t changed; /* of op, phase, gone, and of its containers */
+	enum work op;
+	bool gone;		  /* its row is deleted */
+	PodState *state;	  /* as stored */
+	struct outcome *stopping; /* of the stop in progress, else NULL */
+	struct outcome *removing;
+};
+
+/* Takes over `state`. NULL: out of memory, and the state is the caller's still. */
+struct pod *pod_new(struct pods *pods, const char *id, PodState *state);
+static inline void pod_cleanup(struct pod **pod)
+{
+	if (*pod)
+		object_unref(&(*pod)->object);
+}
+#define CLEANUP_POD CLEANUP(pod_cleanup)
+void pod_free(struct object *object);
+int pod_find(struct pods *pods, const char *id, struct pod **ret_pod, struct err *err);
+/* "<name>_<namespace>_<uid>_<attempt>", malloc'ed. */
+char *pod_name(const Runtime__V1__PodSandboxConfig *config);
+/* Writes the row of the state as it is now; -ENOENT once the pod is gone. */
+int pod_store(struct pod *pod, struct err *err);
+int pod_store_object(struct object *object, struct err *err);
+/* Deletes the row, for good. */
+int pod_forget(struct pod *pod, struct err *err);
+/* Waits for the turn and takes it. -ENOENT if the pod is gone by then; or what ended the call. */
+int pod_turn_take(struct pod *pod, enum work op, struct call *call, struct err *err);
+void pod_turn_give(struct pod *pod);
+/* The agent of a ready pod, valid as long as the caller's reference to the pod; or why there is none. */
+int pod_agent(struct pod *pod, struct agent **ret_agent, struct err *err);
+bool pod_is_ready(struct pod *pod);
+/* Turns a ready pod not ready: true if it was ready. */
+bool pod_end(struct pod *pod, const char *why);
+void pod_tell(struct pod *pod, enum pods_event event);
+/* The sandbox's hooks. */
+void pod_sandbox_hooks(struct pod *pod, struct sandbox_hooks *ret);
+/*
+ * No hook runs any more when this returns. Before the last reference goes, and with no lock held: a hook
+ * takes one.
+ */
+void pod_unhook(struct pod *pod);
+/* What CNI is told: its pointers live as long as config; ports is the caller's array of n. */
+int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandboxConfig *config,
+		 struct cni_port *ports, size_t n_ports, struct cni_pod *ret, struct err *err);
+#define POD_PORTS_MAX 64
+
+/* pod_check.c: what can be said of a RunPodSandbox before anything is begun, naming the field. */
+int pod_check(const Runtime__V1__PodSandboxConfig *config, const char *handler, struct err *err);
+int pod_check_network(const char *id, const Runtime__V1__PodSandboxConfig *config, struct err *err);
+
+/* pod_undo.c: undoes a journalled step of a pod or container; ctx is the room. */
+int pod_undo(void *ctx, const char *owner, const char *kind, const char *arg, struct err *err);
+/* All of a pod: its own steps, then its sandbox's. */
+int pod_undo_all(struct pods *pods, const char *id, const char *sandbox_id, struct err *err);
+
+/* pod_stop.c: the work itself, on the caller's thread. Idempotent. */
+int pod_remove_now(struct pod *pod, struct call *call, struct err *err);
+
+/* ---- containers: container.c --------------------------------------------------------------------------- */
+
+struct container {
+	struct object object; /* first */
+	struct pods *pods;    /* immutable */
+	struct pod *pod;      /* immutable, a reference. What follows is under pod.lock, but for `stop` */
+
+	enum work op;
+	bool gone;
+	ContainerState *state;
+	struct log_pump *pump; /* set at start, freed with the container */
+	bool wait_pending;     /* the agent has been asked to tell its exit */
+	bool ending;	       /* the guest has told its exit; it shows once the log is complete */
+	bool exit_unknown;     /* the guest does not know it */
+	int32_t exit_code;     /* with `ending` */
+	int64_t exit_at_ns;
+	struct outcome *starting, *removing; /* of the work in progress, else NULL */
+
+	struct outcome *stopping; /* of the stop in progress, else NULL */
+	int64_t kill_at_ns;	  /* when it sends SIGKILL */
+	struct {
+		enum stop_stage {
+			STOP_BEGINS,
+			STOP_SIGNALLED, /* until kill_at_ns */
+			STOP_KILLED,
+			STOP_DRAINS, /* it has ended, its log is not complete */
+			STOP_CONDEMNED,
+		} stage;
+		struct loop_source *timer; /* holds a reference */
+	} stop;				   /* loop thread */
+};
+
+/* Takes over `state`. NULL: out of memory, and the state is the caller's still. */
+struct container *container_new(struct pod *pod, const char *id, ContainerState *state);
+static inline void container_cleanup(struct container **container)
+{
+	if (*container)
+		object_unref(&(*container)->object);
+}
+#define CLEANUP_CONTAINER CLEANUP(container_cleanup)
+void container_free(struct object *object);
+int container_find(struct pods *pods, const char *id, struct container **ret_container, struct err *err);
+/* References to those of a pod (NULL: all), as table_list. */
+int container_list(struct pods *pods, const struct pod *pod, bool hidden_too, struct object ***ret_list,
+		   struct err *err);
+static inline struct container *container_of(struct object *object)
+{
+	return (struct container *)(void *)object;
+}
+/* "<name>_<attempt> in pod <pod id>", malloc'ed. */
+char *container_name(const Runtime__V1__ContainerConfig *config, const char *pod_id);
+int container_store(struct container *container, struct err *err);
+int container_store_object(struct object *object, struct err *err);
+int container_forget(struct container *container, struct err *err);
+int container_turn_take(struct container *container, enum work op, struct call *call, struct err *err);
+void container_turn_give(struct container *container);
+/* Its state at this moment; -1 once it is gone. */
+int container_state(struct container *container);
+void container_tell(struct container *container, enum pods_event event);
+void container_tell_stats(struct container *container, const ProtobufCMessage *stats);
+/* Its OCI runtime spec, malloc'ed. */
+int container_spec(struct container *container, char **ret_json, struct err *err);
+/* "<state_dir>/logs/<id>.pos", malloc'ed. */
+char *container_pos_path(const struct pods *pods, const char *id);
+/* Ends the creations of containers in the pod, and waits until they have ended. */
+int container_wait_creations(struct pod *pod, struct call *call, struct err *err);
+
+/* container_exit.c */
+/* Asks the agent to tell the exit; on the loop, soon. */
+int container_watch(struct container *container, struct err *err);
+/*
+ * The agent's connection stands again: asks for all of the pod's whose question was lost with it. Loop
+ * thread.
+ */
+void container_watch_again(struct pod *pod);
+/*
+ * Marks it as exited and stores that; the first one counts. reason NULL: derived from code. Takes the place
+ * of a start's or stop's end.
+ */
+void container_exited(struct container *container, int32_t code, int64_t at_ns, const char *reason,
+		      const char *message);
+/* The pod's sandbox is dead: every container of it that had not exited has now, with 137. */
+void container_sandbox_died(struct pod *pod, const char *why);
+
+/* container_start.c */
+int container_log_start(struct container *container, struct agent *agent, bool resume, struct call *call,
+			struct err *err);
+
+/* container_stop.c */
+/*
+ * The outcome of a stop that sends SIGKILL at kill_at_ns at the latest (0: at once): a reference; NULL with
+ * 0: it does not run.
+ */
+int container_stop_begin(struct container *container, int64_t kill_at_ns, struct outcome **ret_outcome,
+			 struct err *err);
+/* It has exited: whoever waits for a stop is answered. */
+void container_stop_over(struct container *container);
+/*
+ * Kills all containers of a pod and waits, at most until the deadline, for their exits and the rest of their
+ * logs.
+ */
+void container_kill_all(struct pod *pod, int64_t deadline_ns);
+
+/* container_prepare.c: what CreateContainer makes on the host and in the guest. */
+struct creation {
+	struct container *container; /* a reference */
+	struct pods *pods;
+	struct pod *pod;
+	const Runtime__V1__ContainerConfig *config; /* the container's */
+	struct agent *agent;
+	struct image *image;
+	struct spec_user user;
+	struct sandbox_place place;
+	struct oci_mount *mounts;
+	size_t n_mounts;
+	char *target_pid_path;
+	bool task_tried; /* the guest may have it */
+};
+/* InvalidArgument, naming the field. */
+int creation_check(const Runtime__V1__ContainerConfig *config, struct err *err);
+/* What a VM cannot mean, of this image. */
+int creation_check_spec(struct creation *c, struct err *err);
+uint32_t creation_stop_signal(const Runtime__V1__ContainerConfig *config, const struct image *image);
+/* Root, mounts, spec, then the guest's part. A failure leaves what it has begun in the journal. */
+int creation_steps(struct creation *c, struct err *err);
+/* Frees what it holds, but for the container's reference. */
+void creation_done(struct creation *c);
+
+/* container_remove.c */
+int container_remove_now(struct container *container, struct call *call, struct err *err);
+
+/* ---- guest.c: what the agent is asked about containers ------------------------------------------------- */
+
+int guest_create(struct agent *agent, const char *id, const char *bundle, bool terminal, bool stdin_open,
+		 struct err *err);
+int guest_start(struct agent *agent, const char *id, struct err *err);
+int guest_kill(struct agent *agent, const char *id, uint32_t signo, bool all, int64_t timeout_ns,
+	       struct err *err);
+/* exec_id "": the container itself. reply as of agent_call_async: only if this returns 0. */
+int guest_kill_async(struct agent *agent, const char *id, const char *exec_id, uint32_t signo, bool all,
+		     agent_reply_fn *reply, void *arg);
+/* Whether it is created and was never started; false where the guest does not tell. */
+bool guest_is_created(struct agent *agent, const char *id);
+/* The pid of its first process, in the guest. */
+int guest_pid(struct agent *agent, const char *id, uint32_t *ret_pid, struct err *err);
+/*
+ * Makes the guest let go of a container, whatever became of it there: its processes are killed (at once with
+ * `kill_first`), what it mounted is unmounted. 0 also if the guest does not know it.
+ */
+int guest_end(struct agent *agent, const char *id, bool kill_first, struct err *err);
+
+/* ---- work.c: jobs with an outcome ---------------------------------------------------------------------- */
+
+/*
+ * done(arg, …) runs once: at the outcome, or when the call ends first. `claims`: a good end claims the
+ * object. Takes over the reference to the object.
+ */
+void work_answer(struct object *object, struct outcome *outcome, bool claims, struct call *call,
+		 pods_done_fn *done, void *arg);
+/* Answers at once. err NULL: well. */
+void work_done(pods_done_fn *done, void *arg, const char *id, const struct err *err);
+/*
+ * With the lock held: a reference to the outcome of the work in progress in *slot, or to a new one: *ret_new,
+ * and the caller starts the work.
+ */
+int work_join(struct outcome **slot, struct outcome **ret_outcome, bool *ret_new, struct err *err);
+/* The work in *slot (under lock) has ended. */
+void work_end(pthread_mutex_t *lock, struct outcome **slot, const struct err *why);
+/* Somebody has got the object's id, or uses it. */
+void object_claim(struct object *object);
+/*
+ * The creation has ended, well with why NULL: answers all who wait, and lets the time begin in which it must
+ * be claimed.
+ */
+void work_made(struct pods *pods, struct object *object, const struct err *why);
+/* Of an object that a previous server made and nobody claimed. */
+void work_unclaimed(struct pods *pods, struct object *object);
+/*
+ * Answers a creation whose name is `other`'s (a reference, taken over): with its outcome, or a refusal.
+ * difference: the path of the field that differs, "" if none does. usable: it is being created, or has not
+ * ended.
+ */
+void work_repeat(struct object *other, const char *difference, bool usable, struct call *call,
+		 pods_done_fn *done, void *arg);
+
+/*
+ * diff.c: the path of the first field in which two messages of one type differ, "" if none. root goes in
+ * front.
+ */
+void message_difference(const ProtobufCMessage *a, const ProtobufCMessage *b, const char *root,
+			char *ret_path, size_t size);
+
+/* recover.c, recover_container.c */
+/* Undoes what a row or its journal tells of, and deletes the row. Logs what fails. */
+int recover_undo(struct pods *pods, const char *kind, const char *id, const char *sandbox_id);
+struct state_row {
+	char *id;
+	void *data;
+	size_t len;
+};
+/* Makes the object of a row; undoes what has no pod. */
+void container_recover(struct pods *pods, const struct state_row *row);
+/* Goes on with those of an adopted pod; ends those of a dead one, and what is half made. */
+void container_adopt_all(struct pod *pod);
+
+/* sweep.c */
+/*
+ * At the first start after a boot of the host, once rows have been read: removes what lies in state_dir and
+ * no row knows. A power cut may have taken the last commits, but not what they were about. What fails is
+ * logged. Blocks.
+ */
+void state_sweep(struct pods *pods);
+
+#endif
