@@ -1,0 +1,610 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cri/pods: containers, over fakes of what touches a host: pods_fixture.h. */
+#include "pods_fixture.h"
+
+static char pod[65];
+
+static int setup(void **state)
+{
+	fake_setup(state);
+	run_pod("pod", pod);
+	return 0;
+}
+
+static void create_and_start(const char *name, char ret_id[65])
+{
+	create(pod, name, ret_id);
+	do_it(containers_start, ret_id);
+}
+
+static bool has_exited(void *arg)
+{
+	return look(arg).state == CONTAINER_EXITED;
+}
+
+/* ---- one container ------------------------------------------------------------------------------------- */
+
+static void containers_life_leaves_nothing(void **state)
+{
+	struct answer a;
+	char id[65];
+
+	(void)state;
+	create(pod, "c", id);
+	assert_int_equal(look(id).state, CONTAINER_CREATED);
+	do_it(containers_start, id);
+	assert_int_equal(look(id).state, CONTAINER_RUNNING);
+	ask(&a, containers_start, id);
+	expect_error(&a, ERR_FAILED_PRECONDITION, "running");
+	guest_exit(id, "", 0);
+	eventually(has_exited, id, "its exit is not learned");
+	assert_int_equal(look(id).code, 0);
+	assert_string_equal(look(id).reason, "Completed");
+	do_it(containers_remove, id);
+	do_it(containers_remove, id);
+	assert_int_equal(listed_containers(), 0);
+	do_it(pods_remove, pod);
+	assert_nothing_left();
+	assert_string_equal(fake.events, "RcserNX");
+}
+
+static void containers_exit_with_an_error_and_out_of_memory(void **state)
+{
+	char id[65];
+
+	(void)state;
+	create_and_start("c", id);
+	guest_exit(id, "", 3);
+	eventually(has_exited, id, "its exit is not learned");
+	assert_int_equal(look(id).code, 3);
+	assert_string_equal(look(id).reason, "Error");
+	fake.oom = true;
+	create_and_start("d", id);
+	guest_exit(id, "", 137);
+	eventually(has_exited, id, "its exit is not learned");
+	assert_string_equal(look(id).reason, "OOMKilled");
+	assert_string_equal(fake.events, "Rcsmecsme");
+}
+
+static void containers_exec_gives_output_and_code(void **state)
+{
+	static char *const args[] = {(char *)(uintptr_t) "true", NULL};
+	struct exec_result result = {0};
+	struct err err = ERR_INIT;
+	char id[65];
+
+	(void)state;
+	create(pod, "c", id);
+	assert_int_equal(containers_exec(fake.pods, id, args, 0, NULL, &result, &err), -EINVAL);
+	assert_int_equal(err.status, ERR_FAILED_PRECONDITION);
+	do_it(containers_start, id);
+	if (containers_exec(fake.pods, id, args, 0, NULL, &result, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(result.out_len, 4);
+	assert_memory_equal(result.out, "out\n", 4);
+	assert_int_equal(result.exit_code, 0);
+	free(result.out);
+}
+
+struct exec_thread {
+	pthread_t thread;
+	const char *id;
+	struct call *call;
+	int64_t timeout_s;
+	int code;
+	struct err err;
+};
+
+static void *exec_long(void *arg)
+{
+	static char *const args[] = {(char *)(uintptr_t) "sleep", (char *)(uintptr_t) "1000", NULL};
+	struct exec_thread *t = arg;
+	struct exec_result result = {0};
+
+	t->code = containers_exec(fake.pods, t->id, args, t->timeout_s, t->call, &result, &t->err);
+	return NULL;
+}
+
+static unsigned int processes(void)
+{
+	unsigned int n = 0;
+
+	pthread_mutex_lock(&fake.lock);
+	for (size_t i = 0; i < ARRAY_SIZE(fake.guest); i++)
+		n += fake.guest[i].state != GUEST_NONE;
+	pthread_mutex_unlock(&fake.lock);
+	return n;
+}
+
+static bool two_processes(void *arg)
+{
+	(void)arg;
+	return processes() == 2;
+}
+
+/* The three ends of an exec that would go on: in each case no process of it is left. */
+static void containers_exec_is_killed_at_its_end(void **state)
+{
+	struct exec_thread t = {0};
+	char id[65];
+
+	(void)state;
+	fake.deaf = true;
+	create_and_start("c", id);
+	for (int how = 0; how < 3; how++) {
+		int64_t begun = now_monotonic_ns();
+
+		t = (struct exec_thread){.id = id, .timeout_s = how == 0};
+		call_new(how == 1 ? begun + 300 * NS_PER_MS : INT64_MAX, &t.call, NULL);
+		assert_int_equal(pthread_create(&t.thread, NULL, exec_long, &t), 0);
+		if (how == 2) {
+			eventually(two_processes, NULL, "the command does not start");
+			call_cancel(t.call, "the client has left");
+		}
+		pthread_join(t.thread, NULL);
+		assert_int_equal(t.code, how == 2 ? -ECANCELED : -ETIMEDOUT);
+		assert_int_equal(t.err.status, how == 2 ? ERR_CANCELLED : ERR_DEADLINE_EXCEEDED);
+		assert_true(now_monotonic_ns() - begun < 5 * NS_PER_SEC);
+		assert_int_equal(processes(), 1);
+		call_unref(t.call);
+	}
+}
+
+/* ---- creations ----------------------------------------------------------------------------------------- */
+
+static void containers_create_fails_at_each_step_and_leaves_nothing(void **state)
+{
+	static const enum step steps[] = {STEP_IMAGE, STEP_ROOT, STEP_CREATE};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+		struct answer a;
+
+		fail_step(steps[i], EIO);
+		ask_create(&a, pod, "c");
+		expect_error(&a, ERR_INTERNAL, "fails");
+		fail_step(steps[i], 0);
+		settle();
+		assert_int_equal(listed_containers(), 0);
+		assert_int_equal(fake.roots, 0);
+		assert_int_equal(processes(), 0);
+	}
+	do_it(pods_remove, pod);
+	assert_nothing_left();
+}
+
+static bool one_container(void *arg)
+{
+	(void)arg;
+	return listed_containers() == 1;
+}
+
+static void containers_create_goes_on_when_its_client_leaves_at_any_step(void **state)
+{
+	static const enum step steps[] = {STEP_IMAGE, STEP_ROOT, STEP_CREATE};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+		struct answer a;
+		char id[65], again[65];
+
+		hold(steps[i]);
+		ask_create(&a, pod, "c");
+		until_inside(steps[i], 1);
+		leave(&a);
+		answer_done(&a);
+		assert_int_equal(listed_containers(), 0);
+		let_go(steps[i]);
+		eventually(one_container, NULL, "the container is not completed");
+		create(pod, "c", id);
+		create(pod, "c", again);
+		assert_string_equal(id, again);
+		do_it(containers_start, id);
+		create(pod, "c", again);
+		assert_string_equal(id, again);
+		do_it(containers_remove, id);
+	}
+}
+
+static void containers_create_joins_and_refuses_another_config(void **state)
+{
+	Runtime__V1__ContainerConfig *config = container_config("c");
+	struct answer a, b, other;
+	char x[65], y[65];
+
+	(void)state;
+	config->n_envs = 1;
+	config->envs = calloc(1, sizeof(*config->envs));
+	config->envs[0] = pb_new(&runtime__v1__key_value__descriptor);
+	pb_set_str(&config->envs[0]->key, "PASSWORD");
+	pb_set_str(&config->envs[0]->value, "secret");
+	hold(STEP_CREATE);
+	ask_create(&a, pod, "c");
+	ask_create(&b, pod, "c");
+	answer_init(&other);
+	containers_create(fake.pods, pod, config, other.call, on_answer, &other);
+	answer_wait(&other);
+	assert_null(strstr(other.err.msg, "secret"));
+	expect_error(&other, ERR_ALREADY_EXISTS, "config.envs");
+	let_go(STEP_CREATE);
+	expect(&a, x);
+	expect(&b, y);
+	assert_string_equal(x, y);
+	assert_int_equal(hits(STEP_CREATE), 1);
+	pb_free(config);
+}
+
+static void containers_name_of_an_exited_one_is_taken(void **state)
+{
+	struct answer a;
+	char id[65];
+
+	(void)state;
+	create_and_start("c", id);
+	guest_exit(id, "", 0);
+	eventually(has_exited, id, "its exit is not learned");
+	ask_create(&a, pod, "c");
+	expect_error(&a, ERR_ALREADY_EXISTS, id);
+}
+
+static void containers_create_needs_a_ready_pod(void **state)
+{
+	struct answer a;
+
+	(void)state;
+	ask_create(&a, "0123", "c");
+	expect_error(&a, ERR_NOT_FOUND, "0123");
+	do_it(pods_stop, pod);
+	ask_create(&a, pod, "c");
+	expect_error(&a, ERR_FAILED_PRECONDITION, "not ready");
+	do_it(pods_remove, pod);
+	assert_nothing_left();
+}
+
+static void containers_nobody_claims_are_removed(void **state)
+{
+	struct answer a;
+
+	(void)state;
+	end_room();
+	begin_room(200);
+	hold(STEP_CREATE);
+	ask_create(&a, pod, "c");
+	until_inside(STEP_CREATE, 1);
+	leave(&a);
+	answer_done(&a);
+	let_go(STEP_CREATE);
+	eventually(one_container, NULL, "the container is not completed");
+	for (int i = 0; i < 3000 && listed_containers() > 0; i++)
+		nanosleep(&(struct timespec){.tv_nsec = 10 * NS_PER_MS}, NULL);
+	settle();
+	assert_int_equal(listed_containers(), 0);
+	assert_int_equal(processes(), 0);
+	assert_int_equal(listed_pods(), 1);
+}
+
+/* ---- starts -------------------------------------------------------------------------------------------- */
+
+static void containers_start_goes_on_and_is_joined(void **state)
+{
+	struct answer a, b;
+	char id[65];
+
+	(void)state;
+	create(pod, "c", id);
+	hold(STEP_START);
+	ask(&a, containers_start, id);
+	until_inside(STEP_START, 1);
+	ask(&b, containers_start, id);
+	leave(&a);
+	answer_done(&a);
+	let_go(STEP_START);
+	expect(&b, NULL);
+	assert_int_equal(hits(STEP_START), 1);
+	assert_int_equal(look(id).state, CONTAINER_RUNNING);
+}
+
+static void containers_start_that_fails_shows_in_the_status(void **state)
+{
+	struct answer a;
+	char id[65];
+
+	(void)state;
+	create(pod, "c", id);
+	fail_step(STEP_START, EIO);
+	ask(&a, containers_start, id);
+	expect_error(&a, ERR_INTERNAL, "starting container");
+	assert_int_equal(look(id).state, CONTAINER_EXITED);
+	assert_int_equal(look(id).code, 128);
+	assert_string_equal(look(id).reason, "StartError");
+	assert_non_null(strstr(look(id).message, "fails"));
+}
+
+static void containers_stop_waits_for_a_start(void **state)
+{
+	struct answer a, b;
+	char id[65];
+
+	(void)state;
+	create(pod, "c", id);
+	hold(STEP_START);
+	ask(&a, containers_start, id);
+	until_inside(STEP_START, 1);
+	ask_stop(&b, id, 10);
+	assert_false(answered(&b));
+	let_go(STEP_START);
+	expect(&a, NULL);
+	expect(&b, NULL);
+	assert_int_equal(look(id).code, 128 + SIGTERM);
+}
+
+/* ---- stops --------------------------------------------------------------------------------------------- */
+
+static void containers_stop_by_its_signal(void **state)
+{
+	struct answer a;
+	char id[65];
+
+	(void)state;
+	create_and_start("c", id);
+	ask_stop(&a, id, 600);
+	expect(&a, NULL);
+	assert_int_equal(look(id).code, 128 + SIGTERM);
+	ask_stop(&a, id, 600);
+	expect(&a, NULL);
+}
+
+static void containers_stop_kills_after_its_grace_whoever_listens(void **state)
+{
+	struct answer a;
+	char id[65];
+	int64_t begun;
+
+	(void)state;
+	fake.deaf = true;
+	create_and_start("c", id);
+	begun = now_monotonic_ns();
+	ask_stop(&a, id, 1);
+	leave(&a);
+	answer_done(&a);
+	assert_int_equal(look(id).state, CONTAINER_RUNNING);
+	eventually(has_exited, id, "it is not killed");
+	assert_true(now_monotonic_ns() - begun >= NS_PER_SEC);
+	assert_int_equal(look(id).code, 137);
+}
+
+static void containers_stop_is_shortened_by_a_second_one(void **state)
+{
+	struct answer a, b, c;
+	char id[65];
+
+	(void)state;
+	fake.deaf = true;
+	create_and_start("c", id);
+	ask_stop(&a, id, 600);
+	ask_stop(&b, id, 1000);
+	settle();
+	assert_false(answered(&a));
+	ask_stop(&c, id, 0);
+	expect(&a, NULL);
+	expect(&b, NULL);
+	expect(&c, NULL);
+	assert_int_equal(look(id).code, 137);
+}
+
+#define DEAF 130
+
+static void containers_stops_in_their_grace_hold_nothing_up(void **state)
+{
+	static struct answer a[DEAF], b;
+	static char id[DEAF][65];
+	char other[65], name[16];
+	unsigned int running, queued;
+	int64_t begun;
+
+	(void)state;
+	fake.deaf = true;
+	for (size_t i = 0; i < DEAF; i++) {
+		snprintf(name, sizeof(name), "c%zu", i);
+		create_and_start(name, id[i]);
+		ask_stop(&a[i], id[i], 600);
+	}
+	run_pod("other", other);
+	settle();
+	for (int lane = 0; lane < LANES; lane++) {
+		workers_load(fake.workers, (enum workers_lane)lane, &running, &queued);
+		assert_int_equal(running + queued, 0);
+	}
+	begun = now_monotonic_ns();
+	ask(&b, pods_remove, other);
+	expect(&b, NULL);
+	assert_true(now_monotonic_ns() - begun < 2 * NS_PER_SEC);
+	do_it(pods_remove, pod);
+	for (size_t i = 0; i < DEAF; i++)
+		expect(&a[i], NULL);
+	assert_nothing_left();
+}
+
+static void containers_remove_kills_what_runs_and_is_joined(void **state)
+{
+	struct answer a, b;
+	char id[65];
+
+	(void)state;
+	fake.deaf = true;
+	create_and_start("c", id);
+	hold(STEP_DELETE);
+	ask(&a, containers_remove, id);
+	until_inside(STEP_DELETE, 1);
+	ask(&b, containers_remove, id);
+	leave(&a);
+	answer_done(&a);
+	let_go(STEP_DELETE);
+	expect(&b, NULL);
+	assert_int_equal(listed_containers(), 0);
+	assert_int_equal(processes(), 0);
+}
+
+static void containers_remove_in_each_state(void **state)
+{
+	char id[65];
+
+	(void)state;
+	create(pod, "c", id);
+	do_it(containers_remove, id);
+	create_and_start("c", id);
+	do_it(containers_remove, id);
+	create_and_start("c", id);
+	do_it(pods_stop, pod);
+	assert_int_equal(look(id).state, CONTAINER_EXITED);
+	do_it(containers_remove, id);
+	do_it(pods_remove, pod);
+	assert_nothing_left();
+}
+
+/* ---- the sandbox's death and its agent's return -------------------------------------------------------- */
+
+static void containers_creation_dies_with_its_sandbox(void **state)
+{
+	static const enum step steps[] = {STEP_IMAGE, STEP_ROOT, STEP_CREATE};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+		struct answer a;
+		char id[65];
+
+		run_pod("mortal", id);
+		hold(steps[i]);
+		ask_create(&a, id, "c");
+		until_inside(steps[i], 1);
+		sandbox_condemn(last_sandbox, "the VMM ended");
+		let_go(steps[i]);
+		assert_true(answer_wait(&a) < 0);
+		answer_done(&a);
+		settle();
+		assert_int_equal(listed_containers(), 0);
+		do_it(pods_remove, id);
+	}
+	do_it(pods_remove, pod);
+	assert_nothing_left();
+}
+
+static void containers_work_in_progress_ends_with_the_sandbox(void **state)
+{
+	struct answer start, stop;
+	char id[2][65];
+
+	(void)state;
+	fake.deaf = true;
+	create_and_start("stopped", id[0]);
+	create(pod, "started", id[1]);
+	hold(STEP_START);
+	ask(&start, containers_start, id[1]);
+	until_inside(STEP_START, 1);
+	ask_stop(&stop, id[0], 600);
+	sandbox_condemn(last_sandbox, "the VMM ended");
+	assert_true(answer_wait(&start) < 0);
+	answer_done(&start);
+	expect(&stop, NULL);
+	for (size_t i = 0; i < 2; i++) {
+		eventually(has_exited, id[i], "it has not exited");
+		assert_string_equal(i == 0 ? look(id[i]).message : "the VMM ended", "the VMM ended");
+	}
+	do_it(pods_remove, pod);
+	assert_nothing_left();
+}
+
+static void containers_pod_stop_ends_creations_in_it(void **state)
+{
+	struct answer a, b;
+
+	(void)state;
+	hold(STEP_CREATE);
+	ask_create(&a, pod, "c");
+	until_inside(STEP_CREATE, 1);
+	ask(&b, pods_remove, pod);
+	assert_true(answer_wait(&a) < 0);
+	answer_done(&a);
+	expect(&b, NULL);
+	assert_nothing_left();
+}
+
+static void tell_reconnected(void *arg)
+{
+	struct sandbox *s = arg;
+
+	s->hooks.reconnected(s->hooks.arg);
+}
+
+static void containers_exit_is_asked_for_again_after_a_lost_connection(void **state)
+{
+	struct err err = ERR_INIT;
+	char id[65];
+
+	(void)state;
+	create_and_start("c", id);
+	settle();
+	fake.lost_wait = true;
+	err_set_status(&err, -ECONNRESET, ERR_UNAVAILABLE, "the connection broke");
+	for (size_t i = 0; i < ARRAY_SIZE(fake.guest); i++)
+		guest_reply(&fake.guest[i], &err);
+	settle();
+	guest_exit(id, "", 7);
+	settle();
+	assert_int_equal(look(id).state, CONTAINER_RUNNING);
+	fake.lost_wait = false;
+	assert_int_equal(loop_post(fake.loop, tell_reconnected, last_sandbox), 0);
+	eventually(has_exited, id, "its exit is not learned");
+	assert_int_equal(look(id).code, 7);
+}
+
+static void containers_that_cannot_be_killed_condemn_the_sandbox(void **state)
+{
+	struct answer a;
+	char id[65];
+
+	(void)state;
+	fake.hung_guest = true;
+	create_and_start("c", id);
+	ask_stop(&a, id, 0);
+	expect(&a, NULL); /* after 10 s */
+	assert_int_equal(look(id).code, 137);
+	assert_non_null(strstr(look(id).message, "SIGKILL"));
+	assert_false(look_pod(pod).ready);
+	do_it(pods_remove, pod);
+	assert_nothing_left();
+}
+
+#define CASE(fn) cmocka_unit_test_setup_teardown(fn, setup, fake_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CASE(containers_life_leaves_nothing),
+		CASE(containers_exit_with_an_error_and_out_of_memory),
+		CASE(containers_exec_gives_output_and_code),
+		CASE(containers_exec_is_killed_at_its_end),
+		CASE(containers_create_fails_at_each_step_and_leaves_nothing),
+		CASE(containers_create_goes_on_when_its_client_leaves_at_any_step),
+		CASE(containers_create_joins_and_refuses_another_config),
+		CASE(containers_name_of_an_exited_one_is_taken),
+		CASE(containers_create_needs_a_ready_pod),
+		CASE(containers_nobody_claims_are_removed),
+		CASE(containers_start_goes_on_and_is_joined),
+		CASE(containers_start_that_fails_shows_in_the_status),
+		CASE(containers_stop_waits_for_a_start),
+		CASE(containers_stop_by_its_signal),
+		CASE(containers_stop_kills_after_its_grace_whoever_listens),
+		CASE(containers_stop_is_shortened_by_a_second_one),
+		CASE(containers_stops_in_their_grace_hold_nothing_up),
+		CASE(containers_remove_kills_what_runs_and_is_joined),
+		CASE(containers_remove_in_each_state),
+		CASE(containers_creation_dies_with_its_sandbox),
+		CASE(containers_work_in_progress_ends_with_the_sandbox),
+		CASE(containers_pod_stop_ends_creations_in_it),
+		CASE(containers_exit_is_asked_for_again_after_a_lost_connection),
+		CASE(containers_that_cannot_be_killed_condemn_the_sandbox),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
