@@ -52,9 +52,11 @@ static int finish(struct creation *c, struct err *err)
 	if (!ready)
 		return pod_agent(c->pod, &agent, err) < 0 ? err->code : -ECONNRESET;
 	r = container_store(c->container, err);
-	if (r == 0)
-		object_show(&c->container->object);
-	return r;
+	if (r < 0)
+		return r;
+	container_tell(c->container, CONTAINER_IS_CREATED);
+	object_show(&c->container->object);
+	return 0;
 }
 
 static void roll_back(struct creation *c)
@@ -108,7 +110,6 @@ static void create_job(void *arg)
 			 LOG_FIELDS("container", container->object.id, "pod", c->pod->object.id, "name",
 				    c->config->metadata->name),
 			 "container is created");
-		container_tell(container, CONTAINER_IS_CREATED);
 		/* A sandbox that died before it was shown has ended those that were. */
 		if (!pod_is_ready(c->pod))
 			container_sandbox_died(c->pod, c->pod->state->reason);

@@ -79,6 +79,8 @@ static int start_steps(struct container *c, struct call *call, struct err *err)
 		return r;
 	r = guest_start(agent, c->object.id, err);
 	if (r == 0) {
+		if (container_state(c) == CONTAINER_RUNNING) /* else its sandbox has died, which was told */
+			container_tell(c, CONTAINER_IS_STARTED);
 		r = container_watch(c, err);
 		if (r < 0) /* nobody would learn of its exit */
 			(void)guest_end(agent, c->object.id, true, NULL);
@@ -102,10 +104,8 @@ static int start(struct container *c, struct err *err)
 	state = container_state(c);
 	r = state == CONTAINER_CREATED ? start_steps(c, call, err) : refuse(c, state, err);
 	container_turn_give(c);
-	if (r == 0) {
+	if (r == 0)
 		log_line(LOG_LEVEL_INFO, LOG_FIELDS("container", c->object.id), "container is started");
-		container_tell(c, CONTAINER_IS_STARTED);
-	}
 	return r;
 }
 

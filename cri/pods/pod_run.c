@@ -373,8 +373,8 @@ static void run_job(void *arg)
 			 LOG_FIELDS("pod", pod->object.id, "name", run->config->metadata->name, "driver",
 				    run->choice.driver),
 			 "pod is ready after %lld ms", (long long)((now_monotonic_ns() - start) / NS_PER_MS));
-		object_show(&pod->object);
 		pod_tell(pod, POD_IS_READY);
+		object_show(&pod->object);
 	} else {
 		pod_unhook(pod);
 		object_remove(&pod->object);
