@@ -121,7 +121,7 @@ class MainJob(Case):
 
     def test_16_exec_of_a_missing_command_names_it(self):
         self.need(self.container)
-        with self.refused("Internal", "no-such-command"):
+        with self.refused("Unknown", "no-such-command"):
             self.container.exec("no-such-command")
 
     def test_17_the_container_runs_on_a_kernel_of_its_own(self):

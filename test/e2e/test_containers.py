@@ -61,7 +61,7 @@ class Ends(OnePod):
 
     def test_a_missing_command_is_refused_and_named(self):
         # crun looks for it when the container is created.
-        with self.refused("Internal", "/no/such/program"):
+        with self.refused("Unknown", "/no/such/program"):
             self.pod.create(["/no/such/program"])
 
     def test_a_container_may_be_created_again_with_the_next_attempt(self):
@@ -224,7 +224,7 @@ class Sees(OnePod):
                          "content\n")
 
     def test_missing_host_path_is_refused_and_named(self):
-        with self.refused("InvalidArgument", "/no/such/host/path"):
+        with self.refused("NotFound", "/no/such/host/path"):
             self.pod.create(["true"], mounts=[{"container_path": "/v", "host_path": "/no/such/host/path"}])
 
     def test_bidirectional_propagation_is_refused(self):

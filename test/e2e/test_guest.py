@@ -154,7 +154,7 @@ class AgentConnection(Case):
     def assert_alive(self):
         self.assertEqual(self.pod.status()["state"], "SANDBOX_READY")
         self.assertEqual(self.counter.status()["state"], "CONTAINER_RUNNING")
-        self.assertEqual(self.counter.exec("echo", "here"), "here\n")
+        self.assertEqual(self.counter.exec("echo", "here").strip(), "here")
         seen = len(self.counter.log_lines())
         eventually(lambda: len(self.counter.log_lines()) > seen + 5, 20, "its log does not go on")
         numbers = self.counter.logs().split("\n")[:-1]

@@ -113,7 +113,7 @@ class Upgrades(unittest.TestCase):
         seen = self.all_numbers(counter)
         eventually(lambda: len(counter.log_lines()) > seen + 20, 10, "the log does not go on")
         self.all_numbers(counter)
-        self.assertEqual(counter.exec("sh", "-c", "echo out; echo err >&2"), "out\nerr\n")
+        self.assertEqual(counter.exec("sh", "-c", "echo out; echo err >&2").split(), ["out", "err"])
         with self.assertRaises(CliError) as caught:
             counter.exec("sh", "-c", "exit 7")
         self.assertIn("exited with 7", caught.exception.err)
@@ -128,7 +128,7 @@ class Upgrades(unittest.TestCase):
         volume.mkdir()
         fresh = pod.run(["sh", "-c", "echo from the guest > /v/file; exec sleep 1000"],
                         mounts=[{"host_path": str(volume), "container_path": "/v"}])
-        self.assertEqual(fresh.exec("cat", "/v/file"), "from the guest\n")
+        self.assertEqual(fresh.exec("cat", "/v/file").strip(), "from the guest")
         self.assertEqual((volume / "file").read_text(), "from the guest\n")
         fresh.stop()
         self.assertEqual(int(fresh.status()["exitCode"]), 137)
@@ -147,7 +147,7 @@ class Upgrades(unittest.TestCase):
         self.server.stop(signal.SIGKILL)
         self.server.start()
         self.assertEqual(self.pods(), before)
-        self.assertEqual(web.exec("echo", "still here"), "still here\n")
+        self.assertEqual(web.exec("echo", "still here").strip(), "still here")
         self.remove_everything()
 
     def test_orderly(self):
@@ -217,7 +217,7 @@ class Upgrades(unittest.TestCase):
                 self.assertEqual(self.server.crictl("ps", "-aq", "--no-trunc").split(), [held.id])
                 self.server.assert_no_strays(self.baseline)
                 self.assertEqual(pod.run(["sleep", "4711"], name="half").status()["state"], "CONTAINER_RUNNING")
-                self.assertEqual(held.exec("echo", "still here"), "still here\n")
+                self.assertEqual(held.exec("echo", "still here").strip(), "still here")
                 self.remove_everything()
 
     def test_a_pod_half_removed_goes_or_can_be_removed(self):
