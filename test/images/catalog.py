@@ -100,11 +100,16 @@ def filters():
     modules = sorted(map(str, pathlib.Path("/usr/lib/x86_64-linux-gnu/xtables").glob("*.so")))
     said = subprocess.run(["ldd", *programs, *modules], check=True, stdout=subprocess.PIPE, text=True).stdout
     libraries = sorted(set(re.findall(r"(/\S+\.so\S*) \(0x", said)))
-    layer = oci.Layer().dir("run").dir("lib").dir("lib64").dir("lib/x86_64-linux-gnu").dir("usr/sbin").dir("usr/lib")
-    layer.dir("usr/lib/x86_64-linux-gnu").dir("usr/lib/x86_64-linux-gnu/xtables")
-    for path in programs + modules + libraries:
-        inside = f"lib/x86_64-linux-gnu/{path.rsplit('/', 1)[1]}" if path in libraries and not path.startswith("/lib64/") else path[1:]
-        layer.add(inside, pathlib.Path(path).read_bytes(), mode=0o755)
+    layer = oci.Layer().dir("run").dir("opt").dir("usr/sbin").dir("usr/lib").dir("usr/lib/x86_64-linux-gnu")
+    layer.dir("usr/lib/x86_64-linux-gnu/xtables")
+    # Not where busybox, which is static, would look for libraries of glibc and fail with what it finds.
+    for path in programs + libraries:
+        layer.add("opt/" + path.rsplit("/", 1)[1], pathlib.Path(path).read_bytes(), mode=0o755)
+    for path in programs:
+        name = path.rsplit("/", 1)[1]
+        layer.add(f"usr/sbin/{name}", f'#!/bin/sh\nexec /opt/ld-linux-x86-64.so.2 --library-path /opt /opt/{name} "$@"\n', mode=0o755)
+    for path in modules:
+        layer.add(path[1:], pathlib.Path(path).read_bytes(), mode=0o755)
     return oci.Image([busybox_layer(), layer], {"Env": ENV, "Cmd": ["sh"]})
 
 
