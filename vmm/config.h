@@ -13,8 +13,9 @@
 #include <stdint.h>
 
 /*
- * Helpers (crivisor-spawn, virtiofsd, vhost-device-vsock) are looked for beside the running binary and in the directory
- * above it, in libexec/crivisor beside the binary's directory, in PATH, and in helper_dir, in this order.
+ * Helpers (crivisor-spawn, virtiofsd, vhost-device-vsock) are looked for beside the running binary and in the
+ * directory above it, in libexec/crivisor beside the binary's directory, in PATH, and in helper_dir, in this
+ * order.
  */
 #define VMM_HELPER_DIR "/usr/local/libexec/crivisor"
 

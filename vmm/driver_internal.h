@@ -272,8 +272,8 @@ int find_driver(const struct vmm_config *config, const struct vmm_driver *driver
 /* The first line of `path --version`; "" if there is none. */
 void read_version(const char *path, char *out, size_t size);
 /*
- * Looks for a helper program (see VMM_HELPER_DIR): 0 with its path, or -ENOENT. `searched`, if not NULL, then names the
- * places, for a message.
+ * Looks for a helper program (see VMM_HELPER_DIR): 0 with its path, or -ENOENT. `searched`, if not NULL, then
+ * names the places, for a message.
  */
 int find_helper(const struct vmm_config *config, const char *name, char *out, size_t size, char *searched,
 		size_t searched_size);

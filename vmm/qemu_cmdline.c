@@ -117,7 +117,7 @@ static int add_rest(const struct vm *vm, const struct vm_launch *l, char ***v)
 	r = r < 0 ? r : add2(v, "-mon", "chardev=qmp0-sock,mode=control");
 	if (vm->debug) {
 		ADD("-serial", "file:%s/" VM_FILE_SERIAL, vm->run_dir);
-		/* QMP calls both a guest's triple fault and a reset by its kernel a reset; this tells them apart. */
+		/* To QMP a guest's triple fault and a reset by its kernel are one; this tells them apart. */
 		r = r < 0 ? r : add2(v, "-d", "cpu_reset");
 		ADD("-D", "%s/" VM_FILE_CPU, vm->run_dir);
 	}

@@ -12,7 +12,7 @@
 #define STOP_NS	     (5 * NS_PER_SEC)
 #define RETRY_NS     (5 * NS_PER_MS)
 #define DYING_NS     (NS_PER_SEC / 2)
-#define SILENT_NS    (60 * NS_PER_SEC) /* long: a busy machine boots slowly, and dialling too early is fatal */
+#define SILENT_NS    (60 * NS_PER_SEC) /* long: busy machines boot slowly, and dialling too early is fatal */
 #define MEMORY_MIN   (64ULL << 20)
 #define VCPUS_LIMIT  255
 #define MEMORY_ALIGN (2ULL << 20)

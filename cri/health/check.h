@@ -7,7 +7,8 @@
  * change. CHECK_MISSING is for what keeps pods from running with this configuration, and for nothing else:
  * what only the other VMM would need is CHECK_NOTE. Whatever is not CHECK_OK says how to fix it.
  *
- * Threads:   one. Leaves nothing on the host but kernel modules that it loads for what is tried (vmm/network.h).
+ * Threads:   one. Leaves nothing on the host but kernel modules that it loads for what is tried
+ *            (vmm/network.h).
  * Limits:    everything read is bounded by CHECK_FILE_MAX or by its own parser's limit.
  */
 #ifndef CRI_HEALTH_CHECK_H
