@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * cgroup_internal.h: what the files of cgroups share: cgroup_lib.c (libcgroup), cgroup_tree.c (every access
- * to the hierarchies of this host), cgroup.c (making and limits), cgroup_member.c (members, killing, figures).
+ * to the hierarchies of this host), cgroup.c (making and limits), cgroup_member.c (members, killing,
+ * figures).
  *
  * Threads:   any. The calls take the lock `libcgroup` inside; none of them waits for a process.
  * Ownership: struct cgr_tree is a copy; it is valid for as long as the host's cgroup mounts stay as they are.

@@ -34,7 +34,7 @@ int find_helper(const struct vmm_config *config, const char *name, char *out, si
 		slash = strrchr(above, '/');
 		if (slash)
 			*slash = 0;
-		/* As built, tests one directory below; as installed, PREFIX/bin and PREFIX/libexec/crivisor */
+		/* As built, tests one level below; as installed, PREFIX/bin and PREFIX/libexec/crivisor. */
 		if (program_in(bin, "", name, out, size) || program_in(above, "", name, out, size) ||
 		    program_in(above, "/libexec/crivisor", name, out, size))
 			return 0;
