@@ -308,6 +308,11 @@ class Server:
                 os.close(pidfd)
         return self
 
+    def start_if_ended(self):
+        """For clean-ups: a test that failed while the server was away leaves it to the next one."""
+        if self.process.poll() is not None:
+            self.start()
+
     def stop(self, sig=signal.SIGTERM, seconds=30):
         if self.process and self.process.poll() is None:
             self.process.send_signal(sig)
