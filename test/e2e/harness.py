@@ -523,10 +523,19 @@ class Server:
     def assert_nothing_left(self, baseline, seconds=3):
         eventually(lambda: not self.leaks(baseline), seconds, lambda: f"something was left behind:\n{self.leaks(baseline)}")
 
+    def sandbox_ids(self, pods):
+        """The beginnings of the ids by which these pods' rows name their sandboxes: directory, netns and cgroup may have those."""
+        found = set()
+        with contextlib.closing(sqlite3.connect(f"file:{self.state_dir}/crivisor.db?mode=ro", uri=True, timeout=10)) as db:
+            for id, value in db.execute("SELECT id, value FROM object WHERE kind = 'pod'"):
+                if id in pods:
+                    found.update(i.decode()[:20] for i in re.findall(rb"[0-9a-f]{20,64}", value))
+        return sorted(found)
+
     def strays(self, baseline):
         """What belongs to no pod or container that the server lists: text, empty if nothing. For a look before any clean-up."""
         pods, ids = self.pod_ids(), self.crictl("ps", "-aq", "--no-trunc").split()
-        ids = [i[:20] for i in self.crictl("pods", "-q", "--no-trunc").split() + ids]
+        ids = [i[:20] for i in pods + ids] + self.sandbox_ids(pods)
 
         def owned(text):
             return any(i in text for i in ids)
