@@ -69,6 +69,30 @@ static void sweep_log_positions(struct pods *pods)
 	}
 }
 
+/*
+ * Records of the network that cannot be read: those that can were given back by cni_gc. A torn file still has
+ * the pod's id for its name, and that is all that the plugins' DEL needs.
+ */
+static void sweep_attachments(struct pods *pods)
+{
+	char *path CLEANUP_FREE = xasprintf("%s/cni", pods->parts.config->server.state_dir);
+	char **names CLEANUP_STRV = path ? names_in(path, ".json") : NULL;
+
+	for (size_t i = 0; names && names[i]; i++) {
+		char *netns CLEANUP_FREE =
+			xasprintf("%s/netns/%.20s", pods->parts.config->server.run_dir, names[i]);
+		struct err err = ERR_INIT;
+
+		if (known(pods, "pod", names[i]))
+			continue;
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", names[i]),
+			 "its row was lost: giving its addresses back");
+		if (!netns || pod_undo(pods, names[i], "cni", netns, &err) < 0)
+			log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", names[i]), "giving them back: %s",
+				 err.msg);
+	}
+}
+
 void state_sweep(struct pods *pods)
 {
 	char *path CLEANUP_FREE = xasprintf("%s/boot_id", pods->parts.config->server.state_dir);
@@ -80,6 +104,7 @@ void state_sweep(struct pods *pods)
 		return;
 	sweep_layers(pods);
 	sweep_log_positions(pods);
+	sweep_attachments(pods);
 	r = write_file_atomic(path, now, strlen(now), 0600, false);
 	if (r < 0)
 		log_error("noting this boot: %s", strerror(-r));
