@@ -152,7 +152,7 @@ class Kill(unittest.TestCase):
             self.assertIn(state, (None,) if whole else (None, "SANDBOX_NOTREADY"))
             if state is None:
                 self.server.assert_nothing_left(self.baseline, 10)
-            pod.remove()
+            self.server.remove_if_listed(pod.id)
             self.server.assert_nothing_left(self.baseline, 10)
         self.sweep("RemovePodSandbox", prepare, lambda pod: pod.remove(), look)
 
