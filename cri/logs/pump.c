@@ -176,6 +176,10 @@ static void connected(struct log_pump *pump)
 	pthread_mutex_unlock(&pump->lock);
 	if (!done)
 		return;
+	if (pump->state != CONNECTING) { /* the agent ended meanwhile, and the cycle with it */
+		agent_conn_close(conn);
+		return;
+	}
 	pump->conn = conn;
 	if (is_stopped(pump)) {
 		end(pump, false);

@@ -266,6 +266,42 @@ static void pump_of_a_lost_agent_ends(void **state)
 	assert_log(x);
 }
 
+static atomic_bool dials_wait;
+static atomic_uint waiting;
+
+static int dial_late(void *arg, uint32_t port, int64_t deadline_ns, struct err *err)
+{
+	atomic_fetch_add(&waiting, 1);
+	AWAIT(!atomic_load(&dials_wait));
+	atomic_fetch_sub(&waiting, 1);
+	return fake_agent_dial(arg, port, deadline_ns, err);
+}
+
+static void pump_of_an_agent_that_ends_while_it_dials_ends(void **state)
+{
+	struct fixture *x = *state;
+	const struct agent_options options = {
+		.loop = x->l.loop, .workers = x->l.workers, .dial = dial_late, .arg = x->fake};
+	struct err why = ERR_INIT;
+
+	x->agent = agent_free(x->agent);
+	assert_int_equal(agent_new(&options, &x->agent, NULL), 0);
+	assert_int_equal(agent_connect(x->agent, NULL, in_s(10), NULL), 0);
+	assert_int_equal(start(x, NULL, false, NULL), 0);
+	fake_agent_await(x->fake, "ReadLog", 1);
+	atomic_store(&dials_wait, true);
+	fake_agent_cut_at(x->fake, "ReadLog", false);
+	print(x, false);
+	AWAIT(atomic_load(&waiting) == 1);
+	err_set(&why, -ECONNRESET, "the guest is gone");
+	agent_abort(x->agent, &why);
+	assert_int_equal(log_pump_wait_eof(x->pump, NULL, in_s(20)), -ECONNRESET);
+	atomic_store(&dials_wait, false);
+	AWAIT(atomic_load(&waiting) == 0);
+	assert_true(workers_stop(x->l.workers, 20 * NS_PER_SEC));
+	looping_turn(&x->l);
+}
+
 static void pump_read_that_fails_is_tried_again(void **state)
 {
 	static const int codes[] = {-EIO, -ENOMEM, -EINVAL, -EAGAIN, -EPERM};
@@ -554,6 +590,7 @@ int main(void)
 		TEST(pump_cut_at_any_call_loses_and_repeats_nothing),
 		TEST(pump_cut_with_the_control_connection_waits_for_the_next_epoch),
 		TEST(pump_of_a_lost_agent_ends),
+		TEST(pump_of_an_agent_that_ends_while_it_dials_ends),
 		TEST(pump_read_that_fails_is_tried_again),
 		TEST(pump_of_an_unknown_container_ends),
 		TEST(pump_records_that_do_not_fit_end_the_log),
