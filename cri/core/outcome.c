@@ -9,7 +9,7 @@
 /* One watch: in the outcome's list and a hook of its call. Whoever gets `fired` first runs fn. */
 struct watch {
 	struct watch *next;
-	struct outcome *outcome; /* a reference */
+	struct outcome *outcome; /* a reference: fn may give back the caller's, and `drop` comes after it */
 	struct call *call;	 /* a reference */
 	struct call_hook hook;
 	outcome_fn *fn;
@@ -52,6 +52,7 @@ static void watch_unref(struct watch *w)
 	if (atomic_fetch_sub(&w->refs, 1) > 1)
 		return;
 	call_unref(w->call);
+	outcome_unref(w->outcome);
 	free(w);
 }
 
@@ -94,7 +95,6 @@ void outcome_set(struct outcome *outcome, const struct err *why)
 		/* In this order: outcome_watch looks at `fired` once it has added the hook. */
 		fire(w, &outcome->why);
 		call_hook_remove(w->call, &w->hook);
-		outcome_unref(w->outcome);
 		watch_unref(w); /* the list's */
 	}
 }
@@ -116,10 +116,8 @@ static void drop(struct watch *w)
 		}
 	}
 	pthread_mutex_unlock(&o->lock);
-	if (found) {
-		outcome_unref(o);
+	if (found)
 		watch_unref(w);
-	}
 }
 
 /* A hook of the call. */
@@ -150,6 +148,7 @@ int outcome_watch(struct outcome *outcome, struct call *call, outcome_fn *fn, vo
 	w = calloc(1, sizeof(*w));
 	if (!w)
 		return err_oom(err);
+	w->outcome = outcome_ref(outcome);
 	w->call = call_ref(call);
 	w->fn = fn;
 	w->arg = arg;
@@ -159,13 +158,12 @@ int outcome_watch(struct outcome *outcome, struct call *call, outcome_fn *fn, vo
 	pthread_mutex_lock(&outcome->lock);
 	known = outcome->known;
 	if (!known) {
-		w->outcome = outcome_ref(outcome);
 		w->next = outcome->watches;
 		outcome->watches = w;
 	}
 	pthread_mutex_unlock(&outcome->lock);
 	if (known) {
-		fire(w, &outcome->why);
+		fire(w, &w->outcome->why);
 		watch_unref(w);
 	} else {
 		call_hook_add(call, &w->hook, on_cancel, w);

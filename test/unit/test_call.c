@@ -276,6 +276,28 @@ static void outcome_is_told_to_every_waiter(void **state)
 	outcome_unref(o);
 }
 
+/* The caller that has left holds the last reference but the watch's, and gives it back when it is told. */
+static void end_of_all(void *arg, const struct err *err)
+{
+	struct outcome *o = arg;
+
+	assert_int_equal(err->code, -ECANCELED);
+	outcome_set(o, NULL);
+	outcome_unref(o);
+}
+
+static void outcome_may_go_while_a_watch_is_added(void **state)
+{
+	struct call *gone CLEANUP_CALL = NULL;
+	struct outcome *o;
+
+	(void)state;
+	assert_int_equal(call_new(INT64_MAX, &gone, NULL), 0);
+	call_cancel(gone, "left");
+	assert_int_equal(outcome_new(&o, NULL), 0);
+	assert_int_equal(outcome_watch(o, gone, end_of_all, o, NULL), 0);
+}
+
 static void outcome_wait_at_deadline_leaves_the_work_alone(void **state)
 {
 	struct outcome *o;
@@ -355,6 +377,7 @@ int main(void)
 		cmocka_unit_test(call_hook_runs_once_unless_removed),
 		cmocka_unit_test(call_expire_is_a_deadline_that_has_passed),
 		cmocka_unit_test(outcome_is_told_to_every_waiter),
+		cmocka_unit_test(outcome_may_go_while_a_watch_is_added),
 		cmocka_unit_test(outcome_wait_at_deadline_leaves_the_work_alone),
 		cmocka_unit_test(outcome_watch_raced_by_both_ends_runs_once),
 	};
