@@ -45,11 +45,23 @@ static int refuse(struct container *c, int state, struct err *err)
 			      c->object.id, state == CONTAINER_RUNNING ? "running" : "exited");
 }
 
+/* It is not started after all; its sandbox's death may have ended it meanwhile. */
+static void mark_created(struct container *c)
+{
+	pthread_mutex_lock(&c->pod->lock);
+	if (c->state->state == RUNNING) {
+		c->state->state = CREATED;
+		c->state->started_at = 0;
+	}
+	pthread_mutex_unlock(&c->pod->lock);
+}
+
 /* Stored first: a server that dies between here and the start learns from the guest what became of it. */
 static int mark_running(struct container *c, struct err *err)
 {
 	struct agent *agent;
 	bool created;
+	int r;
 
 	pthread_mutex_lock(&c->pod->lock);
 	created = c->state->state == CREATED;
@@ -58,8 +70,12 @@ static int mark_running(struct container *c, struct err *err)
 		c->state->started_at = now_realtime_ns();
 	}
 	pthread_mutex_unlock(&c->pod->lock);
-	if (created)
-		return container_store(c, err);
+	if (created) {
+		r = container_store(c, err);
+		if (r < 0)
+			mark_created(c);
+		return r;
+	}
 	/* Its sandbox died meanwhile. */
 	if (pod_agent(c->pod, &agent, err) < 0)
 		return -ECONNRESET;
