@@ -138,6 +138,7 @@ static void ask(struct container *c)
 	Containerd__Task__V2__WaitRequest req = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
 	struct agent *agent;
 	bool wanted;
+	int r;
 
 	pthread_mutex_lock(&c->pod->lock);
 	wanted = !c->wait_pending && !c->ending && !c->gone &&
@@ -149,12 +150,16 @@ static void ask(struct container *c)
 		return;
 	req.id = c->object.id;
 	object_ref(&c->object);
-	if (pod_agent(c->pod, &agent, NULL) == 0 &&
-	    agent_call_async(agent, &AGENT_TASK_WAIT, &req.base, 0, on_wait_reply, c) == 0)
+	r = pod_agent(c->pod, &agent, NULL);
+	if (r == 0)
+		r = agent_call_async(agent, &AGENT_TASK_WAIT, &req.base, 0, on_wait_reply, c);
+	if (r == 0)
 		return;
 	pthread_mutex_lock(&c->pod->lock);
 	c->wait_pending = false;
 	pthread_mutex_unlock(&c->pod->lock);
+	if (r == -ENOMEM) /* nobody would ask again */
+		sandbox_condemn(c->pod->sandbox, "the server has no memory to ask for a container's exit");
 	object_unref(&c->object);
 }
 
