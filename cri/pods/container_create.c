@@ -69,12 +69,13 @@ static void roll_back(struct creation *c)
 	/* The guest lets go of what it mounted, even of a container that it failed to create. */
 	let_go = guest_end(c->agent, id, c->task_tried, &err) == 0;
 	if (sandbox_place_remove(c->pod->sandbox, id, !let_go, &err) < 0 ||
-	    journal_undo_owner(c->pods->parts.store, id, pod_undo, c->pods, &err) < 0)
+	    journal_undo_owner(c->pods->parts.store, id, pod_undo, c->pods, &err) < 0 ||
+	    container_forget(container, &err) < 0)
+		/* It keeps row and name, hidden: the removal of its pod tries again. */
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", id), "undoing a container that failed: %s",
 			 err.msg);
-	else if (container_forget(container, &err) < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", id),
-			 "forgetting a container that failed: %s", err.msg);
+	else
+		object_remove(&container->object);
 }
 
 static int make(struct creation *c, struct err *err)
@@ -85,8 +86,10 @@ static int make(struct creation *c, struct err *err)
 		r = sandbox_place(c->pod->sandbox, c->container->object.id, &c->place, err);
 	if (r == 0)
 		r = reserve(c, err);
-	if (r < 0)
-		return r; /* nothing is on the host yet */
+	if (r < 0) { /* nothing is on the host yet */
+		object_remove(&c->container->object);
+		return r;
+	}
 	r = creation_steps(c, err);
 	if (r == 0)
 		r = finish(c, err);
@@ -102,8 +105,6 @@ static void create_job(void *arg)
 	struct err err = ERR_INIT;
 	int r = make(c, &err);
 
-	if (r < 0)
-		object_remove(&container->object);
 	container_turn_give(container);
 	if (r == 0) {
 		log_line(LOG_LEVEL_INFO,
@@ -215,6 +216,9 @@ void containers_create(struct pods *pods, const char *pod_id, const Runtime__V1_
 		r = pod_agent(pod, &agent, &err);
 		if (r == 0)
 			r = start_job(c, &err);
+		/* pods_close either sees it in the table, or is seen here. */
+		if (r == 0 && atomic_load(&pods->closed))
+			call_cancel(c->object.work, "the server is being stopped");
 		if (r < 0) {
 			container_turn_give(c);
 			object_remove(&c->object);

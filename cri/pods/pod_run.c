@@ -27,6 +27,7 @@ struct run {
 	struct vmm_choice choice;
 	uint64_t memory_bytes;
 	uint32_t vcpus;
+	bool reserved; /* it has a row */
 
 	/* CNI's ADD runs beside the boot, on another thread; under `lock`. */
 	pthread_mutex_t lock;
@@ -318,7 +319,18 @@ static int run_steps(struct run *run, struct err *err)
 
 /* ---- the job ------------------------------------------------------------------------------------------- */
 
-static void roll_back(struct pod *pod)
+/* What cannot be undone keeps its row, and with it the name: the pod is seen, and its removal tries again. */
+static void show_remains(struct pod *pod, const struct err *why)
+{
+	pthread_mutex_lock(&pod->lock);
+	pod->state->phase = POD_EXITED;
+	if (!pod->state->reason[0])
+		(void)pb_set_text(&pod->state->reason, why->msg);
+	pthread_mutex_unlock(&pod->lock);
+	object_show(&pod->object);
+}
+
+static void roll_back(struct pod *pod, const struct err *why)
 {
 	struct pods *pods = pod->pods;
 	struct err err = ERR_INIT;
@@ -330,13 +342,15 @@ static void roll_back(struct pod *pod)
 	    0)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", pod->object.id),
 			 "killing the sandbox of a pod that failed: %s", err.msg);
-	/* What cannot be undone keeps its row: the next start tries again. */
-	if (pod_undo_all(pods, pod->object.id, sandbox_id(pod->sandbox), &err) < 0)
+	if (pod_undo_all(pods, pod->object.id, sandbox_id(pod->sandbox), &err) < 0 ||
+	    pod_forget(pod, &err) < 0) {
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->object.id), "undoing a pod that failed: %s",
 			 err.msg);
-	else if (pod_forget(pod, &err) < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->object.id),
-			 "forgetting a pod that failed: %s", err.msg);
+		show_remains(pod, why);
+		return;
+	}
+	pod_unhook(pod);
+	object_remove(&pod->object);
 }
 
 static int make(struct run *run, struct err *err)
@@ -350,11 +364,9 @@ static int make(struct run *run, struct err *err)
 		return r;
 	r = reserve(run, err);
 	if (r < 0)
-		return r; /* nothing is on the host yet */
-	r = run_steps(run, err);
-	if (r < 0)
-		roll_back(pod);
-	return r;
+		return r;
+	run->reserved = true;
+	return run_steps(run, err);
 }
 
 static void run_job(void *arg)
@@ -375,7 +387,9 @@ static void run_job(void *arg)
 			 "pod is ready after %lld ms", (long long)((now_monotonic_ns() - start) / NS_PER_MS));
 		pod_tell(pod, POD_IS_READY);
 		object_show(&pod->object);
-	} else {
+	} else if (run->reserved) {
+		roll_back(pod, &err);
+	} else { /* nothing is on the host yet */
 		pod_unhook(pod);
 		object_remove(&pod->object);
 	}
@@ -483,6 +497,9 @@ void pods_run(struct pods *pods, const Runtime__V1__PodSandboxConfig *config, co
 	}
 	if (r == 0) {
 		r = start_job(pod, &err);
+		/* pods_close either sees it in the table, or is seen here. */
+		if (r == 0 && atomic_load(&pods->closed))
+			call_cancel(pod->object.work, "the server is being stopped");
 		if (r < 0) {
 			object_remove(&pod->object);
 			outcome_set(pod->object.made, &err);

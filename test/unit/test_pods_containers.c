@@ -48,6 +48,66 @@ static void containers_life_leaves_nothing(void **state)
 	assert_string_equal(fake.events, "RcserNX");
 }
 
+struct row {
+	char id[65], *name;
+};
+
+static int first_row(void *arg, const char *id, const char *name, const void *value, size_t len)
+{
+	struct row *row = arg;
+
+	(void)value;
+	(void)len;
+	snprintf(row->id, sizeof(row->id), "%s", id);
+	free(row->name);
+	row->name = strdup(name);
+	return 0;
+}
+
+static void containers_start_that_cannot_be_stored_leaves_it_created(void **state)
+{
+	struct row row = {.name = NULL};
+	struct answer a;
+	char id[65];
+
+	(void)state;
+	create(pod, "c", id);
+	/* Its row's name is another's: no put succeeds. */
+	assert_int_equal(store_each(fake.store, "container", first_row, &row, NULL), 0);
+	assert_int_equal(store_delete(fake.store, "container", id, NULL), 0);
+	assert_int_equal(store_put(fake.store, "container", "other", row.name, "", 0, NULL), 0);
+	ask(&a, containers_start, id);
+	expect_error(&a, ERR_ALREADY_EXISTS, "other");
+	assert_int_equal(look(id).state, CONTAINER_CREATED);
+	assert_int_equal(store_delete(fake.store, "container", "other", NULL), 0);
+	do_it(containers_start, id);
+	guest_exit(id, "", 0);
+	eventually(has_exited, id, "its exit is not learned");
+	free(row.name);
+}
+
+static void containers_creation_that_cannot_be_undone_goes_with_its_pod(void **state)
+{
+	struct row row = {.name = NULL};
+	struct answer a;
+	int64_t step;
+
+	(void)state;
+	hold(STEP_CREATE);
+	ask_create(&a, pod, "c");
+	until_inside(STEP_CREATE, 1);
+	assert_int_equal(store_each(fake.store, "container", first_row, &row, NULL), 0);
+	assert_int_equal(journal_begin(fake.store, row.id, "nonsense", "", &step, NULL), 0);
+	fail_step(STEP_CREATE, EIO);
+	let_go(STEP_CREATE);
+	expect_error(&a, ERR_INTERNAL, "fails");
+	assert_int_equal(listed_containers(), 0);
+	assert_int_equal(journal_end(fake.store, step, NULL), 0);
+	do_it(pods_remove, pod);
+	assert_nothing_left();
+	free(row.name);
+}
+
 static void containers_exit_with_an_error_and_out_of_memory(void **state)
 {
 	char id[65];
@@ -581,6 +641,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(containers_life_leaves_nothing),
+		CASE(containers_start_that_cannot_be_stored_leaves_it_created),
+		CASE(containers_creation_that_cannot_be_undone_goes_with_its_pod),
 		CASE(containers_exit_with_an_error_and_out_of_memory),
 		CASE(containers_exec_gives_output_and_code),
 		CASE(containers_exec_is_killed_at_its_end),

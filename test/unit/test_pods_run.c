@@ -345,6 +345,13 @@ static void pods_stop_goes_on_when_its_client_leaves_and_is_joined(void **state)
 	assert_false(look_pod(id).ready);
 }
 
+static int copy_id(void *arg, const struct pod_view *view, struct err *err)
+{
+	(void)err;
+	snprintf(arg, 65, "%s", view->id);
+	return 0;
+}
+
 static void pods_stop_that_fails_can_be_asked_for_again(void **state)
 {
 	struct answer a;
@@ -359,6 +366,31 @@ static void pods_stop_that_fails_can_be_asked_for_again(void **state)
 	do_it(pods_stop, id);
 	do_it(pods_remove, id);
 	assert_nothing_left();
+}
+
+static void pods_run_that_cannot_be_undone_is_seen_and_removed(void **state)
+{
+	struct answer a, b;
+	struct err err = ERR_INIT;
+	char id[65];
+
+	(void)state;
+	fail_step(STEP_ASSIGN, EIO);
+	fail_step(STEP_DEL, EIO);
+	ask_run(&a, "a");
+	expect_error(&a, ERR_INTERNAL, "fails");
+	fail_step(STEP_ASSIGN, 0);
+	assert_int_equal(listed_pods(), 1);
+	ask_run(&b, "a");
+	expect_error(&b, ERR_ALREADY_EXISTS, "has ended");
+	if (pods_each(fake.pods, NULL, copy_id, id, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_false(look_pod(id).ready);
+	assert_non_null(strstr(look_pod(id).reason, "fails"));
+	fail_step(STEP_DEL, 0);
+	do_it(pods_remove, id);
+	assert_nothing_left();
+	run_pod("a", NULL);
 }
 
 static void pods_remove_crosses_stop(void **state)
@@ -447,6 +479,7 @@ int main(void)
 		CASE(pods_death_while_it_is_stopped_or_removed),
 		CASE(pods_stop_goes_on_when_its_client_leaves_and_is_joined),
 		CASE(pods_stop_that_fails_can_be_asked_for_again),
+		CASE(pods_run_that_cannot_be_undone_is_seen_and_removed),
 		CASE(pods_remove_crosses_stop),
 		CASE(pods_close_ends_creations_and_refuses_new_ones),
 		CASE(pods_many_at_once),
