@@ -356,17 +356,31 @@ static void vm_with_a_broken_connection_lives_on(void **state)
 	disown(x);
 }
 
+/* kill(2) returns before the process has stopped. */
+static bool is_stopped(pid_t pid)
+{
+	char path[64];
+	char *text CLEANUP_FREE = NULL;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	assert_int_equal(read_file(path, 4096, &text, NULL), 0);
+	return strstr(text, ") T ");
+}
+
 static void vm_that_hangs_is_killed_at_the_deadline_of_its_shutdown(void **state)
 {
 	static const char *const features[] = {"shutdown", NULL};
 	struct fixture *x = *state;
 	int64_t before;
 	bool synced = true;
+	pid_t pid;
 
 	fake_agent_set_features(x->agent, features);
 	must_boot(x);
 	/* All vsock goes through it, so that its agent is silent too. */
-	assert_int_equal(kill(vmm_pid(x), SIGSTOP), 0);
+	pid = vmm_pid(x);
+	assert_int_equal(kill(pid, SIGSTOP), 0);
+	AWAIT(is_stopped(pid));
 	before = now_monotonic_ns();
 	assert_int_equal(sandbox_shutdown(x->sandbox, NULL, before + NS_PER_SEC, &synced, NULL), 0);
 	assert_false(synced);
