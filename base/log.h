@@ -2,8 +2,8 @@
 /*
  * log.h: structured log lines, one per event, logfmt: `level=info msg="…" key=value …`.
  *
- * Threads:   every function, any thread; one write(2) per line, so lines never mix. Sinks: stderr by default;
- *            log_set_sink lets the host send to the journal and the guest to the console.
+ * Threads:   every function, any thread; one write(2) per line, so lines never mix.
+ * Sinks:     stderr by default; log_set_sink lets the host send to the journal and the guest to the console.
  * Limits:    a line is cut at LOG_LINE_MAX bytes; control characters are escaped, so nothing a guest or
  *            registry sends can forge a line.
  * Secrets:   never pass one; there is no redaction here.

@@ -55,9 +55,7 @@ int procfs_boot_id(char out[static PROCFS_BOOT_ID_SIZE]);
 struct procfs_stat {
 	char state;	     /* field 3 */
 	unsigned long flags; /* field 9: PF_* of the kernel */
-	uint64_t
-		/* field 22, in clock ticks: with the pid, it names a process until the next boot */
-		start_time;
+	uint64_t start_time; /* field 22, in clock ticks: with the pid, it names a process until a reboot */
 };
 
 /* -ESRCH if there is no such process. */

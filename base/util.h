@@ -2,8 +2,9 @@
 /*
  * util.h: ownership macros and the few string, time and file helpers that both the host and the guest use.
  *
- * Threads:   every function is safe to call from any thread; none keeps state. Memory: functions that return
- *            an allocated string or buffer return NULL on ENOMEM; the caller frees with free().
+ * Threads:   every function is safe to call from any thread; none keeps state.
+ * Ownership: functions that return an allocated string or buffer return NULL on ENOMEM; the caller frees with
+ *            free().
  * Errors:    0 (or a count, where said) or a negative errno.
  */
 #ifndef BASE_UTIL_H

@@ -2,8 +2,9 @@
 /*
  * cgroup.c: making a VM's cgroup and its limits, in v1, hybrid and v2.
  *
- * Facts: Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst of the kernel; the conversion of shares to
- *        weight is the one that OCI runtimes use.
+ * Source:    Documentation/admin-guide/cgroup-v1/ and cgroup-v2.rst of the kernel; the conversion of shares
+ *            to weight is the one that OCI runtimes use.
+ *
  * In a hybrid the leaf is made in the v2 tree as well, although no controller of ours is there: that gives
  * cgroup.kill.
  */

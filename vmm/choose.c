@@ -9,8 +9,8 @@
 #include <limits.h>
 #include <sys/stat.h>
 
-#define CPUINFO_HEAD                                                                                         \
-	(16 * 1024) /* the first processor's lines; reading all of a large host's takes milliseconds */
+/* The first processor's lines; reading all of a large host's takes milliseconds. */
+#define CPUINFO_HEAD (16 * 1024)
 
 /* The program DIR/NAME, if it is one. */
 static bool program_in(const char *dir, const char *sub, const char *name, char *out, size_t size)

@@ -5,7 +5,8 @@
  * Purpose:   one struct agent for a guest, with a control connection for short calls and for waits, and
  *            further connections for bulk data (reading logs, streams), so that data never stands in front of
  *            a call. A control connection that breaks is dialled again: restoring a snapshot resets vsock,
- *            and the guest has not died of it. Epochs: the control connections of a guest are counted from 1.
+ *            and the guest has not died of it.
+ * Epochs:    the control connections of a guest are counted from 1.
  *            While there is none, blocking calls wait for the next one within their own time. When it stands,
  *            the agent has answered Check and Info, and is the one of before; then the watches run. Calls in
  *            progress on the old one have failed with Unavailable, but for blocking calls of methods that may

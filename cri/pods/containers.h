@@ -63,8 +63,8 @@ void containers_remove(struct pods *pods, const char *id, struct call *call, pod
 /* The new log file exists when this returns. Blocks for a file's opening. */
 int containers_reopen_log(struct pods *pods, const char *id, struct call *call, struct err *err);
 
-#define EXEC_OUTPUT_MAX                                                                                      \
-	(16u << 20) /* of each stream; what exceeds it is dropped, as CRI-O and containerd do */
+/* Of each stream; what exceeds it is dropped, as CRI-O and containerd do. */
+#define EXEC_OUTPUT_MAX (16u << 20)
 struct exec_result {
 	void *out, *err_out; /* malloc'ed */
 	size_t out_len, err_len;

@@ -31,8 +31,8 @@ struct object {
 	struct outcome *made;  /* immutable; NULL: a previous server made it */
 	struct call *work;     /* immutable; ends the creation early when it is cancelled; NULL likewise */
 	atomic_bool unclaimed; /* nobody has got its id yet */
-	_Atomic int64_t
-		undo_at_ns; /* when it is removed if nobody claims it; INT64_MAX: not before it is made */
+	/* When it is removed if nobody claims it; INT64_MAX: not before it is made. */
+	_Atomic int64_t undo_at_ns;
 };
 
 struct table {

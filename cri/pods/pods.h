@@ -10,15 +10,16 @@
  * Threads:   any. Functions with a `done` return soon: the work is a job of its own, which goes on when the
  *            caller leaves. Functions with `blocks` in their comment are for worker threads.
  * Ownership: strings and messages that are handed in are copied. What a callback is given lives until it
- *            returns. Retries: RunPodSandbox is known by name, namespace, uid and attempt, CreateContainer by
- *            pod, name and attempt. A call with the same names and the same configuration (and runtime
- *            handler) is a retry: it waits for the outcome of the first call's work, and later gets the same
- *            id, as long as the pod is ready or the container has not exited. CRI-O does so while the first
- *            call has had no answer; here it holds afterwards too, for a server cannot know whether its
- *            answer arrived. The name of what has ended is taken until it is removed: AlreadyExists. A call
- *            with the same names and another configuration is refused at any time: AlreadyExists, with the
- *            path of the first field that differs, and never its value, which may be a secret. Unclaimed:
- *            what was created while no caller waited any more, and that no retry and no call by its id has
+ *            returns.
+ * Retries:   RunPodSandbox is known by name, namespace, uid and attempt, CreateContainer by pod, name and
+ *            attempt. A call with the same names and the same configuration (and runtime handler) is a retry:
+ *            it waits for the outcome of the first call's work, and later gets the same id, as long as the
+ *            pod is ready or the container has not exited. CRI-O does so while the first call has had no
+ *            answer; here it holds afterwards too, for a server cannot know whether its answer arrived. The
+ *            name of what has ended is taken until it is removed: AlreadyExists. A call with the same names
+ *            and another configuration is refused at any time: AlreadyExists, with the path of the first
+ *            field that differs, and never its value, which may be a secret.
+ * Unclaimed: what was created while no caller waited any more, and that no retry and no call by its id has
  *            touched since, is removed after 10 minutes. After a restart of the server the time begins anew.
  * Errors:    NotFound names the id; FailedPrecondition where the pod is not in the state that the call needs.
  */

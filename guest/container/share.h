@@ -26,8 +26,8 @@
 #include <sys/types.h>
 
 #define SHARE_WAIT_NS (NS_PER_SEC / 2) /* while other containers keep virtiofs busy */
-#define SHARE_HUNG_NS                                                                                        \
-	(10 * NS_PER_SEC) /* while virtiofsd does not answer; the server waits 20 s for a deletion */
+/* While virtiofsd does not answer; the server waits 20 s for a deletion. */
+#define SHARE_HUNG_NS  (10 * NS_PER_SEC)
 #define SHARE_BLIND_NS (50 * NS_PER_MS) /* where the kernel does not count requests */
 /*
  * fusectl: one directory for each connection. Linux leaves virtiofs out; the project's own kernel shows it

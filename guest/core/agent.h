@@ -49,10 +49,10 @@ struct agent_paths {
 	const char *tmp;       /* short-lived files: pid files, logs of the runtime, console sockets */
 	const char *crun;      /* the runtime's program */
 	const char *crun_root; /* its state: <crun_root>/<container id>/status, exec.fifo */
-	const char *
-		cgroup_parent; /* relative to the hierarchy's root; containers live at <cgroup_parent>/<id> */
-	const char *shm;       /* tmpfs: the pod's shared /dev/shm */
-	const char *pidns;     /* bind mount of the pod's shared PID namespace */
+	/* Relative to the hierarchy's root; containers live at <cgroup_parent>/<id>. */
+	const char *cgroup_parent;
+	const char *shm;   /* tmpfs: the pod's shared /dev/shm */
+	const char *pidns; /* bind mount of the pod's shared PID namespace */
 };
 
 struct agent {
