@@ -17,7 +17,8 @@ static void mark_cut(char *msg)
 	memcpy(msg + at, mark, sizeof(mark));
 }
 
-enum err_status err_status_of(int code)
+/* The gRPC status that fits a negative errno. */
+static enum err_status err_status_of(int code)
 {
 	switch (-code) {
 	case 0:

@@ -51,7 +51,7 @@ struct err {
 
 /*
  * Sets err and returns `code`, so that `return err_set(err, -EINVAL, …)` reads well. The status follows from
- * the errno (err_status_of). code must be negative.
+ * the errno. code must be negative.
  */
 int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* As err_set, with the gRPC status given instead of derived. */
@@ -70,8 +70,6 @@ int err_oom(struct err *err);
 int err_wrap(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Copies src to dst (either may be NULL) and returns src's code. */
 int err_copy(struct err *dst, const struct err *src);
-/* The gRPC status that fits a negative errno. */
-enum err_status err_status_of(int code);
 /* "NotFound", "InvalidArgument", …; never NULL. */
 const char *err_status_name(enum err_status status);
 

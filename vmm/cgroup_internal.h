@@ -51,8 +51,6 @@ const struct cgr_hierarchy *cgr_find(const struct cgr_tree *t, unsigned bits);
 
 /* The bits of those controllers that are named in `words`. */
 unsigned cgr_bits(const char *words);
-/* The name of a single bit. */
-const char *cgr_name(unsigned bit);
 bool cgr_exists(const struct cgr_hierarchy *h, const char *path);
 /* The path "" is the hierarchy's root. *ret_data is the caller's to free. 0 or a negative errno. */
 int cgr_get(const struct cgr_hierarchy *h, const char *path, const char *file, char **ret_data);

@@ -42,7 +42,7 @@ unsigned cgr_bits(const char *words)
 	return bits;
 }
 
-const char *cgr_name(unsigned bit)
+static const char *cgr_name(unsigned bit)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(controllers); i++) {
 		if (controllers[i].bit == bit)

@@ -98,8 +98,6 @@ void agent_conn_abort(struct agent_conn *conn, const struct err *why);
 int agent_conn_state(struct agent_conn *conn, struct err *err);
 /* Why there is no connection. */
 int agent_conn_why(struct agent_conn *conn, struct err *err);
-/* Loop's thread: ends everything, closes the socket. */
-void agent_conn_die(struct agent_conn *conn, const struct err *why);
 /* Loop's thread: sends what waits and sets what to watch for. */
 void agent_conn_flush(struct agent_conn *conn);
 
@@ -118,9 +116,7 @@ int agent_try(struct agent *agent, struct call *call, int64_t deadline_ns, int64
  * old one is the caller's to close.
  */
 bool agent_control_died(struct agent *agent, struct agent_conn *conn);
-/* Tells the watches that have not been told yet of the newest epoch, or of the end. */
-void agent_tell(struct agent *agent);
-/* As agent_tell, soon. Any thread. */
+/* The watches learn of the newest epoch, or of the end, soon. Any thread. */
 void agent_tell_later(struct agent *agent);
 
 #endif

@@ -2,12 +2,12 @@
 /* One call on a connection, blocking or not. */
 #include "cri/agent/agent_internal.h"
 
+#include "api/pb.h"
 #include "api/pbcheck.h"
 #include "base/cond.h"
 #include "base/util.h"
 
-/* A blocked caller waits this much longer than the agent has: the loop's own timer normally ends the call
- * first. */
+/* A blocked caller waits this much longer than the agent has: normally the loop's timer ends the call. */
 #define GUARD_NS (2 * NS_PER_SEC)
 
 /* ---- life ---------------------------------------------------------------------------------------------- */
@@ -31,13 +31,10 @@ static struct pending *pending_new(struct agent_conn *conn, const struct agent_m
 
 	if (!p)
 		return NULL;
-	p->len = protobuf_c_message_get_packed_size(req);
-	p->payload = malloc(p->len ? p->len : 1);
-	if (!p->payload) {
+	if (pb_pack(req, &p->payload, &p->len) < 0) {
 		free(p);
 		return NULL;
 	}
-	protobuf_c_message_pack(req, p->payload);
 	p->conn = agent_conn_ref(conn);
 	p->method = method;
 	p->timeout_ns = timeout_ns;

@@ -2,6 +2,7 @@
 /* One connection: its life, its input and output, its stream. */
 #include "cri/agent/agent_internal.h"
 
+#include "api/pb.h"
 #include "api/pbcheck.h"
 #include "base/util.h"
 
@@ -9,7 +10,7 @@
 
 #define READ_BYTES 16384u
 #define OUT_KEEP   2048 /* an idle connection keeps at most this much memory for output */
-#define READ_TURNS 16	/* reads in one turn of the loop: others want theirs too */
+#define READ_TURNS 16	/* reads in one turn of the loop, so that other sources get theirs */
 
 /* ---- life ---------------------------------------------------------------------------------------------- */
 
@@ -30,7 +31,8 @@ void agent_conn_unref(struct agent_conn *conn)
 	free(conn);
 }
 
-void agent_conn_die(struct agent_conn *conn, const struct err *why)
+/* Loop's thread: ends everything, closes the socket. */
+static void agent_conn_die(struct agent_conn *conn, const struct err *why)
 {
 	bool control;
 
@@ -184,8 +186,7 @@ static void on_io(void *arg, int fd, uint32_t revents)
 	if (revents & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
 		bool reading = conn->reading;
 
-		/* Nothing can be held back on a connection that has ended: epoll would tell of it for ever.
-		 */
+		/* A connection that has ended is read to its end: epoll would report it again and again. */
 		if (revents & (EPOLLHUP | EPOLLERR))
 			conn->reading = true;
 		r = take_in(conn, &err);
@@ -332,17 +333,6 @@ static void on_stream(void *arg, const struct err *err, const void *payload, siz
 	agent_conn_unref(conn);
 }
 
-static void *pack(const ProtobufCMessage *msg, size_t *ret_len)
-{
-	void *data;
-
-	*ret_len = protobuf_c_message_get_packed_size(msg);
-	data = malloc(*ret_len ? *ret_len : 1);
-	if (data)
-		protobuf_c_message_pack(msg, data);
-	return data;
-}
-
 int agent_stream_open(struct agent_conn *conn, const struct agent_method *method,
 		      const ProtobufCMessage *first, agent_stream_fn *on_data, void *arg, struct err *err)
 {
@@ -380,11 +370,9 @@ int agent_stream_send(struct agent_conn *conn, const ProtobufCMessage *msg, bool
 
 	if (!conn->attached || !conn->on_data)
 		return -EPIPE;
-	if (msg) {
-		data = pack(msg, &len);
-		if (!data)
-			return -ENOMEM;
-	}
+	r = msg ? pb_pack(msg, &data, &len) : 0;
+	if (r < 0)
+		return r;
 	r = ttrpc_stream_send(conn->ttrpc, conn->stream_id, data, len, close);
 	agent_conn_flush(conn);
 	return r;

@@ -14,7 +14,8 @@
 
 /* ---- watches ------------------------------------------------------------------------------------------- */
 
-void agent_tell(struct agent *agent)
+/* Tells the watches that have not been told yet of the newest epoch, or of the end. */
+static void agent_tell(struct agent *agent)
 {
 	struct agent_watch *w;
 	struct err over = ERR_INIT;

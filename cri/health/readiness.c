@@ -43,7 +43,8 @@ struct health *health_free(struct health *health)
 	return NULL;
 }
 
-int health_vmm_choice(struct health *health, struct vmm_choice *ret_choice, struct err *err)
+/* The VMM driver for new pods. Another one than the last time is logged. */
+static int health_vmm_choice(struct health *health, struct vmm_choice *ret_choice, struct err *err)
 {
 	struct vmm_choice choice = {0};
 	struct vmm_known known;

@@ -22,9 +22,6 @@ int health_new(const struct config *config, struct health **ret_health, struct e
 /* Returns NULL. NULL-safe. */
 struct health *health_free(struct health *health);
 
-/* The VMM driver for new pods. Another one than the last time is logged. */
-int health_vmm_choice(struct health *health, struct vmm_choice *ret_choice, struct err *err);
-
 /*
  * All of it: VMM, KVM, guest kernel and image; room for state_dir and run_dir; memory of the host for a VM of
  * that size. On failure *ret_reason is the one word that a CRI condition carries (static).

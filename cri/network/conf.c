@@ -283,8 +283,9 @@ static struct json_object *wrap_single(struct json_object *plugin)
 	return list;
 }
 
-int cni_conf_from_json(struct json_object *tree, const char *file, struct cni_conf **ret_conf,
-		       struct err *err)
+/* Checks a tree; takes a reference of its own. */
+static int cni_conf_from_json(struct json_object *tree, const char *file, struct cni_conf **ret_conf,
+			      struct err *err)
 {
 	struct cni_conf *conf;
 	int r;

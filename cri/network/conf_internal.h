@@ -44,9 +44,6 @@ struct cni_conf {
  * of one. */
 int cni_conf_parse(const char *text, size_t len, const char *file, struct cni_conf **ret_conf,
 		   struct err *err);
-/* The same of a tree that is parsed already; takes a reference of its own. */
-int cni_conf_from_json(struct json_object *tree, const char *file, struct cni_conf **ret_conf,
-		       struct err *err);
 struct cni_conf *cni_conf_free(struct cni_conf *conf);
 /* "0.3.0" … "1.1.0" to a number as in version_num; negative if it is none that is spoken here. */
 int cni_version_num(const char *version);

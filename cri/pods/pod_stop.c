@@ -67,7 +67,8 @@ static int stop_now(struct pod *pod, struct call *call, struct err *err)
 	return r;
 }
 
-int pod_remove_now(struct pod *pod, struct call *call, struct err *err)
+/* On the caller's thread. Idempotent. */
+static int pod_remove_now(struct pod *pod, struct call *call, struct err *err)
 {
 	int r = pod_turn_take(pod, WORK_REMOVE, call, err);
 

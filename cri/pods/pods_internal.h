@@ -2,17 +2,18 @@
 /*
  * pods_internal.h: what the files of this room share: the room, a pod, a container, and the work on them.
  *
- * Locks, in the order in which they may nest:
- *   pod.rows the rows of one pod and of its containers in the store: held while a state is read and written,
- *   so
- *               that an older state never overwrites a newer one and no row comes back after its removal.
- *               pod.lock one pod's fields and those of its containers; held for an access, never across a
- *               call to a sandbox's agent, a CNI plugin, a registry or the store. table.lock innermost
- *               (object_internal.h). Long work is marked, not locked: pod.op and container.op say who is
- *               changing the object ("the turn"); jobs wait for it on pod.changed, at most until their call's
- *               deadline. Reads take pod.lock alone, so they never wait for work. Strings and messages of a
- *               state are written before the object is shown, or once at its end: a view may keep pointers to
- *               them while it holds a reference.
+ * Locks:     in the order in which they may nest:
+ *            - pod.rows: the rows of one pod and of its containers in the store. Held while a state is read
+ *              and written, so that an older state never overwrites a newer one and no row comes back after
+ *              its removal.
+ *            - pod.lock: one pod's fields and those of its containers. Held for an access, never across a
+ *              call to a sandbox's agent, a CNI plugin, a registry or the store.
+ *            - table.lock: innermost (object_internal.h).
+ * Turns:     long work is marked, not locked: pod.op and container.op say who is changing the object. Jobs
+ *            wait for their turn on pod.changed, at most until their call's deadline. Reads take pod.lock
+ *            alone, so they never wait for work.
+ * Ownership: strings and messages of a state are written before the object is shown, or once at its end: a
+ *            view may keep pointers to them while it holds a reference.
  */
 #ifndef CRI_PODS_PODS_INTERNAL_H
 #define CRI_PODS_PODS_INTERNAL_H
@@ -120,9 +121,6 @@ int pod_check_network(const char *id, const Runtime__V1__PodSandboxConfig *confi
 int pod_undo(void *ctx, const char *owner, const char *kind, const char *arg, struct err *err);
 /* All of a pod: its own steps, then its sandbox's. */
 int pod_undo_all(struct pods *pods, const char *id, const char *sandbox_id, struct err *err);
-
-/* pod_stop.c: the work itself, on the caller's thread. Idempotent. */
-int pod_remove_now(struct pod *pod, struct call *call, struct err *err);
 
 /* ---- containers: container.c --------------------------------------------------------------------------- */
 

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* After a power cut: what no row knows any more, since the database lost its last commits. */
+/* After a power cut: removes files whose rows are gone, since the database lost its last commits. */
 #include "cri/pods/pods_internal.h"
 
 #include "base/log.h"
+#include "base/procfs.h"
 #include "base/util.h"
 
 #include <dirent.h>
 
-#define BOOT_ID_MAX 64
+#define BOOT_ID_MAX 64 /* of the file that notes it: earlier versions ended it with a newline */
 
 static bool known(struct pods *pods, const char *kind, const char *id)
 {
 	void *data CLEANUP_FREE = NULL;
 	size_t len;
 
-	/* One that cannot be looked up is not one that is not there. */
+	/* A look-up that fails does not say that the row is missing. */
 	return store_get(pods->parts.store, kind, id, &data, &len, NULL) != -ENOENT;
 }
 
@@ -96,12 +97,18 @@ static void sweep_attachments(struct pods *pods)
 void state_sweep(struct pods *pods)
 {
 	char *path CLEANUP_FREE = xasprintf("%s/boot_id", pods->parts.config->server.state_dir);
-	char *now CLEANUP_FREE = NULL, *then CLEANUP_FREE = NULL;
-	int r = read_file("/proc/sys/kernel/random/boot_id", BOOT_ID_MAX, &now, NULL);
+	char now[PROCFS_BOOT_ID_SIZE];
+	char *then CLEANUP_FREE = NULL;
+	int r = procfs_boot_id(now);
 
-	/* Within a boot a row is never lost; and what a VM uses must not be taken from it on a suspicion. */
-	if (r < 0 || !path || (read_file(path, BOOT_ID_MAX, &then, NULL) == 0 && str_eq(now, then)))
+	if (r < 0 || !path)
 		return;
+	/* Within one boot no row is ever lost, and files that a VM may use are never removed on a guess. */
+	if (read_file(path, BOOT_ID_MAX, &then, NULL) == 0) {
+		then[strcspn(then, "\n")] = 0;
+		if (str_eq(now, then))
+			return;
+	}
 	sweep_layers(pods);
 	sweep_log_positions(pods);
 	sweep_attachments(pods);

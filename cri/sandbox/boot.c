@@ -5,8 +5,8 @@
 #include "base/log.h"
 
 #define BOOT_NS (90 * NS_PER_SEC)
-#define ADOPT_NS                                                                                             \
-	(30 * NS_PER_SEC) /* as long as a health check waits: a busy guest does not die of a restart */
+/* As long as a health check waits: a busy guest must survive a restart of the server. */
+#define ADOPT_NS    (30 * NS_PER_SEC)
 #define NAME_PREFIX "crivisor-"
 
 /*
@@ -35,8 +35,9 @@ static void release_machine(void *arg)
 	sandbox_machine_unref(arg);
 }
 
-int sandbox_reach(struct sandbox *sandbox, struct call *call, const char *boot_id, int64_t deadline_ns,
-		  struct err *err)
+/* Reaches an agent of the machine; boot_id NULL: of any boot. */
+static int sandbox_reach(struct sandbox *sandbox, struct call *call, const char *boot_id, int64_t deadline_ns,
+			 struct err *err)
 {
 	const struct agent_options options = {.loop = sandbox->room->options.loop,
 					      .workers = sandbox->room->options.workers,

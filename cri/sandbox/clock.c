@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cri/sandbox/clock.h"
+#include "cri/sandbox/clock_internal.h"
 
 #include "api/agent/sandbox.pb-c.h"
 #include "base/log.h"

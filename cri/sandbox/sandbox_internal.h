@@ -159,8 +159,4 @@ void sandbox_watch(struct sandbox *sandbox);
 /* Any thread. Soon it is not, once its death was told. */
 void sandbox_unwatch(struct sandbox *sandbox);
 
-/* boot.c: an agent of the machine, boot_id NULL: of any boot. */
-int sandbox_reach(struct sandbox *sandbox, struct call *call, const char *boot_id, int64_t deadline_ns,
-		  struct err *err);
-
 #endif

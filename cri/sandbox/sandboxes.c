@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The room: what its sandboxes share, and the undo of what they have left. */
-#include "cri/sandbox/clock.h"
+#include "cri/sandbox/clock_internal.h"
 #include "cri/sandbox/sandbox_internal.h"
 
 #include <assert.h>
@@ -28,6 +28,11 @@ struct sandboxes *sandboxes_free(struct sandboxes *room)
 	pthread_mutex_destroy(&room->lock);
 	free(room);
 	return NULL;
+}
+
+void sandboxes_boots(struct sandboxes *room, unsigned int *ret_running, unsigned int *ret_waiting)
+{
+	gate_load(&room->gate, ret_running, ret_waiting);
 }
 
 /* ---- the clock ----------------------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "cri/sandbox/share.h"
+#include "cri/sandbox/share_internal.h"
 
+#include "base/procfs.h"
 #include "base/util.h"
 
 #include <dirent.h>
@@ -10,9 +11,9 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#define UMOUNT_TRIES 40
-#define UMOUNT_WAIT_MS                                                                                       \
-	50 /* the guest's FORGETs reach virtiofsd some time after its umount; nothing tells when */
+/* The guest's FORGETs reach virtiofsd some time after its umount; no event says when. */
+#define UMOUNT_TRIES   40
+#define UMOUNT_WAIT_MS 50
 
 int share_create(const char *pod_dir, struct err *err)
 {
@@ -27,40 +28,11 @@ int share_create(const char *pod_dir, struct err *err)
 	if (mount(mounts, mounts, NULL, MS_BIND, NULL) < 0 ||
 	    mount(NULL, mounts, NULL, MS_PRIVATE, NULL) < 0 || mount(NULL, mounts, NULL, MS_SHARED, NULL) < 0)
 		return err_set_errno(err, -errno, "mounting %s", mounts);
-	/*
-	 * The bind is a peer of `mounts`: what is mounted there appears here. Only its own top is read-only.
-	 */
+	/* The bind is a peer of `mounts`: what is mounted there appears here. Only its own top is read-only. */
 	if (mount(mounts, shared, NULL, MS_BIND, NULL) < 0)
 		return err_set_errno(err, -errno, "mounting %s", shared);
 	if (mount_setattr(AT_FDCWD, shared, 0, &ro, sizeof(ro)) < 0)
 		return err_set_errno(err, -errno, "making %s read-only", shared);
-	return 0;
-}
-
-/* Mount points at or below `path`, in the order of /proc/self/mountinfo (deepest last). */
-static int mounts_below(const char *path, char ***ret_list)
-{
-	FILE *f CLEANUP_FILE = fopen("/proc/self/mountinfo", "re");
-	char *line CLEANUP_FREE = NULL;
-	char **list = NULL;
-	size_t room = 0, len = strlen(path);
-
-	if (!f)
-		return -errno;
-	while (getline(&line, &room, f) > 0) {
-		char *save, *tok = strtok_r(line, " ", &save);
-
-		for (int i = 0; i < 4 && tok; i++)
-			tok = strtok_r(NULL, " ", &save);
-		/* Our own paths hold no character that mountinfo escapes. */
-		if (tok && strncmp(tok, path, len) == 0 && (tok[len] == '/' || tok[len] == 0)) {
-			if (strv_add(&list, tok) < 0) {
-				strv_free(list);
-				return -ENOMEM;
-			}
-		}
-	}
-	*ret_list = list;
 	return 0;
 }
 
@@ -73,7 +45,7 @@ static int umount_one(const char *path, bool lazy, struct err *err)
 			return err_set_errno(err, -errno, "unmounting %s", path);
 		poll(NULL, 0, UMOUNT_WAIT_MS);
 	}
-	/* A guest that holds on to it must not hold up the removal: detach, and it goes with the VM. */
+	/* The guest still uses it, and must not hold up the removal: detached, it goes with the VM. */
 	if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL && errno != ENOENT)
 		return err_set_errno(err, -errno, "detaching %s", path);
 	return 0;
@@ -82,7 +54,7 @@ static int umount_one(const char *path, bool lazy, struct err *err)
 static int umount_below(const char *path, bool lazy, struct err *err)
 {
 	char **list CLEANUP_STRV = NULL;
-	int r = mounts_below(path, &list);
+	int r = procfs_mounts_below(path, &list); /* the deepest come last */
 
 	if (r < 0)
 		return err_set_errno(err, r, "reading /proc/self/mountinfo");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The driver of sandboxes that are virtual machines. */
 #include "cri/sandbox/sandbox_internal.h"
-#include "cri/sandbox/share.h"
+#include "cri/sandbox/share_internal.h"
 
 #include "vmm/death.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What is watched of a ready sandbox on the loop's thread: its machine, its agent, its clock. */
-#include "cri/sandbox/clock.h"
+#include "cri/sandbox/clock_internal.h"
 #include "cri/sandbox/sandbox_internal.h"
 
 #include "api/agent/agent.pb-c.h"

@@ -37,7 +37,8 @@ struct json_object *oci_add(bool *oom, struct json_object *parent, const char *k
 	return value;
 }
 
-int oci_text(struct json_object *json, bool oom, char **ret, struct err *err)
+/* The text of json (malloc'ed); drops the reference. */
+static int oci_text(struct json_object *json, bool oom, char **ret, struct err *err)
 {
 	const char *text = NULL;
 	char *copy = NULL;
@@ -435,7 +436,8 @@ static int check_apparmor(const Runtime__V1__LinuxContainerSecurityContext *sc, 
 	return 0;
 }
 
-int oci_build_begin(struct oci_build *b, const struct oci_spec_input *input, struct err *err)
+/* Fills b from input: security context, namespaces, capabilities; checks what has no place in the spec. */
+static int oci_build_begin(struct oci_build *b, const struct oci_spec_input *input, struct err *err)
 {
 	static const Runtime__V1__LinuxContainerSecurityContext no_context =
 		RUNTIME__V1__LINUX_CONTAINER_SECURITY_CONTEXT__INIT;

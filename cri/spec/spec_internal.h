@@ -52,13 +52,8 @@ static inline void oci_bool(bool *oom, struct json_object *parent, const char *k
 {
 	oci_add(oom, parent, key, json_object_new_boolean(value));
 }
-/* The text of json (malloc'ed); drops the reference. */
-int oci_text(struct json_object *json, bool oom, char **ret, struct err *err);
 
 /* ---- parts --------------------------------------------------------------------------------------------- */
-
-/* Fills b from input: security context, namespaces, capabilities; checks what has no place in the spec. */
-int oci_build_begin(struct oci_build *b, const struct oci_spec_input *input, struct err *err);
 
 int oci_caps(struct oci_build *b, struct err *err);
 void oci_put_caps(struct oci_build *b, struct json_object *process);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The tree that a pod's virtiofsd exports, with real mounts in a mount namespace of the test's own. */
 #include "base/util.h"
-#include "cri/sandbox/share.h"
+#include "cri/sandbox/share_internal.h"
 
 #include <fcntl.h>
 #include <setjmp.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * clock.h: guests keep the host's time.
+ * clock_internal.h: guests keep the host's time.
  *
  * Purpose:   a guest takes the host's wall clock once, when it boots, and then counts by itself. It is set
  *            anew when the host's clock was set (by hand, by NTP, after a suspend), when a pod is adopted or
@@ -10,8 +10,8 @@
  *            that takes its own time. Nothing that a guest says about its time reaches anything but that
  *            guest's own clock.
  */
-#ifndef CRI_SANDBOX_CLOCK_H
-#define CRI_SANDBOX_CLOCK_H
+#ifndef CRI_SANDBOX_CLOCK_INTERNAL_H
+#define CRI_SANDBOX_CLOCK_INTERNAL_H
 
 #include "cri/agent/agent.h"
 #include "cri/core/loop.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * share.h: the directory tree that a pod's virtiofsd exports, and the mounts in it.
+ * share_internal.h: the directory tree that a pod's virtiofsd exports, and the mounts in it.
  *
  * Purpose:   <pod dir>/mounts is where the server makes files and mounts; <pod dir>/shared is a read-only
  *            bind of it, and what virtiofsd exports. `mounts` is a shared mount and `shared` receives from
@@ -10,8 +10,8 @@
  * Threads:   any; the functions block on mount(2) alone.
  * Errors:    name the path; a missing source is -ENOENT with the host path.
  */
-#ifndef CRI_SANDBOX_SHARE_H
-#define CRI_SANDBOX_SHARE_H
+#ifndef CRI_SANDBOX_SHARE_INTERNAL_H
+#define CRI_SANDBOX_SHARE_INTERNAL_H
 
 #include "base/err.h"
 
