@@ -262,6 +262,7 @@ static int build_upper(struct server *server, struct err *err)
 		.cni = server->cni,
 		.health = server->health,
 		.pods = server->pods,
+		.sandboxes = server->sandboxes,
 	};
 	return r;
 }

@@ -61,6 +61,8 @@ struct sandboxes_options {
 int sandboxes_new(const struct sandboxes_options *options, struct sandboxes **ret_room, struct err *err);
 /* Once no sandbox is left, on the loop's thread or when the loop has ended. Returns NULL. NULL-safe. */
 struct sandboxes *sandboxes_free(struct sandboxes *room);
+/* How many boots run and how many wait for their turn, for Status. */
+void sandboxes_boots(struct sandboxes *room, unsigned int *ret_running, unsigned int *ret_waiting);
 /*
  * Loop. From now on the guests follow the host's wall clock when it is set. Without it their clocks are
  * compared every ten minutes all the same.

@@ -20,6 +20,7 @@ struct service {
 	struct image_store *images;
 	struct cni *cni;
 	struct pods *pods;
+	struct sandboxes *sandboxes;
 	struct health *health;
 };
 

@@ -62,7 +62,8 @@ static char *status_info(const struct service *service, const struct vmm_choice 
 	static const char *const lanes[LANES] = {"quick", "slow", "stop", "exec", "image", "net", "log"};
 	struct json_object *o = json_object_new_object();
 	struct json_object *workers = json_object_new_object();
-	char *text;
+	unsigned int booting, waiting;
+	char *text, boots[64];
 
 	json_object_object_add(o, "driver", choice ? json_object_new_string(choice->driver) : NULL);
 	json_object_object_add(o, "driverReason", choice ? json_object_new_string(choice->reason) : NULL);
@@ -80,6 +81,9 @@ static char *status_info(const struct service *service, const struct vmm_choice 
 		json_object_object_add(workers, lanes[i], json_object_new_string(buf));
 	}
 	json_object_object_add(o, "pool", workers);
+	sandboxes_boots(service->sandboxes, &booting, &waiting);
+	snprintf(boots, sizeof(boots), "%u running, %u waiting", booting, waiting);
+	json_object_object_add(o, "boots", json_object_new_string(boots));
 	text = strdup(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
 	json_object_put(o);
 	return text;
