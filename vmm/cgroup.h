@@ -41,7 +41,7 @@ int vmm_cgroup_update(const char *path, const struct vmm_resources *res, struct 
  * stay. A missing cgroup is success.
  */
 int vmm_cgroup_destroy(const char *path, int64_t deadline_ns, struct err *err);
-/* The processes in it: their number (at most max are stored), or a negative errno. */
+/* The processes in it: their number (at most max are stored), or a negative errno. Tests look by it. */
 int vmm_cgroup_pids(const char *path, pid_t *pids, size_t max);
 
 struct vmm_cgroup_stats {

@@ -115,7 +115,7 @@ static int check_name(const char *what, const char *name, struct err *err)
 {
 	if (strlen(name) < AGENT_BOOT_ID_MAX)
 		return 0;
-	return err_set_status(err, -EBADMSG, ERR_INTERNAL, "the guest agent gives %s of more than %d bytes",
+	return err_set_status(err, -EBADMSG, ERR_INTERNAL, "the guest agent sent %s of more than %d bytes",
 			      what, AGENT_BOOT_ID_MAX - 1);
 }
 

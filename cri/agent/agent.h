@@ -178,6 +178,8 @@ int agent_conn_call_async(struct agent_conn *conn, const struct agent_method *me
 
 /* ---- streams: on the loop's thread --------------------------------------------------------------------- */
 
+/* For exec, attach and port forwarding with their input and output; no room uses them yet. */
+
 /* A message; or the end: eof with err NULL, or err. After either no more. */
 typedef void agent_stream_fn(void *arg, const struct err *err, const ProtobufCMessage *msg, bool eof);
 /* first: the first message, or NULL. */

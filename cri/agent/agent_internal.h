@@ -53,7 +53,7 @@ struct pending {
 	void *payload; /* packed; until it has been handed to ttrpc */
 	size_t len;
 	bool done;	       /* conn.lock */
-	bool started;	       /* loop's thread: ttrpc holds the loop's side's reference */
+	bool started;	       /* loop's thread: ttrpc holds a reference for the loop */
 	uint32_t id;	       /* loop's thread */
 	agent_reply_fn *reply; /* NULL: someone blocks */
 	void *arg;

@@ -179,7 +179,7 @@ static void on_reply(void *arg, const struct err *err, const void *payload, size
 	pending_unref(p);
 }
 
-/* Hands the call to ttrpc, which then has the loop's side's reference; -errno: it has not. */
+/* Hands the call to ttrpc, which takes over the loop's reference if this succeeds. */
 static int start(struct pending *p, struct err *err)
 {
 	struct agent_conn *conn = p->conn;

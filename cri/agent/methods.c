@@ -7,7 +7,7 @@
 #include "api/agent/streaming.pb-c.h"
 #include "api/agent/task.pb-c.h"
 
-/* `again`: repeatable. Delete is: the second time it finds nothing, which is what its callers want. */
+/* `again`: repeatable. Delete is: a second one finds nothing, which its callers take as success. */
 #define SANDBOX(method, req, resp, again)                                                                    \
 	{                                                                                                    \
 		.service = "grpc.SandboxService", .name = method, .request = &grpc__##req##__descriptor,     \

@@ -176,7 +176,7 @@ static void dialled(void *arg)
 
 	agent->dialling = false;
 	if (agent_state(agent, NULL) < 0) {
-		/* agent_abort has seen to the watches */
+		/* agent_abort has told the watches */
 	} else if (agent->dial_code == -ESTALE) {
 		agent_abort(agent, &agent->dial_err);
 	} else if (agent->dial_code < 0 && now - agent->broke_ns >= agent->lost_ns) {

@@ -16,7 +16,7 @@ static int help(void)
 	puts("\nOptions:\n"
 	     "  -h, --help print this and exit\n"
 	     "  --version  print the version and exit\n\n"
-	     "'crivisor COMMAND --help' tells more of a command. Without --config, the configuration is read "
+	     "'crivisor COMMAND --help' describes a command. Without --config, the configuration is read "
 	     "from\n"
 	     "/etc/crivisor/config.toml and then from /etc/crivisor/config.d/*.toml.");
 	return fflush(stdout) == 0 ? 0 : cmd_fail("cannot write");

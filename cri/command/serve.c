@@ -13,10 +13,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-/*
- * The workers' threads come and go: an arena for each would keep what every one of them has ever used at
- * once.
- */
+/* Worker threads come and go. With an arena for each, malloc would keep the peak use of every one of them. */
 static void limit_heap(void)
 {
 	mallopt(M_ARENA_MAX, 2);

@@ -86,8 +86,10 @@ static void idle_remove(struct lane *lane, struct worker *w)
 	w->prev = w->next = NULL;
 }
 
-/* Gives memory that the jobs freed back to the kernel, once a burst is over. The heap is the process's, so is
- * the clock. */
+/*
+ * Gives memory that the jobs freed back to the kernel, once a burst is over. All workers share one heap, and
+ * so the time of the last trim.
+ */
 static void trim(void)
 {
 	static _Atomic int64_t last_trim_ns;
@@ -214,7 +216,7 @@ static int place(struct lane *lane, struct job job)
 	}
 	if (lane->threads < lane->threads_max && thread_start(lane, job) == 0)
 		return 0;
-	/* No thread to be had, and none that would come to the queue. */
+	/* No thread can be started, and none runs that would take the job from the queue. */
 	if (lane->threads == 0)
 		return -EAGAIN;
 	return enqueue(lane, job);
@@ -303,7 +305,7 @@ bool workers_stop(struct workers *workers, int64_t timeout_ns)
 
 struct workers *workers_free(struct workers *workers, int64_t timeout_ns)
 {
-	/* A thread that hangs still looks at its lane: then the workers stays until exit(). */
+	/* A thread that hangs still looks at its lane: then the workers stay until exit(). */
 	if (!workers || !workers_stop(workers, timeout_ns))
 		return NULL;
 	for (size_t i = 0; i < LANES; i++) {

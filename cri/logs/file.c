@@ -179,7 +179,7 @@ static int resume_from(struct log_file *file, const struct slot *slot, struct er
 		file->size = (uint64_t)st.st_size < slot->pos.size ? (uint64_t)st.st_size : slot->pos.size;
 		return 0;
 	}
-	/* Rotated while nobody looked: the tail beyond the position is in the renamed file. */
+	/* Rotated while no server ran: the tail beyond the position is in the renamed file. */
 	old = open_inode(file->path, slot->pos.ino);
 	if (old >= 0 && fstat(old, &st) == 0 && (uint64_t)st.st_size > slot->pos.size &&
 	    ftruncate(old, (off_t)slot->pos.size) < 0)

@@ -60,7 +60,7 @@ static bool is_stopped(struct log_pump *pump)
 	return stop;
 }
 
-/* A job has something of the cycle's in hand, or its outcome waits to be taken. */
+/* A job works for the cycle, or its outcome waits to be taken. */
 static bool is_busy(struct log_pump *pump)
 {
 	bool busy;

@@ -45,7 +45,7 @@ static int finish(struct creation *c, struct err *err)
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&c->pod->lock);
-	ready = c->pod->state->phase == POD_READY; /* else nobody would end this container any more */
+	ready = c->pod->state->phase == POD_READY; /* else nothing would end this container later */
 	if (ready)
 		c->container->state->state = CRIVISOR__STATE__V1__CONTAINER_STATE__CONTAINER_STATE_CREATED;
 	pthread_mutex_unlock(&c->pod->lock);
@@ -66,7 +66,7 @@ static void roll_back(struct creation *c)
 	struct err err = ERR_INIT;
 	bool let_go;
 
-	/* The guest lets go of what it mounted, even of a container that it failed to create. */
+	/* The guest unmounts its part, also of a container that it failed to create. */
 	let_go = guest_end(c->agent, id, c->task_tried, &err) == 0;
 	if (sandbox_place_remove(c->pod->sandbox, id, !let_go, &err) < 0 ||
 	    journal_undo_owner(c->pods->parts.store, id, pod_undo, c->pods, &err) < 0 ||

@@ -195,7 +195,7 @@ static void take_output(struct buf *buf, void **ret_data, size_t *ret_len)
 	}
 }
 
-/* The command's own end: never, without a timeout. */
+/* When the command's own time is over: never, without a timeout. */
 static int64_t deadline_of(int64_t timeout_s)
 {
 	int64_t now = now_monotonic_ns();

@@ -115,7 +115,7 @@ static void on_wait_reply(void *arg, const struct err *err, const ProtobufCMessa
 		c->ending = true;
 		c->exit_unknown = unknown;
 		c->exit_code = unknown ? 255 : (int32_t)resp->exit_status;
-		/* The guest's clock is its own affair; the host's says when the exit was learned. */
+		/* The guest's clock is not trusted: this is when the host learned of the exit. */
 		c->exit_at_ns = now_realtime_ns();
 	}
 	pthread_mutex_unlock(&c->pod->lock);

@@ -101,7 +101,7 @@ uint32_t creation_stop_signal(const Runtime__V1__ContainerConfig *config, const 
 	return n ? n : SIGTERM;
 }
 
-/* What a VM cannot mean is refused before anything is begun. */
+/* What has no meaning in a VM is refused before anything is begun. */
 int creation_check_spec(struct creation *c, struct err *err)
 {
 	const struct oci_spec_input in = {

@@ -11,7 +11,7 @@
 #include <signal.h>
 
 #define KILL_NS	 (10 * NS_PER_SEC) /* a guest that cannot end a process by SIGKILL in this time hangs */
-#define DRAIN_NS (25 * NS_PER_SEC) /* from the end of a process to its exit's being known, at most */
+#define DRAIN_NS (25 * NS_PER_SEC) /* at most, from the end of a process until its exit is known */
 
 static void on_timer(void *arg);
 
@@ -77,7 +77,7 @@ static void send_kill(struct container *c)
 		object_unref(&c->object); /* its sandbox is dying, or the timer condemns it */
 }
 
-/* A signal that could not be sent is no grace period. */
+/* If the signal could not be sent, there is no grace period. */
 static void on_signalled(void *arg, const struct err *err, const ProtobufCMessage *msg)
 {
 	struct container *c = arg;
@@ -255,7 +255,7 @@ void containers_stop(struct pods *pods, const char *id, int64_t timeout_s, struc
 		work_answer(object_ref(&c->object), outcome, false, call, done, arg);
 }
 
-/* True once it does not run any more. */
+/* True once it has stopped running. */
 static bool wait_exit(struct container *c, int64_t deadline_ns)
 {
 	int r = 0;

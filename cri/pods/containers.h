@@ -38,11 +38,11 @@ struct container_view {
 	uint32_t stop_signal; /* Linux number */
 };
 typedef int container_view_fn(void *arg, const struct container_view *container, struct err *err);
-/* Those whose ids and whose pods' ids begin so (NULL, "": all), newest first. */
+/* Those whose id begins with `id`, and whose pod's id with `pod_id` (NULL, "": all), newest first. */
 int containers_each(struct pods *pods, const char *id, const char *pod_id, container_view_fn *fn, void *arg,
 		    struct err *err);
 int containers_look(struct pods *pods, const char *id, container_view_fn *fn, void *arg, struct err *err);
-/* Its OCI runtime spec, malloc'ed. Blocks for reading a file. */
+/* Its OCI runtime spec, malloc'ed. Blocks while a file is read. */
 int containers_spec(struct pods *pods, const char *id, char **ret_json, struct err *err);
 
 /* ---- calls --------------------------------------------------------------------------------------------- */
@@ -52,15 +52,15 @@ void containers_create(struct pods *pods, const char *pod_id, const Runtime__V1_
 /* A second call while a start is in progress waits for it; afterwards: FailedPrecondition. */
 void containers_start(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg);
 /*
- * The stop signal, and SIGKILL after timeout_s (0 and less: at once), whoever listens then. A second call
- * with a shorter timeout shortens the first's; with a longer one it changes nothing. Unknown, or not running:
- * success.
+ * Sends the stop signal, and SIGKILL after timeout_s (0 or less: at once), whether or not the caller still
+ * waits. A second call with a shorter timeout shortens the first's; with a longer one it changes nothing.
+ * Unknown, or not running: success.
  */
 void containers_stop(struct pods *pods, const char *id, int64_t timeout_s, struct call *call,
 		     pods_done_fn *done, void *arg);
 /* Idempotent; an unknown id is success. A running one is killed first. */
 void containers_remove(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg);
-/* The new log file exists when this returns. Blocks for a file's opening. */
+/* The new log file exists when this returns. Blocks while a file is opened. */
 int containers_reopen_log(struct pods *pods, const char *id, struct call *call, struct err *err);
 
 /* Of each stream; what exceeds it is dropped, as CRI-O and containerd do. */

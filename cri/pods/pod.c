@@ -198,7 +198,7 @@ static void died_job(void *arg)
 	if (pod_store(pod, &err) < 0 && err.code != -ENOENT)
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->object.id), "storing a dead pod: %s",
 			 err.msg);
-	/* One that dies as it becomes ready is first told to be ready: its creation is in its last lines. */
+	/* A pod that dies as it becomes ready is reported as ready first: its creation is about to end. */
 	pthread_mutex_lock(&pod->lock);
 	while (pod->op == WORK_CREATE && r == 0)
 		r = cond_wait_until(&pod->changed, &pod->lock, deadline_ns);

@@ -336,7 +336,7 @@ static void roll_back(struct pod *pod, const struct err *why)
 	struct err err = ERR_INIT;
 
 	pthread_mutex_lock(&pod->lock);
-	pod->state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_CREATING; /* nobody is to see it any more */
+	pod->state->phase = CRIVISOR__STATE__V1__PHASE__PHASE_CREATING; /* hidden from now on */
 	pthread_mutex_unlock(&pod->lock);
 	if (sandbox_kill(pod->sandbox, "the creation of its pod failed", now_monotonic_ns() + KILL_NS, &err) <
 	    0)
@@ -402,7 +402,7 @@ static void run_job(void *arg)
 	object_unref(&pod->object);
 }
 
-/* Hands the creation over to a job. On failure the pod is nobody's yet. */
+/* Hands the creation over to a job. On failure no job has the pod. */
 static int start_job(struct pod *pod, struct err *err)
 {
 	struct run *run = calloc(1, sizeof(*run));

@@ -21,7 +21,7 @@ static int undo_cni(struct pods *pods, const char *owner, const char *netns, str
 	r = pod_cni_view(owner, netns,
 			 state && state->config && state->config->metadata ? state->config : NULL, ports,
 			 ARRAY_SIZE(ports), &view, NULL);
-	if (r < 0) /* what ADD would not take does not keep DEL from running */
+	if (r < 0) /* DEL runs even with a configuration that ADD would refuse */
 		r = pod_cni_view(owner, netns, NULL, ports, 0, &view, err);
 	if (r == 0)
 		r = cni_del(pods->parts.cni, &view, now_monotonic_ns() + CNI_DEL_NS, err);

@@ -121,9 +121,9 @@ struct pod_view {
 typedef int pod_view_fn(void *arg, const struct pod_view *pod, struct err *err);
 /* Those whose id begins with `id` (NULL, "": all), newest first. */
 int pods_each(struct pods *pods, const char *id, pod_view_fn *fn, void *arg, struct err *err);
-/* The one with that id, or the only one whose id begins so: NotFound; InvalidArgument if there are more. */
+/* The one with that id, or the only one whose id begins with it. NotFound; InvalidArgument if several do. */
 int pods_look(struct pods *pods, const char *id, pod_view_fn *fn, void *arg, struct err *err);
-/* What its sandbox is, for people. Blocks while the VMM is asked. */
+/* Facts of its sandbox, for people to read. Blocks while the VMM is asked. */
 int pods_info(struct pods *pods, const char *id, struct sandbox_info *ret_info, struct err *err);
 
 /* ---- calls --------------------------------------------------------------------------------------------- */

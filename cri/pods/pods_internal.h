@@ -113,7 +113,7 @@ int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandbo
 		 struct cni_port *ports, size_t n_ports, struct cni_pod *ret, struct err *err);
 #define POD_PORTS_MAX 64
 
-/* pod_check.c: what can be said of a RunPodSandbox before anything is begun, naming the field. */
+/* pod_check.c: refuses what cannot be run before anything is begun. The errors name the field. */
 int pod_check(const Runtime__V1__PodSandboxConfig *config, const char *handler, struct err *err);
 int pod_check_network(const char *id, const Runtime__V1__PodSandboxConfig *config, struct err *err);
 
@@ -242,7 +242,7 @@ struct creation {
 };
 /* InvalidArgument, naming the field. */
 int creation_check(const Runtime__V1__ContainerConfig *config, struct err *err);
-/* What a VM cannot mean, of this image. */
+/* Refuses what has no meaning in a VM, the image's configuration included. */
 int creation_check_spec(struct creation *c, struct err *err);
 uint32_t creation_stop_signal(const Runtime__V1__ContainerConfig *config, const struct image *image);
 /* Root, mounts, spec, then the guest's part. A failure leaves what it has begun in the journal. */
@@ -268,7 +268,7 @@ bool guest_is_created(struct agent *agent, const char *id);
 /* The pid of its first process, in the guest. */
 int guest_pid(struct agent *agent, const char *id, uint32_t *ret_pid, struct err *err);
 /*
- * Makes the guest let go of a container, whatever became of it there: its processes are killed (at once with
+ * Removes a container from the guest, whatever its state there: its processes are killed (at once with
  * `kill_first`), what it mounted is unmounted. 0 also if the guest does not know it.
  */
 int guest_end(struct agent *agent, const char *id, bool kill_first, struct err *err);

@@ -99,7 +99,7 @@ static void pod_lost(struct pod *pod, const struct err *err)
 {
 	log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", pod->object.id), "pod is not ready: %s", err->msg);
 	(void)pod_end(pod, err->msg);
-	(void)pod_store(pod, NULL); /* else the next start finds out the same */
+	(void)pod_store(pod, NULL); /* if this fails, the next start comes to the same result */
 }
 
 /* Nothing is repaired: the warning tells why the pod cannot be reached. */

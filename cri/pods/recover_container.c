@@ -93,7 +93,7 @@ static bool never_started(struct container *c, struct agent *agent)
 	c->state->state = CRIVISOR__STATE__V1__CONTAINER_STATE__CONTAINER_STATE_CREATED;
 	c->state->started_at = 0;
 	pthread_mutex_unlock(&c->pod->lock);
-	(void)container_store(c, NULL); /* else the next start finds out the same */
+	(void)container_store(c, NULL); /* if this fails, the next start comes to the same result */
 	return true;
 }
 
@@ -105,11 +105,11 @@ static void adopt_running(struct container *c)
 	if (pod_agent(c->pod, &agent, &err) < 0 || never_started(c, agent))
 		return; /* a dead sandbox ends it below */
 	if (container_log_start(c, agent, true, NULL, &err) < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->object.id), "its log does not go on: %s",
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->object.id), "resuming its log: %s",
 			 err.msg);
 	if (container_watch(c, &err) < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->object.id),
-			 "its exit cannot be learned: %s", err.msg);
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->object.id), "waiting for its exit: %s",
+			 err.msg);
 }
 
 void container_adopt_all(struct pod *pod)

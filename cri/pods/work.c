@@ -85,7 +85,7 @@ void object_claim(struct object *object)
 	if (!atomic_exchange(&object->unclaimed, false))
 		return;
 	atomic_store(&object->undo_at_ns, INT64_MAX);
-	/* Should this be lost, a later server lets the time begin anew. */
+	/* If this fails, the time begins anew after a restart of the server. */
 	if (object->table->store(object, &err) < 0 && err.code != -ENOENT)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("id", object->id), "storing that %s is claimed: %s",
 			 object->table->what, err.msg);

@@ -60,7 +60,7 @@ static int sandbox_reach(struct sandbox *sandbox, struct call *call, const char 
 		    : agent_connect(agent, call, deadline_ns, err);
 }
 
-/* The one that did not come up goes; others may still hold it. */
+/* Drops the agent that did not come up; others may still hold references. */
 static void put_agent_aside(struct sandbox *s)
 {
 	struct err gone = ERR_INIT;
@@ -103,7 +103,7 @@ static int start_twice(struct sandbox *s, struct call *call, const struct sandbo
 	    sandbox_is_dead(s) || call_check(call, NULL) < 0 || !s->driver->start_again(s))
 		return err_copy(err, &first);
 	log_line(LOG_LEVEL_WARN, LOG_FIELDS("sandbox", s->id),
-		 "the VM died before its kernel spoke and is started once more: %s", first.msg);
+		 "the VM died before its kernel wrote anything; starting it once more: %s", first.msg);
 	put_agent_aside(s);
 	r = start_and_reach(s, call, spec, deadline_ns, err);
 	return r < 0 ? err_wrap(err, "on the second try") : 0;
@@ -156,7 +156,7 @@ static int become(struct sandbox *s, enum sandbox_state from, enum sandbox_state
 	return r;
 }
 
-/* The boot or the adoption failed: of what its steps say, unless somebody has ended it. */
+/* The boot or the adoption failed: with the error of its step, unless somebody has ended the sandbox. */
 static int fail(struct sandbox *s, struct call *call, struct err *err)
 {
 	struct err left = ERR_INIT;

@@ -74,7 +74,7 @@ static void time_answered(void *arg, const struct err *err, const ProtobufCMessa
 		question_end(q, true);
 	} else if (!plausible(answer->clientarrivetime) || !plausible(answer->serversendtime)) {
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("sandbox", q->name),
-			 "the guest agent gives a time that cannot be");
+			 "the guest agent sent an impossible time");
 		question_end(q, false);
 	} else if (trip > TRIP_MAX_NS || llabs(now - q->asked_ns - trip) > JUMP_NS) {
 		question_end(q, true); /* too slow, or the host's clock was set meanwhile */

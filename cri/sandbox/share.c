@@ -28,7 +28,7 @@ int share_create(const char *pod_dir, struct err *err)
 	if (mount(mounts, mounts, NULL, MS_BIND, NULL) < 0 ||
 	    mount(NULL, mounts, NULL, MS_PRIVATE, NULL) < 0 || mount(NULL, mounts, NULL, MS_SHARED, NULL) < 0)
 		return err_set_errno(err, -errno, "mounting %s", mounts);
-	/* The bind is a peer of `mounts`: what is mounted there appears here. Only its own top is read-only. */
+	/* A peer of `mounts`: what is mounted there appears here. Only its own top is read-only. */
 	if (mount(mounts, shared, NULL, MS_BIND, NULL) < 0)
 		return err_set_errno(err, -errno, "mounting %s", shared);
 	if (mount_setattr(AT_FDCWD, shared, 0, &ro, sizeof(ro)) < 0)

@@ -15,7 +15,7 @@ struct vm_machine {
 	pthread_mutex_t lock;
 	bool killed;	 /* whatever starts is to end */
 	struct vm *vm;	 /* set once it runs; freed with the machine */
-	struct vm *mute; /* one that died before its kernel spoke */
+	struct vm *mute; /* one that died before its kernel wrote anything */
 };
 
 static struct vm_machine *machine_of(struct sandbox *s)

@@ -684,9 +684,8 @@ static void close_wakes_a_blocked_caller(void **state)
 
 struct streaming {
 	struct agent_conn *conn;
-	atomic_int messages, ends;
+	atomic_int messages, ends, drains;
 	_Atomic(int) code;
-	size_t sent;
 };
 
 static void on_data(void *arg, const struct err *err, const ProtobufCMessage *msg, bool eof)
@@ -733,6 +732,54 @@ static void stream_carries_messages_both_ways(void **state)
 	}
 	assert_int_equal(atomic_load(&s.code), 0);
 	assert_int_equal(atomic_load(&s.messages), 2001);
+	agent_conn_close(s.conn);
+}
+
+static void on_drained(void *arg)
+{
+	struct streaming *s = arg;
+
+	atomic_fetch_add(&s->drains, 1);
+}
+
+static void hold_back_job(void *arg)
+{
+	Google__Protobuf__Any any = GOOGLE__PROTOBUF__ANY__INIT;
+	struct streaming *s = arg;
+	uint8_t data[1000] = {0};
+
+	any.value.data = data;
+	any.value.len = sizeof(data);
+	must(agent_stream_open(s->conn, &AGENT_STREAM, &any.base, on_data, s, NULL) == 0);
+	agent_conn_on_drained(s->conn, on_drained, s);
+	agent_conn_set_reading(s->conn, false);
+	for (int i = 0; i < 20; i++)
+		must(agent_stream_send(s->conn, &any.base, i == 19) == 0);
+	must(agent_conn_queued(s->conn) == 0); /* a socket takes so little at once */
+}
+
+static void resume_job(void *arg)
+{
+	struct streaming *s = arg;
+
+	agent_conn_set_reading(s->conn, true);
+}
+
+static void stream_that_is_not_read_holds_back_the_guest(void **state)
+{
+	struct fixture *x = *state;
+	struct err err = ERR_INIT;
+	struct streaming s = {0};
+
+	assert_int_equal(agent_open(x->agent, in_s(1), &s.conn, &err), 0);
+	assert_int_equal(loop_post(x->loop, hold_back_job, &s), 0);
+	await_int(&s.drains, 20);
+	usleep(100000); /* for answers that would come, were they read */
+	assert_int_equal(atomic_load(&s.messages), 0);
+	assert_int_equal(loop_post(x->loop, resume_job, &s), 0);
+	await_int(&s.ends, 1);
+	assert_int_equal(atomic_load(&s.code), 0);
+	assert_int_equal(atomic_load(&s.messages), 21);
 	agent_conn_close(s.conn);
 }
 
@@ -785,6 +832,7 @@ int main(void)
 		TEST(close_inside_a_callback_works),
 		TEST(close_wakes_a_blocked_caller),
 		TEST(stream_carries_messages_both_ways),
+		TEST(stream_that_is_not_read_holds_back_the_guest),
 		TEST(cut_in_a_stream_ends_it),
 	};
 

@@ -312,7 +312,7 @@ static void binary_answers_by_its_exit_status(void **state)
 	assert_true(missing >= 2 && n >= 20);
 	assert_non_null(strstr(out, "/nonexistent/k: No such file"));
 	assert_int_equal(access("/nonexistent", F_OK), -1);
-	/* It says so where nobody can hear it. */
+	/* The output cannot be written. */
 	strcat(args, " >/dev/full");
 	assert_int_equal(run(args, out, sizeof(out)), 1);
 }

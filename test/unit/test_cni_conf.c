@@ -14,7 +14,7 @@ static void status_without_configuration_names_the_directory(void **state)
 	assert_int_equal(err.status, ERR_FAILED_PRECONDITION);
 }
 
-static void status_mended_in_place_is_seen(void **state)
+static void status_fixed_in_place_is_seen(void **state)
 {
 	struct fixture *f = *state;
 	char *path CLEANUP_FREE = xasprintf("%s/10-a.conflist", f->conf);
@@ -212,7 +212,7 @@ int main(void)
 		cmocka_unit_test(result_parse_takes_the_pods_own_addresses),
 		cmocka_unit_test(result_parse_bad_ones_are_refused),
 		T(status_without_configuration_names_the_directory),
-		T(status_mended_in_place_is_seen),
+		T(status_fixed_in_place_is_seen),
 		T(status_missing_plugin_is_named),
 	};
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The agent's configuration from the kernel command line: mission row A17. */
+/* The agent's configuration from the kernel command line. */
 #include "guest/init/config_internal.h"
 #include "guest/core/agent.h"
 

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * PID 1's children: watched ones, orphans, and ends that come before anybody knows the pid. Mission row A16.
- */
+/* PID 1's children: watched ones, orphans, and ends that come before anybody knows the pid. */
 #include "guest/core/reap.h"
 
 #include "base/util.h"

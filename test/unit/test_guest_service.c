@@ -252,7 +252,7 @@ static void getevents_waits_for_one(void **state)
 	}
 }
 
-/* Random bytes and random truths to the methods that cannot harm this machine. */
+/* Random bytes and random valid requests to the methods that cannot harm this machine. */
 static void methods_take_garbage_without_harm(void **state)
 {
 	static const char *const methods[][2] = {

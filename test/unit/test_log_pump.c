@@ -550,7 +550,7 @@ static void pump_write_that_hangs_holds_up_neither_loop_nor_caller(void **state)
 	assert_true(now_monotonic_ns() - before < 3 * NS_PER_SEC);
 	x->pump = log_pump_free(x->pump);
 	looping_turn(&x->l);
-	/* Let go of, so that its thread can end. */
+	/* The pipe is emptied, so that the thread that writes can end. */
 	for (int i = 0; i < 200; i++) {
 		while (read(fd, big, 60000) > 0)
 			;

@@ -495,7 +495,7 @@ static int fill_and_delete(const char *dir)
 	if (r != -ENOSPC || err.status != ERR_RESOURCE_EXHAUSTED)
 		return 10;
 	/*
-	 * What is there can still be changed, as often as it takes, and deleted; and then there is room
+	 * What is there can still be changed, any number of times, and deleted; then there is room
 	 * again.
 	 */
 	for (int k = 0; k < 500; k++) {

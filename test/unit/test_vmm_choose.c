@@ -264,7 +264,7 @@ static void choose_finds_the_program_and_says_why(void **state)
 	assert_string_equal(choice.version, "as it was");
 }
 
-static void choose_sees_a_mended_file(void **state)
+static void choose_sees_a_fixed_file(void **state)
 {
 	struct fixture *f = *state;
 	struct vmm_known known = {0};
@@ -326,7 +326,7 @@ int main(void)
 		T(facts_hold_until_a_file_changes),
 		T(choose_names_what_is_missing),
 		T(choose_finds_the_program_and_says_why),
-		T(choose_sees_a_mended_file),
+		T(choose_sees_a_fixed_file),
 		T(run_that_closes_its_output_and_stays_is_ended),
 		T(helper_is_found_where_setup_puts_it_and_a_missing_one_names_the_places),
 	};

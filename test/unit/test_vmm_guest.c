@@ -167,7 +167,7 @@ static bool among(pid_t pid, const pid_t *pids, int n)
 	return false;
 }
 
-/* Rows A6, A8, A9: all of it sits in the pod's cgroup and netns. */
+/* All of it sits in the pod's cgroup and netns. */
 static void processes_are_in_their_place(void **state)
 {
 	struct err err = ERR_INIT;

@@ -315,7 +315,7 @@ func receive(t *testing.T, s streaming.TTRPCStreaming_StreamClient) string {
 
 // ---- tests -------------------------------------------------------------------------------------------------------
 
-// Row A22: the agent serves the standard services on port 1024.
+// The agent serves the standard services on port 1024.
 func TestA22CheckIsAnswered(t *testing.T) {
 	client := dial(t)
 	if err := client.Call(ctx(t), "grpc.SandboxService", "Check", &streaming.StreamInit{}, &emptypb.Empty{}); err != nil {

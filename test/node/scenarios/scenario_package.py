@@ -166,7 +166,7 @@ class Package(InOrder):
         eventually(ready, 20, lambda: crictl("info"))
         self.assertEqual(show("MainPID"), before)
 
-    def test_03_check_has_nothing_to_mend(self):
+    def test_03_check_has_nothing_to_fix(self):
         self.assertIn("libexec/crivisor/crivisor-spawn", run("/usr/bin/crivisor", "check", ok=False).stdout)
         self.assertIn("pods can run here", run("/usr/bin/crivisor", "check"))
         found = self.check()
