@@ -357,6 +357,7 @@ static void boot_waits_for_its_turn_within_its_call(void **state)
 	struct call *call CLEANUP_CALL = NULL;
 	struct booting b[2];
 	struct owner o[2], third;
+	unsigned int running, waiting;
 	struct err err = ERR_INIT;
 
 	fake_sandbox_slow(FAKE_START, 60 * NS_PER_SEC);
@@ -366,6 +367,9 @@ static void boot_waits_for_its_turn_within_its_call(void **state)
 		pthread_create(&b[i].thread, NULL, boot_thread, &b[i]);
 	}
 	AWAIT(fake_sandbox_count(FAKE_START) == 2);
+	sandboxes_boots(x->room, &running, &waiting);
+	assert_int_equal(running, 2);
+	assert_int_equal(waiting, 0);
 	own(x, &third);
 	assert_int_equal(call_new(now_monotonic_ns() + 100 * NS_PER_MS, &call, NULL), 0);
 	assert_int_equal(boot(&third, call, &err), -ETIMEDOUT);
