@@ -81,7 +81,7 @@ int ch_attach(struct vm *vm, const struct vm_device *d, char ret_pci[VM_PCI_ADDR
 		return r;
 	bdf = vjson_str(reply, "bdf");
 	if (!*bdf || strlen(bdf) >= VM_PCI_ADDRESS_MAX)
-		r = err_set(err, -EPROTO, "%s: cloud-hypervisor tells no PCI address (%s)", endpoint,
+		r = err_set(err, -EPROTO, "%s: cloud-hypervisor gave no PCI address (%s)", endpoint,
 			    reply ? json_object_to_json_string(reply) : "no body");
 	else
 		snprintf(ret_pci, VM_PCI_ADDRESS_MAX, "%s", bdf);
