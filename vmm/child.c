@@ -156,6 +156,13 @@ int child_spawn(struct child *p, const struct child_spec *spec, struct err *err)
 	return 0;
 }
 
+/* By pidfd; a dead process is no error. */
+static void send_signal(const struct child *p, int sig)
+{
+	if (p->pidfd >= 0 && !p->exited)
+		pidfd_send_signal(p->pidfd, sig, NULL, 0);
+}
+
 int child_confirm(struct child *p, int64_t deadline_ns, struct err *err)
 {
 	int fd CLEANUP_CLOSE = move_fd(p->confirm_fd);
@@ -182,7 +189,7 @@ int child_confirm(struct child *p, int64_t deadline_ns, struct err *err)
 		read_exe(p->pid, p->exe, sizeof(p->exe));
 		return 0;
 	}
-	child_signal(p, SIGKILL);
+	send_signal(p, SIGKILL);
 	child_wait(p, now_monotonic_ns() + NS_PER_SEC);
 	child_done(p);
 	*p = CHILD_INIT;
@@ -248,12 +255,6 @@ int child_wait(struct child *p, int64_t deadline_ns)
 	return child_poll(p) ? 0 : -ETIMEDOUT;
 }
 
-void child_signal(const struct child *p, int sig)
-{
-	if (p->pidfd >= 0 && !p->exited)
-		pidfd_send_signal(p->pidfd, sig, NULL, 0);
-}
-
 /*
  * SIGKILL to pid if it is a child of parent. The pidfd is opened first, so that the number cannot change
  * hands in between.
@@ -283,7 +284,7 @@ void child_kill_family(const struct child *p)
 	if (p->pidfd < 0 || p->exited)
 		return;
 	/* A stopped process cannot fork while its children are looked up. */
-	child_signal(p, SIGSTOP);
+	send_signal(p, SIGSTOP);
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)p->pid, (int)p->pid);
 	if (read_file(path, CHILDREN_MAX, &data, NULL) == 0) {
 		for (char *t = strtok_r(data, " \n", &save); t; t = strtok_r(NULL, " \n", &save)) {
@@ -293,7 +294,7 @@ void child_kill_family(const struct child *p)
 				kill_child_of((pid_t)child, p->pid);
 		}
 	}
-	child_signal(p, SIGKILL);
+	send_signal(p, SIGKILL);
 }
 
 bool child_is_dying(const struct child *p)

@@ -64,8 +64,6 @@ int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe
 bool child_poll(struct child *p);
 /* Waits for the exit: 0, or -ETIMEDOUT. */
 int child_wait(struct child *p, int64_t deadline_ns);
-/* Sends a signal by pidfd; a dead process is no error. */
-void child_signal(const struct child *p, int sig);
 /* SIGKILL to it and to its direct children, without waiting. */
 void child_kill_family(const struct child *p);
 /* True while the kernel is taking the process down, or once it is gone. */

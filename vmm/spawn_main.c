@@ -11,7 +11,7 @@
  * this process. The program gets a session of its own, default signals, /dev/null as stdin, the log file as
  * stdout and stderr, no core dumps and no fd but the kept ones. What fails is written as text to the status
  * fd, which is close-on-exec: a reader sees the reason, or EOF once the program runs. Exit status 127 after a
- * failure. Static and single-threaded, so that setns is its own affair.
+ * failure. Static and single-threaded, so that setns concerns no other thread.
  */
 #include "base/util.h"
 

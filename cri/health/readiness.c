@@ -34,15 +34,6 @@ int health_new(const struct config *config, struct health **ret_health, struct e
 	return 0;
 }
 
-struct health *health_free(struct health *health)
-{
-	if (!health)
-		return NULL;
-	pthread_mutex_destroy(&health->lock);
-	free(health);
-	return NULL;
-}
-
 /* The VMM driver for new pods. Another one than the last time is logged. */
 static int health_vmm_choice(struct health *health, struct vmm_choice *ret_choice, struct err *err)
 {

@@ -17,10 +17,8 @@
 
 struct health;
 
-/* The config outlives it. */
+/* The config outlives it; it lives as long as the process. */
 int health_new(const struct config *config, struct health **ret_health, struct err *err);
-/* Returns NULL. NULL-safe. */
-struct health *health_free(struct health *health);
 
 /*
  * All of it: VMM, KVM, guest kernel and image; room for state_dir and run_dir; memory of the host for a VM of
@@ -32,9 +30,7 @@ int health_ready(struct health *health, uint64_t memory_bytes, struct vmm_choice
 /* Beyond that, for one pod: whether what the host has is not taken by others at the moment. */
 int health_fits_now(struct health *health, uint64_t memory_bytes, struct err *err);
 
-/*
- * Its parts: room for new pods in that directory (`key` names it); memory for such a VM.
- */
+/* Its parts: room for new pods in that directory (`key` names it); memory for such a VM. */
 int readiness_room(const char *key, const char *dir, struct err *err);
 int readiness_memory(uint64_t memory_bytes, struct err *err);
 

@@ -32,7 +32,9 @@ struct rootfs *rootfs_close(struct rootfs *rootfs);
  */
 int rootfs_mount(struct rootfs *rootfs, const char *image_id, const char *container_id, const char *target,
 		 struct err *err);
-/* Unmounts target (lazily if `lazy`). Missing or not mounted: success. */
+/*
+ * Unmounts target (lazily if `lazy`), unless sandbox_place_remove does so. Missing or not mounted: success.
+ */
 int rootfs_umount(struct rootfs *rootfs, const char *target, bool lazy, struct err *err);
 /* Removes the writable layer and drops the use of the image. Missing: success. */
 int rootfs_remove(struct rootfs *rootfs, const char *container_id, struct err *err);
