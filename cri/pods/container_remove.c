@@ -51,9 +51,11 @@ int container_remove_now(struct container *container, struct call *call, struct 
 {
 	struct container *c = container;
 	int r = take_stopped(c, call, err);
+	bool told;
 
 	if (r < 0)
 		return r == -ENOENT ? 0 : r;
+	told = container_state(c) != CONTAINER_CREATING; /* else it is what a failed creation left */
 	r = remove_steps(c, err);
 	if (r == 0)
 		object_remove(&c->object);
@@ -61,7 +63,8 @@ int container_remove_now(struct container *container, struct call *call, struct 
 	if (r < 0)
 		return err_wrap(err, "removing container \"%s\"", c->object.id);
 	log_line(LOG_LEVEL_INFO, LOG_FIELDS("container", c->object.id), "container is removed");
-	container_tell(c, CONTAINER_IS_REMOVED);
+	if (told)
+		container_tell(c, CONTAINER_IS_REMOVED);
 	return 0;
 }
 

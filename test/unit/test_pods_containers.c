@@ -105,6 +105,7 @@ static void containers_creation_that_cannot_be_undone_goes_with_its_pod(void **s
 	assert_int_equal(journal_end(fake.store, step, NULL), 0);
 	do_it(pods_remove, pod);
 	assert_nothing_left();
+	assert_string_equal(fake.events, "RNX");
 	free(row.name);
 }
 
