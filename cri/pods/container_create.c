@@ -211,22 +211,22 @@ void containers_create(struct pods *pods, const char *pod_id, const Runtime__V1_
 		repeat(container_of(other), config, call, done, arg);
 		return;
 	}
-	if (r == 0) {
-		/* Only now: a stop of the pod either sees this container, or is seen here. */
-		r = pod_agent(pod, &agent, &err);
-		if (r == 0)
-			r = start_job(c, &err);
-		/* pods_close either sees it in the table, or is seen here. */
-		if (r == 0 && atomic_load(&pods->closed))
-			call_cancel(c->object.work, "the server is being stopped");
-		if (r < 0) {
-			container_turn_give(c);
-			object_remove(&c->object);
-			outcome_set(c->object.made, &err);
-		}
-	}
-	if (r < 0)
+	if (r < 0) {
 		work_done(done, arg, "", &err);
-	else
-		work_answer(object_ref(&c->object), c->object.made, true, call, done, arg);
+		return;
+	}
+	/* First the answer, which the outcome gives if the start fails. */
+	r = work_answer(object_ref(&c->object), c->object.made, true, call, done, arg);
+	/* Only now: a stop of the pod either sees this container, or is seen here. */
+	r = r < 0 ? err_oom(&err) : pod_agent(pod, &agent, &err);
+	if (r == 0)
+		r = start_job(c, &err);
+	/* pods_close either sees it in the table, or is seen here. */
+	if (r == 0 && atomic_load(&pods->closed))
+		call_cancel(c->object.work, "the server is being stopped");
+	if (r < 0) {
+		container_turn_give(c);
+		object_remove(&c->object);
+		outcome_set(c->object.made, &err);
+	}
 }

@@ -11,7 +11,9 @@
 
 #include <signal.h>
 
-#define DRAIN_NS (5 * NS_PER_SEC)
+#define DRAIN_NS     (5 * NS_PER_SEC)
+#define ASK_PAUSE_NS (100 * NS_PER_MS)
+#define ASK_TRIES    10
 
 void container_exited(struct container *container, int32_t code, int64_t at_ns, const char *reason,
 		      const char *message)
@@ -44,18 +46,34 @@ void container_exited(struct container *container, int32_t code, int64_t at_ns, 
 	container_stop_over(container);
 }
 
+/* With pod.lock held. */
+static bool lives(const struct object *object, const void *pod)
+{
+	const struct container *c = (const void *)object;
+
+	return c->pod == pod && !c->gone &&
+	       (c->state->state == CRIVISOR__STATE__V1__CONTAINER_STATE__CONTAINER_STATE_CREATED ||
+		c->state->state == CRIVISOR__STATE__V1__CONTAINER_STATE__CONTAINER_STATE_RUNNING);
+}
+
+/* A reference, or NULL. Without a list, so that a death is told however little memory there is. */
+static struct container *first_living(struct pod *pod)
+{
+	struct object *object;
+
+	pthread_mutex_lock(&pod->lock);
+	object = table_first(&pod->pods->containers, lives, pod);
+	pthread_mutex_unlock(&pod->lock);
+	return object ? container_of(object) : NULL;
+}
+
 void container_sandbox_died(struct pod *pod, const char *why)
 {
-	struct object **list CLEANUP_OBJECTS = NULL;
+	struct container *c;
 
-	if (container_list(pod->pods, pod, false, &list, NULL) < 0)
-		return;
-	for (size_t i = 0; list[i]; i++) {
-		int state = container_state(container_of(list[i]));
-
-		if (state == CONTAINER_RUNNING || state == CONTAINER_CREATED)
-			container_exited(container_of(list[i]), 128 + SIGKILL, now_realtime_ns(), "Error",
-					 why);
+	while ((c = first_living(pod))) {
+		container_exited(c, 128 + SIGKILL, now_realtime_ns(), "Error", why);
+		object_unref(&c->object);
 	}
 }
 
@@ -101,6 +119,32 @@ static void exit_job(void *arg)
 	object_unref(&c->object);
 }
 
+static void nobody_asks(struct container *c)
+{
+	sandbox_condemn(c->pod->sandbox, "the server has no memory to ask for the exits of its containers");
+}
+
+/* Worker thread. Carries a reference. */
+static void ask_again_job(void *arg)
+{
+	struct container *c = arg;
+
+	(void)call_sleep(NULL, now_monotonic_ns() + ASK_PAUSE_NS, NULL);
+	if (container_watch(c, NULL) < 0)
+		nobody_asks(c);
+	object_unref(&c->object);
+}
+
+/* There was no memory to ask, or to take the answer. */
+static void ask_again(struct container *c)
+{
+	object_ref(&c->object);
+	if (workers_submit(c->pods->parts.workers, LANE_NET, ask_again_job, c) == 0)
+		return;
+	nobody_asks(c);
+	object_unref(&c->object);
+}
+
 /* Loop thread. Carries a reference. */
 static void on_wait_reply(void *arg, const struct err *err, const ProtobufCMessage *msg)
 {
@@ -119,7 +163,10 @@ static void on_wait_reply(void *arg, const struct err *err, const ProtobufCMessa
 		c->exit_at_ns = now_realtime_ns();
 	}
 	pthread_mutex_unlock(&c->pod->lock);
-	if (err && !unknown) {
+	if (err && err->code == -ENOMEM) {
+		ask_again(c);
+		object_unref(&c->object);
+	} else if (err && !unknown) {
 		/* Either the sandbox is dead, and its death ends the container, or its agent comes back. */
 		if (err->status != ERR_UNAVAILABLE) {
 			snprintf(why, sizeof(why), "waiting for a container: %.200s", err->msg);
@@ -158,8 +205,8 @@ static void ask(struct container *c)
 	pthread_mutex_lock(&c->pod->lock);
 	c->wait_pending = false;
 	pthread_mutex_unlock(&c->pod->lock);
-	if (r == -ENOMEM) /* nobody would ask again */
-		sandbox_condemn(c->pod->sandbox, "the server has no memory to ask for a container's exit");
+	if (r == -ENOMEM) /* else the death of the sandbox, or the next connection, sees to it */
+		ask_again(c);
 	object_unref(&c->object);
 }
 
@@ -174,8 +221,11 @@ static void ask_on_loop(void *arg)
 int container_watch(struct container *container, struct err *err)
 {
 	object_ref(&container->object);
-	if (loop_post(container->pods->parts.loop, ask_on_loop, container) == 0)
-		return 0;
+	for (int i = 0; i < ASK_TRIES; i++) {
+		if (loop_post(container->pods->parts.loop, ask_on_loop, container) == 0)
+			return 0;
+		(void)call_sleep(NULL, now_monotonic_ns() + ASK_PAUSE_NS, NULL);
+	}
 	object_unref(&container->object);
 	return err_oom(err);
 }

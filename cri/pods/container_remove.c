@@ -98,14 +98,14 @@ void containers_remove(struct pods *pods, const char *id, struct call *call, pod
 		work_done(done, arg, id, r == -ENOENT ? NULL : &err);
 		return;
 	}
-	object_ref(&c->object);
-	if (!begin || workers_submit(pods->parts.workers, LANE_STOP, remove_job, c) < 0) {
-		if (begin) {
-			err_set_status(&err, -EAGAIN, ERR_RESOURCE_EXHAUSTED,
-				       "too many containers are being removed");
-			work_end(&c->pod->lock, &c->removing, &err);
-		}
-		object_unref(&c->object);
-	}
-	work_answer(object_ref(&c->object), outcome, false, call, done, arg);
+	(void)work_begin(&(struct work_slot){.object = &c->object,
+					     .outcome = outcome,
+					     .is_new = begin,
+					     .lock = &c->pod->lock,
+					     .slot = &c->removing,
+					     .workers = pods->parts.workers,
+					     .lane = LANE_STOP,
+					     .job = remove_job,
+					     .verb = "removed"},
+			 call, done, arg);
 }

@@ -103,6 +103,12 @@ static int start_steps(struct container *c, struct call *call, struct err *err)
 	}
 	if (r == 0)
 		return 0;
+	/* Of too little memory, most likely before the guest was asked. */
+	if (r == -ENOMEM && guest_is_created(agent, c->object.id)) {
+		mark_created(c);
+		if (container_store(c, NULL) == 0)
+			return r;
+	}
 	err_wrap(err, "starting container \"%s\"", c->object.id);
 	container_exited(c, 128, now_realtime_ns(), "StartError", err->msg);
 	return r;
@@ -159,14 +165,14 @@ void containers_start(struct pods *pods, const char *id, struct call *call, pods
 		work_done(done, arg, id, &err);
 		return;
 	}
-	object_ref(&c->object);
-	if (!begin || workers_submit(pods->parts.workers, LANE_SLOW, start_job, c) < 0) {
-		if (begin) {
-			err_set_status(&err, -EAGAIN, ERR_RESOURCE_EXHAUSTED,
-				       "too many containers are being started");
-			work_end(&c->pod->lock, &c->starting, &err);
-		}
-		object_unref(&c->object);
-	}
-	work_answer(object_ref(&c->object), outcome, false, call, done, arg);
+	(void)work_begin(&(struct work_slot){.object = &c->object,
+					     .outcome = outcome,
+					     .is_new = begin,
+					     .lock = &c->pod->lock,
+					     .slot = &c->starting,
+					     .workers = pods->parts.workers,
+					     .lane = LANE_SLOW,
+					     .job = start_job,
+					     .verb = "started"},
+			 call, done, arg);
 }

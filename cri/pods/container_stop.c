@@ -12,6 +12,7 @@
 
 #define KILL_NS	 (10 * NS_PER_SEC) /* a guest that cannot end a process by SIGKILL in this time hangs */
 #define DRAIN_NS (25 * NS_PER_SEC) /* at most, from the end of a process until its exit is known */
+#define AGAIN_NS (100 * NS_PER_MS) /* to the next try of a signal that there was no memory to send */
 
 static void on_timer(void *arg);
 
@@ -41,19 +42,22 @@ static void disarm(struct container *c)
 	object_unref(&c->object); /* the caller holds another */
 }
 
-static void arm(struct container *c, enum stop_stage stage, int64_t when_ns)
+/* False: out of memory, and the stop has failed. */
+static bool arm(struct container *c, enum stop_stage stage, int64_t when_ns)
 {
 	struct err err = ERR_INIT;
 
 	c->stop.stage = stage;
 	if (c->stop.timer) {
 		loop_timer_set(c->stop.timer, when_ns);
-		return;
+		return true;
 	}
-	if (loop_add_timer(c->pods->parts.loop, when_ns, on_timer, c, &c->stop.timer, &err) < 0)
+	if (loop_add_timer(c->pods->parts.loop, when_ns, on_timer, c, &c->stop.timer, &err) < 0) {
 		fail(c, &err);
-	else
-		object_ref(&c->object);
+		return false;
+	}
+	object_ref(&c->object);
+	return true;
 }
 
 /* The guest's answer says little: "not found" and "already ended" mean that the exit is on its way. */
@@ -69,37 +73,66 @@ static void on_killed(void *arg, const struct err *err, const ProtobufCMessage *
 static void send_kill(struct container *c)
 {
 	struct agent *agent;
+	int r = pod_agent(c->pod, &agent, NULL);
 
-	arm(c, STOP_KILLED, now_monotonic_ns() + KILL_NS);
+	if (!arm(c, STOP_KILLED, now_monotonic_ns() + KILL_NS))
+		return;
 	object_ref(&c->object);
-	if (pod_agent(c->pod, &agent, NULL) < 0 ||
-	    guest_kill_async(agent, c->object.id, "", SIGKILL, true, on_killed, c) < 0)
-		object_unref(&c->object); /* its sandbox is dying, or the timer condemns it */
+	if (r == 0)
+		r = guest_kill_async(agent, c->object.id, "", SIGKILL, true, on_killed, c);
+	if (r == 0)
+		return;
+	if (r == -ENOMEM) /* the guest is not to blame */
+		(void)arm(c, STOP_SIGNALLED, now_monotonic_ns() + AGAIN_NS);
+	object_unref(&c->object); /* else its sandbox is dying, or the timer condemns it */
 }
 
-/* If the signal could not be sent, there is no grace period. */
+/*
+ * If the signal could not be sent, there is no grace period. Where only its answer did not fit into memory,
+ * it was sent.
+ */
 static void on_signalled(void *arg, const struct err *err, const ProtobufCMessage *msg)
 {
 	struct container *c = arg;
 
 	(void)msg;
-	if (err && in_progress(c) && c->stop.stage == STOP_SIGNALLED)
+	if (err && err->code != -ENOMEM && in_progress(c) && c->stop.stage == STOP_SIGNALLED)
 		send_kill(c);
 	object_unref(&c->object);
 }
 
 static void send_signal(struct container *c, int64_t kill_at_ns)
 {
+	uint32_t signo = c->state->stop_signal ? c->state->stop_signal : SIGTERM;
 	struct agent *agent;
+	int r = pod_agent(c->pod, &agent, NULL);
 
-	arm(c, STOP_SIGNALLED, kill_at_ns);
-	object_ref(&c->object);
-	if (pod_agent(c->pod, &agent, NULL) == 0 &&
-	    guest_kill_async(agent, c->object.id, "", c->state->stop_signal ? c->state->stop_signal : SIGTERM,
-			     false, on_signalled, c) == 0)
+	if (!arm(c, STOP_SIGNALLED, kill_at_ns))
 		return;
-	send_kill(c);
+	object_ref(&c->object);
+	if (r == 0)
+		r = guest_kill_async(agent, c->object.id, "", signo, false, on_signalled, c);
+	if (r == 0)
+		return;
+	if (r == -ENOMEM)
+		(void)arm(c, STOP_BEGINS, now_monotonic_ns() + AGAIN_NS);
+	else
+		send_kill(c);
 	object_unref(&c->object);
+}
+
+/* With a signal, if there is time left between it and SIGKILL. */
+static void begin(struct container *c)
+{
+	int64_t kill_at_ns;
+
+	pthread_mutex_lock(&c->pod->lock);
+	kill_at_ns = c->kill_at_ns;
+	pthread_mutex_unlock(&c->pod->lock);
+	if (kill_at_ns > now_monotonic_ns())
+		send_signal(c, kill_at_ns);
+	else
+		send_kill(c);
 }
 
 /* Not ended by SIGKILL: by its log's completion, by its sandbox's death, or not at all. */
@@ -113,11 +146,11 @@ static void insist(struct container *c)
 	ending = c->ending;
 	pthread_mutex_unlock(&c->pod->lock);
 	if (ending && c->stop.stage == STOP_KILLED) {
-		arm(c, STOP_DRAINS, now_monotonic_ns() + DRAIN_NS);
+		(void)arm(c, STOP_DRAINS, now_monotonic_ns() + DRAIN_NS);
 	} else if (c->stop.stage != STOP_CONDEMNED) {
 		snprintf(why, sizeof(why), "the guest did not end container %.13s within 10 s of SIGKILL",
 			 c->object.id);
-		arm(c, STOP_CONDEMNED, now_monotonic_ns() + KILL_NS);
+		(void)arm(c, STOP_CONDEMNED, now_monotonic_ns() + KILL_NS);
 		sandbox_condemn(c->pod->sandbox, why);
 	} else {
 		err_set(&err, -ETIMEDOUT, "container \"%s\" could not be killed", c->object.id);
@@ -133,6 +166,8 @@ static void on_timer(void *arg)
 	object_ref(&c->object);
 	if (!in_progress(c))
 		disarm(c);
+	else if (c->stop.stage == STOP_BEGINS)
+		begin(c);
 	else if (c->stop.stage == STOP_SIGNALLED)
 		send_kill(c);
 	else
@@ -181,12 +216,10 @@ static void advance(void *arg)
 	} else if (!running) {
 		disarm(c);
 		fail(c, NULL);
-	} else if (c->stop.stage == STOP_BEGINS && kill_at_ns > now_monotonic_ns()) {
-		send_signal(c, kill_at_ns);
 	} else if (c->stop.stage == STOP_BEGINS) {
-		send_kill(c);
+		begin(c);
 	} else if (c->stop.stage == STOP_SIGNALLED) {
-		arm(c, STOP_SIGNALLED, kill_at_ns);
+		(void)arm(c, STOP_SIGNALLED, kill_at_ns);
 	}
 	object_unref(&c->object);
 }
@@ -252,7 +285,7 @@ void containers_stop(struct pods *pods, const char *id, int64_t timeout_s, struc
 	if (r < 0 || !outcome)
 		work_done(done, arg, id, r < 0 && r != -ENOENT ? &err : NULL);
 	else
-		work_answer(object_ref(&c->object), outcome, false, call, done, arg);
+		(void)work_answer(object_ref(&c->object), outcome, false, call, done, arg);
 }
 
 /* True once it has stopped running. */
@@ -268,13 +301,17 @@ static bool wait_exit(struct container *c, int64_t deadline_ns)
 	return r == 0;
 }
 
-void container_kill_all(struct pod *pod, int64_t deadline_ns)
+int container_kill_all(struct pod *pod, int64_t deadline_ns, struct err *err)
 {
 	struct object **list CLEANUP_OBJECTS = NULL;
 	struct agent *agent;
 
-	if (container_list(pod->pods, pod, false, &list, NULL) < 0 || pod_agent(pod, &agent, NULL) < 0)
-		return;
+	int r = container_list(pod->pods, pod, false, &list, err);
+
+	if (r < 0)
+		return r;
+	if (pod_agent(pod, &agent, NULL) < 0)
+		return 0;
 	for (size_t i = 0; list[i]; i++) {
 		int64_t left = deadline_ns - now_monotonic_ns();
 
@@ -283,4 +320,5 @@ void container_kill_all(struct pod *pod, int64_t deadline_ns)
 	}
 	for (size_t i = 0; list[i]; i++)
 		(void)wait_exit(container_of(list[i]), deadline_ns);
+	return 0;
 }

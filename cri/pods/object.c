@@ -162,6 +162,22 @@ int table_find(struct table *table, const char *id, struct object **ret_object, 
 	return 0;
 }
 
+struct object *table_first(struct table *table, bool (*wants)(const struct object *object, const void *arg),
+			   const void *arg)
+{
+	struct object *found = NULL;
+
+	pthread_mutex_lock(&table->lock);
+	for (struct object *o = table->ids; o && !found; o = o->by_id.next) {
+		if (o->shown && wants(o, arg))
+			found = o;
+	}
+	if (found)
+		found->refs++;
+	pthread_mutex_unlock(&table->lock);
+	return found;
+}
+
 int table_list(struct table *table, bool hidden_too, struct object ***ret_list, struct err *err)
 {
 	struct object **list;

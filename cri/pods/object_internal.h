@@ -68,6 +68,11 @@ void object_show(struct object *object);
 void object_remove(struct object *object);
 /* By id or by the beginning of one; a reference. -ENOENT naming the id; an ambiguous beginning is -EINVAL. */
 int table_find(struct table *table, const char *id, struct object **ret_object, struct err *err);
+/*
+ * A reference to one that is shown and wanted, or NULL. Needs no memory. `wants` runs under the table's lock.
+ */
+struct object *table_first(struct table *table, bool (*wants)(const struct object *object, const void *arg),
+			   const void *arg);
 /* References to all (or all that are shown) as a NULL-terminated vector, newest first: object_list_free. */
 int table_list(struct table *table, bool hidden_too, struct object ***ret_list, struct err *err);
 void object_list_free(struct object **list);

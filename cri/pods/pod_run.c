@@ -495,18 +495,18 @@ void pods_run(struct pods *pods, const Runtime__V1__PodSandboxConfig *config, co
 		repeat((struct pod *)(void *)other, config, handler, call, done, arg);
 		return;
 	}
-	if (r == 0) {
-		r = start_job(pod, &err);
-		/* pods_close either sees it in the table, or is seen here. */
-		if (r == 0 && atomic_load(&pods->closed))
-			call_cancel(pod->object.work, "the server is being stopped");
-		if (r < 0) {
-			object_remove(&pod->object);
-			outcome_set(pod->object.made, &err);
-		}
-	}
-	if (r < 0)
+	if (r < 0) {
 		work_done(done, arg, "", &err);
-	else
-		work_answer(object_ref(&pod->object), pod->object.made, true, call, done, arg);
+		return;
+	}
+	/* First the answer, which the outcome gives if the start fails. */
+	r = work_answer(object_ref(&pod->object), pod->object.made, true, call, done, arg);
+	r = r < 0 ? err_oom(&err) : start_job(pod, &err);
+	/* pods_close either sees it in the table, or is seen here. */
+	if (r == 0 && atomic_load(&pods->closed))
+		call_cancel(pod->object.work, "the server is being stopped");
+	if (r < 0) {
+		object_remove(&pod->object);
+		outcome_set(pod->object.made, &err);
+	}
 }

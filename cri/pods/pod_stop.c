@@ -13,10 +13,10 @@ static int stop_steps(struct pod *pod, struct call *call, struct err *err)
 {
 	struct pods *pods = pod->pods;
 	bool was_ready = pod_is_ready(pod);
-	int r;
+	int r = was_ready ? container_kill_all(pod, now_monotonic_ns() + DRAIN_NS, err) : 0;
 
-	if (was_ready)
-		container_kill_all(pod, now_monotonic_ns() + DRAIN_NS);
+	if (r < 0)
+		return err_wrap(err, "ending the containers of pod sandbox \"%s\"", pod->object.id);
 	if (pod_end(pod, ""))
 		pod_tell(pod, POD_IS_NOT_READY);
 	if (was_ready)
@@ -127,16 +127,17 @@ static void end_pod(struct pod *pod, struct outcome **slot, void (*job)(void *ar
 		object_unref(&pod->object);
 		return;
 	}
-	object_ref(&pod->object);
-	if (!begin || workers_submit(pod->pods->parts.workers, LANE_STOP, job, pod) < 0) {
-		if (begin) {
-			err_set_status(&err, -EAGAIN, ERR_RESOURCE_EXHAUSTED,
-				       "too many pods are being stopped");
-			work_end(&pod->lock, slot, &err);
-		}
-		object_unref(&pod->object);
-	}
-	work_answer(&pod->object, outcome, false, call, done, arg);
+	(void)work_begin(&(struct work_slot){.object = &pod->object,
+					     .outcome = outcome,
+					     .is_new = begin,
+					     .lock = &pod->lock,
+					     .slot = slot,
+					     .workers = pod->pods->parts.workers,
+					     .lane = LANE_STOP,
+					     .job = job,
+					     .verb = "stopped"},
+			 call, done, arg);
+	object_unref(&pod->object);
 }
 
 /* 0, or 1 if the call is answered. */

@@ -190,7 +190,7 @@ char *container_pos_path(const struct pods *pods, const char *id);
 int container_wait_creations(struct pod *pod, struct call *call, struct err *err);
 
 /* container_exit.c */
-/* Asks the agent to tell the exit; on the loop, soon. */
+/* Asks the agent to tell the exit; on the loop, soon. Waits for a second at most, if memory is short. */
 int container_watch(struct container *container, struct err *err);
 /*
  * The agent's connection stands again: asks for all of the pod's whose question was lost with it. Loop
@@ -221,9 +221,9 @@ int container_stop_begin(struct container *container, int64_t kill_at_ns, struct
 void container_stop_over(struct container *container);
 /*
  * Kills all containers of a pod and waits, at most until the deadline, for their exits and the rest of their
- * logs.
+ * logs. It fails only if there is no memory to list them.
  */
-void container_kill_all(struct pod *pod, int64_t deadline_ns);
+int container_kill_all(struct pod *pod, int64_t deadline_ns, struct err *err);
 
 /* container_prepare.c: what CreateContainer makes on the host and in the guest. */
 struct creation {
@@ -277,10 +277,11 @@ int guest_end(struct agent *agent, const char *id, bool kill_first, struct err *
 
 /*
  * done(arg, …) runs once: at the outcome, or when the call ends first. `claims`: a good end claims the
- * object. Takes over the reference to the object.
+ * object. Takes over the reference to the object. Below 0: out of memory, and done has run with that error.
+ * Before the work is begun, so that none goes on whose caller has been told that it failed.
  */
-void work_answer(struct object *object, struct outcome *outcome, bool claims, struct call *call,
-		 pods_done_fn *done, void *arg);
+int work_answer(struct object *object, struct outcome *outcome, bool claims, struct call *call,
+		pods_done_fn *done, void *arg);
 /* Answers at once. err NULL: well. */
 void work_done(pods_done_fn *done, void *arg, const char *id, const struct err *err);
 /*
@@ -288,6 +289,22 @@ void work_done(pods_done_fn *done, void *arg, const char *id, const struct err *
  * and the caller starts the work.
  */
 int work_join(struct outcome **slot, struct outcome **ret_outcome, bool *ret_new, struct err *err);
+/*
+ * Answers a call that has joined the work of *slot, and begins that work if it is new: job(object), which
+ * carries a reference, on the lane. Below 0: done has run, or will, with the error.
+ */
+struct work_slot {
+	struct object *object; /* lent */
+	struct outcome *outcome;
+	bool is_new;
+	pthread_mutex_t *lock;
+	struct outcome **slot;
+	struct workers *workers;
+	enum workers_lane lane;
+	void (*job)(void *arg);
+	const char *verb; /* "too many pods are being <verb>" */
+};
+int work_begin(struct work_slot *work, struct call *call, pods_done_fn *done, void *arg);
 /* The work in *slot (under lock) has ended. */
 void work_end(pthread_mutex_t *lock, struct outcome **slot, const struct err *why);
 /* Somebody has got the object's id, or uses it. */

@@ -35,8 +35,8 @@ static void answer(void *arg, const struct err *err)
 	free(w);
 }
 
-void work_answer(struct object *object, struct outcome *outcome, bool claims, struct call *call,
-		 pods_done_fn *done, void *arg)
+int work_answer(struct object *object, struct outcome *outcome, bool claims, struct call *call,
+		pods_done_fn *done, void *arg)
 {
 	struct waiter *w = calloc(1, sizeof(*w));
 	struct err err = ERR_INIT;
@@ -47,10 +47,32 @@ void work_answer(struct object *object, struct outcome *outcome, bool claims, st
 		r = outcome_watch(outcome, call, answer, w, &err);
 	}
 	if (r == 0)
-		return;
+		return 0;
 	free(w);
 	work_done(done, arg, object->id, &err);
 	object_unref(object);
+	return r;
+}
+
+int work_begin(struct work_slot *work, struct call *call, pods_done_fn *done, void *arg)
+{
+	struct object *object = work->object;
+	struct err err = ERR_INIT;
+	int r = work_answer(object_ref(object), work->outcome, false, call, done, arg);
+
+	if (!work->is_new)
+		return r;
+	object_ref(object);
+	if (r < 0)
+		err_oom(&err);
+	else if (workers_submit(work->workers, work->lane, work->job, object) < 0)
+		r = err_set_status(&err, -EAGAIN, ERR_RESOURCE_EXHAUSTED, "too many %ss are being %s",
+				   object->table->what, work->verb);
+	if (r == 0)
+		return 0;
+	work_end(work->lock, work->slot, &err);
+	object_unref(object);
+	return r;
 }
 
 /* ---- work in progress ---------------------------------------------------------------------------------- */
@@ -187,7 +209,7 @@ void work_repeat(struct object *other, const char *difference, bool usable, stru
 		work_done(done, arg, other->id, &err);
 		object_unref(other);
 	} else if (other->made) {
-		work_answer(other, other->made, true, call, done, arg);
+		(void)work_answer(other, other->made, true, call, done, arg);
 	} else {
 		object_claim(other);
 		work_done(done, arg, other->id, NULL);

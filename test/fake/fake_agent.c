@@ -7,8 +7,8 @@
 #include "api/agent/task.pb-c.h"
 #include "api/ttrpc/ttrpc.h"
 #include "base/cond.h"
-#include "base/fault.h"
 #include "base/util.h"
+#include "spared.h"
 
 #include <poll.h>
 #include <pthread.h>
@@ -109,13 +109,6 @@ static void must(bool ok)
 	if (!ok)
 		abort();
 }
-
-static void spare_cleanup(const bool *before)
-{
-	fault_spare(*before);
-}
-/* The fake's own allocations never fail. */
-#define SPARED bool spared __attribute__((cleanup(spare_cleanup), unused)) = fault_spare(true)
 
 static enum method method_of(const char *name)
 {

@@ -18,6 +18,7 @@
 #include "cri/logs/logs.h"
 #include "cri/pods/containers.h"
 #include "cri/pods/pods.h"
+#include "spared.h"
 #include "vmm/cgroup.h"
 
 #include <setjmp.h>
@@ -92,9 +93,21 @@ static struct fake fake;
 
 /* ---- steps --------------------------------------------------------------------------------------------- */
 
+/* One allocation, for the many of the real one. */
+static inline int fake_memory(struct err *err)
+{
+	bool before = fault_spare(false), fails = fault_fails("alloc");
+
+	fault_spare(before);
+	return fails ? err_oom(err) : 0;
+}
+
 static inline int fake_step(enum step step, struct call *call, struct err *err)
 {
-	int r = 0, fail;
+	int r = fake_memory(err), fail;
+
+	if (r < 0)
+		return r;
 
 	pthread_mutex_lock(&fake.lock);
 	fake.step[step].hits++;
@@ -190,6 +203,7 @@ static struct sandbox *last_sandbox; /* a reference */
 
 static struct sandbox *fake_sandbox(const char *id, const struct sandbox_hooks *hooks)
 {
+	SPARED;
 	struct sandbox *s = calloc(1, sizeof(*s)), *old;
 
 	assert_non_null(s);
@@ -212,6 +226,7 @@ static struct sandbox *fake_sandbox(const char *id, const struct sandbox_hooks *
 int sandbox_new(struct sandboxes *room, const struct sandbox_hooks *hooks, struct sandbox **ret_sandbox,
 		struct err *err)
 {
+	SPARED;
 	char id[65];
 	int r = fake_step(STEP_NEW, NULL, err);
 
@@ -283,6 +298,7 @@ static void died_on_loop(void *arg)
 /* True if it lived. All waits of its guest end with an error. */
 static bool end_sandbox(struct sandbox *s, const char *why, bool told)
 {
+	SPARED;
 	struct death *d = calloc(1, sizeof(*d));
 	struct err err = ERR_INIT;
 	bool lived;
@@ -382,6 +398,7 @@ int sandbox_place(const struct sandbox *s, const char *container_id, struct sand
 
 int sandbox_place_make(struct sandbox *s, const char *container_id, struct err *err)
 {
+	SPARED;
 	struct sandbox_place place;
 
 	sandbox_place(s, container_id, &place, err);
@@ -391,6 +408,7 @@ int sandbox_place_make(struct sandbox *s, const char *container_id, struct err *
 int sandbox_place_write(struct sandbox *s, const char *container_id, const char *name, const char *text,
 			struct err *err)
 {
+	SPARED;
 	struct sandbox_place place;
 	char path[SANDBOX_PATH_MAX];
 
@@ -412,6 +430,7 @@ int sandbox_bind(struct sandbox *s, const char *container_id, unsigned int index
 
 int sandbox_place_remove(struct sandbox *s, const char *container_id, bool lazy, struct err *err)
 {
+	SPARED;
 	struct sandbox_place place;
 
 	(void)lazy;
@@ -454,6 +473,7 @@ int sandbox_kill(struct sandbox *s, const char *why, int64_t deadline_ns, struct
 
 int sandbox_save(struct sandbox *s, struct sandbox_saved *ret, struct err *err)
 {
+	SPARED;
 	int r = fake_step(STEP_SAVE, NULL, err);
 
 	if (r == 0)
@@ -512,6 +532,7 @@ int sandboxes_undo(struct sandboxes *room, const char *id, struct err *err)
 
 int sandboxes_undo_step(struct sandboxes *room, const char *kind, const char *arg, struct err *err)
 {
+	SPARED;
 	(void)room;
 	if (str_eq(kind, "cdir"))
 		return remove_tree(arg) < 0 ? err_set(err, -EIO, "removing %s", arg) : 0;
@@ -562,6 +583,8 @@ static void reply_on_loop(void *arg)
 {
 	struct reply *r = arg;
 
+	if (fake_memory(NULL) < 0)
+		err_set_status(&r->err, -ENOMEM, ERR_RESOURCE_EXHAUSTED, "out of memory");
 	r->fn(r->arg, r->err.code ? &r->err : NULL, r->resp);
 	pb_free(r->resp);
 	free(r);
@@ -581,6 +604,7 @@ static void reply_later(agent_reply_fn *fn, void *arg, const struct err *err, Pr
 /* Answers the wait for a container, if there is one: with its exit, or with err. */
 static void guest_reply(struct guest_container *g, const struct err *err)
 {
+	SPARED;
 	Containerd__Task__V2__WaitResponse *resp = NULL;
 	agent_reply_fn *fn;
 	void *arg;
@@ -717,10 +741,13 @@ int agent_call_by(struct agent *agent, struct call *call, const struct agent_met
 		  const ProtobufCMessage *req, int64_t timeout_ns, ProtobufCMessage **ret_resp,
 		  struct err *err)
 {
+	SPARED;
 	struct err ignored = ERR_INIT;
 	ProtobufCMessage *resp;
 	int r = call_check(agent->sandbox->ended, err);
 
+	if (r == 0)
+		r = fake_memory(err);
 	if (r < 0)
 		return r;
 	resp = pb_new(method->response);
@@ -738,6 +765,7 @@ int agent_call_by(struct agent *agent, struct call *call, const struct agent_met
 int agent_call_async(struct agent *agent, const struct agent_method *method, const ProtobufCMessage *req,
 		     int64_t timeout_ns, agent_reply_fn *reply, void *arg)
 {
+	SPARED;
 	const Containerd__Task__V2__WaitRequest *wait = (const void *)req;
 	struct guest_container *g;
 	struct err err = ERR_INIT;
@@ -746,6 +774,8 @@ int agent_call_async(struct agent *agent, const struct agent_method *method, con
 	(void)timeout_ns;
 	if (call_check(agent->sandbox->ended, NULL) < 0 || (method == &AGENT_TASK_WAIT && fake.lost_wait))
 		return -ENOTCONN;
+	if (fake_memory(NULL) < 0)
+		return -ENOMEM;
 	if (method == &AGENT_TASK_KILL) {
 		(void)fake_step(STEP_KILL, NULL, NULL);
 		(void)guest_kill_now((const void *)req, &err);
@@ -776,6 +806,7 @@ struct agent_conn {
 
 int agent_open(struct agent *agent, int64_t deadline_ns, struct agent_conn **ret_conn, struct err *err)
 {
+	SPARED;
 	(void)deadline_ns;
 	(void)err;
 	*ret_conn = calloc(1, sizeof(**ret_conn));
@@ -794,6 +825,7 @@ int agent_conn_call_by(struct agent_conn *conn, struct call *call, const struct 
 		       const ProtobufCMessage *msg, int64_t timeout_ns, ProtobufCMessage **ret_resp,
 		       struct err *err)
 {
+	SPARED;
 	const Crivisor__Agent__V1__ReadLogRequest *req = (const void *)msg;
 	Crivisor__Agent__V1__ReadLogResponse *resp;
 	Crivisor__Agent__V1__LogRecord *rec;
@@ -835,11 +867,14 @@ struct log_pump {
 int log_pump_start(const struct log_pump_options *options, struct call *call, struct log_pump **ret_pump,
 		   struct err *err)
 {
+	SPARED;
+	int r = fake_memory(err);
+
 	(void)options;
 	(void)call;
-	(void)err;
-	*ret_pump = calloc(1, sizeof(**ret_pump));
-	return 0;
+	if (r == 0)
+		*ret_pump = calloc(1, sizeof(**ret_pump));
+	return r;
 }
 int log_pump_wait_eof(struct log_pump *pump, struct call *call, int64_t deadline_ns)
 {
@@ -883,6 +918,7 @@ int cni_bandwidth_parse(const char *quantity, uint64_t *ret_bps, struct err *err
 int cni_add(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, struct cni_result *ret_result,
 	    struct err *err)
 {
+	SPARED;
 	int r = fake_step(STEP_ADD, NULL, err);
 
 	(void)cni;
@@ -941,6 +977,7 @@ void cni_result_done(struct cni_result *result)
 
 int image_get(struct image_store *images, const char *ref, struct image **ret_image, struct err *err)
 {
+	SPARED;
 	int r = fake_step(STEP_IMAGE, NULL, err);
 
 	(void)images;
@@ -1108,6 +1145,7 @@ static inline bool is_true(void *arg)
 /* What was posted to the loop has run. */
 static inline void settle(void)
 {
+	SPARED;
 	for (int i = 0; i < 3; i++) {
 		atomic_bool ran = false;
 
@@ -1197,6 +1235,7 @@ static inline void on_answer(void *arg, const char *id, const struct err *err)
 
 static inline void answer_init(struct answer *a)
 {
+	SPARED;
 	memset(a, 0, sizeof(*a));
 	assert_int_equal(call_new(INT64_MAX, &a->call, NULL), 0);
 	pthread_mutex_init(&a->lock, NULL);
@@ -1243,6 +1282,7 @@ static inline void leave(struct answer *a)
 
 static inline Runtime__V1__PodSandboxConfig *pod_config(const char *name)
 {
+	SPARED;
 	Runtime__V1__PodSandboxConfig *c = pb_new(&runtime__v1__pod_sandbox_config__descriptor);
 
 	c->metadata = pb_new(&runtime__v1__pod_sandbox_metadata__descriptor);
@@ -1254,6 +1294,7 @@ static inline Runtime__V1__PodSandboxConfig *pod_config(const char *name)
 
 static inline Runtime__V1__ContainerConfig *container_config(const char *name)
 {
+	SPARED;
 	Runtime__V1__ContainerConfig *c = pb_new(&runtime__v1__container_config__descriptor);
 
 	c->metadata = pb_new(&runtime__v1__container_metadata__descriptor);
