@@ -278,6 +278,47 @@ static void on_read_reply(void *arg, const struct err *err, const ProtobufCMessa
 	log_pump_unref(pump);
 }
 
+static void acknowledge(struct log_pump *pump);
+
+/* And none is under way. */
+static bool unacknowledged(const struct log_pump *pump)
+{
+	return !pump->acking && pump->acked != pump->offset;
+}
+
+/* Carries a reference. One that is lost is sent again with the next read, or by the timer. */
+static void on_ack_reply(void *arg, const struct err *err, const ProtobufCMessage *msg)
+{
+	struct log_pump *pump = arg;
+
+	(void)msg;
+	if (!err)
+		pump->acked = pump->acking;
+	pump->acking = 0;
+	if (!err)
+		acknowledge(pump);
+	if (unacknowledged(pump) && pump->state == READING)
+		loop_timer_set(pump->timer, now_monotonic_ns() + LOOK_NS);
+	log_pump_unref(pump);
+}
+
+/* Until it is told, the agent keeps the output, and a full buffer stops the process. */
+static void acknowledge(struct log_pump *pump)
+{
+	Crivisor__Agent__V1__AckRequest req = CRIVISOR__AGENT__V1__ACK_REQUEST__INIT;
+
+	if (!pump->conn || !unacknowledged(pump))
+		return;
+	req.container_id = pump->id;
+	req.offset = pump->offset;
+	pump->acking = pump->offset;
+	if (agent_conn_call_async(pump->conn, &AGENT_ACK, &req.base, READ_NS, on_ack_reply,
+				  log_pump_ref(pump)) == 0)
+		return;
+	pump->acking = 0;
+	log_pump_unref(pump);
+}
+
 static void read_on(struct log_pump *pump)
 {
 	Crivisor__Agent__V1__ReadLogRequest req = CRIVISOR__AGENT__V1__READ_LOG_REQUEST__INIT;
@@ -291,10 +332,11 @@ static void read_on(struct log_pump *pump)
 		dial(pump);
 		return;
 	}
+	acknowledge(pump);
 	req.container_id = pump->id;
 	req.offset = pump->offset;
 	req.wait_ms = WAIT_MS;
-	enter(pump, READING, READ_NS + IDLE_NS);
+	enter(pump, READING, unacknowledged(pump) ? LOOK_NS : READ_NS + IDLE_NS);
 	r = agent_conn_call_async(pump->conn, &AGENT_READ_LOG, &req.base, READ_NS, on_read_reply,
 				  log_pump_ref(pump));
 	if (r == 0)
@@ -306,23 +348,6 @@ static void read_on(struct log_pump *pump)
 }
 
 /* ---- after writing ------------------------------------------------------------------------------------- */
-
-static void on_ack_reply(void *arg, const struct err *err, const ProtobufCMessage *msg)
-{
-	(void)arg; /* a lost acknowledgement costs memory in the guest only, and the next one covers it */
-	(void)err;
-	(void)msg;
-}
-
-static void acknowledge(struct log_pump *pump)
-{
-	Crivisor__Agent__V1__AckRequest req = CRIVISOR__AGENT__V1__ACK_REQUEST__INIT;
-
-	req.container_id = pump->id;
-	req.offset = pump->offset;
-	if (pump->conn)
-		(void)agent_conn_call_async(pump->conn, &AGENT_ACK, &req.base, READ_NS, on_ack_reply, NULL);
-}
 
 void log_pump_written(struct log_pump *pump)
 {
@@ -347,7 +372,6 @@ void log_pump_written(struct log_pump *pump)
 	} else if (eof) {
 		end(pump, true);
 	} else {
-		acknowledge(pump);
 		read_on(pump);
 	}
 }
@@ -369,8 +393,10 @@ static void on_timer(void *arg)
 		case DISCONNECTED:
 			dial(pump);
 			break;
-		case READING: /* its own time has passed long ago */
-			loop_timer_set(pump->timer, now_monotonic_ns() + IDLE_NS);
+		case READING: /* it has a time of its own */
+			acknowledge(pump);
+			loop_timer_set(pump->timer,
+				       now_monotonic_ns() + (unacknowledged(pump) ? LOOK_NS : IDLE_NS));
 			break;
 		case PAUSED:
 			read_on(pump);

@@ -46,6 +46,8 @@ struct log_pump {
 	struct agent_watch watch;
 	struct loop_source *timer;
 	uint64_t offset;   /* of the next byte to read: all before it is saved */
+	uint64_t acked;	   /* what the agent has been told, and has answered */
+	uint64_t acking;   /* the offset of the acknowledgement under way, else 0 */
 	unsigned int lost; /* connections lost since the last answer */
 	bool epoch_seen;   /* since the last dialling began */
 
