@@ -375,14 +375,84 @@ static void fault_remove_pod_sandbox(void **state)
 	each_fault(&c);
 }
 
+/* ---- what happens without a call ----------------------------------------------------------------------- */
+
+/* False: it makes fewer allocations. */
+static bool one_death(unsigned int n)
+{
+	static const struct case_of c = {.name = "death", .prepare = prepare_running};
+	struct subject s;
+	char spec[32], created[65];
+	unsigned long hits_made;
+
+	begin(&c, &s);
+	create(s.pod, "d", created);
+	snprintf(spec, sizeof(spec), "alloc:%u", n);
+	fault_set(spec);
+	sandbox_condemn(last_sandbox, "the guest kernel panicked");
+	settle();
+	hits_made = fault_hits();
+	fault_set(NULL);
+	assert_false(look_pod(s.pod).ready);
+	assert_int_equal(look(s.container).state, CONTAINER_EXITED);
+	assert_int_equal(look(created).state, CONTAINER_EXITED);
+	end(&s);
+	return hits_made >= n;
+}
+
+static void fault_death_of_a_sandbox_shows(void **state)
+{
+	unsigned int n = 1;
+
+	(void)state;
+	while (one_death(n))
+		assert_true(++n < HITS_MAX);
+	print_message("death of a sandbox: %u allocations failed, and it shows\n", n - 1);
+	assert_true(n > 1);
+}
+
+static bool one_exit(unsigned int n)
+{
+	static const struct case_of c = {.name = "exit", .prepare = prepare_running};
+	struct subject s;
+	char spec[32];
+	unsigned long hits_made;
+
+	begin(&c, &s);
+	snprintf(spec, sizeof(spec), "alloc:%u", n);
+	fault_set(spec);
+	guest_exit(s.container, "", 7);
+	eventually(has_exited, s.container, "the exit is not learned");
+	settle();
+	hits_made = fault_hits();
+	fault_set(NULL);
+	assert_int_equal(look(s.container).code, 7);
+	assert_true(look_pod(s.pod).ready);
+	end(&s);
+	return hits_made >= n;
+}
+
+static void fault_exit_of_a_container_shows(void **state)
+{
+	unsigned int n = 1;
+
+	(void)state;
+	while (one_exit(n))
+		assert_true(++n < HITS_MAX);
+	print_message("exit of a container: %u allocations failed, and it shows\n", n - 1);
+	assert_true(n > 1);
+}
+
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, fake_setup, fake_teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(fault_run_pod_sandbox),	CASE(fault_create_container), CASE(fault_start_container),
-		CASE(fault_stop_container),	CASE(fault_remove_container), CASE(fault_stop_pod_sandbox),
-		CASE(fault_remove_pod_sandbox),
+		CASE(fault_run_pod_sandbox),	       CASE(fault_create_container),
+		CASE(fault_start_container),	       CASE(fault_stop_container),
+		CASE(fault_remove_container),	       CASE(fault_stop_pod_sandbox),
+		CASE(fault_remove_pod_sandbox),	       CASE(fault_death_of_a_sandbox_shows),
+		CASE(fault_exit_of_a_container_shows),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
