@@ -136,7 +136,7 @@ class Kill(unittest.TestCase):
             self.assertIn(state, ("SANDBOX_NOTREADY",) if whole else ("SANDBOX_READY", "SANDBOX_NOTREADY"))
             pod.stop()
             self.assertEqual(self.phase("pod", pod.id), "SANDBOX_NOTREADY")
-            eventually(lambda: not self.server.processes(), 3, lambda: f"still there: {self.server.processes()}")
+            eventually(lambda: not self.server.processes(), 10, lambda: f"still there: {self.server.processes()}")
             self.assertEqual(self.server.mounts(), self.baseline["mounts"])
         self.sweep("StopPodSandbox", prepare, lambda pod: pod.stop(), look)
 
