@@ -44,7 +44,7 @@ class DiesMute(Case):
     def test_it_is_started_once_more_and_the_log_says_so(self):
         pod = self.boot(1).result().strip()
         self.assertTrue(re.fullmatch("[0-9a-f]{64}", pod), pod)
-        self.assertIn("started once more", self.text()[self.seen:])
+        self.assertIn("starting it once more", self.text()[self.seen:])
         self.assertEqual(self.server.json("inspectp", pod)["status"]["state"], "SANDBOX_READY")
 
     def test_the_second_death_is_final_and_leaves_nothing(self):
@@ -52,4 +52,4 @@ class DiesMute(Case):
             self.boot(2).result()
         for words in ("on the second try", "qemu was killed by signal 9"):
             self.assertIn(words, str(refused.exception))
-        self.assertEqual(self.text()[self.seen:].count("started once more"), 1)
+        self.assertEqual(self.text()[self.seen:].count("starting it once more"), 1)
