@@ -7,6 +7,7 @@
 
 #include "api/agent/agent.pb-c.h"
 #include "api/agent/guest_abi.h"
+#include "api/agent/sandbox.pb-c.h"
 #include "api/agent/task.pb-c.h"
 #include "api/pb.h"
 #include "base/buf.h"
@@ -164,10 +165,25 @@ static int wait_end(struct exec *e, int32_t *ret_code, struct err *err)
 	return 0;
 }
 
+/* A connection for the output. While the agent is being connected to anew, a Check waits until it is. */
+static int open_output(struct exec *e, struct err *err)
+{
+	Grpc__CheckRequest check = GRPC__CHECK_REQUEST__INIT;
+	int64_t until = call_until(e->call, CALL_NS), left;
+	int r = agent_open(e->agent, until, &e->conn, err);
+
+	while (r == -ENOTCONN && (left = until - now_monotonic_ns()) > 0) {
+		r = agent_call_by(e->agent, e->call, &AGENT_CHECK, &check.base, left, NULL, err);
+		if (r == 0)
+			r = agent_open(e->agent, until, &e->conn, err);
+	}
+	return r;
+}
+
 static int run(struct exec *e, char *const *args, int64_t timeout_s, struct exec_result *ret, struct err *err)
 {
 	const char *id = e->container->object.id;
-	int r = agent_open(e->agent, now_monotonic_ns() + CALL_NS, &e->conn, err);
+	int r = open_output(e, err);
 
 	if (r < 0)
 		return err_wrap(err, "exec in container \"%s\"", id);
