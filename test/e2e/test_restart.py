@@ -154,9 +154,9 @@ class KilledInTheMiddle(Case):
     images = (BUSYBOX,)
     ATTEMPTS = 5
 
-    def killed_at(self, what, wait):
-        """Begins `what()` and kills the server when `wait()` returns; repeats that if the call was quicker. After the next start nothing
-        may exist that the server does not list."""
+    def killed_at(self, what, wait, again):
+        """Begins `what()` and kills the server when `wait()` returns; repeats that if the call was quicker, after `again()`, which makes
+        the call possible once more. After the next start nothing may exist that the server does not list."""
         for _ in range(self.ATTEMPTS):
             attempt = Background(what)
             wait()
@@ -167,13 +167,13 @@ class KilledInTheMiddle(Case):
                 attempt.result()
             except CliError:
                 return
-            self.server.remove_all()
+            again()
         self.fail(f"in {self.ATTEMPTS} attempts the call was always quicker than the kill")
 
     def test_runp(self):
         for step in ("rundir", "share", "netns", "cni", "cgroup"):
             with self.subTest(step=step):
-                self.killed_at(self.server.runp, lambda: self.server.wait_step(step))
+                self.killed_at(self.server.runp, lambda: self.server.wait_step(step), self.server.remove_all)
                 self.assertEqual(self.server.pod_ids(), [])
                 self.server.assert_nothing_left(self.baseline)
 
@@ -182,7 +182,8 @@ class KilledInTheMiddle(Case):
         for step in ("upper", "cdir"):
             with self.subTest(step=step):
                 known = self.server.rows()
-                self.killed_at(lambda: pod.create(["sleep", "4715"]), lambda: self.server.wait_step(step, known=known))
+                self.killed_at(lambda: pod.create(["sleep", "4715"]), lambda: self.server.wait_step(step, known=known),
+                               lambda: self.server.crictl("rm", "-f", *self.server.crictl("ps", "-aq").split()))
                 self.assertEqual(self.server.crictl("ps", "-aq").split(), [])
         container = pod.run(["sleep", "1000"])
         self.assertNotIn("sleep 4715", container.exec("ps"), "its process runs in the guest")
@@ -191,19 +192,28 @@ class KilledInTheMiddle(Case):
         pod = self.server.runp()
         for step in ("cdir", "upper"):
             with self.subTest(step=step):
-                container = pod.run(["sleep", "1000"])
-                self.killed_at(lambda: container.remove(True), lambda: self.server.wait_step_gone(step, container.id))
-                self.server.remove_if_listed(container.id)
+                made = []
+
+                def make():
+                    made.append(pod.run(["sleep", "1000"]))
+                make()
+                self.killed_at(lambda: made[-1].remove(True), lambda: self.server.wait_step_gone(step, made[-1].id), make)
+                self.server.remove_if_listed(made[-1].id)
                 self.assertEqual(self.server.crictl("ps", "-aq").split(), [])
-                self.assertEqual([r for r in self.server.rows() if container.id in r], [])
+                self.assertEqual([r for r in self.server.rows() if made[-1].id in r], [])
 
     def test_rmp(self):
         for step in ("cgroup", "cni", "netns", "share", "rundir"):
             with self.subTest(step=step):
-                pod = self.server.runp()
-                pod.run(["sleep", "1000"])
-                self.killed_at(lambda: self.server.crictl("rmp", "-f", pod.id), lambda: self.server.wait_step_gone(step, pod.id))
-                self.server.remove_if_listed(pod.id)
+                made = []
+
+                def make():
+                    made.append(self.server.runp())
+                    made[-1].run(["sleep", "1000"])
+                make()
+                self.killed_at(lambda: self.server.crictl("rmp", "-f", made[-1].id),
+                               lambda: self.server.wait_step_gone(step, made[-1].id), make)
+                self.server.remove_if_listed(made[-1].id)
                 self.assertEqual(self.server.pod_ids(), [])
                 self.server.assert_nothing_left(self.baseline)
 
