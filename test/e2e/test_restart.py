@@ -152,7 +152,7 @@ class KilledInTheMiddle(Case):
     exists and is listed, or nothing of it exists."""
 
     images = (BUSYBOX,)
-    ATTEMPTS = 5
+    ATTEMPTS = 20
 
     def killed_at(self, what, wait, again):
         """Begins `what()` and kills the server when `wait()` returns; repeats that if the call was quicker, after `again()`, which makes
