@@ -51,6 +51,7 @@ static void rows_done(struct rows *rows)
 
 int recover_undo(struct pods *pods, const char *kind, const char *id, const char *sandbox_id)
 {
+	char *pos CLEANUP_FREE = container_pos_path(pods, id); /* of a pod there is none */
 	struct err err = ERR_INIT;
 
 	log_line(LOG_LEVEL_WARN, LOG_FIELDS(kind, id), "undoing a %s that the previous server did not finish",
@@ -60,6 +61,8 @@ int recover_undo(struct pods *pods, const char *kind, const char *id, const char
 			 err.msg);
 		return err.code;
 	}
+	if (pos && unlink(pos) < 0 && errno != ENOENT)
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS(kind, id), "removing %s: %s", pos, strerror(errno));
 	if (store_delete(pods->parts.store, kind, id, &err) < 0) {
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS(kind, id), "forgetting it: %s", err.msg);
 		return err.code;
