@@ -553,7 +553,7 @@ class Server:
 
         def alone(values, words=lambda v: v):
             mine = [v for v in values if owned(words(v))]
-            return [v for v in values if v not in mine and not any(m.startswith(f"{v}/") for m in mine)]
+            return [v for v in values if v not in mine and not any(str(m).startswith(f"{v}/") for m in mine)]
         texts, leases = self.process_texts(), self.leases()
         found = {
             "processes": alone([p for p in texts if p not in baseline["processes"]], lambda p: " ".join(texts[p])),
