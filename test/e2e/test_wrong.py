@@ -418,7 +418,7 @@ class Death(Case):
             for reader in readers:
                 reader.stop(1)
                 self.assertEqual(int(reader.status()["exitCode"]), 137)
-            with self.refused("Unavailable", "virtiofsd has answered nothing for 10 s"):
+            with self.refused("Unavailable", "virtiofsd has not answered for 10 s"):
                 readers[0].remove()
             removal = Background(readers[1].remove)
             time.sleep(1)
