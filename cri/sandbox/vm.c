@@ -146,6 +146,9 @@ static int start(struct sandbox *s, const struct sandbox_spec *spec, int64_t dea
 
 	snprintf(shared, sizeof(shared), "%s/shared", s->dir);
 	r = vm_start(s->room->options.hypervisor, spec->choice, &vm_spec, deadline_ns, &vm, err);
+	/* As vm_explain_start says it: whether a VMM ends before or after its monitor answers is chance. */
+	if (r < 0 && err && err->status == ERR_UNAVAILABLE)
+		err->status = ERR_INTERNAL;
 	return r < 0 ? r : take(machine_of(s), vm, err);
 }
 
