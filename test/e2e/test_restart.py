@@ -190,7 +190,8 @@ class KilledInTheMiddle(Case):
 
     def test_rm(self):
         pod = self.server.runp()
-        for step in ("cdir", "upper"):
+        # After "upper" only the row is left, for less than a poll takes: test/fault kills there.
+        for step in ("cdir",):
             with self.subTest(step=step):
                 made = []
 
