@@ -412,6 +412,9 @@ class Server:
         pod.id = self.crictl("runp", "-T", f"{int(secs(90))}s", *options, pod.file, timeout=120).strip()
         return pod
 
+    def sandbox_of(self, pod_id):
+        return re.search(r'"cgroup": "[^"]*/crivisor-([0-9a-f]+)"', self.crictl("inspectp", pod_id)).group(1)
+
     def pod_ids(self):
         return self.crictl("pods", "-q").split()
 
@@ -654,6 +657,11 @@ class Pod:
 
     def status(self):
         return self.server.json("inspectp", self.id)["status"]
+
+    @property
+    def sandbox(self):
+        """The id of its sandbox, by which its directory, cgroup, network namespace and VM are named."""
+        return self.server.sandbox_of(self.id)
 
     @property
     def ip(self):

@@ -124,7 +124,7 @@ class Configured(Case):
         vmm = last_entry(self.vmm, "of.the.config=1")
         fs = last_entry(self.fs, "--thread-pool-size=2")
         for cgroup, netns in (vmm, fs):
-            self.assertIn(f"{self.server.cgroup}/crivisor-{self.pod.id}", cgroup)
+            self.assertIn(f"{self.server.cgroup}/crivisor-{self.pod.sandbox}", cgroup)
             self.assertEqual(netns, os.readlink(f"/proc/{pid}/ns/net"))
 
     @rows("A20", "A21")

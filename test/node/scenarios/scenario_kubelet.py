@@ -402,8 +402,9 @@ class KubeletOnTop(Case):
 
     def test_14_killed_VMM_is_a_new_sandbox(self):
         sandbox = self.kubelet.sandboxes("plain")[0]
+        own = self.server.sandbox_of(sandbox)
         found = [pid for pid, _ in command_lines(self.server)[VMM]
-                 if f"crivisor-{sandbox}" in pathlib.Path(f"/proc/{pid}/cgroup").read_text()]
+                 if f"crivisor-{own}" in pathlib.Path(f"/proc/{pid}/cgroup").read_text()]
         self.assertEqual(len(found), 1)
         os.kill(found[0], signal.SIGKILL)
 

@@ -79,7 +79,7 @@ class MainJob(test_a_main.MainJob):
         own = os.readlink("/proc/self/ns/net")
         for program in (PROGRAM, "virtiofsd"):
             for pid, argv in found[program]:
-                self.assertIn(f"{self.server.cgroup}/crivisor-{self.pod.id}", pathlib.Path(f"/proc/{pid}/cgroup").read_text(), argv)
+                self.assertIn(f"{self.server.cgroup}/crivisor-{self.pod.sandbox}", pathlib.Path(f"/proc/{pid}/cgroup").read_text(), argv)
                 # virtiofsd has moved on to an empty netns of its own; scenario_config shows that it started in the pod's.
                 self.assertNotEqual(os.readlink(f"/proc/{pid}/ns/net"), own, argv)
         shared = [a for a in found["virtiofsd"][0][1] if a.startswith("--shared-dir=")]
@@ -126,7 +126,7 @@ class MainJob(test_a_main.MainJob):
                                                       linux={"resources": resources}))
         try:
             self.assertEqual(len(command_lines(self.server)[PROGRAM]), 2, "a VMM for each pod")
-            cgroup = pathlib.Path(f"/sys/fs/cgroup{self.server.cgroup}/crivisor-{pod.id}")
+            cgroup = pathlib.Path(f"/sys/fs/cgroup{self.server.cgroup}/crivisor-{pod.sandbox}")
             self.assertEqual((cgroup / "cpu.max").read_text().split(), ["150000", "100000"])
             # The limit covers the pod's own limit, the guest and the VMM, and it is bounded.
             self.assertLess(128 << 20, int((cgroup / "memory.max").read_text()))
@@ -146,8 +146,8 @@ def in_netns_of(pid, *argv):
 def dial(server, pod, port):
     """Returns a socket that is connected to a port of a pod's guest, in the VMM's way."""
     if CLH:
-        return dial_hybrid(server.run_dir / "pods" / pod.id[:20] / "task.vsock", port)
-    argv = next(argv for _, argv in command_lines(server)[PROGRAM] if f"crivisor-{pod.id}" in argv)
+        return dial_hybrid(server.run_dir / "pods" / pod.sandbox[:20] / "task.vsock", port)
+    argv = next(argv for _, argv in command_lines(server)[PROGRAM] if f"crivisor-{pod.sandbox}" in argv)
     return dial_vsock(int(next(a for a in argv if "guest-cid=" in a).split("guest-cid=")[1].split(",")[0]), port)
 
 
