@@ -83,6 +83,16 @@ def rows(*names, driver=None):
     return mark
 
 
+def waits(test):
+    """Marks a test, or a class of them, that mostly waits for a time limit of the product to pass: test/e2e/run runs it beside others."""
+    test.waiting = True
+    return test
+
+
+def is_waiting(test):
+    return getattr(getattr(test, test.id().rpartition(".")[2], None), "waiting", False) or getattr(type(test), "waiting", False)
+
+
 # ---- directories -----------------------------------------------------------------------------------------------------
 
 def own_netns():

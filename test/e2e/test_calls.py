@@ -10,7 +10,7 @@ import time
 
 import oci
 from evil import EvilRegistry
-from harness import BUSYBOX, Background, Case, conflist, eventually, secs, stamp_seconds
+from harness import BUSYBOX, Background, Case, conflist, eventually, secs, stamp_seconds, waits
 
 PROMISED_S, BOUND_S = 0.1, 1.0  # the bound allows for a busy machine's scheduler; the figure is printed
 
@@ -163,6 +163,7 @@ class GoesOn(WithAPod):
 
 
 
+@waits
 class SlowNetwork(Case):
     """Pods whose network takes 5 s, longer than the client's deadline."""
 

@@ -4,7 +4,7 @@
 import re
 import signal
 
-from harness import BUSYBOX, HTTPD, REGISTRY, Case, assert_no_way_to_the_agent, eventually, http_get, vsock_probe
+from harness import BUSYBOX, HTTPD, REGISTRY, Case, assert_no_way_to_the_agent, eventually, http_get, vsock_probe, waits
 
 USER = REGISTRY + "/test/user:1"
 SHELL = ["sh", "-c"]
@@ -290,6 +290,7 @@ class Sees(OnePod):
         self.pod.output(SHELL + ["echo shared > /dev/shm/x"])
         self.assertEqual(self.pod.output(["cat", "/dev/shm/x"]), "shared\n")
 
+    @waits
     def test_the_agent_cannot_be_reached_by_vsock(self):
         reach_for_the_agent(self, {})
 
@@ -309,6 +310,7 @@ class Privileged(OnePod):
         self.assertRegex(out, r"CapEff:\s+0*1ffffffffff")
         self.assertIn("mounted", out)
 
+    @waits
     def test_the_agent_cannot_be_reached_by_vsock(self):
         reach_for_the_agent(self, self.context(privileged=True))
 

@@ -11,7 +11,7 @@ import threading
 import time
 import unittest
 
-from harness import Case, below, eventually, secs
+from harness import Case, below, eventually, secs, waits
 
 GUESTS = pathlib.Path(__file__).with_name("guests")
 FILE_BYTES = 16 << 20  # of leaves_dirty.c
@@ -164,6 +164,7 @@ class AgentConnection(Case):
         numbers = self.counter.logs().split("\n")[:-1]
         self.assertEqual(numbers, [str(i) for i in range(len(numbers))], "a line was lost or repeated")
 
+    @waits
     def test_breaks_for_a_moment(self):
         for _ in range(3):
             self.proxy.break_all()
@@ -173,6 +174,7 @@ class AgentConnection(Case):
         self.assertEqual(int(self.ends.wait()["exitCode"]), 5)
         self.assertEqual(self.ends.logs(), "bye\n")
 
+    @waits
     def test_is_away_for_some_seconds(self):
         self.proxy.break_all()
         (self.go / "on").touch()
@@ -184,6 +186,7 @@ class AgentConnection(Case):
         self.assertEqual(self.ends.logs(), "bye\n")
         self.assert_alive()
 
+    @waits
     def test_a_guest_that_is_never_reached_again_is_dead(self):
         """An agent that stays silent past its deadline does end the pod, and its VM with it."""
         self.proxy.break_all()

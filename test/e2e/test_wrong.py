@@ -11,7 +11,7 @@ import subprocess
 import time
 
 from harness import (BUSYBOX, CRIVISOR, GUEST_IMAGE, KERNEL, ROOT, Background, Case, CliError, Server, conflist, eventually,
-                     failed, save_logs, secs, toml, work)
+                     failed, save_logs, secs, toml, waits, work)
 
 GUESTS = pathlib.Path(__file__).with_name("guests")
 UNKNOWN = "0123456789abcdef" * 4
@@ -188,6 +188,7 @@ class Network(Case):
         with self.refused("Internal", "bad", "badnet"):
             self.server.runp()
 
+    @waits
     def test_plugin_that_hangs(self):
         self.plugin('[ "$CNI_COMMAND" = ADD ] || exit 0; sleep 4714\n')
         began = time.monotonic()
@@ -342,6 +343,7 @@ class Machine(Case):
         server = self.serve(kernel_params="init=/nonexistent")
         self.no_pod(server, "Internal", "panic", seconds=25)
 
+    @waits
     def test_guest_that_never_answers(self):
         self.silent(self.serve(image_path=self.guest("init_silent")))
 
@@ -401,6 +403,7 @@ class Death(Case):
         self.virtiofsd(signal.SIGKILL)
         self.dead("virtiofsd")
 
+    @waits
     def test_virtiofsd_hangs_while_containers_go(self):
         """A read stays in flight. Unmounting its file system meanwhile would make the guest panic."""
         volume = self.server.dir / "volume"
@@ -441,6 +444,7 @@ class Death(Case):
     def test_guest_panics(self):
         self.sysrq("c", "panic")
 
+    @waits
     def test_a_stopped_vmm_does_not_hang_the_removal(self):
         """The whole guest hangs: stop and rm kill it after the grace period."""
         os.kill(self.vmm(), signal.SIGSTOP)

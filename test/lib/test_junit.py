@@ -74,6 +74,17 @@ class Written(unittest.TestCase):
         self.assertIn(os.uname().release, properties["system"])
         self.assertEqual((cases["T", "test_1_passes"], cases["U", "setUpClass"]), ([], [("error", "OSError: no set-up")]))
 
+    def test_another_suites_tests_are_added(self):
+        self.run_tests(TESTS)
+        both = self.path.with_name("both.xml")
+        suite = junit.Suite(both, "both")
+        suite.add("T", "own", 1.5)
+        suite.add_all(self.path)
+        suite.end()
+        cases = junit.read(self.path)[2]
+        self.assertEqual(junit.read(both)[2], {("T", "own"): [], **cases})
+        self.assertEqual(tree.parse(both).getroot().get("tests"), str(1 + len(cases)))
+
     def test_killed_leaves_what_it_had(self):
         root = self.run_tests('''
             import os, unittest
