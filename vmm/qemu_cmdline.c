@@ -124,6 +124,20 @@ static int add_rest(const struct vm *vm, const struct vm_launch *l, char ***v)
 	return r;
 }
 
+/*
+ * What the kernel needs without KVM.
+ *
+ * no_timer_check: the kernel tests at boot that timer interrupts arrive in time. On a busy host they are
+ * delayed, and it panics before it has a console (arch/x86/kernel/apic/io_apic.c, check_timer). Under KVM it
+ * skips the test by itself.
+ *
+ * init_on_alloc=1: TCG keeps translated code per physical page and drops it when a CPU writes to the page,
+ * but virtiofsd, a process of its own, writes into guest memory unseen. A page that held code and then gets
+ * another file's code from virtiofsd would run as what it was: programs crash at random. With this the
+ * guest's CPU clears each page that it allocates, before virtiofsd fills it.
+ */
+#define TCG_PARAMS " no_timer_check init_on_alloc=1"
+
 static int add_kernel(const struct vm *vm, const struct vm_launch *l, char ***v, struct err *err)
 {
 	char *cmdline CLEANUP_FREE = vmm_kernel_cmdline(l->config, l->spec);
@@ -132,12 +146,7 @@ static int add_kernel(const struct vm *vm, const struct vm_launch *l, char ***v,
 	if (!cmdline)
 		return err_oom(err);
 	ADD("-kernel", "%s", l->config->kernel_path);
-	/*
-	 * Without KVM the kernel tests at boot that timer interrupts arrive in time. On a busy host they are
-	 * delayed, and it panics before it has a console (arch/x86/kernel/apic/io_apic.c, check_timer). Under
-	 * KVM it skips the test by itself.
-	 */
-	ADD("-append", "%s%s%s", cmdline, str_eq(vm->accel, "tcg") ? " no_timer_check" : "",
+	ADD("-append", "%s%s%s", cmdline, str_eq(vm->accel, "tcg") ? TCG_PARAMS : "",
 	    vm->debug ? " earlyprintk=ttyS0" : "");
 	return r;
 }

@@ -272,7 +272,7 @@ static void qemu_command_has_what_the_vm_needs(void **state)
 	assert_true(
 		has(argv, "-append",
 		    "dax ro rootfstype=ext4 task.sharefs_type=virtiofs panic=-1 task.debug=true quiet a=b"));
-	assert_true(has(argv, "-append", " no_timer_check"));
+	assert_true(has(argv, "-append", " no_timer_check init_on_alloc=1"));
 	assert_true(has(argv, "-device",
 			"virtio-net-pci,id=net0,netdev=net0-tap,mac=02:00:00:00:00:09,host_mtu=9000"));
 	assert_true(has(argv, "-device", "vhost-user-fs-pci,id=fs0,chardev=fs0-sock,tag=kuasar"));
