@@ -297,7 +297,7 @@ static int run_loop(struct server *server, struct err *err)
 	if (r == 0 && sandboxes_watch_clock(server->sandboxes, err) < 0)
 		log_warn("the wall clock is not watched: %s", err->msg);
 	if (r == 0)
-		r = workers_submit(server->workers, LANE_SLOW, start_job, server);
+		r = workers_submit(server->workers, LANE_BOOT, start_job, server);
 	if (r == 0)
 		r = loop_run(server->loop, err);
 	if (server->stopper_runs)

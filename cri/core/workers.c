@@ -27,10 +27,10 @@ static const struct {
 	unsigned int threads_max, queue_max;
 	const char *fault; /* base/fault.h: the lane is full */
 } limits[LANES] = {
-	[LANE_QUICK] = {16, 4096, "lane.quick"}, [LANE_SLOW] = {128, 4096, "lane.slow"},
-	[LANE_STOP] = {128, 4096, "lane.stop"},	 [LANE_EXEC] = {512, 0, "lane.exec"},
-	[LANE_IMAGE] = {32, 1024, "lane.image"}, [LANE_LOG] = {16, 65536, "lane.log"},
-	[LANE_NET] = {128, 4096, "lane.net"},
+	[LANE_QUICK] = {16, 4096, "lane.quick"}, [LANE_BOOT] = {128, 4096, "lane.boot"},
+	[LANE_SLOW] = {128, 4096, "lane.slow"},	 [LANE_STOP] = {128, 4096, "lane.stop"},
+	[LANE_EXEC] = {512, 0, "lane.exec"},	 [LANE_IMAGE] = {32, 1024, "lane.image"},
+	[LANE_LOG] = {16, 65536, "lane.log"},	 [LANE_NET] = {128, 4096, "lane.net"},
 };
 
 struct job {
@@ -234,6 +234,11 @@ int workers_submit(struct workers *workers, enum workers_lane lane, void (*fn)(v
 	r = place(l, (struct job){.fn = fn, .arg = arg});
 	pthread_mutex_unlock(&l->lock);
 	return r;
+}
+
+const char *workers_lane_name(enum workers_lane lane)
+{
+	return limits[lane].fault + strlen("lane.");
 }
 
 void workers_load(struct workers *workers, enum workers_lane lane, unsigned int *ret_running,

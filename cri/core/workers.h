@@ -21,7 +21,8 @@
 
 enum workers_lane {
 	LANE_QUICK, /* reads and state changes: at most 16 threads, queue 4096 */
-	LANE_SLOW,  /* boots, creates, CNI: at most 128 threads, queue 4096 */
+	LANE_BOOT,  /* boots, which wait for each other, and adoptions: at most 128 threads, queue 4096 */
+	LANE_SLOW,  /* creates and starts of containers, log rotations: at most 128 threads, queue 4096 */
 	LANE_STOP,  /* stop, kill, remove: at most 128 threads, queue 4096 */
 	LANE_EXEC,  /* ExecSync: at most 512 threads, queue 0 */
 	LANE_IMAGE, /* pulls and unpacking: at most 32 threads, queue 1024 */
@@ -49,6 +50,8 @@ struct workers *workers_free(struct workers *workers, int64_t timeout_ns);
  * workers are stopping; -ENOMEM.
  */
 int workers_submit(struct workers *workers, enum workers_lane lane, void (*fn)(void *arg), void *arg);
+/* "quick", "boot" and so on, for Status info. */
+const char *workers_lane_name(enum workers_lane lane);
 /* Running and queued jobs of a lane, for Status info and tests. */
 void workers_load(struct workers *workers, enum workers_lane lane, unsigned int *ret_running,
 		  unsigned int *ret_queued);

@@ -416,7 +416,7 @@ static int start_job(struct pod *pod, struct err *err)
 	run->pods = pod->pods;
 	run->config = pod->state->config;
 	run->cni_err = ERR_INIT;
-	if (workers_submit(pod->pods->parts.workers, LANE_SLOW, run_job, run) < 0) {
+	if (workers_submit(pod->pods->parts.workers, LANE_BOOT, run_job, run) < 0) {
 		object_unref(&pod->object);
 		pthread_cond_destroy(&run->changed);
 		pthread_mutex_destroy(&run->lock);

@@ -59,7 +59,6 @@ static int add_handlers(Runtime__V1__StatusResponse *resp)
 
 static char *status_info(const struct service *service, const struct vmm_choice *choice)
 {
-	static const char *const lanes[LANES] = {"quick", "slow", "stop", "exec", "image", "net", "log"};
 	struct json_object *o = json_object_new_object();
 	struct json_object *workers = json_object_new_object();
 	unsigned int booting, waiting;
@@ -78,9 +77,10 @@ static char *status_info(const struct service *service, const struct vmm_choice 
 
 		workers_load(service->workers, (enum workers_lane)i, &running, &queued);
 		snprintf(buf, sizeof(buf), "%u running, %u queued", running, queued);
-		json_object_object_add(workers, lanes[i], json_object_new_string(buf));
+		json_object_object_add(workers, workers_lane_name((enum workers_lane)i),
+				       json_object_new_string(buf));
 	}
-	json_object_object_add(o, "pool", workers);
+	json_object_object_add(o, "workers", workers);
 	sandboxes_boots(service->sandboxes, &booting, &waiting);
 	snprintf(boots, sizeof(boots), "%u running, %u waiting", booting, waiting);
 	json_object_object_add(o, "boots", json_object_new_string(boots));

@@ -57,7 +57,6 @@ static bool one_fault(struct fixture *x, const char *point, unsigned int n, stru
 
 static void pump_with_any_fault_is_only_late(void **state)
 {
-	static const char *const lanes[] = {"quick", "slow", "stop", "exec", "image", "log", "net"};
 	struct fixture *x = *state;
 	struct counts alloc = {0}, lane;
 	unsigned int n = 1;
@@ -65,10 +64,10 @@ static void pump_with_any_fault_is_only_late(void **state)
 	while (one_fault(x, "alloc", n, &alloc))
 		assert_true(++n < HITS_MAX);
 	lane = (struct counts){.total = alloc.total};
-	for (size_t i = 0; i < ARRAY_SIZE(lanes); i++) {
+	for (size_t i = 0; i < LANES; i++) {
 		char point[16];
 
-		snprintf(point, sizeof(point), "lane.%s", lanes[i]);
+		snprintf(point, sizeof(point), "lane.%s", workers_lane_name((enum workers_lane)i));
 		for (n = 1; n <= LANE_HITS && one_fault(x, point, n, &lane); n++)
 			;
 	}

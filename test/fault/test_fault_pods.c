@@ -110,16 +110,15 @@ static bool one_fault(const struct case_of *c, const char *point, unsigned int n
 
 static void each_fault(const struct case_of *c)
 {
-	static const char *const lanes[] = {"quick", "slow", "stop", "exec", "image", "log", "net"};
 	struct counts alloc = {0}, lane = {0};
 	unsigned int n = 1;
 
 	while (one_fault(c, "alloc", n, &alloc))
 		assert_true(++n < HITS_MAX);
-	for (size_t i = 0; i < ARRAY_SIZE(lanes); i++) {
+	for (size_t i = 0; i < LANES; i++) {
 		char point[16];
 
-		snprintf(point, sizeof(point), "lane.%s", lanes[i]);
+		snprintf(point, sizeof(point), "lane.%s", workers_lane_name((enum workers_lane)i));
 		for (n = 1; n <= LANE_HITS && one_fault(c, point, n, &lane); n++)
 			;
 	}

@@ -456,6 +456,31 @@ static void pods_many_at_once(void **state)
 	assert_nothing_left();
 }
 
+/*
+ * More boots than their lane has threads wait for their turn; a running pod's containers do not wait with
+ * them.
+ */
+static void pods_that_wait_to_boot_hold_up_no_container(void **state)
+{
+	enum { BOOTS = 132 };
+	struct answer a[BOOTS];
+	char pod[65], c[65], name[16];
+
+	(void)state;
+	run_pod("ready", pod);
+	hold(STEP_BOOT);
+	for (size_t i = 0; i < BOOTS; i++) {
+		snprintf(name, sizeof(name), "p%zu", i);
+		ask_run(&a[i], name);
+	}
+	until_inside(STEP_BOOT, 128);
+	create(pod, "c", c);
+	do_it(containers_start, c);
+	let_go(STEP_BOOT);
+	for (size_t i = 0; i < BOOTS; i++)
+		expect(&a[i], NULL);
+}
+
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, fake_setup, fake_teardown)
 
 int main(void)
@@ -483,6 +508,7 @@ int main(void)
 		CASE(pods_remove_crosses_stop),
 		CASE(pods_close_ends_creations_and_refuses_new_ones),
 		CASE(pods_many_at_once),
+		CASE(pods_that_wait_to_boot_hold_up_no_container),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
