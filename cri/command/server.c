@@ -25,6 +25,7 @@
 #define RPC_STOP_NS	(20 * NS_PER_SEC)
 #define WORKERS_STOP_NS (30 * NS_PER_SEC)
 #define UNCLAIMED_MAX_S 86400
+#define EXTEND_NS	(40 * NS_PER_SEC)
 
 struct server {
 	const struct config *config;
@@ -41,7 +42,8 @@ struct server {
 	struct rpc_server *rpc;
 	int lock_fd;
 	bool stopping;
-	pthread_t stopper; /* if it runs */
+	struct loop_source *starting; /* loop: until it serves */
+	pthread_t stopper;	      /* if it runs */
 	bool stopper_runs;
 	struct err err; /* why the start failed */
 	int code;
@@ -105,7 +107,7 @@ static void serve(void *arg)
 	}
 	log_line(LOG_LEVEL_INFO, LOG_FIELDS("socket", server->config->server.socket, "version", crv_version),
 		 "serving");
-	sd_notify(0, "READY=1");
+	sd_notify(0, "READY=1\nSTATUS=serving");
 }
 
 /* On a worker thread, since it blocks: what was left is dealt with before anybody may ask. */
@@ -138,6 +140,20 @@ static void *stop_all(void *arg)
 		log_warn("work in progress did not end within %d s", (int)(WORKERS_STOP_NS / NS_PER_SEC));
 	loop_stop(server->loop);
 	return NULL;
+}
+
+/* Loop. Systemd's time for a start begins anew, as long as the loop runs and the server is not ready. */
+static void on_starting(void *arg)
+{
+	struct server *server = arg;
+
+	if (server->rpc || server->stopping) {
+		server->starting = loop_source_free(server->starting);
+		return;
+	}
+	sd_notifyf(0, "EXTEND_TIMEOUT_USEC=%lld\nSTATUS=taking over what the previous server left",
+		   (long long)(EXTEND_NS / 1000));
+	loop_timer_set(server->starting, now_monotonic_ns() + EXTEND_NS / 4);
 }
 
 static void on_signal(void *arg, int signo)
@@ -294,6 +310,9 @@ static int run_loop(struct server *server, struct err *err)
 		r = loop_add_signal(server->loop, signals[i], on_signal, server, &source[i], err);
 	if (r == 0 && sd_watchdog_enabled(0, &usec) > 0)
 		r = loop_add_timer(server->loop, now_monotonic_ns(), on_watchdog, &watchdog, &watchdog, err);
+	if (r == 0)
+		r = loop_add_timer(server->loop, now_monotonic_ns(), on_starting, server, &server->starting,
+				   err);
 	if (r == 0 && sandboxes_watch_clock(server->sandboxes, err) < 0)
 		log_warn("the wall clock is not watched: %s", err->msg);
 	if (r == 0)

@@ -44,6 +44,14 @@ int container_find(struct pods *pods, const char *id, struct container **ret_con
 	return r;
 }
 
+bool container_later(struct container *container, const struct pod_later *later)
+{
+	struct pod_later with_id = *later;
+
+	memcpy(with_id.id, container->object.id, sizeof(with_id.id));
+	return pod_later(container->pod, &with_id);
+}
+
 int container_list(struct pods *pods, const struct pod *pod, bool hidden_too, struct object ***ret_list,
 		   struct err *err)
 {
@@ -324,6 +332,8 @@ int containers_reopen_log(struct pods *pods, const char *id, struct call *call, 
 	struct log_pump *pump = NULL;
 	int r = container_find(pods, id, &c, err);
 
+	if (r == 0)
+		r = pod_wait_adopted(c->pod, call, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&c->pod->lock);

@@ -184,6 +184,22 @@ static void repeat(struct container *other, const Runtime__V1__ContainerConfig *
 	work_repeat(&other->object, path, usable, call, done, arg);
 }
 
+static void create_again(struct pods *pods, const struct pod_later *later)
+{
+	containers_create(pods, later->id, later->config, later->call, later->done, later->arg);
+}
+
+/* With the config, which the caller keeps only until it returns. */
+static bool is_later(struct pod *pod, const Runtime__V1__ContainerConfig *config, struct call *call,
+		     pods_done_fn *done, void *arg)
+{
+	struct pod_later later = {
+		.again = create_again, .config = config, .call = call, .done = done, .arg = arg};
+
+	memcpy(later.id, pod->object.id, sizeof(later.id));
+	return pod_later(pod, &later);
+}
+
 void containers_create(struct pods *pods, const char *pod_id, const Runtime__V1__ContainerConfig *config,
 		       struct call *call, pods_done_fn *done, void *arg)
 {
@@ -199,6 +215,8 @@ void containers_create(struct pods *pods, const char *pod_id, const Runtime__V1_
 		r = err_set_status(&err, -ESHUTDOWN, ERR_UNAVAILABLE, "the server is being stopped");
 	if (r == 0)
 		r = pod_find(pods, pod_id, &pod, &err);
+	if (r == 0 && is_later(pod, config, call, done, arg))
+		return;
 	if (r == 0) {
 		object_claim(&pod->object);
 		r = new_container(pod, config, &c, &err);

@@ -234,6 +234,9 @@ int containers_exec(struct pods *pods, const char *id, char *const *args, int64_
 		return err_set(err, -EINVAL, "cmd is empty");
 	if (timeout_s < 0)
 		return err_set(err, -EINVAL, "timeout %lld is negative", (long long)timeout_s);
+	r = pod_wait_adopted(c->pod, call, err);
+	if (r < 0)
+		return r;
 	if (container_state(c) != CONTAINER_RUNNING)
 		return err_set_status(err, -EINVAL, ERR_FAILED_PRECONDITION,
 				      "container \"%s\" is not running", c->object.id);

@@ -81,6 +81,11 @@ static void remove_job(void *arg)
 	object_unref(&c->object);
 }
 
+static void remove_again(struct pods *pods, const struct pod_later *later)
+{
+	containers_remove(pods, later->id, later->call, later->done, later->arg);
+}
+
 void containers_remove(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg)
 {
 	struct container *c CLEANUP_CONTAINER = NULL;
@@ -89,6 +94,10 @@ void containers_remove(struct pods *pods, const char *id, struct call *call, pod
 	bool begin = false;
 	int r = container_find(pods, id, &c, &err);
 
+	if (r == 0 &&
+	    container_later(
+		    c, &(struct pod_later){.again = remove_again, .call = call, .done = done, .arg = arg}))
+		return;
 	if (r == 0) {
 		pthread_mutex_lock(&c->pod->lock);
 		r = work_join(&c->removing, &outcome, &begin, &err);

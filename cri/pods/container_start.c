@@ -141,6 +141,11 @@ static void start_job(void *arg)
 	object_unref(&c->object);
 }
 
+static void start_again(struct pods *pods, const struct pod_later *later)
+{
+	containers_start(pods, later->id, later->call, later->done, later->arg);
+}
+
 void containers_start(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg)
 {
 	struct container *c CLEANUP_CONTAINER = NULL;
@@ -149,6 +154,10 @@ void containers_start(struct pods *pods, const char *id, struct call *call, pods
 	bool begin = false;
 	int r = container_find(pods, id, &c, &err);
 
+	if (r == 0 &&
+	    container_later(
+		    c, &(struct pod_later){.again = start_again, .call = call, .done = done, .arg = arg}))
+		return;
 	if (r == 0) {
 		int state = container_state(c);
 

@@ -271,6 +271,11 @@ void container_stop_over(struct container *container)
 		object_unref(&container->object);
 }
 
+static void stop_again(struct pods *pods, const struct pod_later *later)
+{
+	containers_stop(pods, later->id, later->timeout_s, later->call, later->done, later->arg);
+}
+
 void containers_stop(struct pods *pods, const char *id, int64_t timeout_s, struct call *call,
 		     pods_done_fn *done, void *arg)
 {
@@ -280,6 +285,12 @@ void containers_stop(struct pods *pods, const char *id, int64_t timeout_s, struc
 	int64_t grace_s = timeout_s < 0 ? 0 : timeout_s > INT32_MAX ? INT32_MAX : timeout_s;
 	int r = container_find(pods, id, &c, &err);
 
+	if (r == 0 && container_later(c, &(struct pod_later){.again = stop_again,
+							     .timeout_s = timeout_s,
+							     .call = call,
+							     .done = done,
+							     .arg = arg}))
+		return;
 	if (r == 0)
 		r = container_stop_begin(c, now_monotonic_ns() + grace_s * NS_PER_SEC, &outcome, &err);
 	if (r < 0 || !outcome)

@@ -73,31 +73,40 @@ int guest_kill_async(struct agent *agent, const char *id, const char *exec_id, u
 	return agent_call_async(agent, &AGENT_TASK_KILL, &req.base, KILL_NS, reply, arg);
 }
 
-static int state_of(struct agent *agent, const char *id, Containerd__Task__V2__StateResponse **ret_resp,
-		    struct err *err)
+static int state_of(struct agent *agent, struct call *call, const char *id,
+		    Containerd__Task__V2__StateResponse **ret_resp, struct err *err)
 {
 	Containerd__Task__V2__StateRequest req = CONTAINERD__TASK__V2__STATE_REQUEST__INIT;
 
 	req.id = lend(id);
-	return agent_call(agent, &AGENT_TASK_STATE, &req.base, STATE_NS, (ProtobufCMessage **)ret_resp, err);
+	return agent_call_by(agent, call, &AGENT_TASK_STATE, &req.base, STATE_NS,
+			     (ProtobufCMessage **)ret_resp, err);
+}
+
+int guest_ask_created(struct agent *agent, struct call *call, const char *id, bool *ret_created,
+		      struct err *err)
+{
+	Containerd__Task__V2__StateResponse *resp = NULL;
+	int r = state_of(agent, call, id, &resp, err);
+
+	if (r < 0)
+		return r;
+	*ret_created = resp->status == CONTAINERD__V1__TYPES__STATUS__CREATED;
+	pb_free(resp);
+	return 0;
 }
 
 bool guest_is_created(struct agent *agent, const char *id)
 {
-	Containerd__Task__V2__StateResponse *resp = NULL;
-	bool created;
+	bool created = false;
 
-	if (state_of(agent, id, &resp, NULL) < 0)
-		return false;
-	created = resp->status == CONTAINERD__V1__TYPES__STATUS__CREATED;
-	pb_free(resp);
-	return created;
+	return guest_ask_created(agent, NULL, id, &created, NULL) == 0 && created;
 }
 
 int guest_pid(struct agent *agent, const char *id, uint32_t *ret_pid, struct err *err)
 {
 	Containerd__Task__V2__StateResponse *resp = NULL;
-	int r = state_of(agent, id, &resp, err);
+	int r = state_of(agent, NULL, id, &resp, err);
 
 	if (r < 0)
 		return err_wrap(err, "the state of container \"%s\"", id);
@@ -117,13 +126,15 @@ static int delete_task(struct agent *agent, const char *id, struct err *err)
 }
 
 /* Also one that was created and never started has a process, which waits to be started. */
-static void kill_task(struct agent *agent, const char *id)
+static int kill_task(struct agent *agent, const char *id, struct err *err)
 {
 	Containerd__Task__V2__WaitRequest wait = CONTAINERD__TASK__V2__WAIT_REQUEST__INIT;
+	int r = guest_kill(agent, id, SIGKILL, true, KILL_NS, err);
 
 	wait.id = lend(id);
-	if (guest_kill(agent, id, SIGKILL, true, KILL_NS, NULL) == 0)
+	if (r == 0)
 		(void)ask(agent, &AGENT_TASK_WAIT, &wait.base, KILL_NS, NULL);
+	return r;
 }
 
 int guest_end(struct agent *agent, const char *id, bool kill_first, struct err *err)
@@ -131,11 +142,12 @@ int guest_end(struct agent *agent, const char *id, bool kill_first, struct err *
 	struct err why = ERR_INIT;
 	int r;
 
-	if (kill_first)
-		kill_task(agent, id);
+	/* A guest that is silent once is not waited for again. */
+	if (kill_first && kill_task(agent, id, &why) < 0 && why.status == ERR_DEADLINE_EXCEEDED)
+		return err_copy(err, &why);
 	r = delete_task(agent, id, &why);
 	if (r < 0 && why.status == ERR_FAILED_PRECONDITION) { /* it is not stopped */
-		kill_task(agent, id);
+		(void)kill_task(agent, id, NULL);
 		r = delete_task(agent, id, &why);
 	}
 	return r < 0 ? err_copy(err, &why) : 0;

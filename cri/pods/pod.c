@@ -32,6 +32,7 @@ void pod_free(struct object *object)
 	struct pod *pod = (struct pod *)(void *)object;
 
 	sandbox_unref(pod->sandbox);
+	outcome_unref(pod->adopted);
 	pb_free(pod->state);
 	pthread_cond_destroy(&pod->changed);
 	pthread_mutex_destroy(&pod->lock);
@@ -141,6 +142,55 @@ void pod_turn_give(struct pod *pod)
 	pod->op = WORK_NONE;
 	pthread_cond_broadcast(&pod->changed);
 	pthread_mutex_unlock(&pod->lock);
+}
+
+/* ---- calls while it is adopted ------------------------------------------------------------------------- */
+
+/* A pod_later in its own memory. */
+struct kept {
+	struct pods *pods;
+	struct pod_later later;
+};
+
+/* The adoption has ended, or the call has. */
+static void on_adopted(void *arg, const struct err *err)
+{
+	struct kept *k = arg;
+
+	if (err->code < 0)
+		work_done(k->later.done, k->later.arg, k->later.id, err);
+	else
+		k->later.again(k->pods, &k->later);
+	pb_free((void *)(uintptr_t)k->later.config);
+	free(k);
+}
+
+bool pod_later(struct pod *pod, const struct pod_later *later)
+{
+	struct kept *k;
+	struct err err = ERR_INIT;
+
+	if (!pod->adopted || outcome_known(pod->adopted))
+		return false;
+	k = malloc(sizeof(*k));
+	if (k) {
+		*k = (struct kept){.pods = pod->pods, .later = *later};
+		k->later.config = PB_CLONE(later->config);
+	}
+	if (k && (k->later.config || !later->config) &&
+	    outcome_watch(pod->adopted, later->call, on_adopted, k, &err) == 0)
+		return true;
+	if (k)
+		pb_free((void *)(uintptr_t)k->later.config);
+	free(k);
+	err_oom(&err);
+	work_done(later->done, later->arg, later->id, &err);
+	return true;
+}
+
+int pod_wait_adopted(struct pod *pod, struct call *call, struct err *err)
+{
+	return pod->adopted ? outcome_wait(pod->adopted, call, err) : 0;
 }
 
 /* ---- state --------------------------------------------------------------------------------------------- */

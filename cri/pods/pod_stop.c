@@ -152,11 +152,35 @@ static int find(struct pods *pods, const char *id, struct pod **ret_pod, pods_do
 	return 1;
 }
 
+static void stop_again(struct pods *pods, const struct pod_later *later)
+{
+	pods_stop(pods, later->id, later->call, later->done, later->arg);
+}
+
+static void remove_again(struct pods *pods, const struct pod_later *later)
+{
+	pods_remove(pods, later->id, later->call, later->done, later->arg);
+}
+
+/* True if the call waits for the pod's adoption; its reference is dropped then. */
+static bool is_later(struct pod *pod, void (*again)(struct pods *pods, const struct pod_later *later),
+		     struct call *call, pods_done_fn *done, void *arg)
+{
+	struct pod_later later = {.again = again, .call = call, .done = done, .arg = arg};
+	bool is;
+
+	memcpy(later.id, pod->object.id, sizeof(later.id));
+	is = pod_later(pod, &later);
+	if (is)
+		object_unref(&pod->object);
+	return is;
+}
+
 void pods_stop(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg)
 {
 	struct pod *pod;
 
-	if (find(pods, id, &pod, done, arg) != 0)
+	if (find(pods, id, &pod, done, arg) != 0 || is_later(pod, stop_again, call, done, arg))
 		return;
 	object_claim(&pod->object);
 	end_pod(pod, &pod->stopping, stop_job, call, done, arg);
@@ -166,6 +190,6 @@ void pods_remove(struct pods *pods, const char *id, struct call *call, pods_done
 {
 	struct pod *pod;
 
-	if (find(pods, id, &pod, done, arg) == 0)
+	if (find(pods, id, &pod, done, arg) == 0 && !is_later(pod, remove_again, call, done, arg))
 		end_pod(pod, &pod->removing, remove_job, call, done, arg);
 }

@@ -59,7 +59,8 @@ struct pods_parts {
 	struct cni *cni;
 	struct sandboxes *sandboxes;
 	struct health *health;
-	int64_t unclaimed_ns; /* 0: 10 minutes */
+	int64_t unclaimed_ns;  /* 0: 10 minutes */
+	int64_t adopt_wait_ns; /* 0: 20 seconds */
 };
 
 enum pods_event {
@@ -94,8 +95,10 @@ int pods_new(const struct pods_parts *parts, const struct pods_hooks *hooks, str
  */
 struct pods *pods_free(struct pods *pods);
 /*
- * Adopts what a previous server left and undoes what it left half done, before anybody may ask. Blocks, some
- * minutes at most; an adoption that takes longer goes on beside the service.
+ * Reads the rows of what a previous server left, then adopts it, and undoes what was left half done: each pod
+ * by a job of its own, 45 s and one call to its guest at most. Before anybody may ask. Blocks until all rows
+ * are listed, and for the adoptions adopt_wait_ns at most: those that take longer go on beside the service,
+ * and calls on their pods, but for views, wait for them. -ENOMEM: nothing that lives was touched.
  */
 int pods_recover(struct pods *pods, struct err *err);
 /* No creations from now on; those in progress end soon and are undone. */

@@ -64,6 +64,11 @@ struct pod {
 	struct object object;	 /* first */
 	struct pods *pods;	 /* immutable */
 	struct sandbox *sandbox; /* a reference; set before the pod is shown, then immutable */
+	/*
+	 * Of its adoption, always good: how it came out, the phase says. Immutable; NULL: this server made
+	 * it.
+	 */
+	struct outcome *adopted;
 
 	pthread_mutex_t rows;
 	pthread_mutex_t lock;
@@ -101,6 +106,23 @@ bool pod_is_ready(struct pod *pod);
 /* Turns a ready pod not ready: true if it was ready. */
 bool pod_end(struct pod *pod, const char *why);
 void pod_tell(struct pod *pod, enum pods_event event);
+/*
+ * A call on a pod that is being adopted, to be made again, with what it was given, when that has ended.
+ * timeout_s and config where the call has one.
+ */
+struct pod_later {
+	void (*again)(struct pods *pods, const struct pod_later *later);
+	char id[65];
+	int64_t timeout_s;
+	const Runtime__V1__ContainerConfig *config; /* copied */
+	struct call *call;
+	pods_done_fn *done;
+	void *arg;
+};
+/* False: it is not being adopted. True: the call will be made again, or it has ended and is answered. */
+bool pod_later(struct pod *pod, const struct pod_later *later);
+/* Waits until it is adopted, as long as the call lasts. Blocks. */
+int pod_wait_adopted(struct pod *pod, struct call *call, struct err *err);
 /* The sandbox's hooks. */
 void pod_sandbox_hooks(struct pod *pod, struct sandbox_hooks *ret);
 /*
@@ -171,6 +193,8 @@ static inline struct container *container_of(struct object *object)
 {
 	return (struct container *)(void *)object;
 }
+/* pod_later of its pod, for a call on this container: sets the id. */
+bool container_later(struct container *container, const struct pod_later *later);
 /* "<name>_<attempt> in pod <pod id>", malloc'ed. */
 char *container_name(const Runtime__V1__ContainerConfig *config, const char *pod_id);
 int container_store(struct container *container, struct err *err);
@@ -265,6 +289,9 @@ int guest_kill_async(struct agent *agent, const char *id, const char *exec_id, u
 		     agent_reply_fn *reply, void *arg);
 /* Whether it is created and was never started; false where the guest does not tell. */
 bool guest_is_created(struct agent *agent, const char *id);
+/* As guest_is_created, within the call, and with the error of a guest that does not answer. */
+int guest_ask_created(struct agent *agent, struct call *call, const char *id, bool *ret_created,
+		      struct err *err);
 /* The pid of its first process, in the guest. */
 int guest_pid(struct agent *agent, const char *id, uint32_t *ret_pid, struct err *err);
 /*
@@ -339,10 +366,15 @@ struct state_row {
 	void *data;
 	size_t len;
 };
-/* Makes the object of a row; undoes what has no pod. */
-void container_recover(struct pods *pods, const struct state_row *row);
-/* Goes on with those of an adopted pod; ends those of a dead one, and what is half made. */
-void container_adopt_all(struct pod *pod);
+/* The message of a row, NULL if the row is none. -ENOMEM. */
+int state_unpack(const ProtobufCMessageDescriptor *descriptor, const struct state_row *row, void **ret_state);
+/* Makes the object of a row; undoes what has no pod. -ENOMEM, and nothing is undone. */
+int container_recover(struct pods *pods, const struct state_row *row, struct err *err);
+/*
+ * Goes on with those of an adopted pod; ends those of a dead one, and what is half made. A guest that lets a
+ * question pass without an answer is condemned at the first.
+ */
+void container_adopt_all(struct pod *pod, struct call *call);
 
 /* sweep.c */
 /*

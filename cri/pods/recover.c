@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * After a start: what a previous server left is adopted, or undone if it was half made. Each pod is adopted,
- * its containers with it, by a job of its own.
+ * After a start: what a previous server left is adopted, or undone if it was half made. All rows are read
+ * first, so that all that a client knows of is listed. Then each pod is adopted, its containers with it, by a
+ * job of its own; calls on it wait for that (pod_later).
  */
 #include "cri/pods/pods_internal.h"
 
 #include "api/pb.h"
+#include "api/pbcheck.h"
 #include "base/cond.h"
 #include "base/log.h"
 
-#define ADOPT_NS       (120 * NS_PER_SEC) /* for all; a slower adoption goes on beside the service */
-#define KILL_NS	       (10 * NS_PER_SEC)
+#define START_NS       (20 * NS_PER_SEC) /* so long a start waits for all adoptions together */
+#define ADOPT_NS       (45 * NS_PER_SEC) /* for a pod with its containers */
 #define CNI_RECOVER_NS (10 * NS_PER_SEC) /* a plugin that hangs does not keep the server from starting */
 
 /* ---- rows ---------------------------------------------------------------------------------------------- */
@@ -38,6 +40,13 @@ static int collect(void *arg, const char *id, const char *name, const void *valu
 	}
 	memcpy(grown[rows->n++].data, value, len);
 	return 0;
+}
+
+int state_unpack(const ProtobufCMessageDescriptor *descriptor, const struct state_row *row, void **ret_state)
+{
+	*ret_state = protobuf_c_message_unpack(descriptor, NULL, row->len, row->data);
+	/* The library does not say why. */
+	return *ret_state || pb_check(descriptor, row->data, row->len, NULL) < 0 ? 0 : -ENOMEM;
 }
 
 static void rows_done(struct rows *rows)
@@ -115,22 +124,57 @@ static void check_network(struct pod *pod)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("pod", pod->object.id), "the pod's network: %s", err.msg);
 }
 
+/* True if its sandbox is ready again. */
+static bool adopt_sandbox(struct pod *pod, struct call *call)
+{
+	struct err err = ERR_INIT;
+
+	if (!pod_is_ready(pod))
+		return false;
+	if (sandbox_adopt(pod->sandbox, call, &err) < 0) {
+		pod_lost(pod, &err);
+		return false;
+	}
+	log_line(LOG_LEVEL_INFO, LOG_FIELDS("pod", pod->object.id), "pod is adopted");
+	return true;
+}
+
 static void adopt_pod(struct pod *pod)
 {
 	struct call *call CLEANUP_CALL = NULL;
 	struct err err = ERR_INIT;
-	int r = call_new(now_monotonic_ns() + ADOPT_NS, &call, &err);
+	bool ready = false;
 
-	if (r == 0)
-		r = sandbox_adopt(pod->sandbox, call, &err);
-	if (r < 0)
+	if (call_new(now_monotonic_ns() + ADOPT_NS, &call, &err) < 0)
 		pod_lost(pod, &err);
 	else
-		log_line(LOG_LEVEL_INFO, LOG_FIELDS("pod", pod->object.id), "pod is adopted");
-	container_adopt_all(pod);
-	if (r == 0)
+		ready = adopt_sandbox(pod, call);
+	container_adopt_all(pod, call);
+	outcome_set(pod->adopted, NULL);
+	if (ready)
 		check_network(pod);
-	pod_turn_give(pod);
+}
+
+static void undo_pod(struct pod *pod)
+{
+	struct err cut = ERR_INIT;
+
+	err_set_status(&cut, -ECONNABORTED, ERR_UNAVAILABLE,
+		       "its creation was cut short by a restart of the server");
+	if (recover_undo(pod->pods, "pod", pod->object.id, sandbox_id(pod->sandbox)) == 0) {
+		pthread_mutex_lock(&pod->lock);
+		pod->gone = true;
+		pthread_mutex_unlock(&pod->lock);
+		pod_unhook(pod);
+		object_remove(&pod->object);
+	} else { /* it still holds its name, so it must be seen: StopPodSandbox tries again */
+		pthread_mutex_lock(&pod->lock);
+		pod->state->phase = POD_EXITED;
+		(void)pb_set_str(&pod->state->reason, cut.msg);
+		pthread_mutex_unlock(&pod->lock);
+		object_show(&pod->object);
+	}
+	outcome_set(pod->object.made, &cut);
 }
 
 static void adopt_job(void *arg)
@@ -138,7 +182,11 @@ static void adopt_job(void *arg)
 	struct adoption *job = arg;
 	struct adoptions *all = job->all;
 
-	adopt_pod(job->pod);
+	if (job->pod->adopted)
+		adopt_pod(job->pod);
+	else
+		undo_pod(job->pod);
+	pod_turn_give(job->pod);
 	object_unref(&job->pod->object);
 	free(job);
 	pthread_mutex_lock(&all->lock);
@@ -148,31 +196,32 @@ static void adopt_job(void *arg)
 	adoptions_unref(all);
 }
 
-static void adopt(struct pod *pod, struct adoptions *all)
+/* Below 0: no job has it. */
+static int adopt(struct pod *pod, struct adoptions *all, struct err *err)
 {
 	struct adoption *job = calloc(1, sizeof(*job));
 
-	if (!job) {
-		adopt_pod(pod);
-		return;
-	}
+	if (!job)
+		return err_oom(err);
 	job->pod = object_ref(&pod->object);
 	job->all = all;
 	pthread_mutex_lock(&all->lock);
 	all->pending++;
 	all->refs++;
 	pthread_mutex_unlock(&all->lock);
-	if (workers_submit(pod->pods->parts.workers, LANE_SLOW, adopt_job, job) < 0)
-		adopt_job(job);
+	if (workers_submit(pod->pods->parts.workers, LANE_BOOT, adopt_job, job) < 0)
+		adopt_job(job); /* no thread can be started */
+	return 0;
 }
 
-/* Those that are not ready have their containers looked at here. */
+/* Those that go on when the time is up go on beside the service. */
 static int adopt_all(struct pods *pods, struct err *err)
 {
 	struct object **list CLEANUP_OBJECTS = NULL;
 	struct adoptions *all = calloc(1, sizeof(*all));
-	int64_t deadline_ns = now_monotonic_ns() + ADOPT_NS;
-	int r = table_list(&pods->pods, true, &list, err);
+	int64_t deadline_ns =
+		now_monotonic_ns() + (pods->parts.adopt_wait_ns > 0 ? pods->parts.adopt_wait_ns : START_NS);
+	int r = table_list(&pods->pods, true, &list, err), waited = 0;
 
 	if (r < 0 || !all || cond_init(&all->changed) < 0) {
 		free(all);
@@ -180,22 +229,20 @@ static int adopt_all(struct pods *pods, struct err *err)
 	}
 	pthread_mutex_init(&all->lock, NULL);
 	all->refs = 1;
-	for (size_t i = 0; list[i]; i++) {
+	for (size_t i = 0; list[i] && r == 0; i++) {
 		struct pod *pod = (struct pod *)(void *)list[i];
 
-		if (pod_is_ready(pod))
-			adopt(pod, all);
-		else
-			container_adopt_all(pod);
+		if (pod->op == WORK_ADOPT)
+			r = adopt(pod, all, err);
 	}
 	pthread_mutex_lock(&all->lock);
-	while (all->pending > 0 && r == 0)
-		r = cond_wait_until(&all->changed, &all->lock, deadline_ns);
+	while (r == 0 && all->pending > 0 && waited == 0)
+		waited = cond_wait_until(&all->changed, &all->lock, deadline_ns);
 	if (all->pending > 0)
-		log_warn("%zu pods are still being adopted", all->pending);
+		log_warn("%zu pods are still being adopted; calls on them wait", all->pending);
 	pthread_mutex_unlock(&all->lock);
 	adoptions_unref(all);
-	return 0;
+	return r;
 }
 
 /* ---- pods ---------------------------------------------------------------------------------------------- */
@@ -205,7 +252,9 @@ static const char *sandbox_of(const PodState *state)
 	return str_empty(state->sandbox_id) ? state->id : state->sandbox_id;
 }
 
-static struct pod *load(struct pods *pods, const struct state_row *row, PodState *state, struct err *err)
+/* An object of the row, hidden, and about to be adopted or undone. Takes over `state`. */
+static int load(struct pods *pods, const struct state_row *row, PodState *state, struct pod **ret_pod,
+		struct err *err)
 {
 	struct sandbox_saved saved = {.id = (char *)(uintptr_t)sandbox_of(state),
 				      .dir = state->dir,
@@ -213,6 +262,7 @@ static struct pod *load(struct pods *pods, const struct state_row *row, PodState
 				      .cgroup = state->cgroup,
 				      .machine = state->vm,
 				      .boot_id = state->boot_id};
+	bool whole = state->phase == POD_READY || state->phase == POD_EXITED;
 	char *name CLEANUP_FREE = pod_name(state->config);
 	struct pod *pod = name ? pod_new(pods, row->id, state) : NULL;
 	struct object *other = NULL;
@@ -221,56 +271,58 @@ static struct pod *load(struct pods *pods, const struct state_row *row, PodState
 
 	if (!pod) {
 		pb_free(state);
-		err_oom(err);
-		return NULL;
+		return err_oom(err);
 	}
+	pod->op = WORK_ADOPT;
+	r = outcome_new(whole ? &pod->adopted : &pod->object.made, err);
 	pod_sandbox_hooks(pod, &hooks);
-	r = sandbox_load(pods->parts.sandboxes, &hooks, &saved,
-			 state->phase == POD_READY ? "it is not adopted yet" : state->reason, &pod->sandbox,
-			 err);
+	if (r == 0)
+		r = sandbox_load(pods->parts.sandboxes, &hooks, &saved,
+				 state->phase == POD_READY ? "it is not adopted yet" : state->reason,
+				 &pod->sandbox, err);
 	if (r == 0)
 		r = table_add(&pods->pods, &pod->object, name, &other, err);
 	object_unref(other);
-	if (r == 0)
-		return pod;
+	if (r == 0) {
+		*ret_pod = pod;
+		return 0;
+	}
 	pod_unhook(pod);
 	object_unref(&pod->object);
-	return NULL;
+	return r;
 }
 
-static void recover_pod(struct pods *pods, const struct state_row *row)
+/* Fails only for want of memory: what lives must not be taken for what cannot be read. */
+static int recover_pod(struct pods *pods, const struct state_row *row, struct err *err)
 {
-	PodState *state = crivisor__state__v1__pod__unpack(NULL, row->len, row->data);
-	struct err err = ERR_INIT;
+	PodState *state;
+	struct err why = ERR_INIT;
 	struct pod *pod;
+	int r = state_unpack(&crivisor__state__v1__pod__descriptor, row, (void **)&state);
 
+	if (r < 0)
+		return err_oom(err);
 	if (!state || !state->config || !state->config->metadata || !str_eq(state->id, row->id) ||
 	    strlen(row->id) > 64) {
 		recover_undo(pods, "pod", row->id, state ? state->sandbox_id : NULL);
 		pb_free(state);
-		return;
+		return 0;
 	}
-	if (state->phase != POD_READY && state->phase != POD_EXITED) {
-		if (recover_undo(pods, "pod", row->id, state->sandbox_id) == 0) {
-			pb_free(state);
-			return;
-		}
-		/* It still holds its name, so it must be seen: StopPodSandbox tries again. */
-		state->phase = POD_EXITED;
-		(void)pb_set_str(&state->reason, "its creation was cut short by a restart of the server");
+	r = load(pods, row, state, &pod, &why);
+	if (r == -ENOMEM)
+		return err_copy(err, &why);
+	if (r < 0) {
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", row->id), "reading its row: %s", why.msg);
+		return 0;
 	}
-	pod = load(pods, row, state, &err);
-	if (!pod) {
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", row->id), "reading its row: %s", err.msg);
-		return;
+	if (pod->adopted) {
+		atomic_store(&pod->object.unclaimed, state->unclaimed);
+		object_show(&pod->object);
+		if (state->unclaimed)
+			work_unclaimed(pods, &pod->object);
 	}
-	if (state->phase == POD_READY)
-		pod->op = WORK_ADOPT;
-	atomic_store(&pod->object.unclaimed, state->unclaimed);
-	object_show(&pod->object);
-	if (state->unclaimed)
-		work_unclaimed(pods, &pod->object);
 	object_unref(&pod->object);
+	return 0;
 }
 
 /* ---- the rest ------------------------------------------------------------------------------------------ */
@@ -342,9 +394,9 @@ int pods_recover(struct pods *pods, struct err *err)
 	if (r == 0)
 		r = store_each(pods->parts.store, "container", collect, &containers, err);
 	for (size_t i = 0; r == 0 && i < rows.n; i++)
-		recover_pod(pods, &rows.row[i]);
+		r = recover_pod(pods, &rows.row[i], err);
 	for (size_t i = 0; r == 0 && i < containers.n; i++)
-		container_recover(pods, &containers.row[i]);
+		r = container_recover(pods, &containers.row[i], err);
 	if (r == 0)
 		r = adopt_all(pods, err);
 	/* Those that were undone have no row now. */

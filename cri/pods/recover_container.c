@@ -45,23 +45,55 @@ static int load(struct pod *pod, const struct state_row *row, ContainerState *st
 	return r;
 }
 
-void container_recover(struct pods *pods, const struct state_row *row)
+static bool has_row(struct pods *pods, const char *pod_id)
 {
-	ContainerState *state = crivisor__state__v1__container__unpack(NULL, row->len, row->data);
-	struct pod *pod CLEANUP_POD = NULL;
-	struct err err = ERR_INIT;
+	void *data CLEANUP_FREE = NULL;
+	size_t len;
 
+	return store_get(pods->parts.store, "pod", pod_id, &data, &len, NULL) != -ENOENT;
+}
+
+int container_recover(struct pods *pods, const struct state_row *row, struct err *err)
+{
+	ContainerState *state;
+	struct pod *pod CLEANUP_POD = NULL;
+	struct err why = ERR_INIT;
+	int r = state_unpack(&crivisor__state__v1__container__descriptor, row, (void **)&state);
+
+	if (r < 0)
+		return err_oom(err);
 	if (state && !str_empty(state->pod_id))
 		(void)pod_find(pods, state->pod_id, &pod, NULL);
+	if (!pod && state && has_row(pods, state->pod_id)) { /* its pod may live, and it in it */
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", row->id, "pod", state->pod_id),
+			 "it is left as it is: its pod's row is there but could not be read");
+		pb_free(state);
+		return 0;
+	}
 	if (!pod || !state->config || !state->config->metadata || !str_eq(state->id, row->id) ||
 	    strlen(row->id) > 64) {
 		recover_undo(pods, "container", row->id, NULL);
 		pb_free(state);
-		return;
+		return 0;
 	}
 	state->state = state_of_row(state);
-	if (load(pod, row, state, &err) < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", row->id), "reading its row: %s", err.msg);
+	r = load(pod, row, state, &why);
+	if (r == -ENOMEM)
+		return err_copy(err, &why);
+	if (r < 0)
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", row->id), "reading its row: %s", why.msg);
+	return 0;
+}
+
+/* Silent once is silent for good: the next container of the pod does not wait for it again. */
+static void condemn_if_silent(struct container *c, const struct err *err)
+{
+	char why[SANDBOX_WHY_MAX];
+
+	if (err->status != ERR_DEADLINE_EXCEEDED)
+		return;
+	snprintf(why, sizeof(why), "the guest did not answer when it was adopted: %.180s", err->msg);
+	sandbox_condemn(c->pod->sandbox, why);
 }
 
 /* The guest of an adopted pod may have it, and its mounts, while the host does not count it as created. */
@@ -72,9 +104,14 @@ static void end_half_created(struct container *c)
 	struct err err = ERR_INIT;
 	bool alive = pod_agent(c->pod, &agent, NULL) == 0;
 
-	if ((alive && guest_end(agent, id, true, &err) < 0) ||
-	    sandbox_place_remove(c->pod->sandbox, id, !alive, &err) < 0)
+	if (alive && guest_end(agent, id, true, &err) < 0) {
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", id), "ending it in its guest: %s", err.msg);
+		condemn_if_silent(c, &err);
+		alive = pod_agent(c->pod, &agent, NULL) == 0;
+	}
+	err = ERR_INIT;
+	if (sandbox_place_remove(c->pod->sandbox, id, !alive, &err) < 0)
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", id), "removing its place: %s", err.msg);
 	recover_undo(c->pods, "container", id, NULL);
 	pthread_mutex_lock(&c->pod->lock);
 	c->gone = true;
@@ -82,11 +119,8 @@ static void end_half_created(struct container *c)
 	object_remove(&c->object);
 }
 
-/* The row says "running" before the start is sent: whether it ever was, the guest knows. */
-static bool never_started(struct container *c, struct agent *agent)
+static void never_started(struct container *c)
 {
-	if (!guest_is_created(agent, c->object.id))
-		return false;
 	log_line(LOG_LEVEL_INFO, LOG_FIELDS("container", c->object.id),
 		 "the previous server did not get to start it: it is created");
 	pthread_mutex_lock(&c->pod->lock);
@@ -94,17 +128,26 @@ static bool never_started(struct container *c, struct agent *agent)
 	c->state->started_at = 0;
 	pthread_mutex_unlock(&c->pod->lock);
 	(void)container_store(c, NULL); /* if this fails, the next start comes to the same result */
-	return true;
 }
 
-static void adopt_running(struct container *c)
+/* The row says "running" before the start is sent: whether it ever was, the guest knows. */
+static void adopt_running(struct container *c, struct call *call)
 {
 	struct agent *agent;
 	struct err err = ERR_INIT;
+	bool created = false;
 
-	if (pod_agent(c->pod, &agent, &err) < 0 || never_started(c, agent))
+	if (pod_agent(c->pod, &agent, &err) < 0)
 		return; /* a dead sandbox ends it below */
-	if (container_log_start(c, agent, true, NULL, &err) < 0)
+	if (guest_ask_created(agent, call, c->object.id, &created, &err) < 0)
+		condemn_if_silent(c, &err);
+	if (created) {
+		never_started(c);
+		return;
+	}
+	if (sandbox_is_dead(c->pod->sandbox))
+		return;
+	if (container_log_start(c, agent, true, call, &err) < 0)
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->object.id), "resuming its log: %s",
 			 err.msg);
 	if (container_watch(c, &err) < 0)
@@ -112,7 +155,7 @@ static void adopt_running(struct container *c)
 			 err.msg);
 }
 
-void container_adopt_all(struct pod *pod)
+void container_adopt_all(struct pod *pod, struct call *call)
 {
 	struct object **list CLEANUP_OBJECTS = NULL;
 	struct err err = ERR_INIT;
@@ -129,7 +172,7 @@ void container_adopt_all(struct pod *pod)
 		if (state == CONTAINER_CREATING)
 			end_half_created(c);
 		else if (state == CONTAINER_RUNNING)
-			adopt_running(c);
+			adopt_running(c, call);
 	}
 	/* Last: a sandbox that dies while this goes on has ended what was there. */
 	if (!pod_is_ready(pod))

@@ -46,6 +46,7 @@ enum step {
 	STEP_BIND,
 	STEP_CREATE, /* and the guest's */
 	STEP_START,
+	STEP_STATE,
 	STEP_KILL,
 	STEP_DELETE,
 	STEP_EXEC,
@@ -78,6 +79,7 @@ struct fake {
 	bool deaf, hung_guest, oom, lost_wait;
 	char adopts[16];
 	unsigned int gcs, checks;
+	int64_t adopt_wait_ns; /* of the next start; 0: as users have it */
 
 	char dir[64];
 	struct loop *loop;
@@ -500,9 +502,10 @@ int sandbox_load(struct sandboxes *room, const struct sandbox_hooks *hooks, cons
 		 const char *why, struct sandbox **ret_sandbox, struct err *err)
 {
 	(void)room;
-	(void)err;
 	assert_non_null(saved->id);
 	assert_true(saved->id[0] != 0);
+	if (strlen(saved->dir) >= SANDBOX_PATH_MAX)
+		return err_set(err, -EINVAL, "the saved directory is too long");
 	*ret_sandbox = fake_sandbox(saved->id, hooks);
 	(*ret_sandbox)->dead = true;
 	snprintf((*ret_sandbox)->why, SANDBOX_WHY_MAX, "%s", why);
@@ -698,6 +701,8 @@ static int guest_task(struct agent *agent, struct call *call, const struct agent
 		r = fake_step(STEP_START, agent->sandbox->ended, err);
 	else if (method == &AGENT_TASK_DELETE)
 		r = fake_step(STEP_DELETE, agent->sandbox->ended, err);
+	else if (method == &AGENT_TASK_STATE)
+		r = fake_step(STEP_STATE, agent->sandbox->ended, err);
 	else if (method == &AGENT_TASK_EXEC)
 		r = fake_step(STEP_EXEC, agent->sandbox->ended, err);
 	if (r < 0)
@@ -1097,7 +1102,9 @@ static inline void *run_loop(void *arg)
 static inline void begin_room(int64_t unclaimed_ms)
 {
 	static const struct pods_hooks hooks = {.pod = on_pod, .container = on_container, .stats = on_stats};
-	struct pods_parts parts = {.config = &fake.config, .unclaimed_ns = unclaimed_ms * NS_PER_MS};
+	struct pods_parts parts = {.config = &fake.config,
+				   .unclaimed_ns = unclaimed_ms * NS_PER_MS,
+				   .adopt_wait_ns = fake.adopt_wait_ns};
 	struct err err = ERR_INIT;
 
 	assert_int_equal(loop_new(&fake.loop, &err), 0);

@@ -111,6 +111,127 @@ static void recover_answers_the_retry_of_a_lost_answer(void **state)
 	assert_string_equal(c, again);
 }
 
+/* ---- guests that do not answer ------------------------------------------------------------------------- */
+
+/*
+ * Fault B: the first question that the guest lets pass condemns it; nobody waits for each container in turn.
+ */
+static void recover_condemns_a_guest_at_the_first_silence(void **state)
+{
+	enum { CONTAINERS = 5 };
+	char pod[65], c[CONTAINERS][65], name[8];
+
+	(void)state;
+	run_pod("pod", pod);
+	for (size_t i = 0; i < CONTAINERS; i++) {
+		snprintf(name, sizeof(name), "c%zu", i);
+		create(pod, name, c[i]);
+		do_it(containers_start, c[i]);
+	}
+	end_room();
+	fake.step[STEP_STATE].hits = 0;
+	fail_step(STEP_STATE, ETIMEDOUT);
+	begin_room(0);
+	assert_int_equal(hits(STEP_STATE), 1);
+	for (size_t i = 0; i < CONTAINERS; i++) {
+		eventually(has_exited, c[i], "it did not end with its guest");
+		assert_int_equal(look(c[i]).code, 137);
+	}
+	assert_false(look_pod(pod).ready);
+	assert_non_null(strstr(look_pod(pod).reason, "did not answer"));
+	do_it(pods_remove, pod);
+	assert_nothing_left();
+}
+
+static void start_while_adopting(void)
+{
+	end_room();
+	hold(STEP_ADOPT);
+	fake.adopt_wait_ns = NS_PER_MS;
+	begin_room(0);
+	fake.adopt_wait_ns = 0;
+}
+
+/*
+ * Fault B: hung guests are adopted side by side, and the start does not wait for them; all rows are listed.
+ */
+static void recover_lists_pods_whose_guests_hang(void **state)
+{
+	char pod[3][65], c[65];
+
+	(void)state;
+	run_pod("a", pod[0]);
+	run_pod("b", pod[1]);
+	run_pod("c", pod[2]);
+	create(pod[0], "c", c);
+	start_while_adopting();
+	until_inside(STEP_ADOPT, 3);
+	assert_int_equal(listed_pods(), 3);
+	assert_int_equal(listed_containers(), 1);
+	assert_true(look_pod(pod[2]).ready);
+	let_go(STEP_ADOPT);
+	for (size_t i = 0; i < 3; i++)
+		do_it(pods_remove, pod[i]);
+	assert_nothing_left();
+}
+
+/* Fault B: calls on a pod wait for its adoption, each as long as itself; what is new does not. */
+static void recover_lets_calls_wait_for_the_adoption(void **state)
+{
+	struct answer start, made, stop, left, gone, twin;
+	char pod[65], c[65], other[65], id[65];
+
+	(void)state;
+	run_pod("pod", pod);
+	create(pod, "c", c);
+	start_while_adopting();
+	ask(&start, containers_start, c);
+	ask_create(&made, pod, "later");
+	ask_stop(&stop, c, 5);
+	ask(&left, pods_stop, pod);
+	ask(&gone, containers_remove, c);
+	leave(&left);
+	leave(&gone);
+	answer_done(&left);
+	answer_done(&gone);
+	ask_run(&twin, "pod"); /* the same pod, not a second one */
+	expect(&twin, id);
+	assert_string_equal(id, pod);
+	run_pod("new", other);
+	assert_false(answered(&start) || answered(&made) || answered(&stop));
+	let_go(STEP_ADOPT);
+	expect(&start, NULL);
+	expect(&made, NULL);
+	expect(&stop, NULL);
+	assert_true(look_pod(pod).ready);
+	do_it(pods_remove, pod);
+	do_it(pods_remove, other);
+	assert_nothing_left();
+}
+
+/* Fault B: as an exec and a log rotation do. */
+static void recover_lets_blocking_calls_wait_for_the_adoption(void **state)
+{
+	struct call *call CLEANUP_CALL = NULL;
+	struct exec_result result;
+	char *const args[] = {(char *)(uintptr_t) "true", NULL};
+	char pod[65], c[65];
+
+	(void)state;
+	run_pod("pod", pod);
+	create(pod, "c", c);
+	do_it(containers_start, c);
+	start_while_adopting();
+	assert_int_equal(call_new(now_monotonic_ns() + 20 * NS_PER_MS, &call, NULL), 0);
+	assert_int_equal(containers_exec(fake.pods, c, args, 0, call, &result, NULL), -ETIMEDOUT);
+	assert_int_equal(containers_reopen_log(fake.pods, c, call, NULL), -ETIMEDOUT);
+	let_go(STEP_ADOPT);
+	assert_int_equal(containers_reopen_log(fake.pods, c, NULL, NULL), 0);
+	assert_int_equal(containers_exec(fake.pods, c, args, 0, NULL, &result, NULL), 0);
+	free(result.out);
+	free(result.err_out);
+}
+
 /* ---- rows ---------------------------------------------------------------------------------------------- */
 
 /* What is changed in a row while no server runs. */
@@ -173,6 +294,55 @@ static void recover_half_made_pod_that_cannot_be_undone_is_seen(void **state)
 	fail_step(STEP_DEL, 0);
 	do_it(pods_remove, pod);
 	assert_nothing_left();
+}
+
+/* Fault B: nor does the start wait for the undo of what was half made; a retry gets its outcome. */
+static void recover_undoes_beside_the_service(void **state)
+{
+	struct answer again;
+	char pod[65];
+
+	(void)state;
+	run_pod("pod", pod);
+	end_room();
+	change_row("pod", pod, half_made_pod);
+	hold(STEP_DEL);
+	fake.adopt_wait_ns = NS_PER_MS;
+	begin_room(0);
+	assert_int_equal(listed_pods(), 0);
+	ask_run(&again, "pod");
+	assert_false(answered(&again));
+	let_go(STEP_DEL);
+	expect_error(&again, ERR_UNAVAILABLE, "restart");
+	run_pod("pod", pod);
+	do_it(pods_remove, pod);
+	assert_nothing_left();
+}
+
+static void long_dir(ProtobufCMessage *msg)
+{
+	Crivisor__State__V1__Pod *pod = (void *)msg;
+
+	free(pod->dir);
+	pod->dir = calloc(1, 1000);
+	memset(pod->dir, 'd', 999);
+}
+
+/* What cannot be read may live: its containers are left alone. */
+static void recover_leaves_the_containers_of_an_unreadable_pod(void **state)
+{
+	char pod[65], c[65];
+	void *data CLEANUP_FREE = NULL;
+	size_t len;
+
+	(void)state;
+	run_pod("pod", pod);
+	create(pod, "c", c);
+	end_room();
+	change_row("pod", pod, long_dir);
+	begin_room(0);
+	assert_int_equal(fake.roots, 1);
+	assert_int_equal(store_get(fake.store, "container", c, &data, &len, NULL), 0);
 }
 
 static void half_made_container(ProtobufCMessage *msg)
@@ -329,6 +499,12 @@ int main(void)
 		CASE(recover_of_a_dead_sandbox_says_why),
 		CASE(recover_keeps_what_was_stopped),
 		CASE(recover_answers_the_retry_of_a_lost_answer),
+		CASE(recover_condemns_a_guest_at_the_first_silence),
+		CASE(recover_lists_pods_whose_guests_hang),
+		CASE(recover_lets_calls_wait_for_the_adoption),
+		CASE(recover_lets_blocking_calls_wait_for_the_adoption),
+		CASE(recover_undoes_beside_the_service),
+		CASE(recover_leaves_the_containers_of_an_unreadable_pod),
 		CASE(recover_undoes_a_pod_that_is_half_made),
 		CASE(recover_half_made_pod_that_cannot_be_undone_is_seen),
 		CASE(recover_ends_a_half_made_container_in_its_guest),
