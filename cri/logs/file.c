@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <libgen.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -332,13 +333,27 @@ static int batch_copy_held(struct batch *batch, const struct log_file *file)
 	return 0;
 }
 
-static int run_batch(struct log_file *file, const struct log_record *records, size_t n, bool finish,
-		     struct err *err)
+/* What is unfinished stays so: its rest is among what is missing. */
+static void emit_missing(struct batch *batch, uint64_t missing)
+{
+	for (int i = 0; i < 2; i++) {
+		if (batch->held[i].len > 0)
+			emit(batch, i, 'F', "", 0);
+	}
+	fprintf(batch->out,
+		"%s stderr F crivisor: the position of this log was lost, up to %" PRIu64
+		" bytes of output are missing here\n",
+		batch->stamp, missing);
+}
+
+/* First what is missing, then the records. */
+static int run_batch(struct log_file *file, uint64_t missing, const struct log_record *records, size_t n,
+		     bool finish, struct err *err)
 {
 	struct batch batch = {0};
 	char *text CLEANUP_FREE = NULL;
 	size_t len = 0;
-	uint64_t bytes = 0;
+	uint64_t bytes = missing;
 	int r;
 
 	batch.out = open_memstream(&text, &len);
@@ -346,6 +361,8 @@ static int run_batch(struct log_file *file, const struct log_record *records, si
 		return err_oom(err);
 	stamp_now(batch.stamp, sizeof(batch.stamp));
 	r = batch_copy_held(&batch, file);
+	if (r == 0 && missing > 0)
+		emit_missing(&batch, missing);
 	for (size_t i = 0; i < n && r == 0; i++) {
 		r = split(&batch, records[i].is_stderr, records[i].data, records[i].len);
 		bytes += records[i].len;
@@ -385,14 +402,21 @@ int log_file_write(struct log_file *file, const struct log_record *records, size
 {
 	int r = log_file_save(file, err);
 
-	return r < 0 ? r : run_batch(file, records, n, false, err);
+	return r < 0 ? r : run_batch(file, 0, records, n, false, err);
+}
+
+int log_file_skip(struct log_file *file, uint64_t bytes, struct err *err)
+{
+	int r = log_file_save(file, err);
+
+	return r < 0 ? r : run_batch(file, bytes, NULL, 0, false, err);
 }
 
 int log_file_finish(struct log_file *file, struct err *err)
 {
 	int r = log_file_save(file, err);
 
-	return r < 0 ? r : run_batch(file, NULL, 0, true, err);
+	return r < 0 ? r : run_batch(file, 0, NULL, 0, true, err);
 }
 
 /* What a failed reopening has changed is changed back. */

@@ -31,8 +31,9 @@ struct log_record {
 };
 
 /*
- * Opens (or, with `resume`, continues) the log. path NULL or "": output is counted and dropped. *ret_offset
- * is the offset of the first byte not yet written. The directory of path is made. The position is saved.
+ * Opens (or, with `resume`, continues) the log; without a position that can be read, from the start. path
+ * NULL or "": output is counted and dropped. *ret_offset is the offset of the first byte not yet written. The
+ * directory of path is made. The position is saved.
  */
 int log_file_open(const char *path, const char *pos_path, bool resume, struct log_file **ret_file,
 		  uint64_t *ret_offset, struct err *err);
@@ -42,6 +43,11 @@ int log_file_open(const char *path, const char *pos_path, bool resume, struct lo
  * write saves first what is not saved yet; on failure nothing of its own records is written.
  */
 int log_file_write(struct log_file *file, const struct log_record *records, size_t n, struct err *err);
+/*
+ * Goes on `bytes` later: its source does not have them any more. A line says how many are missing. As
+ * log_file_write.
+ */
+int log_file_skip(struct log_file *file, uint64_t bytes, struct err *err);
 /* Writes what is left of unfinished lines as P. As log_file_write. */
 int log_file_finish(struct log_file *file, struct err *err);
 /* Remembers the position. Nothing to do: success. */

@@ -14,7 +14,9 @@
  * Limits:    one read of GUEST_READLOG_MAX in flight. A log that cannot be written is tried again each
  *            second, and the agent's full buffer stops the process meanwhile. A broken connection is made
  *            anew at once, then after 0.1 s, doubled up to 2 s, for as long as the agent lives.
- * Errors:    an agent that sends what does not continue the log ends it; the reason is logged.
+ * Errors:    an agent that sends what does not continue the log ends it; the reason is logged. Output that
+ *            the agent does not have any more, since its log's position was lost, is missing: a line says how
+ *            much.
  */
 #ifndef CRI_LOGS_LOGS_H
 #define CRI_LOGS_LOGS_H
@@ -39,7 +41,10 @@ struct log_pump_options {
 	const char *pos_path; /* where the position is kept across restarts */
 	bool resume;	      /* goes on from the position of before; else from the start */
 };
-/* Opens the log, so that it exists when this returns, and starts reading. */
+/*
+ * Opens the log, so that it exists when this returns, and starts reading. One that is resumed is opened
+ * later, and tried again each second if that fails: it does not wait for a disk.
+ */
 int log_pump_start(const struct log_pump_options *options, struct call *call, struct log_pump **ret_pump,
 		   struct err *err);
 /*

@@ -216,12 +216,16 @@ static bool has_output(const Crivisor__Agent__V1__ReadLogResponse *batch)
 	return false;
 }
 
-/* Checks that the guest's answer continues where we are: a hostile one must not shift the log. */
+/*
+ * Checks that the guest's answer continues where we are: a hostile one must not shift the log. The first one
+ * after a restart may begin later: what a former server has acknowledged, and lost the position of, is gone.
+ */
 static bool fits(const struct log_pump *pump, const Crivisor__Agent__V1__ReadLogResponse *batch)
 {
 	size_t total = 0;
 
-	if (batch->n_records > RECORDS_MAX || batch->offset != pump->offset)
+	if (batch->n_records > RECORDS_MAX || batch->offset < pump->offset || batch->offset > INT64_MAX ||
+	    (batch->offset != pump->offset && !pump->may_skip))
 		return false;
 	for (size_t i = 0; i < batch->n_records; i++) {
 		total += batch->records[i]->data.len;
@@ -358,8 +362,10 @@ void log_pump_written(struct log_pump *pump)
 	done = pump->write_done;
 	pump->write_done = false;
 	r = pump->write_code;
-	if (done && r == 0)
+	if (done && r == 0) {
 		pump->offset = pump->saved;
+		pump->may_skip = false;
+	}
 	eof = pump->write_eof;
 	pthread_mutex_unlock(&pump->lock);
 	if (!done)
@@ -376,6 +382,59 @@ void log_pump_written(struct log_pump *pump)
 	}
 }
 
+/* ---- opening ------------------------------------------------------------------------------------------- */
+
+static void look_at_opening(struct log_pump *pump);
+
+static void opened_job(void *arg)
+{
+	look_at_opening(arg);
+	log_pump_unref(arg);
+}
+
+/* Carries a reference. Worker thread. */
+static void on_opened(void *arg, const struct err *err)
+{
+	struct log_pump *pump = arg;
+
+	(void)err;
+	if (loop_post(pump->loop, opened_job, pump) < 0) /* the timer looks */
+		log_pump_unref(pump);
+}
+
+/* A disk that is full or hangs ends no log, and holds up nobody. */
+static void try_to_open(struct log_pump *pump)
+{
+	struct err err = ERR_INIT;
+
+	enter(pump, OPENING, LOOK_NS);
+	pump->opened = outcome_unref(pump->opened);
+	if (outcome_new(&pump->opened, &err) < 0)
+		return;
+	if (log_pump_submit_open(pump, &err) < 0)
+		pump->opened = outcome_unref(pump->opened);
+	else if (outcome_watch(pump->opened, NULL, on_opened, log_pump_ref(pump), &err) < 0)
+		log_pump_unref(pump); /* the timer looks */
+}
+
+static void look_at_opening(struct log_pump *pump)
+{
+	struct err err = ERR_INIT;
+
+	if (pump->state != OPENING || !pump->opened || !outcome_known(pump->opened))
+		return;
+	if (outcome_wait(pump->opened, NULL, &err) == 0) {
+		pump->complained = false;
+		read_on(pump);
+		return;
+	}
+	if (!pump->complained)
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", pump->id),
+			 "resuming its log: %s; trying again each second", err.msg);
+	pump->complained = true;
+	pump->opened = outcome_unref(pump->opened);
+}
+
 /* ---- the timer ----------------------------------------------------------------------------------------- */
 
 static void on_timer(void *arg)
@@ -386,6 +445,12 @@ static void on_timer(void *arg)
 		end(pump, false);
 	} else {
 		switch (pump->state) {
+		case OPENING:
+			loop_timer_set(pump->timer, now_monotonic_ns() + LOOK_NS);
+			look_at_opening(pump);
+			if (pump->state == OPENING && !pump->opened)
+				try_to_open(pump);
+			break;
 		case CONNECTING:
 			loop_timer_set(pump->timer, now_monotonic_ns() + LOOK_NS);
 			connected(pump);
@@ -422,7 +487,7 @@ struct beginning {
 	struct outcome *outcome; /* a reference */
 };
 
-/* Loop. The file is open. */
+/* Loop. The file is open, or is now opened. */
 static void begin(void *arg)
 {
 	struct beginning *b = arg;
@@ -438,9 +503,13 @@ static void begin(void *arg)
 		log_pump_unref(pump);
 		return;
 	}
-	pump->state = PAUSED;
 	agent_watch_add(pump->agent, &pump->watch, on_epoch, pump);
-	read_on(pump);
+	if (pump->resume) {
+		try_to_open(pump);
+	} else {
+		pump->state = PAUSED;
+		read_on(pump);
+	}
 }
 
 /* Starts the cycle, and waits until it runs. */
@@ -464,6 +533,15 @@ static int start_cycle(struct log_pump *pump, struct call *call, struct err *err
 	return err_oom(err);
 }
 
+static int open_now(struct log_pump *pump, struct call *call, struct err *err)
+{
+	int r = outcome_new(&pump->opened, err);
+
+	if (r == 0)
+		r = log_pump_submit_open(pump, err);
+	return r == 0 ? outcome_wait(pump->opened, call, err) : r;
+}
+
 int log_pump_start(const struct log_pump_options *options, struct call *call, struct log_pump **ret_pump,
 		   struct err *err)
 {
@@ -476,17 +554,15 @@ int log_pump_start(const struct log_pump_options *options, struct call *call, st
 	pump->loop = options->loop;
 	pump->workers = options->workers;
 	pump->agent = agent_ref(options->agent);
-	pump->resume = options->resume;
+	pump->resume = pump->may_skip = options->resume;
 	pump->log_path = strdup(options->log_path ? options->log_path : "");
 	pump->pos_path = strdup(options->pos_path);
 	snprintf(pump->id, sizeof(pump->id), "%s", options->container_id);
 	pthread_mutex_init(&pump->lock, NULL);
 	cond_init(&pump->changed);
-	r = pump->log_path && pump->pos_path ? outcome_new(&pump->opened, err) : err_oom(err);
-	if (r == 0)
-		r = log_pump_submit_open(pump, err);
-	if (r == 0)
-		r = outcome_wait(pump->opened, call, err);
+	r = pump->log_path && pump->pos_path ? 0 : err_oom(err);
+	if (r == 0 && !pump->resume)
+		r = open_now(pump, call, err);
 	if (r == 0)
 		r = start_cycle(pump, call, err);
 	if (r == 0)

@@ -22,6 +22,7 @@
 
 enum pump_state {
 	NOT_BEGUN,
+	OPENING,      /* a job does; only where a log is resumed */
 	CONNECTING,   /* a job does */
 	DISCONNECTED, /* until the timer or the agent's next epoch */
 	READING,
@@ -38,7 +39,8 @@ struct log_pump {
 	char *log_path, *pos_path;
 	bool resume;
 	atomic_int refs;
-	struct outcome *opened; /* of the first opening of the file */
+	/* Of the opening of the file, or of the last try. The loop's, once the cycle has begun. */
+	struct outcome *opened;
 
 	/* The loop's thread. */
 	enum pump_state state;
@@ -49,12 +51,13 @@ struct log_pump {
 	uint64_t acked;	   /* what the agent has been told, and has answered */
 	uint64_t acking;   /* the offset of the acknowledgement under way, else 0 */
 	unsigned int lost; /* connections lost since the last answer */
+	bool may_skip;	   /* nothing has been written since the log was resumed */
 	bool epoch_seen;   /* since the last dialling began */
 
 	/* The job's: from log_pump_submit_batch until write_done. */
 	Crivisor__Agent__V1__ReadLogResponse *batch;
 	struct log_file *file;
-	enum { STEP_RECORDS, STEP_FINISH, STEP_SAVE } step;
+	enum { STEP_SKIP, STEP_RECORDS, STEP_FINISH, STEP_SAVE } step;
 	bool complained;
 
 	pthread_mutex_t lock;

@@ -23,6 +23,13 @@ static int open_file(struct log_pump *pump, struct err *err)
 	return r;
 }
 
+static int reopen_file(struct log_pump *pump, struct err *err)
+{
+	if (!pump->file)
+		return err_set_status(err, -EAGAIN, ERR_UNAVAILABLE, "the log is not open yet");
+	return log_file_reopen(pump->file, err);
+}
+
 static int write_records(struct log_pump *pump, struct err *err)
 {
 	const Crivisor__Agent__V1__ReadLogResponse *batch = pump->batch;
@@ -47,6 +54,18 @@ static int write_batch(struct log_pump *pump, struct err *err)
 {
 	int r = 0;
 
+	if (pump->step == STEP_SKIP) {
+		uint64_t missing = pump->batch->offset - log_file_offset(pump->file);
+
+		r = missing > 0 ? log_file_skip(pump->file, missing, err) : 0;
+		if (r < 0)
+			return r;
+		if (missing > 0)
+			log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", pump->id),
+				 "its guest does not have %llu bytes of its output any more",
+				 (unsigned long long)missing);
+		pump->step = STEP_RECORDS;
+	}
 	if (pump->step == STEP_RECORDS) {
 		r = write_records(pump, err);
 		if (r < 0)
@@ -81,7 +100,7 @@ static void run_batch(struct log_pump *pump)
 	if (r == 0) {
 		pump->write_eof = pump->batch->eof;
 		pump->saved = log_file_offset(pump->file);
-		pump->step = STEP_RECORDS;
+		pump->step = STEP_SKIP;
 		pb_free(pump->batch);
 		pump->batch = NULL;
 	}
@@ -113,7 +132,7 @@ static void file_job(void *arg)
 		if (opening)
 			set_outcome(opening, open_file(pump, &err), &err);
 		if (reopening)
-			set_outcome(reopening, log_file_reopen(pump->file, &err), &err);
+			set_outcome(reopening, reopen_file(pump, &err), &err);
 		if (batch)
 			run_batch(pump);
 		if (!opening && !reopening && !batch)

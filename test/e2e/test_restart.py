@@ -4,6 +4,7 @@
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -45,6 +46,37 @@ class Restart(Case):
 
     def test_pods_live_on_after_kill_9(self):
         self.lives_on(signal.SIGKILL)
+
+    def test_a_guest_that_hangs_holds_up_its_own_pod_alone(self):
+        """Fault B: the start waits for no hung guest; its pod is listed, is condemned, and can be removed; the others live on."""
+        hung, well = self.server.runp(), self.server.runp()
+        for name in "abc":
+            hung.run(["sleep", "1000"], name=name)
+        shell = well.run(["sleep", "1000"])
+        listed = sorted(self.server.pod_ids())
+        vmm = re.compile(rf"(qemu-system|cloud-hypervisor)\S* .*{hung.sandbox}")
+        stopped = [pid for pid, line in self.server.processes().items() if vmm.search(line)]
+        self.assertEqual(len(stopped), 1)
+        self.server.stop(signal.SIGKILL)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            self.server.start(seconds=60)
+            took = time.monotonic() - began
+            self.assertLess(took, secs(40), "within systemd's time for a start")
+            self.assertEqual(sorted(self.server.pod_ids()), listed)
+            self.assertEqual(shell.exec("echo", "still here").strip(), "still here")
+            self.assertEqual(well.output(["echo", "and new ones"]), "and new ones\n")
+            eventually(lambda: hung.status()["state"] == "SANDBOX_NOTREADY", 60, "the pod whose guest hangs is not condemned")
+            hung.remove()
+        finally:
+            for pid in stopped:
+                try:
+                    os.kill(pid, signal.SIGCONT)
+                except ProcessLookupError:
+                    pass
+        self.assertNotIn(hung.id, self.server.pod_ids())
 
     def test_what_no_row_knows_goes_after_a_boot_of_the_host(self):
         """A power cut may take the database's last commits and leave what they recorded on the disk."""

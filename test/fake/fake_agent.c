@@ -246,8 +246,10 @@ static bool read_log(struct fake_agent *a, struct ttrpc_request *req, const char
 		not_found(req, id);
 		return true;
 	}
-	if (offset < t->acked)
+	if (offset < t->acked) {
 		a->asked_for_lost = true;
+		offset = t->acked;
+	}
 	resp.offset = offset;
 	for (size_t i = 0; i < t->n_parts && resp.n_records == 0; i++) {
 		struct part *p = &t->parts[i];

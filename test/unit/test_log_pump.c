@@ -306,6 +306,7 @@ static void pump_full_disk_holds_the_process_back_and_goes_on(void **state)
 	finish(x);
 }
 
+/* Fault M: what is acknowledged is gone from the guest, so its position must be safe before. */
 static void pump_position_that_cannot_be_saved_acknowledges_nothing(void **state)
 {
 	struct fixture *x = *state;
@@ -328,6 +329,50 @@ static void pump_position_that_cannot_be_saved_acknowledges_nothing(void **state
 	limit_files(RLIM_INFINITY);
 	assert_true(acked < 17 * 3); /* one of the two slots can still be written */
 	assert_int_equal(start(x, NULL, true, NULL), 0);
+	finish(x);
+}
+
+/* Fault M: a position that was lost all the same ends no log; a line says what may be missing. */
+static void pump_resumed_without_its_position_says_what_is_missing(void **state)
+{
+	struct fixture *x = *state;
+
+	assert_int_equal(start(x, NULL, false, NULL), 0);
+	for (int i = 0; i < 4; i++)
+		print(x, i % 2);
+	AWAIT(fake_agent_acked(x->fake, ID) == 4 * 17);
+	x->pump = log_pump_free(x->pump);
+	looping_turn(&x->l);
+	AWAIT(unlink(x->pos) == 0);
+	assert_int_equal(start(x, NULL, true, NULL), 0);
+	x->want_len += (size_t)snprintf(x->want + x->want_len, sizeof(x->want) - x->want_len,
+					"stderr F crivisor: the position of this log was lost, up to 68 "
+					"bytes of output are missing here\n");
+	print(x, false);
+	fake_agent_exit(x->fake, ID, 0);
+	assert_int_equal(log_pump_wait_eof(x->pump, NULL, in_s(20)), 0);
+	x->pump = log_pump_free(x->pump);
+	char *have = without_stamps(x->log);
+	assert_string_equal(have, x->want);
+	free(have);
+}
+
+/* Fault M: nor does a disk that is full at the moment of the restart. */
+static void pump_resumed_on_a_full_disk_goes_on_later(void **state)
+{
+	struct fixture *x = *state;
+
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(start(x, NULL, false, NULL), 0);
+	print(x, false);
+	AWAIT(fake_agent_acked(x->fake, ID) == 17);
+	x->pump = log_pump_free(x->pump);
+	looping_turn(&x->l);
+	limit_files(1);
+	print(x, false);
+	assert_int_equal(start(x, NULL, true, NULL), 0);
+	usleep(300000);
+	limit_files(RLIM_INFINITY);
 	finish(x);
 }
 
@@ -382,6 +427,29 @@ static void pump_start_on_a_hung_file_system_ends_with_its_call(void **state)
 	close(fd);
 }
 
+/* Fault L: a restart does not wait for a disk either: the log of one container holds up no other's. */
+static void pump_resumed_on_a_hung_file_system_holds_up_nobody(void **state)
+{
+	struct fixture *x = *state;
+	char dir[160];
+	int64_t before = now_monotonic_ns();
+	int fd;
+
+	snprintf(dir, sizeof(dir), "%s/pod/ctr", x->dir);
+	assert_int_equal(mkdir_p(dir, 0755), 0);
+	assert_int_equal(mkfifo(x->log, 0600), 0); /* its opening waits for a reader */
+	assert_int_equal(start(x, NULL, true, NULL), 0);
+	looping_turn(&x->l);
+	assert_true(now_monotonic_ns() - before < 3 * NS_PER_SEC);
+	x->pump = log_pump_free(x->pump);
+	looping_turn(&x->l);
+	fd = open(x->log, O_RDONLY | O_NONBLOCK);
+	assert_true(fd >= 0);
+	usleep(100000);
+	close(fd);
+}
+
+/* Fault L: the loop's thread takes no lock that is held over a file. */
 static void pump_write_that_hangs_holds_up_neither_loop_nor_caller(void **state)
 {
 	struct fixture *x = *state;
@@ -459,6 +527,9 @@ int main(void)
 		TEST(pump_empty_answers_do_not_busy_the_loop),
 		TEST(pump_full_disk_holds_the_process_back_and_goes_on),
 		TEST(pump_position_that_cannot_be_saved_acknowledges_nothing),
+		TEST(pump_resumed_without_its_position_says_what_is_missing),
+		TEST(pump_resumed_on_a_full_disk_goes_on_later),
+		TEST(pump_resumed_on_a_hung_file_system_holds_up_nobody),
 		TEST(pump_reopen_with_an_unsaved_position_changes_nothing),
 		TEST(pump_start_on_a_hung_file_system_ends_with_its_call),
 		TEST(pump_write_that_hangs_holds_up_neither_loop_nor_caller),
