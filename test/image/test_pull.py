@@ -520,6 +520,49 @@ class Login(Scripted):
         for _, headers in elsewhere.requests:
             self.assertNotIn("Authorization", headers)
 
+    def test_a_challenge_counts_only_from_who_was_asked(self):
+        """Fault E: where a registry sends a request may not ask for its credentials, nor name who gets them."""
+        image = small()
+        elsewhere, thief = self.make(), self.make()
+        elsewhere.hook = lambda h: h.reply(401, WWW_Authenticate=f'Bearer realm="http://{thief.host}/token",service="s"') or True
+        thief.hook = lambda h: h.reply(200, json.dumps({"token": "poison"}), Content_Type="application/json") or True
+        ref = self.registry.add(image)
+        self.guard(self.registry)
+        guarded = self.registry.hook
+
+        for what in ("/blobs/", "/manifests/"):
+            for secret in ({"USER": "u", "PASSWORD": "p"}, {"IDENTITY_TOKEN": "id"}, {"REGISTRY_TOKEN": "t0ken"}):
+                def hook(h, what=what):
+                    return guarded(h) or what in h.path and (h.reply(307, Location=f"http://{elsewhere.host}{h.path}") or True)
+
+                self.registry.hook = hook
+                with self.subTest(what=what, secret=list(secret)):
+                    self.assertFails("Unauthenticated", "authorization failed", "pull", ref, env=secret)
+        self.assertGreater(len(elsewhere.requests), 5)
+        for path, headers in elsewhere.requests:
+            self.assertNotIn("Authorization", headers, path)
+        self.assertEqual(thief.requests, [])
+        for path, headers in self.registry.requests:
+            self.assertNotIn("poison", headers.get("Authorization", ""), path)
+
+    def test_a_blob_leaves_tls_only_where_that_is_configured(self):
+        """Fault E: a redirect of a blob to plain HTTP is refused, unless that host is configured with http://."""
+        image = small()
+        plain = self.make()
+        plain.add(image)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate(self.root))
+        registry = self.make(tls=context)
+        ref = registry.add(image)
+        registry.hook = lambda h: "/blobs/" in h.path and (h.reply(307, Location=f"http://{plain.host}{h.path}") or True)
+        self.assertFails("Unavailable", "redirected from HTTPS to HTTP", "pull", ref)
+        self.assertEqual(plain.requests, [])
+        # Not by a host of another port, nor by a name that leads out of the directory.
+        self.store.hosts_toml("127.0.0.1_1_", 'server = "http://127.0.0.1:1"\n')
+        self.assertFails("Unavailable", "redirected from HTTPS to HTTP", "pull", ref)
+        self.store.hosts_toml(plain.host.replace(":", "_") + "_", f'server = "http://{plain.host}"\n')
+        self.assertEqual(self.store("pull", ref), [image.id])
+
     def test_redirect_loop(self):
         ref = self.registry.add(small())
         self.registry.hook = lambda h: h.reply(302, Location=h.path) or True

@@ -93,12 +93,38 @@ struct registry_client *registry_client_free(struct registry_client *c)
 
 /* ---- one request with redirects ------------------------------------------------------------------------ */
 
-/* A blob is verified by its digest, so a redirect of it may leave TLS; anything else may not. */
-static int check_redirect(const struct http_request *req, const char *to, struct err *err)
+/* Whether the configuration names this origin with http://: for this registry, or for that host. */
+static bool plain_http_is_configured(const struct registry *reg, const char *url)
 {
+	const char *host = url + strlen("http://");
+	size_t len = strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.:");
+	/* It becomes the name of a directory. */
+	char *domain CLEANUP_FREE = host[0] != '.' && strchr("/?#", host[len]) ? strndup(host, len) : NULL;
+	struct registry_hosts hosts = {0};
+	bool found = false;
+
+	for (size_t i = 0; i < reg->hosts.n_items && !found; i++)
+		found = http_same_origin(reg->hosts.items[i].base, url);
+	if (found || !domain || registry_hosts_load(reg->opt.hosts_dir, domain, &hosts, NULL) < 0)
+		return found;
+	for (size_t i = 0; i < hosts.n_items && !found; i++)
+		found = http_same_origin(hosts.items[i].base, url);
+	registry_hosts_done(&hosts);
+	return found;
+}
+
+/*
+ * A blob is verified by its digest, so a redirect of it may leave TLS where the administrator has said so;
+ * anything else may not.
+ */
+static int check_redirect(const struct registry *reg, const struct http_request *req, const char *to,
+			  struct err *err)
+{
+	bool tls = strncasecmp(req->url, "https://", 8) == 0, plain = strncasecmp(to, "https://", 8) != 0;
+
 	if (strncasecmp(to, "https://", 8) != 0 && strncasecmp(to, "http://", 7) != 0)
 		return err_set_status(err, -EBADMSG, ERR_UNAVAILABLE, "redirected to what is not HTTP");
-	if (!req->bulk && strncasecmp(req->url, "https://", 8) == 0 && strncasecmp(to, "https://", 8) != 0)
+	if (tls && plain && !(req->bulk && plain_http_is_configured(reg, to)))
 		return err_set_status(err, -EBADMSG, ERR_UNAVAILABLE, "redirected from HTTPS to HTTP");
 	return 0;
 }
@@ -117,12 +143,15 @@ static int follow(struct registry_client *c, const struct http_request *first, s
 	for (int n = 0;; n++) {
 		int r = http_do(c->http, &req, resp, err);
 
+		/* Only the registry itself may ask for its credentials, not where it sends a request. */
+		if (!req.same_origin)
+			auth_challenge_done(&resp->challenge);
 		if (r < 0 || !is_redirect(resp->status) || !resp->redirect)
 			return r;
 		if (n == REDIRECTS_MAX)
 			return err_set_status(err, -ELOOP, ERR_UNAVAILABLE, "more than %d redirects",
 					      REDIRECTS_MAX);
-		r = check_redirect(&req, resp->redirect, err);
+		r = check_redirect(c->reg, &req, resp->redirect, err);
 		if (r < 0) {
 			resp->fault = HTTP_FAULT_ANSWER;
 			return r;

@@ -4,7 +4,8 @@
  *
  * Purpose:   asks the hosts of hosts_internal.h in order, falls through on failure, answers challenges,
  *            retries what is transient, follows redirects without taking credentials, headers or client
- *            certificates to another origin.
+ *            certificates to another origin. A challenge counts only from the origin that was asked. A
+ *            redirect leaves TLS only for a blob, and only to a host that is configured with http://.
  * Source:    OCI distribution-spec 1.1 "Pulling manifests", "Pulling blobs"; RFC 9110 for ranges.
  * Threads:   struct registry is shared by the threads of one pull; each thread has a registry_client of its
  *            own. Calls block. No lock is held across a request.
