@@ -102,7 +102,7 @@ static void queue_event(struct vm *vm, enum vm_event_type type, int status, cons
 		vm->ending = true;
 		vm_death_words(&e, vm->end_words, sizeof(vm->end_words));
 	}
-	if (vm->events_len == VM_EVENTS_MAX)
+	if (vm->events_len + (type == VM_EVENT_DEVICE_REMOVED ? VM_DEATHS_MAX : 0) >= VM_EVENTS_MAX)
 		return;
 	vm->events[(vm->events_head + vm->events_len++) % VM_EVENTS_MAX] = e;
 	wake(vm->wake_fd);

@@ -167,6 +167,33 @@ static void ch_events_in_pieces_are_taken_once_whole(void **state)
 	vm_free(vm);
 }
 
+/* Fault V: device events that nobody takes leave room for each death that a VM can have. */
+static void full_ring_of_events_drops_no_death(void **state)
+{
+	struct vm *vm = bare_vm(&vmm_driver_cloud_hypervisor);
+	struct err err = ERR_INIT;
+	unsigned removed = 0, exited = 0, panics = 0;
+	struct vm_event e;
+
+	(void)state;
+	assert_int_equal(vm_slot_add(vm, VM_DEVICE_DISK, "d", "", &err), 0);
+	for (int i = 0; i < 100; i++)
+		vm_device_removed(vm, "d");
+	vm_push_event(vm, VM_EVENT_GUEST_PANIC, 0, "guest", "");
+	vm_push_event(vm, VM_EVENT_HELPER_EXITED, 1, "virtiofsd", "");
+	vm_push_event(vm, VM_EVENT_HELPER_EXITED, 1, "vsock", "");
+	vm_push_event(vm, VM_EVENT_VMM_EXITED, 1, "vmm", "");
+	while (vm_dispatch(vm, &e) == 1) {
+		removed += e.type == VM_EVENT_DEVICE_REMOVED;
+		panics += e.type == VM_EVENT_GUEST_PANIC;
+		exited += e.type == VM_EVENT_HELPER_EXITED || e.type == VM_EVENT_VMM_EXITED;
+	}
+	assert_int_equal(removed, VM_EVENTS_MAX - VM_DEATHS_MAX);
+	assert_int_equal(panics, 1);
+	assert_int_equal(exited, 3);
+	vm_free(vm);
+}
+
 /* ---- vsock, console, names ----------------------------------------------------------------------------- */
 
 static void vsock_parse_ok_takes_only_the_whole_line(void **state)
@@ -334,6 +361,7 @@ int main(void)
 		cmocka_unit_test(qemu_read_ports_strange_answers_are_left_out),
 		cmocka_unit_test(ch_error_words_joins_the_chain),
 		cmocka_unit_test(ch_events_in_pieces_are_taken_once_whole),
+		cmocka_unit_test(full_ring_of_events_drops_no_death),
 		cmocka_unit_test(vsock_parse_ok_takes_only_the_whole_line),
 		cmocka_unit_test(console_sign_cut_in_two_is_seen),
 		cmocka_unit_test(device_names_tell_type_and_id),
