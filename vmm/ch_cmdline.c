@@ -96,7 +96,7 @@ int ch_command(const struct vm *vm, const struct vm_launch *l, char ***ret_argv,
 	ADD("--event-monitor", "path=%s/" VM_FILE_EVENTS, vm->run_dir);
 	ADD("--seccomp", "%s", "true");
 	if (vm->debug) {
-		ADD("--log-file", "%s/cloud-hypervisor.log", vm->run_dir);
+		ADD("--log-file", "%s/" VM_FILE_CH_LOG, vm->run_dir);
 		if (r == 0)
 			r = strv_add(v, "-v");
 	}

@@ -9,8 +9,6 @@
 #include "base/util.h"
 #include "vmm/json_internal.h"
 
-#define SEPARATOR "\n\n"
-
 static void take_event(struct vm *vm, struct json_object *o)
 {
 	const char *source = vjson_str(o, "source"), *event = vjson_str(o, "event");
@@ -67,16 +65,19 @@ static int take_text(struct vm *vm, const char *text, size_t len, struct err *er
 
 int ch_feed_events(struct vm *vm, struct buf *in, struct err *err)
 {
+	struct ch *c = vm->state;
 	int r = 0;
 
 	while (r == 0 && in->len > 0) {
 		const unsigned char *data = buf_data(in);
-		const unsigned char *end = memmem(data, in->len, SEPARATOR, strlen(SEPARATOR));
+		const unsigned char *end = memmem(data, in->len, CH_EVENT_END, strlen(CH_EVENT_END));
 
 		if (!end)
 			return in->len >= CH_EVENT_MAX ? err_set(err, -EPROTO, "an overlong event") : 0;
-		r = take_text(vm, (const char *)data, (size_t)(end - data), err);
-		buf_consume(in, (size_t)(end - data) + strlen(SEPARATOR));
+		if (!c->skip)
+			r = take_text(vm, (const char *)data, (size_t)(end - data), err);
+		c->skip = false;
+		buf_consume(in, (size_t)(end - data) + strlen(CH_EVENT_END));
 	}
 	return r;
 }

@@ -17,11 +17,14 @@
 
 #define CH_REPLY_MAX (4 * 1024 * 1024)
 #define CH_EVENT_MAX (64 * 1024)
+#define CH_EVENT_END "\n\n"
 
 struct ch {
-	int watch;  /* inotify on the event file */
-	int events; /* the event file */
-	bool up;    /* the VM has booted, or has been restored */
+	int events;    /* the event file; -1: none */
+	off_t offset;  /* in it, of what is read next */
+	off_t trimmed; /* what lies before is a hole */
+	bool skip;     /* `in` begins within an event that has been taken */
+	bool up;       /* the VM has booted, or has been restored */
 	struct buf in;
 };
 

@@ -6,9 +6,11 @@
 #include "vmm/wait_internal.h"
 
 #include <fcntl.h>
-#include <sys/inotify.h>
+#include <sys/stat.h>
 
-#define READ_STEP 8192
+#define READ_STEP  8192
+#define TURN_BYTES (64 * 1024) /* of events in one turn: the loop serves other VMs, too */
+#define TRIM_STEP  (1024 * 1024)
 
 /*
  * Opens what the VMM inherits or writes to: the API's listener, and the event file, which must exist to be
@@ -33,6 +35,16 @@ static int ch_prepare(struct vm *vm, struct vm_launch *launch, struct err *err)
 	return r < 0 ? r : launch_add_fd(launch, r, &launch->monitor, err);
 }
 
+/* What an earlier server has taken is a hole, and behind it stands the rest of an event. */
+static void skip_hole(struct ch *c)
+{
+	off_t data = lseek(c->events, 0, SEEK_DATA);
+
+	c->offset = c->trimmed = data > 0 ? data : 0;
+	c->skip = c->up = data > 0; /* the first event is the boot's */
+	lseek(c->events, c->offset, SEEK_SET);
+}
+
 static int open_events(struct vm *vm, struct ch *c, struct err *err)
 {
 	char path[256];
@@ -43,31 +55,52 @@ static int open_events(struct vm *vm, struct ch *c, struct err *err)
 	c->events = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (c->events < 0)
 		return err_set_errno(err, -errno, "cloud-hypervisor's events %s", path);
-	c->watch = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	if (c->watch < 0 || inotify_add_watch(c->watch, path, IN_MODIFY) < 0)
-		return err_set_errno(err, -errno, "watching %s", path);
+	if (vm->files_watch < 0)
+		return err_set(err, -EMFILE,
+			       "watching %s: no inotify instance (fs.inotify.max_user_instances)",
+			       vm->run_dir);
+	skip_hole(c);
 	return 0;
+}
+
+/*
+ * Events that have been taken are given back to the file system, but for what marks the end of the last one.
+ */
+static void trim_taken(struct vm *vm, struct ch *c)
+{
+	off_t taken = c->offset - (off_t)c->in.len - (off_t)strlen(CH_EVENT_END);
+	char path[256];
+
+	if (taken - c->trimmed < TRIM_STEP || vm_path(vm, VM_FILE_EVENTS, path, sizeof(path), NULL) < 0)
+		return;
+	trim_file(path, taken);
+	c->trimmed = taken;
 }
 
 static void ch_pump(struct vm *vm)
 {
 	struct ch *c = vm->state;
-	char drop[1024];
+	size_t turn = 0;
 
-	while (c->watch >= 0 && read(c->watch, drop, sizeof(drop)) > 0)
-		;
-	while (c->events >= 0) {
+	while (c->events >= 0 && turn < TURN_BYTES) {
 		struct err err = ERR_INIT;
 		ssize_t n = buf_read_fd(&c->in, c->events, READ_STEP);
 
 		if (n == 0)
 			return;
+		turn += n > 0 ? (size_t)n : 0;
+		c->offset += n > 0 ? n : 0;
 		if (n < 0 || ch_feed_events(vm, &c->in, &err) < 0) {
 			/* No more events will come; the API and the process remain as sources. */
 			c->events = close_fd(c->events);
 			vm_progress(vm);
 			return;
 		}
+		trim_taken(vm, c);
+	}
+	if (c->events >= 0) {
+		vm_again(vm);
+		vm_progress(vm);
 	}
 }
 
@@ -100,6 +133,27 @@ static bool is_up(struct vm *vm, void *arg)
 	return c->up || c->events < 0;
 }
 
+/* Turn after turn, as far as the file reached when this began. */
+static void pump_all(struct vm *vm, struct ch *c)
+{
+	struct stat st;
+
+	if (fstat(c->events, &st) < 0)
+		return;
+	for (;;) {
+		bool more;
+		off_t from;
+
+		pthread_mutex_lock(&vm->io);
+		from = c->offset;
+		ch_pump(vm);
+		more = c->events >= 0 && c->offset > from && c->offset < st.st_size;
+		pthread_mutex_unlock(&vm->io);
+		if (!more)
+			return;
+	}
+}
+
 static int ch_ready(struct vm *vm, bool adopt, int64_t deadline_ns, struct err *err)
 {
 	struct ch *c = calloc(1, sizeof(*c));
@@ -107,7 +161,7 @@ static int ch_ready(struct vm *vm, bool adopt, int64_t deadline_ns, struct err *
 
 	if (!c)
 		return err_oom(err);
-	c->watch = c->events = -1;
+	c->events = -1;
 	c->in.max = 2 * CH_EVENT_MAX;
 	vm->state = c;
 	r = open_events(vm, c, err);
@@ -115,10 +169,8 @@ static int ch_ready(struct vm *vm, bool adopt, int64_t deadline_ns, struct err *
 	 * Events from before the server came back come first: devices that left then are not in the table
 	 * yet.
 	 */
-	pthread_mutex_lock(&vm->io);
 	if (r == 0)
-		ch_pump(vm);
-	pthread_mutex_unlock(&vm->io);
+		pump_all(vm, c);
 	if (r == 0)
 		r = ch_call(vm, "GET", "vmm.ping", NULL, deadline_ns, NULL, err);
 	/* The API answers before the VM is booted; a VMM that cannot boot it says why and exits. */
@@ -129,9 +181,7 @@ static int ch_ready(struct vm *vm, bool adopt, int64_t deadline_ns, struct err *
 
 static int ch_monitor_fd(const struct vm *vm)
 {
-	const struct ch *c = vm->state;
-
-	return c ? c->watch : -1;
+	return vm->files_watch;
 }
 
 static int ch_pause(struct vm *vm, int64_t deadline_ns, struct err *err)
@@ -177,7 +227,6 @@ static void ch_done(struct vm *vm)
 
 	if (!c)
 		return;
-	close_fd(c->watch);
 	close_fd(c->events);
 	buf_done(&c->in);
 	free(c);

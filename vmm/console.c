@@ -51,9 +51,14 @@ bool console_read(struct console *c)
 {
 	char text[4096];
 	ssize_t n;
+	off_t data;
 
 	while (c->watch >= 0 && read(c->watch, text, sizeof(text)) > 0)
 		;
+	/* What has been trimmed is a hole. */
+	data = c->fd < 0 || c->up ? -1 : lseek(c->fd, c->offset, SEEK_DATA);
+	if (data > c->offset)
+		c->offset = data;
 	while (!c->up && c->fd >= 0 && (n = pread(c->fd, text, sizeof(text), c->offset)) > 0) {
 		c->offset += n;
 		console_sign(c, text, (size_t)n);

@@ -143,8 +143,9 @@ int vm_explain_start(struct vm *vm, const char *run_dir, struct err *err)
 int vm_clear_files(const char *run_dir, struct err *err)
 {
 	static const char *const files[] = {
-		VM_FILE_API,	VM_FILE_QMP, VM_FILE_FS,     VM_FILE_VSOCK, VM_FILE_VHOST,  VM_FILE_CONSOLE,
-		VM_FILE_SERIAL, VM_FILE_CPU, VM_FILE_EVENTS, VM_FILE_LOG,   VM_FILE_FS_LOG, VM_FILE_VS_LOG,
+		VM_FILE_API,	 VM_FILE_QMP,	 VM_FILE_FS,	 VM_FILE_VSOCK,	 VM_FILE_VHOST,
+		VM_FILE_CONSOLE, VM_FILE_SERIAL, VM_FILE_CPU,	 VM_FILE_EVENTS, VM_FILE_LOG,
+		VM_FILE_FS_LOG,	 VM_FILE_VS_LOG, VM_FILE_CH_LOG,
 	};
 	int dir CLEANUP_CLOSE = open(run_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
 

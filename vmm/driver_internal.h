@@ -36,6 +36,7 @@ struct json_object;
 #define VM_FILE_LOG	"vmm.log"     /* the VMM's stdout and stderr */
 #define VM_FILE_FS_LOG	"virtiofsd.log"
 #define VM_FILE_VS_LOG	"vsock.log"
+#define VM_FILE_CH_LOG	"cloud-hypervisor.log" /* only with debug */
 
 enum vm_role {
 	VM_ROLE_VMM,
@@ -71,6 +72,9 @@ struct vm {
 	int stop_fd;	 /* eventfd, readable for ever once the VM is being stopped */
 	int wake_fd;	 /* eventfd, readable while events are queued */
 	int progress_fd; /* eventfd, tells the one waiting caller to look again */
+	/* inotify: a file in run_dir was written; -1: none to be had. Drained by trim_service */
+	int files_watch;
+	int files_timer; /* timerfd: the watch has rested */
 
 	pthread_mutex_t io;
 	pthread_mutex_t lock;
@@ -149,10 +153,12 @@ const struct vmm_driver *vmm_driver_find(const char *name);
 /* "<run_dir>/<file>" into out; 0 or -ENAMETOOLONG. */
 int vm_path(const struct vm *vm, const char *file, char *out, size_t size, struct err *err);
 /*
- * Queues an event and marks the VM as ending if it is an end. When the queue is full the new event is
- * dropped.
+ * Queues an event and marks the VM as ending if it is an end. A full queue drops what is no death: room for
+ * each death that a VM can have is kept.
  */
 void vm_push_event(struct vm *vm, enum vm_event_type type, int status, const char *what, const char *detail);
+/* Makes vm_fd readable: pump has more to do than it does in one turn. */
+void vm_again(struct vm *vm);
 /* Tells a waiting vm_await to look at its condition again. */
 void vm_progress(struct vm *vm);
 /* The guest has released a device: marks its slot and queues the event. */
@@ -214,6 +220,14 @@ bool console_read(struct console *c);
 /* True if the text, together with the end of the text before it, holds a sign of userspace. */
 bool console_sign(struct console *c, const char *text, size_t len);
 void console_done(struct console *c);
+
+/* ---- trim.c -------------------------------------------------------------------------------------------- */
+
+/* A log that takes more room than the first keeps the second, its end. */
+#define TRIM_MAX_BYTES	(8 << 20)
+#define TRIM_KEEP_BYTES (1 << 20)
+/* Gives the file's bytes before `end` back, in whole pages; its size stays. 0 or a negative errno. */
+int trim_file(const char *path, off_t end);
 
 /* ---- helpers' command lines and start (virtiofsd.c, vsock.c) ------------------------------------------- */
 

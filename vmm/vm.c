@@ -31,6 +31,7 @@ struct vm *vm_new(const struct vmm_driver *driver, const char *id, const char *r
 	vm->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	vm->progress_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	vm->files_watch = vm->files_timer = -1;
 	if (vm->epoll_fd < 0 || vm->stop_fd < 0 || vm->wake_fd < 0 || vm->progress_fd < 0) {
 		err_set_errno(err, -errno, "file descriptors for the VM");
 		return vm_free(vm);
@@ -39,6 +40,7 @@ struct vm *vm_new(const struct vmm_driver *driver, const char *id, const char *r
 		err_oom(err);
 		return vm_free(vm);
 	}
+	trim_init(vm);
 	return vm;
 }
 
@@ -54,6 +56,7 @@ struct vm *vm_free(struct vm *vm)
 	close_fd(vm->stop_fd);
 	close_fd(vm->wake_fd);
 	close_fd(vm->progress_fd);
+	trim_done(vm);
 	pthread_cond_destroy(&vm->turn_free);
 	pthread_mutex_destroy(&vm->io);
 	pthread_mutex_destroy(&vm->lock);
@@ -85,6 +88,11 @@ static void wake(int fd)
 void vm_progress(struct vm *vm)
 {
 	wake(vm->progress_fd);
+}
+
+void vm_again(struct vm *vm)
+{
+	wake(vm->wake_fd);
 }
 
 /* With lock held. */
@@ -195,6 +203,7 @@ void vm_service(struct vm *vm)
 {
 	bool dead[VM_ROLE_COUNT], any = false;
 
+	trim_service(vm);
 	pump(vm);
 	pthread_mutex_lock(&vm->lock);
 	for (int i = 0; i < VM_ROLE_COUNT; i++) {
@@ -222,8 +231,12 @@ int vm_fd(const struct vm *vm)
 
 int vm_dispatch(struct vm *vm, struct vm_event *ret_event)
 {
+	uint64_t n;
 	int r = 0;
 
+	if (read(vm->wake_fd, &n, sizeof(n)) < 0) {
+		/* EAGAIN: it was not readable. */
+	}
 	vm_service(vm);
 	pthread_mutex_lock(&vm->lock);
 	if (vm->events_len > 0) {
@@ -232,13 +245,8 @@ int vm_dispatch(struct vm *vm, struct vm_event *ret_event)
 		vm->events_len--;
 		r = 1;
 	}
-	if (vm->events_len == 0) {
-		uint64_t n;
-
-		if (read(vm->wake_fd, &n, sizeof(n)) < 0) {
-			/* EAGAIN: it was not readable. */
-		}
-	}
+	if (vm->events_len > 0)
+		wake(vm->wake_fd);
 	pthread_mutex_unlock(&vm->lock);
 	return r;
 }
@@ -257,7 +265,9 @@ int vm_watch(struct vm *vm, struct err *err)
 	pthread_mutex_lock(&vm->lock);
 	vm->watching = true;
 	r = watch_one(vm, vm->wake_fd);
-	if (r == 0 && !vm->monitor_eof)
+	if (r == 0)
+		r = trim_watch(vm);
+	if (r == 0 && !vm->monitor_eof && vm->driver->monitor_fd(vm) != vm->files_watch)
 		r = watch_one(vm, vm->driver->monitor_fd(vm));
 	for (int i = 0; r == 0 && i < VM_ROLE_COUNT; i++) {
 		if (vm->procs[i].pid && !vm->reported[i])

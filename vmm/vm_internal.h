@@ -28,4 +28,17 @@ int vm_kill_all(struct vm *vm, int64_t deadline_ns);
 int vm_turn_take(struct vm *vm, int64_t deadline_ns, struct err *err);
 void vm_turn_give(struct vm *vm);
 
+/* ---- trim.c -------------------------------------------------------------------------------------------- */
+
+/* The fds; run_dir is set. Without inotify the logs are looked at every second. */
+void trim_init(struct vm *vm);
+void trim_done(struct vm *vm);
+/* Puts the fds into epoll_fd, with lock held. 0 or a negative errno. */
+int trim_watch(struct vm *vm);
+/*
+ * Trims what has grown. Any thread, no lock held; before the driver's pump, which reads what the watch told
+ * of.
+ */
+void trim_service(struct vm *vm);
+
 #endif

@@ -123,8 +123,8 @@ static void check_inotify(struct check *check)
 {
 	uint64_t max;
 
-	/* Each running Cloud Hypervisor VM holds one (its events), and each VM one while it boots; kubelet
-	 * and systemd, root too, have theirs. */
+	/* Each running VM holds one (what its processes write), and a second while it boots; kubelet and
+	 * systemd, root too, have theirs. */
 	if (check_read_number(check, "/proc/sys/fs/inotify/max_user_instances", &max) < 0)
 		return;
 	if (max < INOTIFY_WANTED)

@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		c = calloc(1, sizeof(*c));
 		if (!vm || !c)
 			abort();
-		c->watch = c->events = -1;
+		c->events = -1;
 		c->in.max = 2 * CH_EVENT_MAX;
 		vm->state = c;
 	}

@@ -181,9 +181,19 @@ static void explain_start_names_the_vm_s_end(void **state)
 
 static void clear_files_takes_the_vm_s_and_no_others(void **state)
 {
-	static const char *const ours[] = {"api.sock",	       "qmp.sock",    "virtiofs.sock", "task.vsock",
-					   "vhost-vsock.sock", "console.log", "serial.log",    "cpu.log",
-					   "events.json",      "vmm.log",     "virtiofsd.log", "vsock.log"};
+	static const char *const ours[] = {"api.sock",
+					   "qmp.sock",
+					   "virtiofs.sock",
+					   "task.vsock",
+					   "vhost-vsock.sock",
+					   "console.log",
+					   "serial.log",
+					   "cpu.log",
+					   "events.json",
+					   "vmm.log",
+					   "virtiofsd.log",
+					   "vsock.log",
+					   "cloud-hypervisor.log"};
 	char path[160];
 	struct err err = ERR_INIT;
 

@@ -5,6 +5,7 @@
  */
 #include "base/util.h"
 #include "vmm/cgroup.h"
+#include "vmm/death.h"
 #include "vmm/driver_internal.h"
 
 #include <dirent.h>
@@ -503,6 +504,129 @@ static void guest_ends_are_told_apart(void **state)
 	}
 }
 
+/* The file's blocks in bytes. */
+static off_t room_of(const char *name)
+{
+	char path[128];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "%s/%s", run_dir, name);
+	return stat(path, &st) < 0 ? 0 : (off_t)st.st_blocks * 512;
+}
+
+/*
+ * A guest or program that writes `bytes` to a file while the VM's events are dispatched; the most room it
+ * took.
+ */
+static off_t flood(struct vm *vm, const char *name, off_t bytes)
+{
+	static char chunk[1 << 18];
+	char path[128];
+	int fd CLEANUP_CLOSE = -1;
+	off_t most = 0;
+
+	snprintf(path, sizeof(path), "%s/%s", run_dir, name);
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	memset(chunk, 'A', sizeof(chunk));
+	memcpy(chunk + sizeof(chunk) - 6, "\nlast\n", 6);
+	for (off_t done = 0; done < bytes; done += (off_t)sizeof(chunk)) {
+		struct pollfd p = {.fd = vm_fd(vm), .events = POLLIN};
+		struct vm_event e;
+		off_t now;
+
+		assert_int_equal(write(fd, chunk, sizeof(chunk)), sizeof(chunk));
+		poll(&p, 1, 2); /* 128 MiB a second at most */
+		while (p.revents && vm_dispatch(vm, &e) > 0)
+			;
+		now = room_of(name);
+		most = now > most ? now : most;
+	}
+	return most;
+}
+
+/*
+ * Fault C: what the guest and the VM's programs write takes no more than 32 MiB of the run directory, and its
+ * end stays readable.
+ */
+static void floods_into_files_take_bounded_room(void **state)
+{
+	static const char *const files[] = {"console.log", "virtiofsd.log", "vmm.log"};
+	char tail[64];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++) {
+		struct vm *vm = start(drivers[i], NULL);
+
+		for (size_t k = 0; k < ARRAY_SIZE(files); k++) {
+			off_t most = flood(vm, files[k], 96 << 20);
+
+			if (most > 32 << 20)
+				fail_msg("%s took %lld bytes", files[k], (long long)most);
+		}
+		vm_console_tail(run_dir, tail, sizeof(tail));
+		assert_string_equal(tail, "last");
+		end(vm);
+	}
+}
+
+static off_t put_events(FILE *f, off_t bytes)
+{
+	off_t n = 0;
+
+	while (n < bytes)
+		n += fprintf(f,
+			     "{\n  \"source\": \"virtio-device\",\n  \"event\": \"reset\",\n"
+			     "  \"properties\": {\"id\": \"%0200d\"}\n}\n\n",
+			     0);
+	assert_int_equal(fflush(f), 0);
+	return n;
+}
+
+/* Polls and dispatches until a turn finds nothing; the number of turns. */
+static int turns(struct vm *vm, struct vm_event *ret_last)
+{
+	struct pollfd p = {.fd = vm_fd(vm), .events = POLLIN};
+	struct vm_event e;
+	int n = 0;
+
+	for (; poll(&p, 1, 200) > 0; n++) {
+		while (vm_dispatch(vm, &e) > 0)
+			*ret_last = e;
+	}
+	return n;
+}
+
+/*
+ * Fault C: the event file is read in turns of a bounded size, taken events are given back, and a server that
+ * adopts the VM begins behind them.
+ */
+static void flood_of_events_is_read_in_turns_and_given_back(void **state)
+{
+	struct vm *vm = start("cloud-hypervisor", NULL), *again = NULL;
+	char *saved CLEANUP_FREE = vm_save(vm);
+	struct vm_event last = {0};
+	struct err err = ERR_INIT;
+	char path[128];
+	FILE *f;
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/events.json", run_dir);
+	f = fopen(path, "ae");
+	assert_non_null(f);
+	put_events(f, 16 << 20);
+	assert_true(turns(vm, &last) >= (16 << 20) / (128 << 10));
+	assert_in_range(room_of("events.json"), 0, 2 << 20);
+	vm_free(vm);
+	check(vm_recover(saved, &again, &err), &err, "recover");
+	put_events(f, 1 << 10);
+	fprintf(f, "{\"source\": \"guest\", \"event\": \"panic\"}\n\n");
+	assert_int_equal(fclose(f), 0);
+	turns(again, &last);
+	assert_int_equal(last.type, VM_EVENT_GUEST_PANIC);
+	end(again);
+}
+
 static void recover_of_a_dead_vm_kills_what_is_left(void **state)
 {
 	struct err err = ERR_INIT;
@@ -717,6 +841,8 @@ int main(void)
 		cmocka_unit_test(vmm_that_exits_in_a_call_is_reported),
 		cmocka_unit_test(deaths_have_their_true_status),
 		cmocka_unit_test(guest_ends_are_told_apart),
+		cmocka_unit_test(floods_into_files_take_bounded_room),
+		cmocka_unit_test(flood_of_events_is_read_in_turns_and_given_back),
 		cmocka_unit_test(recover_of_a_dead_vm_kills_what_is_left),
 		cmocka_unit_test(recover_of_somebody_else_s_vm_has_no_status),
 		cmocka_unit_test(clh_command_line_has_the_described_order),

@@ -152,7 +152,7 @@ static void ch_events_in_pieces_are_taken_once_whole(void **state)
 	struct vm_event e;
 
 	(void)state;
-	c->watch = c->events = -1;
+	c->events = -1;
 	vm->state = c;
 	for (size_t i = 0; i < sizeof(text) - 1; i++) {
 		assert_int_equal(buf_put(&c->in, text + i, 1), 0);
