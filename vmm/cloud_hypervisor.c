@@ -233,6 +233,29 @@ static void ch_done(struct vm *vm)
 	vm->state = NULL;
 }
 
+struct wanted {
+	pid_t *tids;
+	uint32_t n;
+};
+
+/* Its vCPU threads are named "vcpu0", "vcpu1", … (vmm/src/cpu.rs). */
+static void match_thread(void *arg, const struct vm_thread *thread)
+{
+	struct wanted *w = arg;
+	uint64_t index;
+
+	if (str_starts(thread->name, "vcpu") && parse_u64(thread->name + 4, &index) == 0 && index < w->n)
+		w->tids[index] = thread->tid;
+}
+
+static int ch_vcpu_threads(struct vm *vm, pid_t *ret_tids, uint32_t n, int64_t deadline_ns, struct err *err)
+{
+	struct wanted w = {.tids = ret_tids, .n = n};
+
+	(void)deadline_ns;
+	return vm_threads(vm, match_thread, &w, err);
+}
+
 const struct vmm_driver vmm_driver_cloud_hypervisor = {
 	.name = "cloud-hypervisor",
 	.exe = "cloud-hypervisor",
@@ -248,6 +271,7 @@ const struct vmm_driver vmm_driver_cloud_hypervisor = {
 	.attach = ch_attach,
 	.detach = ch_detach,
 	.resize = ch_resize,
+	.vcpu_threads = ch_vcpu_threads,
 	.pause = ch_pause,
 	.resume = ch_resume,
 	.snapshot = ch_snapshot,

@@ -137,6 +137,8 @@ struct vmm_driver {
 	int (*detach)(struct vm *vm, const struct vm_slot *slot, int64_t deadline_ns, struct err *err);
 	int (*resize)(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns,
 		      struct err *err);
+	/* The thread of each of the first n vCPUs, as the host numbers it; 0: there is none. */
+	int (*vcpu_threads)(struct vm *vm, pid_t *ret_tids, uint32_t n, int64_t deadline_ns, struct err *err);
 	int (*pause)(struct vm *vm, int64_t deadline_ns, struct err *err);
 	int (*resume)(struct vm *vm, int64_t deadline_ns, struct err *err);
 	int (*snapshot)(struct vm *vm, const char *dir, int64_t deadline_ns,
@@ -181,6 +183,19 @@ int vm_check_alive(struct vm *vm, struct err *err);
 int vm_lost(struct vm *vm, const char *what, struct err *err);
 /* Adds a device that the VMM reports (used when adopting). */
 int vm_slot_add(struct vm *vm, enum vm_device_type type, const char *id, const char *pci, struct err *err);
+
+/* ---- pin.c --------------------------------------------------------------------------------------------- */
+
+struct vm_thread {
+	pid_t tid;   /* for this process */
+	pid_t inner; /* for the VMM itself, which may have a PID namespace of its own */
+	char name[16];
+};
+typedef void vm_thread_fn(void *arg, const struct vm_thread *thread);
+/* Calls fn for each thread of the VMM. */
+int vm_threads(struct vm *vm, vm_thread_fn *fn, void *arg, struct err *err);
+/* One from its /proc/<pid>/task/<tid>/status, which it changes. -EBADMSG if that is none. */
+int vm_thread_parse(pid_t tid, char *status, struct vm_thread *ret_thread);
 
 /* ---- cmdline.c ----------------------------------------------------------------------------------------- */
 

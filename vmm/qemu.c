@@ -271,6 +271,7 @@ const struct vmm_driver vmm_driver_qemu = {
 	.attach = qemu_attach,
 	.detach = qemu_detach,
 	.resize = qemu_resize,
+	.vcpu_threads = qemu_vcpu_threads,
 	.pause = qemu_pause,
 	.resume = qemu_resume,
 	.state_name = qemu_state_name,

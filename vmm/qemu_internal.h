@@ -39,6 +39,8 @@ int qemu_attach(struct vm *vm, const struct vm_device *device, char ret_pci[VM_P
 		int64_t deadline_ns, struct err *err);
 int qemu_detach(struct vm *vm, const struct vm_slot *slot, int64_t deadline_ns, struct err *err);
 int qemu_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
+/* Of query-cpus-fast. */
+int qemu_vcpu_threads(struct vm *vm, pid_t *ret_tids, uint32_t n, int64_t deadline_ns, struct err *err);
 /* Fills the VM's device table and sizes from the running QEMU. */
 int qemu_learn(struct vm *vm, int64_t deadline_ns, struct err *err);
 

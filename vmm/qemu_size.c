@@ -160,3 +160,39 @@ int qemu_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t de
 	}
 	return r;
 }
+
+/* ---- threads ------------------------------------------------------------------------------------------- */
+
+struct wanted {
+	struct json_object *list;
+	pid_t *tids;
+	uint32_t n;
+};
+
+static void match_thread(void *arg, const struct vm_thread *thread)
+{
+	struct wanted *w = arg;
+	size_t len = json_object_array_length(w->list);
+
+	for (size_t i = 0; i < len; i++) {
+		struct json_object *cpu = json_object_array_get_idx(w->list, i);
+		uint64_t index = vjson_u64(cpu, "cpu-index");
+
+		if (index < w->n && vjson_get(cpu, "cpu-index", json_type_int) &&
+		    vjson_u64(cpu, "thread-id") == (uint64_t)thread->inner)
+			w->tids[index] = thread->tid;
+	}
+}
+
+int qemu_vcpu_threads(struct vm *vm, pid_t *ret_tids, uint32_t n, int64_t deadline_ns, struct err *err)
+{
+	struct wanted w = {.tids = ret_tids, .n = n};
+	int r = qemu_call(vm, "query-cpus-fast", NULL, -1, deadline_ns, &w.list, err);
+
+	if (r == 0 && !json_object_is_type(w.list, json_type_array))
+		r = err_set(err, -EPROTO, "malformed reply to query-cpus-fast");
+	if (r == 0)
+		r = vm_threads(vm, match_thread, &w, err);
+	json_object_put(w.list);
+	return r;
+}

@@ -20,6 +20,7 @@
 #include "vmm/choose.h"
 #include "vmm/config.h"
 
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -139,6 +140,13 @@ int vm_attach(struct vm *vm, const struct vm_device *device, char ret_pci[VM_PCI
 int vm_detach(struct vm *vm, const char *id, int64_t deadline_ns, struct err *err);
 /* vcpus or memory 0: unchanged. Nothing shrinks below its boot size (-EINVAL). */
 int vm_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
+/* How many vCPUs it has now. Asks nobody. */
+uint32_t vm_vcpus(struct vm *vm);
+/*
+ * Lets vCPU i run on the host's CPUs sets[i] alone, for the first n vCPUs. -EINVAL if the VMM may run on none
+ * of them. A vCPU that is plugged later runs anywhere until the next call.
+ */
+int vm_pin(struct vm *vm, const cpu_set_t *sets, uint32_t n, int64_t deadline_ns, struct err *err);
 int vm_pause(struct vm *vm, int64_t deadline_ns, struct err *err);
 int vm_resume(struct vm *vm, int64_t deadline_ns, struct err *err);
 /* dir exists and is empty. The VM must be paused. */

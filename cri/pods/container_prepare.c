@@ -282,6 +282,7 @@ static int write_spec(struct creation *c, struct err *err)
 		.hosts_path = GUEST_SHARE_DIR "/hosts",
 		.resolv_path = GUEST_SHARE_DIR "/resolv.conf",
 		.target_pid_path = c->target_pid_path,
+		.guest_cpus = c->guest_cpus,
 		.hostname = hostname,
 	};
 	int r = read_profile(c, &profile, err);
@@ -299,6 +300,11 @@ static int write_spec(struct creation *c, struct err *err)
 	return sandbox_place_write(c->pod->sandbox, c->container->object.id, "config.json", json, err);
 }
 
+static int place_cpus(struct creation *c, struct err *err)
+{
+	return container_place_cpus(c->container, c->container->object.work, &c->guest_cpus, err);
+}
+
 static int create_task(struct creation *c, struct err *err)
 {
 	c->task_tried = true;
@@ -311,7 +317,8 @@ static int create_task(struct creation *c, struct err *err)
 int creation_steps(struct creation *c, struct err *err)
 {
 	static int (*const steps[])(struct creation * c, struct err * err) = {
-		prepare_rootfs, resolve_user, prepare_mounts, resolve_target, write_spec, create_task,
+		prepare_rootfs, resolve_user, prepare_mounts, resolve_target,
+		place_cpus,	write_spec,   create_task,
 	};
 	int r = 0;
 
@@ -329,6 +336,7 @@ void creation_done(struct creation *c)
 		free((char *)(uintptr_t)c->mounts[i].guest_source);
 	free(c->mounts);
 	free(c->target_pid_path);
+	free(c->guest_cpus);
 	free(c->user.groups);
 	image_free(c->image);
 }

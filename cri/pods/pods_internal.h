@@ -75,6 +75,7 @@ struct pod {
 	pthread_cond_t changed; /* of op, phase, gone, and of its containers */
 	enum work op;
 	bool gone;		  /* its row is deleted */
+	uint64_t cpus_epoch;	  /* grows with each change of state->vcpu_cpus */
 	PodState *state;	  /* as stored */
 	struct outcome *stopping; /* of the stop in progress, else NULL */
 	struct outcome *removing;
@@ -262,6 +263,7 @@ struct creation {
 	struct oci_mount *mounts;
 	size_t n_mounts;
 	char *target_pid_path;
+	char *guest_cpus;
 	bool task_tried; /* the guest may have it */
 };
 /* InvalidArgument, naming the field. */
@@ -273,6 +275,14 @@ uint32_t creation_stop_signal(const Runtime__V1__ContainerConfig *config, const 
 int creation_steps(struct creation *c, struct err *err);
 /* Frees what it holds, but for the container's reference. */
 void creation_done(struct creation *c);
+
+/* cpus.c */
+/*
+ * Gives the container the vCPUs for its cpuset_cpus, and pins the VM's threads: *ret_guest, malloc'ed, is the
+ * set in the guest's numbers. Untouched where it asks for none. A set of more CPUs than the VM has vCPUs is
+ * logged.
+ */
+int container_place_cpus(struct container *container, struct call *call, char **ret_guest, struct err *err);
 
 /* container_remove.c */
 int container_remove_now(struct container *container, struct call *call, struct err *err);

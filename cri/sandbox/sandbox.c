@@ -221,6 +221,22 @@ int sandbox_resize(struct sandbox *sandbox, struct call *call, uint32_t vcpus, u
 	return agent_call_by(agent, call, &AGENT_ONLINE_RESOURCES, &req.base, left > 0 ? left : 1, NULL, err);
 }
 
+uint32_t sandbox_vcpus(struct sandbox *sandbox)
+{
+	struct agent *agent;
+
+	return sandbox_agent(sandbox, &agent, NULL) == 0 ? sandbox->driver->vcpus(sandbox) : 0;
+}
+
+int sandbox_pin(struct sandbox *sandbox, struct call *call, const cpu_set_t *sets, uint32_t n,
+		struct err *err)
+{
+	struct agent *agent;
+	int r = sandbox_agent(sandbox, &agent, err);
+
+	return r < 0 ? r : sandbox->driver->pin(sandbox, sets, n, call_until(call, 30 * NS_PER_SEC), err);
+}
+
 /* ---- hooks --------------------------------------------------------------------------------------------- */
 
 /* Lock held. False: nobody is there to be told. */

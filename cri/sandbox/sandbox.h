@@ -205,6 +205,14 @@ int sandbox_place_remove(struct sandbox *sandbox, const char *container_id, bool
  */
 int sandbox_resize(struct sandbox *sandbox, struct call *call, uint32_t vcpus, uint64_t memory_bytes,
 		   const struct vmm_resources *limits, struct err *err);
+/* How many vCPUs its guest has; 0: it does not run. Asks nobody. */
+uint32_t sandbox_vcpus(struct sandbox *sandbox);
+/*
+ * Lets vCPU i run on the host's CPUs sets[i] alone, for the first n vCPUs, until the next call. Blocks, 30 s
+ * at most. A vCPU that sandbox_resize adds runs anywhere until then.
+ */
+int sandbox_pin(struct sandbox *sandbox, struct call *call, const cpu_set_t *sets, uint32_t n,
+		struct err *err);
 /* What all its processes on the host use. */
 int sandbox_usage(struct sandbox *sandbox, struct vmm_cgroup_stats *ret_usage, struct err *err);
 

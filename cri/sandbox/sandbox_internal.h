@@ -76,6 +76,9 @@ struct sandbox_driver {
 
 	int (*resize)(struct sandbox *sandbox, uint32_t vcpus, uint64_t memory_bytes,
 		      const struct vmm_resources *limits, int64_t deadline_ns, struct err *err);
+	uint32_t (*vcpus)(struct sandbox *sandbox); /* never blocks; 0: no machine runs */
+	int (*pin)(struct sandbox *sandbox, const cpu_set_t *sets, uint32_t n, int64_t deadline_ns,
+		   struct err *err);
 	int (*usage)(struct sandbox *sandbox, struct vmm_cgroup_stats *ret_usage, struct err *err);
 	int (*info)(struct sandbox *sandbox, struct vm_info *ret_info, struct err *err);
 

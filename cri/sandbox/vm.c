@@ -260,6 +260,20 @@ static int resize(struct sandbox *s, uint32_t vcpus, uint64_t memory_bytes,
 	return vmm_cgroup_update(s->cgroup, &res, err);
 }
 
+static uint32_t vcpus(struct sandbox *s)
+{
+	struct vm *vm = vm_of(machine_of(s));
+
+	return vm ? vm_vcpus(vm) : 0;
+}
+
+static int pin(struct sandbox *s, const cpu_set_t *sets, uint32_t n, int64_t deadline_ns, struct err *err)
+{
+	struct vm *vm = vm_of(machine_of(s));
+
+	return vm ? vm_pin(vm, sets, n, deadline_ns, err) : err_set(err, -ENOTCONN, "the VM does not run");
+}
+
 static int usage(struct sandbox *s, struct vmm_cgroup_stats *ret_usage, struct err *err)
 {
 	return vmm_cgroup_stats(s->cgroup, ret_usage, err);
@@ -297,6 +311,8 @@ const struct sandbox_driver sandbox_vm_driver = {
 	.save = save,
 	.recover = recover,
 	.resize = resize,
+	.vcpus = vcpus,
+	.pin = pin,
 	.usage = usage,
 	.info = info,
 	.write = write_shared,

@@ -2,6 +2,7 @@
 #include "cri/spec/spec_internal.h"
 
 #include "api/agent/guest_abi.h"
+#include "base/cpulist.h"
 #include "base/util.h"
 
 #include <strings.h>
@@ -342,11 +343,27 @@ int oci_put_devices(struct oci_build *b, struct json_object *spec_linux, struct 
 
 /* ---- resources ----------------------------------------------------------------------------------------- */
 
-static int fill_cpu(const Runtime__V1__LinuxContainerResources *res, struct json_object *resources, bool *oom,
-		    struct err *err)
+/* The host's numbers mean nothing in the guest: the CPUs come as guest_cpus, and there is one node. */
+static int check_cpuset(const Runtime__V1__LinuxContainerResources *res, struct err *err)
+{
+	cpu_set_t set;
+
+	if (!str_empty(res->cpuset_cpus) && cpulist_parse(res->cpuset_cpus, &set) < 0)
+		return err_set(err, -EINVAL, "cpuset_cpus \"%.64s\" is not a list of CPUs", res->cpuset_cpus);
+	if (!str_empty(res->cpuset_mems) && cpulist_parse(res->cpuset_mems, &set) < 0)
+		return err_set(err, -EINVAL, "cpuset_mems \"%.64s\" is not a list of memory nodes",
+			       res->cpuset_mems);
+	return 0;
+}
+
+static int fill_cpu(const Runtime__V1__LinuxContainerResources *res, const char *guest_cpus,
+		    struct json_object *resources, bool *oom, struct err *err)
 {
 	struct json_object *cpu;
+	int r = check_cpuset(res, err);
 
+	if (r < 0)
+		return r;
 	if (res->cpu_shares < 0)
 		return err_set(err, -EINVAL, "cpu_shares %lld is negative", (long long)res->cpu_shares);
 	if (res->cpu_period < 0 || (res->cpu_period && (res->cpu_period < 1000 || res->cpu_period > 1000000)))
@@ -364,10 +381,8 @@ static int fill_cpu(const Runtime__V1__LinuxContainerResources *res, struct json
 		oci_int(oom, cpu, "quota", res->cpu_quota);
 	if (res->cpu_period)
 		oci_int(oom, cpu, "period", res->cpu_period);
-	if (!str_empty(res->cpuset_cpus))
-		oci_string(oom, cpu, "cpus", res->cpuset_cpus);
-	if (!str_empty(res->cpuset_mems))
-		oci_string(oom, cpu, "mems", res->cpuset_mems);
+	if (!str_empty(guest_cpus))
+		oci_string(oom, cpu, "cpus", guest_cpus);
 	if (cpu && json_object_object_length(cpu) == 0)
 		json_object_object_del(resources, "cpu");
 	return 0;
@@ -455,10 +470,10 @@ static int fill_unified(const Runtime__V1__LinuxContainerResources *res, struct 
 	return 0;
 }
 
-int oci_fill_resources(const Runtime__V1__LinuxContainerResources *res, struct json_object *resources,
-		       bool *oom, struct err *err)
+int oci_fill_resources(const Runtime__V1__LinuxContainerResources *res, const char *guest_cpus,
+		       struct json_object *resources, bool *oom, struct err *err)
 {
-	int r = fill_cpu(res, resources, oom, err);
+	int r = fill_cpu(res, guest_cpus, resources, oom, err);
 
 	if (r == 0)
 		r = fill_memory(res, resources, oom, err);

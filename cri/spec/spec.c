@@ -385,7 +385,8 @@ static int put_linux(struct oci_build *b, struct json_object *spec, struct err *
 	if (r == 0)
 		r = oci_put_devices(b, spec_linux, resources, err);
 	if (r == 0 && b->container->linux && b->container->linux->resources)
-		r = oci_fill_resources(b->container->linux->resources, resources, &b->oom, err);
+		r = oci_fill_resources(b->container->linux->resources, b->in->guest_cpus, resources, &b->oom,
+				       err);
 	if (r == 0)
 		r = oci_put_seccomp(b, spec_linux, err);
 	if (r == 0)
@@ -481,7 +482,7 @@ int oci_spec_check(const struct oci_spec_input *input, struct err *err)
 	if (r == 0)
 		r = put_oom_score(&b, scratch, err);
 	if (r == 0 && b.container->linux && b.container->linux->resources)
-		r = oci_fill_resources(b.container->linux->resources, scratch, &b.oom, err);
+		r = oci_fill_resources(b.container->linux->resources, NULL, scratch, &b.oom, err);
 	json_object_put(scratch);
 	return r;
 }
@@ -503,12 +504,12 @@ int oci_spec_build(const struct oci_spec_input *input, char **ret_json, struct e
 	return oci_text(spec, b.oom, ret_json, err);
 }
 
-int oci_spec_resources(const Runtime__V1__LinuxContainerResources *resources, char **ret_json,
-		       struct err *err)
+int oci_spec_resources(const Runtime__V1__LinuxContainerResources *resources, const char *guest_cpus,
+		       char **ret_json, struct err *err)
 {
 	struct json_object *object = json_object_new_object();
 	bool oom = !object;
-	int r = oci_fill_resources(resources, object, &oom, err);
+	int r = oci_fill_resources(resources, guest_cpus, object, &oom, err);
 
 	if (r < 0) {
 		json_object_put(object);

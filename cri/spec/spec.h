@@ -63,6 +63,7 @@ struct oci_spec_input {
 	const char *hostname_path, *hosts_path, *resolv_path; /* guest paths bound into the container unless a
 								 mount covers them; NULL: none */
 	const char *target_pid_path;	  /* namespace mode TARGET: "/proc/<guest pid>/ns/pid"; NULL else */
+	const char *guest_cpus;		  /* the guest's CPUs, for the request's cpuset_cpus; NULL: all */
 	const char *seccomp_profile_json; /* localhost profile read from the host; NULL none */
 	const char *hostname;
 };
@@ -77,9 +78,12 @@ int oci_spec_check(const struct oci_spec_input *input, struct err *err);
  * settings. */
 int oci_spec_exec_process(const char *config_json, char *const *args, bool tty, char **ret_json,
 			  struct err *err);
-/* The `linux.resources` object for Task.Update. */
-int oci_spec_resources(const Runtime__V1__LinuxContainerResources *resources, char **ret_json,
-		       struct err *err);
+/*
+ * The `linux.resources` object for Task.Update. guest_cpus as in the input. cpuset_cpus and cpuset_mems count
+ * the host's CPUs and nodes and are only checked here: the guest has numbers of its own, and one node.
+ */
+int oci_spec_resources(const Runtime__V1__LinuxContainerResources *resources, const char *guest_cpus,
+		       char **ret_json, struct err *err);
 /*
  * The path of the localhost seccomp profile that the request names, without the "localhost/" prefix of old
  * clients: a pointer into it, or NULL where none is wanted (privileged included).

@@ -63,8 +63,8 @@ void oci_put_namespaces(struct oci_build *b, struct json_object *spec_linux);
 /* linux.devices and the allow-list in resources. Also checks them (spec_linux and resources may be NULL). */
 int oci_put_devices(struct oci_build *b, struct json_object *spec_linux, struct json_object *resources,
 		    struct err *err);
-int oci_fill_resources(const Runtime__V1__LinuxContainerResources *res, struct json_object *resources,
-		       bool *oom, struct err *err);
+int oci_fill_resources(const Runtime__V1__LinuxContainerResources *res, const char *guest_cpus,
+		       struct json_object *resources, bool *oom, struct err *err);
 
 int oci_check_mounts(struct oci_build *b, struct err *err);
 int oci_put_mounts(struct oci_build *b, struct json_object *spec, struct json_object *spec_linux,

@@ -113,6 +113,11 @@ class Vm:
         self.memory = int(args["--memory"]["size"]) if "--memory" in args else 0
         self.plugged = 0
         self.cpus = int(args["--cpus"]["boot"]) if "--cpus" in args else 1
+        for i in range(self.cpus):
+            thread = threading.Thread(target=threading.Event().wait, daemon=True)
+            thread.start()
+            with open(f"/proc/self/task/{thread.native_id}/comm", "w", encoding="utf-8") as comm:
+                comm.write(f"vcpu{i}")
         self.log = open(os.path.join(run_dir, "requests.jsonl"), "a", encoding="utf-8")
 
     def event(self, source, event, properties=None):

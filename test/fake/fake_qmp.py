@@ -9,6 +9,7 @@ fake.json, beside what fakelib says:
   hang: ["stop"]                        never answered
   quiet_removal: true                   device_del without DEVICE_DELETED
   events: [["SHUTDOWN", {…}], …]        sent right after qmp_capabilities
+  vcpu_threads: 2                       how many of query-cpus-fast
   exit_after: ["stop", 3, "words"]      exits once that has come
 """
 import json
@@ -31,6 +32,11 @@ class Qemu:
         self.status = "running"
         self.lock = threading.Lock()
         self.conn = None
+        self.vcpus = []
+        for _ in range(script.get("vcpu_threads", 2)):
+            thread = threading.Thread(target=threading.Event().wait, daemon=True)
+            thread.start()
+            self.vcpus.append(thread.native_id)
 
     def send(self, message):
         with self.lock:
@@ -71,6 +77,8 @@ class Qemu:
     def handle(self, name, a):
         if name == "query-pci":
             return self.query_pci()
+        if name == "query-cpus-fast":
+            return [{"cpu-index": i, "thread-id": tid} for i, tid in enumerate(self.vcpus)]
         if name == "query-status":
             return {"status": self.status, "running": self.status == "running"}
         if name in ("stop", "cont"):

@@ -312,6 +312,19 @@ static int resize(struct sandbox *s, uint32_t vcpus, uint64_t memory_bytes,
 	return run_step(FAKE_RESIZE, err);
 }
 
+static uint32_t vcpus(struct sandbox *s)
+{
+	return s->id[0] ? 2 : 0;
+}
+
+static int pin(struct sandbox *s, const cpu_set_t *sets, uint32_t n, int64_t deadline_ns, struct err *err)
+{
+	(void)s;
+	(void)sets;
+	(void)deadline_ns;
+	return n > 2 ? err_set(err, -EINVAL, "more than two vCPUs") : 0;
+}
+
 static int usage(struct sandbox *s, struct vmm_cgroup_stats *ret_usage, struct err *err)
 {
 	(void)err;
@@ -409,6 +422,8 @@ const struct sandbox_driver fake_sandbox_driver = {
 	.save = save,
 	.recover = recover,
 	.resize = resize,
+	.vcpus = vcpus,
+	.pin = pin,
 	.usage = usage,
 	.info = info,
 	.write = write_shared,

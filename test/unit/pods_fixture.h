@@ -13,6 +13,7 @@
 #include "api/agent/task.pb-c.h"
 #include "api/pb.h"
 #include "base/cond.h"
+#include "base/cpulist.h"
 #include "base/log.h"
 #include "base/tree.h"
 #include "cri/logs/logs.h"
@@ -44,6 +45,7 @@ enum step {
 	STEP_IMAGE,
 	STEP_ROOT,
 	STEP_BIND,
+	STEP_PIN,
 	STEP_CREATE, /* and the guest's */
 	STEP_START,
 	STEP_STATE,
@@ -77,6 +79,8 @@ struct fake {
 	unsigned int attached;	/* CNI */
 	unsigned int roots;
 	bool deaf, hung_guest, oom, lost_wait;
+	uint32_t vcpus;	  /* at most 4 */
+	char pins[4][64]; /* where each vCPU runs */
 	char adopts[16];
 	unsigned int gcs, checks;
 	int64_t adopt_wait_ns; /* of the next start; 0: as users have it */
@@ -438,6 +442,22 @@ int sandbox_place_remove(struct sandbox *s, const char *container_id, bool lazy,
 	(void)lazy;
 	sandbox_place(s, container_id, &place, err);
 	return remove_tree(place.dir) < 0 ? err_set(err, -EIO, "removing %s", place.dir) : 0;
+}
+
+uint32_t sandbox_vcpus(struct sandbox *s)
+{
+	return sandbox_is_dead(s) ? 0 : fake.vcpus;
+}
+
+int sandbox_pin(struct sandbox *s, struct call *call, const cpu_set_t *sets, uint32_t n, struct err *err)
+{
+	int r = fake_step(STEP_PIN, call, err);
+
+	(void)s;
+	assert_int_equal(n, fake.vcpus);
+	for (uint32_t i = 0; r == 0 && i < n; i++)
+		cpulist_words(&sets[i], fake.pins[i], sizeof(fake.pins[i]));
+	return r;
 }
 
 int sandbox_info(struct sandbox *s, struct sandbox_info *ret, struct err *err)
@@ -1198,6 +1218,7 @@ static inline int fake_setup(void **state)
 	fake.config.server.state_dir = fake.dir;
 	fake.config.server.run_dir = fake.dir;
 	fake.config.sandbox.cgroup_parent = (char *)(uintptr_t) "/crivisor";
+	fake.vcpus = 1;
 	fake.config.hypervisor.vcpus = 1;
 	fake.config.hypervisor.memory_bytes = 256 << 20;
 	log_set_level(LOG_LEVEL_ERROR);

@@ -169,13 +169,14 @@ static void resources_of_create_and_update(void **state)
 
 	(void)state;
 	init(&q);
-	assert_int_equal(oci_spec_resources(&q.res, &json, &err), 0);
+	assert_int_equal(oci_spec_resources(&q.res, NULL, &json, &err), 0);
 	assert_string_equal(json, "{}");
 	free(json);
 	q.res.cpu_shares = 1;
 	q.res.cpu_quota = 50000;
 	q.res.cpu_period = 100000;
-	q.res.cpuset_cpus = strs("0-1");
+	q.res.cpuset_cpus = strs("2-3");
+	q.res.cpuset_mems = strs("1");
 	q.res.memory_limit_in_bytes = 64 << 20;
 	h0.page_size = strs("1GB");
 	h1.page_size = strs("2MB");
@@ -186,7 +187,7 @@ static void resources_of_create_and_update(void **state)
 	u.value = strs("60000000");
 	q.res.unified = unified;
 	q.res.n_unified = 1;
-	assert_int_equal(oci_spec_resources(&q.res, &json, &err), 0);
+	assert_int_equal(oci_spec_resources(&q.res, "0-1", &json, &err), 0);
 	assert_string_equal(json,
 			    "{\"cpu\":{\"shares\":2,\"quota\":50000,\"period\":100000,\"cpus\":\"0-1\"},"
 			    "\"memory\":{\"limit\":67108864,\"swap\":67108864},"

@@ -3,6 +3,7 @@
  * Both drivers against scripted stand-ins (test/fake/): every request is checked against the API's table, and
  * every way in which a VMM can misbehave must end in words, in time, and with no process left. Needs python3.
  */
+#include "base/cpulist.h"
 #include "base/util.h"
 #include "vmm/cgroup.h"
 #include "vmm/death.h"
@@ -740,6 +741,88 @@ static void clh_errors_carry_the_vmm_s_words(void **state)
 	end(vm);
 }
 
+/* The thread of the VMM that runs on one CPU alone, by its affinity: how many of them. */
+static unsigned int pinned_to(pid_t pid, size_t cpu)
+{
+	char path[64];
+	const struct dirent *de;
+	unsigned int n = 0;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
+	d = opendir(path);
+	assert_non_null(d);
+	while ((de = readdir(d))) {
+		cpu_set_t set;
+
+		if (de->d_name[0] != '.' && sched_getaffinity(atoi(de->d_name), sizeof(set), &set) == 0 &&
+		    CPU_COUNT(&set) == 1 && CPU_ISSET(cpu, &set))
+			n++;
+	}
+	closedir(d);
+	return n;
+}
+
+/* fault K1: the VMM's vCPU threads run where they are told, and no other thread of it does. */
+static void pin_moves_the_vcpu_threads_alone(const char *driver)
+{
+	struct err err = ERR_INIT;
+	struct vm *vm;
+	struct vm_info info;
+	cpu_set_t sets[2], online;
+
+	check(cpulist_online(&online), &err, "online");
+	vm = start(driver, NULL);
+	check(vm_info(vm, &info, &err), &err, "info");
+	assert_int_equal(vm_vcpus(vm), 1);
+	CPU_ZERO(&sets[0]);
+	CPU_SET(0, &sets[0]);
+	check(vm_pin(vm, sets, 1, LONG, &err), &err, "pin");
+	if (CPU_COUNT(&online) > 1)
+		assert_int_equal(pinned_to(info.vmm_pid, 0), 1);
+	check(vm_pin(vm, &online, 1, LONG, &err), &err, "unpin");
+	if (CPU_COUNT(&online) > 1)
+		assert_int_equal(pinned_to(info.vmm_pid, 0), 0);
+	/* A CPU that no host of this size has, and a vCPU that is not there. */
+	CPU_ZERO(&sets[0]);
+	CPU_SET(CPU_SETSIZE - 1, &sets[0]);
+	assert_int_equal(vm_pin(vm, sets, 1, LONG, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "vCPU 0"));
+	sets[0] = sets[1] = online;
+	if (str_eq(driver, "cloud-hypervisor"))
+		assert_int_equal(vm_pin(vm, sets, 2, LONG, &err), -ESRCH);
+	end(vm);
+}
+
+static void qemu_pin_moves_the_vcpu_threads_alone(void **state)
+{
+	(void)state;
+	pin_moves_the_vcpu_threads_alone("qemu");
+}
+
+static void clh_pin_moves_the_vcpu_threads_alone(void **state)
+{
+	(void)state;
+	pin_moves_the_vcpu_threads_alone("cloud-hypervisor");
+}
+
+static void thread_parse_takes_the_innermost_number(void **state)
+{
+	char jailed[] = "Name:\tCPU 0/TCG\nState:\tS (sleeping)\nNSpid:\t4711\t7\nThreads:\t3\n";
+	char plain[] = "Name:\tvcpu1\nNSpid:\t4712\n", bad[] = "State:\tS\n";
+	struct vm_thread t;
+
+	(void)state;
+	assert_int_equal(vm_thread_parse(4711, jailed, &t), 0);
+	assert_int_equal(t.tid, 4711);
+	assert_int_equal(t.inner, 7);
+	assert_string_equal(t.name, "CPU 0/TCG");
+	assert_int_equal(vm_thread_parse(4712, plain, &t), 0);
+	assert_int_equal(t.inner, 4712);
+	assert_string_equal(t.name, "vcpu1");
+	assert_int_equal(vm_thread_parse(4713, bad, &t), -EBADMSG);
+}
+
 static void clh_resize_waits_for_the_memory(void **state)
 {
 	struct err err = ERR_INIT;
@@ -848,6 +931,9 @@ int main(void)
 		cmocka_unit_test(clh_command_line_has_the_described_order),
 		cmocka_unit_test(clh_errors_carry_the_vmm_s_words),
 		cmocka_unit_test(clh_resize_waits_for_the_memory),
+		cmocka_unit_test(qemu_pin_moves_the_vcpu_threads_alone),
+		cmocka_unit_test(clh_pin_moves_the_vcpu_threads_alone),
+		cmocka_unit_test(thread_parse_takes_the_innermost_number),
 		cmocka_unit_test(clh_snapshot_restores_into_its_own_place),
 		cmocka_unit_test(qmp_nonsense_is_an_error),
 		cmocka_unit_test(qmp_errors_carry_qemu_s_words_and_clean_up),
