@@ -26,6 +26,7 @@ struct exec {
 	char exec_id[33];
 	int64_t deadline_ns; /* the command's: that of timeout_s */
 	struct buf out[2];
+	size_t held; /* bytes in both */
 	bool eof;
 };
 
@@ -90,9 +91,12 @@ static int take_records(struct exec *e, const Crivisor__Agent__V1__ReadLogRespon
 	for (size_t i = 0; i < resp->n_records; i++) {
 		const Crivisor__Agent__V1__LogRecord *rec = resp->records[i];
 		struct buf *to = &e->out[rec->stream == CRIVISOR__AGENT__V1__STREAM__STREAM_STDERR];
-		size_t room = EXEC_OUTPUT_MAX - to->len;
+		size_t room = EXEC_OUTPUT_MAX - e->held, len = rec->data.len < room ? rec->data.len : room;
 
-		if (buf_put(to, rec->data.data, rec->data.len < room ? rec->data.len : room) < 0)
+		if (exec_hold(e->container->pod, e->held, len, err) < 0)
+			return -ENOBUFS;
+		e->held += len;
+		if (buf_put(to, rec->data.data, len) < 0)
 			return err_oom(err);
 		*offset += rec->data.len;
 	}
@@ -165,6 +169,40 @@ static int wait_end(struct exec *e, int32_t *ret_code, struct err *err)
 	return 0;
 }
 
+/* The command itself has ended. */
+static bool has_ended(struct exec *e)
+{
+	Containerd__Task__V2__StateRequest req = CONTAINERD__TASK__V2__STATE_REQUEST__INIT;
+	Containerd__Task__V2__StateResponse *resp = NULL;
+	bool ended;
+
+	req.id = e->container->object.id;
+	req.exec_id = e->exec_id;
+	if (agent_call(e->agent, &AGENT_TASK_STATE, &req.base, CALL_NS, (ProtobufCMessage **)&resp, NULL) < 0)
+		return false;
+	ended = resp->status == CONTAINERD__V1__TYPES__STATUS__STOPPED;
+	pb_free(resp);
+	return ended;
+}
+
+/* What ended it, in words, before it is killed. */
+static int explain(struct exec *e, int r, int64_t timeout_s, struct err *err)
+{
+	const char *id = e->container->object.id;
+
+	if (r != -ETIMEDOUT)
+		return r < 0 ? err_wrap(err, "exec in container \"%s\"", id) : 0;
+	if (has_ended(e))
+		return err_set(err, r,
+			       "command in container \"%s\" has ended, but its output is still held by other "
+			       "processes, which were killed",
+			       id);
+	if (timeout_s > 0 && call_check(e->call, NULL) == 0)
+		return err_set(err, r, "command in container \"%s\" timed out after %lld s and was killed",
+			       id, (long long)timeout_s);
+	return err_wrap(err, "exec in container \"%s\"", id);
+}
+
 /* A connection for the output. While the agent is being connected to anew, a Check waits until it is. */
 static int open_output(struct exec *e, struct err *err)
 {
@@ -192,12 +230,10 @@ static int run(struct exec *e, char *const *args, int64_t timeout_s, struct exec
 		r = read_output(e, err);
 	if (r == 0)
 		r = wait_end(e, &ret->exit_code, err);
+	r = explain(e, r, timeout_s, err);
 	forget(e, r == 0);
 	agent_conn_close(e->conn);
-	if (r == -ETIMEDOUT && timeout_s > 0 && call_check(e->call, NULL) == 0)
-		return err_set(err, r, "command in container \"%s\" timed out after %lld s and was killed",
-			       id, (long long)timeout_s);
-	return r < 0 ? err_wrap(err, "exec in container \"%s\"", id) : 0;
+	return r;
 }
 
 static void take_output(struct buf *buf, void **ret_data, size_t *ret_len)
@@ -245,8 +281,12 @@ int containers_exec(struct pods *pods, const char *id, char *const *args, int64_
 		r = err_set(err, -EIO, "the kernel gives no random numbers");
 	if (r < 0)
 		return r;
+	r = exec_enter(c->pod, err);
+	if (r < 0)
+		return r;
 	e.container = c;
 	r = run(&e, args, timeout_s, &result, err);
+	exec_leave(c->pod, e.held);
 	if (r == 0) {
 		take_output(&e.out[0], &result.out, &result.out_len);
 		take_output(&e.out[1], &result.err_out, &result.err_len);

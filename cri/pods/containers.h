@@ -63,16 +63,21 @@ void containers_remove(struct pods *pods, const char *id, struct call *call, pod
 /* The new log file exists when this returns. Blocks while a file is opened. */
 int containers_reopen_log(struct pods *pods, const char *id, struct call *call, struct err *err);
 
-/* Of each stream; what exceeds it is dropped, as CRI-O and containerd do. */
-#define EXEC_OUTPUT_MAX (16u << 20)
+/*
+ * Of both streams together, in the order in which they came; what exceeds it is dropped, as CRI-O and
+ * containerd do. Clients take messages of 16 MiB: the rest is for the message around it.
+ */
+#define EXEC_OUTPUT_MAX ((16u << 20) - 4096)
 struct exec_result {
 	void *out, *err_out; /* malloc'ed */
 	size_t out_len, err_len;
 	int32_t exit_code;
 };
 /*
- * Blocks until the command has ended. It is killed when the call is cancelled, or at its deadline or after
- * timeout_s (0: none), whichever is first: DeadlineExceeded.
+ * Blocks until the command has ended and nothing that it has started holds its output any more. It is killed,
+ * with all that it has started, when the call is cancelled, or at its deadline or after timeout_s (0: none),
+ * whichever is first: DeadlineExceeded. What a command leaves behind without holding its output lives on.
+ * ResourceExhausted where the pod's commands hold their share of the server's threads or memory.
  */
 int containers_exec(struct pods *pods, const char *id, char *const *args, int64_t timeout_s,
 		    struct call *call, struct exec_result *ret_result, struct err *err);

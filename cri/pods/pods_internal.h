@@ -47,6 +47,8 @@ struct pods {
 	atomic_bool closed;
 	struct loop_source *unclaimed; /* loop thread: the next look at what nobody has claimed */
 	int64_t unclaimed_ns;	       /* immutable */
+	atomic_uint execs;	       /* of all pods, as is exec_bytes */
+	atomic_size_t exec_bytes;
 };
 
 /* ---- pods: pod.c --------------------------------------------------------------------------------------- */
@@ -75,6 +77,8 @@ struct pod {
 	pthread_cond_t changed; /* of op, phase, gone, and of its containers */
 	enum work op;
 	bool gone;		  /* its row is deleted */
+	atomic_uint execs;	  /* commands of ExecSync under way */
+	atomic_size_t exec_bytes; /* their output, as exec_hold counts it */
 	uint64_t cpus_epoch;	  /* grows with each change of state->vcpu_cpus */
 	PodState *state;	  /* as stored */
 	struct outcome *stopping; /* of the stop in progress, else NULL */
@@ -275,6 +279,14 @@ uint32_t creation_stop_signal(const Runtime__V1__ContainerConfig *config, const 
 int creation_steps(struct creation *c, struct err *err);
 /* Frees what it holds, but for the container's reference. */
 void creation_done(struct creation *c);
+
+/* exec_share.c: what the commands of ExecSync may hold of the server. */
+/* ResourceExhausted where the pod has its share already. */
+int exec_enter(struct pod *pod, struct err *err);
+/* The command holds `held` bytes of output, and may it hold `more`? ResourceExhausted. */
+int exec_hold(struct pod *pod, size_t held, size_t more, struct err *err);
+/* With the bytes that exec_hold has granted in all. */
+void exec_leave(struct pod *pod, size_t held);
 
 /* cpus.c */
 /*

@@ -20,7 +20,7 @@ static const char *const v1_wanted[] = {"cpuset",  "cpu",     "cpuacct", "blkio"
 					"devices", "freezer", "net_cls", "perf_event", "net_prio",
 					"hugetlb", "pids",    "rdma"};
 
-/* ---- paths ---------------------------------------------------------------------------------------- */
+/* ---- paths --------------------------------------------------------------------------------------------- */
 
 /* "/sys/fs/cgroup[/controller]<path>[/file]" */
 static char *path_of(bool v2, const char *controller, const char *path, const char *file)
@@ -71,7 +71,7 @@ uint64_t cgroup_keyed(const char *text, const char *key)
 	return 0;
 }
 
-/* ---- set-up --------------------------------------------------------------------------------------- */
+/* ---- set-up -------------------------------------------------------------------------------------------- */
 
 static bool has_word(const char *text, const char *word)
 {
@@ -113,6 +113,33 @@ static int make_leaf(const char *path, struct err *err)
 	if (!dir || (mkdir(dir, 0755) < 0 && errno != EEXIST))
 		return err_set_errno(err, -errno, "make cgroup %s", path);
 	return 0;
+}
+
+int cgroup_make(const char *path, struct err *err)
+{
+	return make_leaf(path, err);
+}
+
+void cgroup_remove_empty(const char *path)
+{
+	char *dir CLEANUP_FREE = path_of(true, "", path, NULL);
+
+	if (dir)
+		rmdir(dir);
+}
+
+void cgroup_each(const char *path, void (*fn)(void *arg, const char *name), void *arg)
+{
+	char *dir CLEANUP_FREE = path_of(true, "", path, NULL);
+	DIR *d = dir ? opendir(dir) : NULL;
+	const struct dirent *de;
+
+	while (d && (de = readdir(d))) {
+		if (de->d_type == DT_DIR && de->d_name[0] != '.')
+			fn(arg, de->d_name);
+	}
+	if (d)
+		closedir(d);
 }
 
 int cgroup_enable(bool v2, const char *parent, struct err *err)
@@ -178,7 +205,7 @@ int cgroup_setup(bool *ret_v2, struct err *err)
 	return setup_v1(err);
 }
 
-/* ---- containers ----------------------------------------------------------------------------------- */
+/* ---- containers ---------------------------------------------------------------------------------------- */
 
 int cgroup_parse(bool v2, const char *text, char **ret_path)
 {
@@ -328,7 +355,7 @@ void cgroup_remove(bool v2, const char *path)
 		closedir(d);
 }
 
-/* ---- figures -------------------------------------------------------------------------------------- */
+/* ---- figures ------------------------------------------------------------------------------------------- */
 
 uint64_t cgroup_oom_kills(bool v2, const char *path)
 {

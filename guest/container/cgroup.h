@@ -32,6 +32,13 @@ int cgroup_enable(bool v2, const char *parent, struct err *err);
  */
 int cgroup_enter_leaf(bool v2, struct err *err);
 
+/* v2 alone: a cgroup below one that exists. */
+int cgroup_make(const char *path, struct err *err);
+/* v2 alone: removes it if no process and no cgroup is in it. */
+void cgroup_remove_empty(const char *path);
+/* v2 alone: calls fn for the name of each cgroup directly below; fn may remove it. */
+void cgroup_each(const char *path, void (*fn)(void *arg, const char *name), void *arg);
+
 /* The cgroup of pid, of the memory controller on v1; *ret_path is the caller's to free. */
 int cgroup_of(bool v2, pid_t pid, char **ret_path, struct err *err);
 /* The same from the content of /proc/<pid>/cgroup; for tests too. */

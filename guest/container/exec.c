@@ -2,21 +2,69 @@
 /* Further processes of a container. */
 #include "guest/container/ctr_internal.h"
 
+#include "guest/container/cgroup.h"
 #include "guest/container/crun_internal.h"
+
+/* The name of an exec's cgroup below its container's. No program of a container would take such a name. */
+#define EXEC_CGROUP "crivisor-exec-"
 
 #define SPEC_MAX	 (1u << 20)
 #define STATUS_UNSTARTED 255 /* exit status of an exec that the runtime could not start */
 
+/*
+ * Removes the cgroup of an exec that is forgotten, if nothing lives in it. What such an exec has left behind
+ * keeps its cgroup until it has ended, too: hence all of them are looked at.
+ */
+static void remove_if_empty(void *arg, const char *name)
+{
+	const struct ctr *c = arg;
+	char *path CLEANUP_FREE = xasprintf("%s/%s", c->cgroup, name);
+
+	if (!path || !str_starts(name, EXEC_CGROUP))
+		return;
+	for (const struct proc *p = c->execs; p; p = p->next) {
+		if (p->cgroup && str_eq(p->cgroup, path))
+			return;
+	}
+	cgroup_remove_empty(path);
+}
+
 void exec_free(struct proc *p)
 {
 	struct proc **at = &p->ctr->execs;
+	struct ctr *c = p->ctr;
+	bool own = p->cgroup;
 
 	while (*at != p)
 		at = &(*at)->next;
 	*at = p->next;
-	p->ctr->execs_len--;
+	c->execs_len--;
 	proc_done(p);
 	free(p);
+	if (own && c->cgroup)
+		cgroup_each(c->cgroup, remove_if_empty, c);
+}
+
+/* v1 has no cgroup.kill, and its hierarchies would need one each. */
+static int make_cgroup(struct proc *p, const char **ret_name, struct err *err)
+{
+	const struct ctr *c = p->ctr;
+	int r;
+
+	*ret_name = NULL;
+	if (!c->agent->cgroup2 || !c->cgroup)
+		return 0;
+	p->cgroup = xasprintf("%s/" EXEC_CGROUP "%u", c->cgroup, agent_serial());
+	if (!p->cgroup)
+		return err_oom(err);
+	r = cgroup_make(p->cgroup, err);
+	if (r < 0) {
+		free(p->cgroup);
+		p->cgroup = NULL;
+		return r;
+	}
+	*ret_name = strrchr(p->cgroup, '/') + 1;
+	return 0;
 }
 
 int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, const void *spec, size_t len,
@@ -78,6 +126,9 @@ static void on_exec_started(void *arg, const struct err *err, pid_t pid, uint64_
 	free(p->spec_path);
 	p->spec_path = NULL;
 	if (err) {
+		/* The runtime may have been ended after it had made the process. */
+		if (p->cgroup)
+			(void)cgroup_kill(true, p->cgroup, NULL);
 		proc_stillborn(p, STATUS_UNSTARTED);
 		rpc_slot_fail(&p->slot, err);
 		return;
@@ -88,9 +139,18 @@ static void on_exec_started(void *arg, const struct err *err, pid_t pid, uint64_
 
 void ctr_exec_start(struct proc *p, struct ttrpc_request *req)
 {
-	char *args[] = {
-		(char *)"exec", (char *)"--detach", (char *)"--process", p->spec_path, NULL, NULL, NULL};
+	char *args[] = {(char *)"exec",
+			(char *)"--detach",
+			(char *)"--process",
+			p->spec_path,
+			NULL,
+			NULL,
+			NULL,
+			NULL,
+			NULL};
 	struct crun_args run = {.args = args, .id = p->ctr->id, .want_pid = true};
+	const char *cgroup;
+	size_t n = 4;
 	struct err err = ERR_INIT;
 	char name[2 * AGENT_ID_MAX + 64];
 
@@ -102,9 +162,17 @@ void ctr_exec_start(struct proc *p, struct ttrpc_request *req)
 		ttrpc_fail(req, &err);
 		return;
 	}
+	if (make_cgroup(p, &cgroup, &err) < 0) {
+		ttrpc_fail(req, &err);
+		return;
+	}
+	if (cgroup) {
+		args[n++] = (char *)"--cgroup";
+		args[n++] = (char *)(uintptr_t)cgroup;
+	}
 	if (p->terminal) {
-		args[4] = (char *)"--console-socket";
-		args[5] = p->stdio->console_path;
+		args[n++] = (char *)"--console-socket";
+		args[n++] = p->stdio->console_path;
 	}
 	memcpy(run.stdio, p->child_stdio, sizeof(run.stdio));
 	p->run = crun_start(p->agent, &run, on_exec_started, p, &err);

@@ -3,6 +3,7 @@
 
 #include "api/agent/events.pb-c.h"
 #include "api/agent/task.pb-c.h"
+#include "guest/container/cgroup.h"
 #include "guest/container/ctr_internal.h"
 #include "guest/rpc/events.h"
 #include "guest/core/agent.h"
@@ -30,6 +31,7 @@ int proc_init(struct proc *p, struct agent *agent, struct ctr *ctr, const char *
 	p->stdio = stdio_new(agent, io->terminal, !str_empty(io->in), p->child_stdio, err);
 	if (!p->stdio)
 		return err ? err->code : -EIO;
+	p->stdio->patient = p->exec_id[0] != 0;
 	p->stdio->named[0] = !str_empty(io->out);
 	p->stdio->named[1] = !str_empty(io->err);
 	return 0;
@@ -41,7 +43,7 @@ void proc_close_child_stdio(struct proc *p)
 		p->child_stdio[i] = close_fd(p->child_stdio[i]);
 }
 
-/* ---- waiting -------------------------------------------------------------------------------------- */
+/* ---- waiting ------------------------------------------------------------------------------------------- */
 
 static void waiter_free(struct proc_waiter *w)
 {
@@ -105,7 +107,7 @@ static void answer_waiters(struct proc *p)
 	}
 }
 
-/* ---- life and death ------------------------------------------------------------------------------- */
+/* ---- life and death ------------------------------------------------------------------------------------ */
 
 static void tell_exit(struct proc *p)
 {
@@ -162,6 +164,8 @@ int proc_kill(struct proc *p, int sig, struct err *err)
 {
 	char name[2 * AGENT_ID_MAX + 64];
 
+	if (sig == SIGKILL && p->cgroup && (p->pid > 0 || p->state == PROC_STOPPED))
+		return cgroup_kill(true, p->cgroup, err);
 	if (p->state == PROC_STOPPED)
 		return err_set(err, -ESRCH, "%s: process already finished", proc_name(p, name, sizeof(name)));
 	if (p->pid == 0 && p->run && sig != 0) {
@@ -174,7 +178,7 @@ int proc_kill(struct proc *p, int sig, struct err *err)
 	/* Our child, reaped by us alone and not reaped yet: the number cannot mean another process. */
 	if (kill(p->pid, sig) < 0)
 		return err_set_errno(err, -errno, "signal %d to %s", sig, proc_name(p, name, sizeof(name)));
-	/* An exec is a session of its own: its children go with it when it is killed. */
+	/* An exec without a cgroup is a session of its own: what stays in it goes when the exec is killed. */
 	if (sig == SIGKILL && p->exec_id[0])
 		kill(-p->pid, sig);
 	return 0;
@@ -200,6 +204,7 @@ void proc_done(struct proc *p)
 	if (p->spec_path)
 		unlink(p->spec_path);
 	free(p->spec_path);
+	free(p->cgroup);
 	free(p->exec_id);
 	for (int i = 0; i < 3; i++)
 		free(p->names[i]);

@@ -50,6 +50,7 @@ struct proc {
 	char *names[3]; /* of stdin, stdout, stderr, as given */
 	struct stdio *stdio;
 	int child_stdio[3]; /* for the child, until it is spawned */
+	char *cgroup;	    /* exec: its own, below its container's; NULL: it has none */
 	char *spec_path;    /* exec: the process as JSON, until it is started */
 	pid_t pid;	    /* 0: none yet */
 	int exit_status;
@@ -74,7 +75,10 @@ void proc_born(struct proc *p, pid_t pid, uint64_t since, enum proc_state state)
 void proc_stillborn(struct proc *p, int status);
 /* Answers req when the process has stopped; at once if it has. */
 void proc_wait(struct proc *p, struct ttrpc_request *req);
-/* A signal to this process alone. */
+/*
+ * A signal to this process alone. SIGKILL to an exec ends what it has started as well, also once the exec
+ * itself has ended (with a cgroup of its own; without one, what is still in its process group).
+ */
 int proc_kill(struct proc *p, int sig, struct err *err);
 /* "container \"x\"" or "exec \"y\" of container \"x\"", for messages. */
 const char *proc_name(const struct proc *p, char *buf, size_t len);

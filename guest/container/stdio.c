@@ -15,7 +15,7 @@
 
 static void on_out(void *arg, int fd, uint32_t events);
 
-/* ---- listeners ------------------------------------------------------------------------------------ */
+/* ---- listeners ----------------------------------------------------------------------------------------- */
 
 static void on_tell(void *arg)
 {
@@ -55,7 +55,7 @@ void stdio_unlisten(struct stdio *stdio, struct stdio_listener *l)
 	l->on = false;
 }
 
-/* ---- output --------------------------------------------------------------------------------------- */
+/* ---- output -------------------------------------------------------------------------------------------- */
 
 static void end_close(struct stdio_end *end)
 {
@@ -148,7 +148,7 @@ void stdio_exited(struct stdio *stdio)
 		stdio->console = close_fd(stdio->console);
 		unlink(stdio->console_path);
 	}
-	if (!stdio_all_ended(stdio))
+	if (!stdio_all_ended(stdio) && !stdio->patient)
 		loop_timer_set(stdio->agent->loop, &stdio->grace, now_monotonic_ns() + STDIO_GRACE_NS,
 			       on_grace, stdio);
 	tell(stdio);
@@ -170,7 +170,7 @@ int stdio_ack(struct stdio *stdio, uint64_t offset, struct err *err)
 	return 0;
 }
 
-/* ---- input ---------------------------------------------------------------------------------------- */
+/* ---- input --------------------------------------------------------------------------------------------- */
 
 bool stdio_has_in(const struct stdio *stdio)
 {
@@ -239,7 +239,7 @@ void stdio_close_in(struct stdio *stdio)
 	in_pump(stdio);
 }
 
-/* ---- terminal ------------------------------------------------------------------------------------- */
+/* ---- terminal ------------------------------------------------------------------------------------------ */
 
 int stdio_resize(struct stdio *stdio, uint32_t cols, uint32_t rows, struct err *err)
 {
@@ -343,7 +343,7 @@ static int console_open(struct stdio *stdio, struct err *err)
 	return stdio->console_src ? 0 : err_set(err, -ENOMEM, "watch the console socket");
 }
 
-/* ---- life ----------------------------------------------------------------------------------------- */
+/* ---- life ---------------------------------------------------------------------------------------------- */
 
 static int open_pipe(struct stdio *stdio, struct stdio_end *ours, int our_side, int *ret_theirs,
 		     loop_fd_fn *fn, struct err *err)

@@ -10,10 +10,10 @@
  *            them. Everything that listens is told of the end by stdio_free (the function is called with the
  *            stdio closed for good).
  * Limits:    GUEST_LOG_BUFFER_BYTES of output not acknowledged, STDIO_IN_MAX bytes of input not yet taken by
- *            the process.
- * Ends:      a stream of output ends when every writer has closed it, or STDIO_GRACE_NS after the process has
- *            exited and the pipe is empty: a background child that kept the pipe cannot hold it open
- *            forever.
+ *            the process. Ends: a stream of output ends when every writer has closed it. Of a container's own
+ *            process also STDIO_GRACE_NS after it has exited and the pipe is empty: its container is being
+ *            killed then. An exec's (`patient`) lasts as long as a writer does: its caller kills the exec's
+ *            cgroup when it has waited long enough.
  */
 #ifndef GUEST_CONTAINER_STDIO_INTERNAL_H
 #define GUEST_CONTAINER_STDIO_INTERNAL_H
@@ -59,9 +59,10 @@ struct stdio {
 	bool named[2];	  /* the creator named a stream for it: streams may free what they have sent */
 	bool streamed[2]; /* a stream was attached to it */
 	bool exited;
-	bool dead;   /* stdio_free runs */
-	int tty;     /* -1, or the terminal's master (out[0].fd) */
-	int console; /* listening socket on which the runtime hands over the terminal, -1 once it has */
+	bool patient; /* its output ends with its last writer, not with the process */
+	bool dead;    /* stdio_free runs */
+	int tty;      /* -1, or the terminal's master (out[0].fd) */
+	int console;  /* listening socket on which the runtime hands over the terminal, -1 once it has */
 	struct loop_source *console_src;
 	char console_path[64];
 	struct loop_timer grace;

@@ -163,6 +163,8 @@ static void *exec_long(void *arg)
 	struct exec_result result = {0};
 
 	t->code = containers_exec(fake.pods, t->id, args, t->timeout_s, t->call, &result, &t->err);
+	free(result.out);
+	free(result.err_out);
 	return NULL;
 }
 
@@ -209,6 +211,98 @@ static void containers_exec_is_killed_at_its_end(void **state)
 		assert_int_equal(processes(), 1);
 		call_unref(t.call);
 	}
+}
+
+/*
+ * fault K3: output that a background process holds is waited for as long as the call lasts, then it is ended.
+ */
+static void containers_exec_whose_output_is_held_is_killed_at_its_timeout(void **state)
+{
+	struct exec_thread t = {0};
+	char id[65];
+
+	(void)state;
+	create_and_start("c", id);
+	fake.held = true;
+	t = (struct exec_thread){.id = id, .timeout_s = 1};
+	exec_long(&t);
+	assert_int_equal(t.err.status, ERR_DEADLINE_EXCEEDED);
+	assert_non_null(strstr(t.err.msg, "output is still held by other processes"));
+	assert_int_equal(fake.killed, 1);
+	/* Without a timeout it lasts until the caller goes. */
+	t = (struct exec_thread){.id = id};
+	call_new(INT64_MAX, &t.call, NULL);
+	assert_int_equal(pthread_create(&t.thread, NULL, exec_long, &t), 0);
+	eventually(two_processes, NULL, "the command does not start");
+	call_cancel(t.call, "the client has left");
+	pthread_join(t.thread, NULL);
+	assert_int_equal(t.code, -ECANCELED);
+	assert_int_equal(fake.killed, 2);
+	assert_int_equal(processes(), 1);
+	call_unref(t.call);
+	fake.held = false;
+}
+
+/*
+ * fault E2: 40 MiB of output on two streams are cut to what fits into one message of 16 MiB, framing
+ * included.
+ */
+static void containers_exec_with_much_output_fits_one_message(void **state)
+{
+	static char *const args[] = {(char *)(uintptr_t) "yes", NULL};
+	struct exec_result result = {0};
+	struct err err = ERR_INIT;
+	char id[65];
+
+	(void)state;
+	create_and_start("c", id);
+	fake.output = 40 << 20;
+	if (containers_exec(fake.pods, id, args, 0, NULL, &result, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(result.out_len + result.err_len, EXEC_OUTPUT_MAX);
+	assert_true(result.out_len > 0 && result.err_len > 0);
+	assert_true(EXEC_OUTPUT_MAX + 64 < 16 << 20);
+	free(result.out);
+	free(result.err_out);
+	fake.output = 0;
+}
+
+/* fault J: a pod cannot take all threads of ExecSync, and what it has taken is given back. */
+static void containers_exec_beyond_its_pod_s_share_is_refused(void **state)
+{
+	static char *const args[] = {(char *)(uintptr_t) "true", NULL};
+	enum { N = 128 };
+	struct exec_thread *t = calloc(N, sizeof(*t));
+	struct exec_result result = {0};
+	struct err err = ERR_INIT;
+	char id[65], other[65], there[65];
+
+	(void)state;
+	assert_non_null(t);
+	create_and_start("c", id);
+	run_pod("other", other);
+	create(other, "c", there);
+	do_it(containers_start, there);
+	hold(STEP_EXEC);
+	for (size_t i = 0; i < N; i++) {
+		t[i].id = id;
+		assert_int_equal(pthread_create(&t[i].thread, NULL, exec_long, &t[i]), 0);
+	}
+	until_inside(STEP_EXEC, N);
+	assert_true(containers_exec(fake.pods, id, args, 0, NULL, &result, &err) < 0);
+	assert_int_equal(err.status, ERR_RESOURCE_EXHAUSTED);
+	assert_non_null(strstr(err.msg, "128 commands"));
+	assert_int_equal(hits(STEP_EXEC), N);
+	let_go(STEP_EXEC);
+	assert_int_equal(containers_exec(fake.pods, there, args, 0, NULL, &result, &err), 0);
+	free(result.out);
+	for (size_t i = 0; i < N; i++) {
+		pthread_join(t[i].thread, NULL);
+		assert_int_equal(t[i].code, 0);
+	}
+	assert_int_equal(containers_exec(fake.pods, id, args, 0, NULL, &result, &err), 0);
+	free(result.out);
+	free(t);
 }
 
 /* ---- creations ----------------------------------------------------------------------------------------- */
@@ -647,6 +741,9 @@ int main(void)
 		CASE(containers_exit_with_an_error_and_out_of_memory),
 		CASE(containers_exec_gives_output_and_code),
 		CASE(containers_exec_is_killed_at_its_end),
+		CASE(containers_exec_whose_output_is_held_is_killed_at_its_timeout),
+		CASE(containers_exec_with_much_output_fits_one_message),
+		CASE(containers_exec_beyond_its_pod_s_share_is_refused),
 		CASE(containers_create_fails_at_each_step_and_leaves_nothing),
 		CASE(containers_create_goes_on_when_its_client_leaves_at_any_step),
 		CASE(containers_create_joins_and_refuses_another_config),
