@@ -155,7 +155,7 @@ static int put_env(struct oci_build *b, struct json_object *process, struct err 
 	if (n_image > OCI_LIST_MAX || c->n_envs > OCI_LIST_MAX)
 		return err_set(err, -EINVAL, "envs: more than %d", OCI_LIST_MAX);
 	own = calloc(c->n_envs + 2, sizeof(*own));
-	if (!own || env_init(&env, n_image + c->n_envs + 4) < 0)
+	if (!own || env_init(&env, n_image + c->n_envs + 5) < 0)
 		r = -ENOMEM;
 	for (size_t i = 0; r == 0 && i < c->n_envs; i++) {
 		const Runtime__V1__KeyValue *kv = c->envs[i];
@@ -182,6 +182,9 @@ static int put_env(struct oci_build *b, struct json_object *process, struct err 
 		r = env_put(&env, own[i]);
 	if (r == 0 && !env_has(&env, "PATH="))
 		r = env_put(&env, DEFAULT_PATH);
+	/* The runtime sets HOME from the user's entry. Without one it would stay unset. */
+	if (r == 0 && b->in->user && b->in->user->no_entry && !env_has(&env, "HOME="))
+		r = env_put(&env, "HOME=/");
 	if (r == 0) {
 		array = oci_array(&b->oom, process, "env");
 		for (size_t i = 0; i < env.n; i++)

@@ -38,6 +38,7 @@ struct spec_user {
 	uint32_t uid, gid;
 	uint32_t *groups; /* supplementary */
 	size_t n_groups;
+	bool no_entry; /* /etc/passwd does not name it */
 };
 /*
  * Looks a user up in /etc/passwd and /etc/group below a root file system; no symlink leaves it. user: "name",

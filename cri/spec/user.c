@@ -222,6 +222,7 @@ static int lookup(struct db *passwd, struct db *groups, const char *name, const 
 	if (!entry && !parse_id(name, &user->uid))
 		return err_set(err, -EINVAL, "unable to find user %.200s: no matching entries in passwd file",
 			       name);
+	user->no_entry = !entry;
 	r = read_groups(groups, group, entry, user, &group_found, err);
 	if (r < 0)
 		return r;

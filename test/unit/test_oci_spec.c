@@ -125,6 +125,28 @@ static void user_groups_merge_and_strict(void **state)
 	refused(&q, "supplemental_groups_policy");
 }
 
+/* fault I2: HOME is "/" for a user that /etc/passwd does not name; the runtime sets the others'. */
+static void env_home_of_a_user_without_an_entry_is_the_root(void **state)
+{
+	struct spec_user user = {.uid = 4711, .no_entry = true};
+	struct req q;
+
+	(void)state;
+	init(&q);
+	q.in.user = &user;
+	gives(&q, "process.env",
+	      "[\"HOSTNAME=web-host\",\"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/"
+	      "bin\",\"HOME=/\"]");
+	q.config.env = V("HOME=/image");
+	gives(&q, "process.env.2", "\"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\"");
+	gives(&q, "process.env.1", "\"HOME=/image\"");
+	q.config.env = NULL;
+	user.no_entry = false;
+	gives(&q, "process.env",
+	      "[\"HOSTNAME=web-host\",\"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/"
+	      "bin\"]");
+}
+
 static void user_bad_ones_are_refused(void **state)
 {
 	int64_t extra[] = {-1};
@@ -366,6 +388,7 @@ int main(void)
 		cmocka_unit_test(env_ten_thousand_variables_are_quick),
 		cmocka_unit_test(cwd_request_wins_over_image),
 		cmocka_unit_test(user_groups_merge_and_strict),
+		cmocka_unit_test(env_home_of_a_user_without_an_entry_is_the_root),
 		cmocka_unit_test(user_bad_ones_are_refused),
 		cmocka_unit_test(process_limits_privileges_and_scores),
 		cmocka_unit_test(annotations_are_those_of_containerd_only),
