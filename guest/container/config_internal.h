@@ -19,4 +19,10 @@
  */
 int config_hooks(const char *text, size_t len, bool *ret_hooks, struct err *err);
 
+/*
+ * The oomScoreAdj of an OCI process, between -1000 and 1000; 0 if it has none. The runtime applies it to a
+ * container's first process alone. Errors and memory as above.
+ */
+int config_oom_score(const char *text, size_t len, int *ret_score, struct err *err);
+
 #endif

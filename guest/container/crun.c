@@ -21,6 +21,7 @@ struct crun_run {
 	struct agent *agent;
 	char **argv;
 	int stdio[3];
+	int oom_score_adj;
 	char log[64], pidfile[64]; /* pidfile empty: not wanted */
 	pid_t pid;		   /* 0: queued */
 	uint64_t since;
@@ -182,7 +183,9 @@ static void on_late(void *arg)
 
 static void run_now(struct crun_run *run)
 {
-	struct spawn s = {.argv = run->argv, .stdio = {run->stdio[0], run->stdio[1], run->stdio[2]}};
+	struct spawn s = {.argv = run->argv,
+			  .stdio = {run->stdio[0], run->stdio[1], run->stdio[2]},
+			  .oom_score_adj = run->oom_score_adj};
 	pid_t pid;
 
 	run->since = reap_seq();

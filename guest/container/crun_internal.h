@@ -36,6 +36,7 @@ struct crun_args {
 	char *const *args; /* after the global options: "create", "--bundle", …, NULL; copied */
 	const char *id;	   /* last argument */
 	int stdio[3];	   /* -1: /dev/null; duplicated, the caller may close them at once */
+	int oom_score_adj; /* of the program and what it starts */
 	bool want_pid;	   /* adds --pid-file */
 };
 

@@ -3,6 +3,7 @@
 #include "guest/container/ctr_internal.h"
 
 #include "guest/container/cgroup.h"
+#include "guest/container/config_internal.h"
 #include "guest/container/crun_internal.h"
 
 /* The name of an exec's cgroup below its container's. No program of a container would take such a name. */
@@ -71,7 +72,7 @@ int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, c
 		 struct err *err)
 {
 	struct proc *p;
-	int r = agent_id_check("exec id", exec_id, err);
+	int score = 0, r = agent_id_check("exec id", exec_id, err);
 
 	if (r < 0)
 		return r;
@@ -87,10 +88,14 @@ int ctr_exec_add(struct ctr *c, const char *exec_id, const struct proc_io *io, c
 	if (c->execs_len >= CTR_EXECS_MAX)
 		return err_set_status(err, -ENOSPC, ERR_RESOURCE_EXHAUSTED,
 				      "container \"%s\" has %u execs already", c->id, c->execs_len);
+	r = config_oom_score(spec, len, &score, err);
+	if (r < 0)
+		return err_wrap(err, "exec \"%s\": its process", exec_id);
 	p = calloc(1, sizeof(*p));
 	if (!p)
 		return err_oom(err);
 	r = proc_init(p, c->agent, c, exec_id, io, err);
+	p->oom_score_adj = score;
 	if (r == 0) {
 		p->spec_path = xasprintf("%s/%u.json", c->agent->paths.tmp, agent_serial());
 		r = p->spec_path ? write_file(p->spec_path, spec, len, 0600) : -ENOMEM;
@@ -148,7 +153,8 @@ void ctr_exec_start(struct proc *p, struct ttrpc_request *req)
 			NULL,
 			NULL,
 			NULL};
-	struct crun_args run = {.args = args, .id = p->ctr->id, .want_pid = true};
+	struct crun_args run = {
+		.args = args, .id = p->ctr->id, .want_pid = true, .oom_score_adj = p->oom_score_adj};
 	const char *cgroup;
 	size_t n = 4;
 	struct err err = ERR_INIT;

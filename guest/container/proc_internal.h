@@ -51,6 +51,7 @@ struct proc {
 	struct stdio *stdio;
 	int child_stdio[3]; /* for the child, until it is spawned */
 	char *cgroup;	    /* exec: its own, below its container's; NULL: it has none */
+	int oom_score_adj;  /* exec: of its process */
 	char *spec_path;    /* exec: the process as JSON, until it is started */
 	pid_t pid;	    /* 0: none yet */
 	int exit_status;

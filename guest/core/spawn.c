@@ -10,16 +10,18 @@
 #include <termios.h>
 
 /* Children are ordinary processes: signals as at exec, and the OOM killer may take them. */
-static void shed(void)
+static void shed(int oom_score_adj)
 {
 	sigset_t none;
+	char score[16];
 
 	sigemptyset(&none);
 	for (int sig = 1; sig < NSIG; sig++)
 		signal(sig, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	setsid();
-	(void)write_file("/proc/self/oom_score_adj", "0", 1, 0);
+	snprintf(score, sizeof(score), "%d", oom_score_adj);
+	(void)write_file("/proc/self/oom_score_adj", score, strlen(score), 0);
 }
 
 static void child_exec(const struct spawn *s)
@@ -27,7 +29,7 @@ static void child_exec(const struct spawn *s)
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	int fds[3];
 
-	shed();
+	shed(s->oom_score_adj);
 	if (s->idle)
 		(void)sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){.sched_priority = 0});
 	/* First out of the way of 0 to 2, then onto them. */
@@ -67,7 +69,7 @@ pid_t spawn_fn(int (*fn)(void *arg), void *arg, struct err *err)
 	if (pid < 0)
 		return err_set_errno(err, -errno, "fork");
 	if (pid == 0) {
-		shed();
+		shed(0);
 		_exit(fn(arg));
 	}
 	return pid;

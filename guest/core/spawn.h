@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * spawn.h: starts a child of the agent that inherits nothing of the agent's: only the three fds it is given,
- * no blocked signals, no protection from the OOM killer.
+ * no blocked signals, of the OOM killer's protection only what it is told.
  *
  * Threads:   the agent has one, so plain fork is safe here.
  * Ownership: the three fds stay the caller's. The child is a session and group leader: kill(-pid) reaches its
@@ -21,6 +21,7 @@ struct spawn {
 	int stdio[3];	   /* -1: /dev/null */
 	bool tty;	   /* stdio[0] becomes the controlling terminal */
 	const char *cwd;   /* NULL: / */
+	int oom_score_adj; /* what the OOM killer is told of it and of what it starts */
 	bool idle;	   /* runs only when nothing else does (SCHED_IDLE) */
 };
 

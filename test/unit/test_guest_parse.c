@@ -69,6 +69,25 @@ static void check_hooks(const char *text, bool want)
 	assert_int_equal(hooks, want);
 }
 
+/*
+ * fault K9: the score of a container's execs is read from their process, for the runtime does not apply it.
+ */
+static void config_oom_score_is_the_process_s(void **state)
+{
+	static const char *const bad[] = {"", "[]", "{\"oomScoreAdj\":1001}", "{\"oomScoreAdj\":-1001}",
+					  "{\"oomScoreAdj\":\"5\"}"};
+	int score = 7;
+
+	(void)state;
+	assert_int_equal(config_oom_score("{\"args\":[]}", 11, &score, NULL), 0);
+	assert_int_equal(score, 0);
+	assert_int_equal(config_oom_score("{\"oomScoreAdj\":-997}", 20, &score, NULL), 0);
+	assert_int_equal(score, -997);
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_true(config_oom_score(bad[i], strlen(bad[i]), &score, NULL) < 0);
+	assert_int_equal(score, -997);
+}
+
 static void config_hooks_are_those_of_the_top_level(void **state)
 {
 	static const char *const bad[] = {"", "[]", "null", "{\"hooks\":", "{\"a\":1", "hooks"};
@@ -220,6 +239,7 @@ static void stats_parse_netdev_takes_lines_and_no_headings(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(config_oom_score_is_the_process_s),
 		cmocka_unit_test(cgroup_parse_v2_takes_the_unified_line),
 		cmocka_unit_test(cgroup_keyed_finds_whole_keys_only),
 		cmocka_unit_test(crun_log_message_takes_the_last_msg),
