@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a booted sandbox is told of its pod: files, network, name and sysctls, in one SetupSandbox. */
+#include "cri/sandbox/clock_internal.h"
 #include "cri/sandbox/sandbox_internal.h"
+
+#include "cri/core/outcome.h"
 
 #include "api/agent/agent.pb-c.h"
 #include "api/agent/guest_abi.h"
 #include "api/agent/sandbox.pb-c.h"
 #include "api/pb.h"
 
+#define CLOCK_TRIES  3
 #define SETUP_NS     (20 * NS_PER_SEC)
 #define HOSTNAME_MAX 64
 
@@ -146,6 +150,37 @@ static int claim(struct sandbox *s, struct err *err)
 	return r;
 }
 
+static void clock_is_right(void *arg, bool again)
+{
+	struct outcome *outcome = arg;
+	struct err err = ERR_INIT;
+
+	if (again)
+		err_set(&err, -EAGAIN, "the guest's time came too late");
+	outcome_set(outcome, &err);
+	outcome_unref(outcome);
+}
+
+/*
+ * The guest has taken the time from its real-time clock, in whole seconds and some time ago: it is set before
+ * a container can see it. What cannot be had now the health checks do later.
+ */
+static int set_clock(struct sandbox *s, struct agent *agent, struct call *call, struct err *err)
+{
+	for (int i = 0, r = -EAGAIN; i < CLOCK_TRIES && r == -EAGAIN; i++) {
+		struct outcome *outcome CLEANUP_OUTCOME = NULL;
+		struct err ignored = ERR_INIT;
+
+		if (outcome_new(&outcome, err) < 0)
+			return -ENOMEM;
+		clock_sync(agent, s->id, clock_is_right, outcome_ref(outcome));
+		r = outcome_wait(outcome, call, &ignored);
+		if (call_check(call, err) < 0)
+			return err ? err->code : -ECANCELED;
+	}
+	return 0;
+}
+
 int sandbox_assign(struct sandbox *sandbox, struct call *call, const struct sandbox_assignment *assignment,
 		   struct err *err)
 {
@@ -158,6 +193,8 @@ int sandbox_assign(struct sandbox *sandbox, struct call *call, const struct sand
 		r = err_set(err, -EINVAL, "the hostname is longer than %d bytes", HOSTNAME_MAX);
 	if (r == 0)
 		r = claim(sandbox, err);
+	if (r == 0)
+		r = set_clock(sandbox, agent, call, err);
 	if (r == 0)
 		r = write_files(sandbox, assignment, err);
 	if (r == 0)

@@ -550,6 +550,22 @@ static void broken_connection_is_no_death(void **state)
 	disown(&o);
 }
 
+/* fault S1: the guest's clock is right before the pod's first container can be made. */
+static void clock_that_is_off_is_set_at_assign(void **state)
+{
+	struct fixture *x = *state;
+	struct owner o;
+	struct fake_agent *agent;
+
+	own(x, &o);
+	assert_int_equal(boot(&o, NULL, NULL), 0);
+	agent = fake_sandbox_agent(o.sandbox);
+	fake_agent_set_clock(agent, -1600 * NS_PER_MS);
+	assert_int_equal(assign(&o, "pod", NULL), 0);
+	assert_true(llabs(fake_agent_clock(agent)) < 100 * NS_PER_MS);
+	disown(&o);
+}
+
 static void clock_that_is_off_is_set_when_the_guest_comes_back(void **state)
 {
 	struct fixture *x = *state;
@@ -851,6 +867,7 @@ int main(void)
 		TEST(death_tells_nobody_after_forget_and_after_kill),
 		TEST(broken_connection_is_no_death),
 		TEST(clock_that_is_off_is_set_when_the_guest_comes_back),
+		TEST(clock_that_is_off_is_set_at_assign),
 		TEST(other_boot_behind_the_connection_is_death),
 		TEST(deaths_at_any_moment_leave_nothing),
 		TEST(shutdown_asks_an_agent_that_can),
