@@ -233,6 +233,7 @@ static bool view(struct container *c, struct container_view *ret)
 		.config = s->config,
 		.image_id = s->image_id,
 		.image_ref = s->image_ref,
+		.image_name = s->image_name,
 		.state = state_of(c),
 		.created_at_ns = s->created_at,
 		.started_at_ns = s->started_at,

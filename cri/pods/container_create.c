@@ -18,6 +18,57 @@ static int log_path(struct creation *c, struct err *err)
 	return !path || pb_set_str(&c->container->state->log_path, path) < 0 ? err_oom(err) : 0;
 }
 
+/* How many bytes of a reference are its repository. */
+static size_t repository(const char *ref)
+{
+	const char *slash = strrchr(ref, '/');
+	const char *end = strpbrk(slash ? slash : ref, ":@");
+
+	return end ? (size_t)(end - ref) : strlen(ref);
+}
+
+/*
+ * Which of the image's tags the request means: the one it says, else the one its user said, else the first.
+ */
+static const char *tag_of(const struct image *image, const Runtime__V1__ImageSpec *spec)
+{
+	const char *const said[] = {spec->image, spec->user_specified_image};
+
+	for (size_t k = 0; k < ARRAY_SIZE(said); k++) {
+		for (size_t i = 0; i < strv_len(image->repo_tags); i++) {
+			if (str_eq(image->repo_tags[i], said[k]))
+				return image->repo_tags[i];
+		}
+	}
+	return image->repo_tags ? image->repo_tags[0] : NULL;
+}
+
+/* The digest in the tag's repository, else the first. */
+static const char *digest_of(const struct image *image, const char *tag)
+{
+	size_t len = tag ? repository(tag) : 0;
+
+	for (size_t i = 0; tag && i < strv_len(image->repo_digests); i++) {
+		if (repository(image->repo_digests[i]) == len &&
+		    strncmp(image->repo_digests[i], tag, len) == 0)
+			return image->repo_digests[i];
+	}
+	return image->repo_digests ? image->repo_digests[0] : NULL;
+}
+
+/* What people are shown of the image, as it was when the container was created. */
+static int name_image(struct creation *c, struct err *err)
+{
+	ContainerState *state = c->container->state;
+	const char *tag = tag_of(c->image, c->config->image), *digest = digest_of(c->image, tag);
+
+	if (pb_set_str(&state->image_id, c->image->id) < 0 ||
+	    pb_set_str(&state->image_ref, digest ? digest : c->image->id) < 0 ||
+	    pb_set_str(&state->image_name, tag ? tag : "") < 0)
+		return err_oom(err);
+	return 0;
+}
+
 /* The image, and the row that holds the container's name. */
 static int reserve(struct creation *c, struct err *err)
 {
@@ -31,8 +82,8 @@ static int reserve(struct creation *c, struct err *err)
 	if (r < 0)
 		return r;
 	state->stop_signal = creation_stop_signal(c->config, c->image);
-	if (pb_set_str(&state->image_id, c->image->id) < 0 || pb_set_str(&state->image_ref, c->image->id) < 0)
-		return err_oom(err);
+	if (name_image(c, err) < 0)
+		return -ENOMEM;
 	return container_store(c->container, err) < 0 ? err_wrap(err, "reserving the container's name") : 0;
 }
 

@@ -26,7 +26,9 @@ enum container_state {
 struct container_view {
 	const char *id, *pod_id;
 	const Runtime__V1__ContainerConfig *config;
-	const char *image_id, *image_ref;
+	const char *image_id;	/* "sha256:…" */
+	const char *image_ref;	/* "repo@sha256:…" of its manifest; an image without one: the id */
+	const char *image_name; /* "repo:tag"; "": as the config names it */
 	enum container_state state;
 	int64_t created_at_ns, started_at_ns, finished_at_ns;
 	int32_t exit_code;

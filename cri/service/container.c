@@ -87,7 +87,8 @@ static int add_container(void *arg, const struct container_view *view, struct er
 	c->image = PB_CLONE(config->image);
 	if (!c->metadata || !c->image || pb_set_str(&c->id, view->id) < 0 ||
 	    pb_set_str(&c->pod_sandbox_id, view->pod_id) < 0 ||
-	    pb_set_str(&c->image_ref, view->image_ref) < 0 || pb_set_str(&c->image_id, view->image_id) < 0 ||
+	    pb_set_str(&c->image_ref, view->image_id) < 0 || /* by which kubelets collect garbage */
+	    pb_set_str(&c->image_id, view->image_id) < 0 ||
 	    service_copy_map(&c->labels, &c->n_labels, config->labels, config->n_labels) < 0 ||
 	    service_copy_map(&c->annotations, &c->n_annotations, config->annotations, config->n_annotations) <
 		    0)

@@ -145,7 +145,8 @@ int service_container_status_of(Runtime__V1__ContainerStatus *s, const struct co
 	if (!s->metadata || !s->image || pb_set_str(&s->id, view->id) < 0 ||
 	    pb_set_str(&s->image_ref, view->image_ref) < 0 || pb_set_str(&s->image_id, view->image_id) < 0 ||
 	    pb_set_str(&s->reason, view->reason) < 0 || pb_set_str(&s->message, view->message) < 0 ||
-	    pb_set_str(&s->log_path, view->log_path) < 0)
+	    pb_set_str(&s->log_path, view->log_path) < 0 ||
+	    (!str_empty(view->image_name) && pb_set_str(&s->image->image, view->image_name) < 0))
 		return -ENOMEM;
 	if (config->linux && config->linux->resources) {
 		s->resources = pb_new(&runtime__v1__container_resources__descriptor);

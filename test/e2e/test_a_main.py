@@ -86,7 +86,9 @@ class MainJob(Case):
         self.need(self.container)
         status = self.container.status()
         self.assertEqual(status["image"]["image"], BUSYBOX)
-        self.assertEqual(status["imageRef"], self.server.json("inspecti", BUSYBOX)["status"]["id"])
+        image = self.server.json("inspecti", BUSYBOX)["status"]
+        self.assertEqual(status["imageRef"], image["repoDigests"][0])
+        self.assertEqual(status["imageId"], image["id"])
         self.assertEqual(status["logPath"], str(self.container.log_file))
         self.assertEqual(status["labels"], {"role": "x"})
 

@@ -79,6 +79,7 @@ struct fake {
 	unsigned int sandboxes; /* alive */
 	unsigned int attached;	/* CNI */
 	unsigned int roots;
+	bool tagged;	     /* images have tags and digests in two repositories */
 	bool held;	     /* an exec's output is held until it is killed */
 	size_t output;	     /* bytes of an exec's output, in records of 64 KiB; 0: "out\n" */
 	unsigned int killed; /* execs that were killed */
@@ -1045,12 +1046,24 @@ int image_get(struct image_store *images, const char *ref, struct image **ret_im
 		return r;
 	*ret_image = calloc(1, sizeof(**ret_image));
 	(*ret_image)->id = strdup("sha256:1");
+	for (size_t i = 0; fake.tagged && i < 2; i++) {
+		static const char *const repos[] = {"a.b:5000/one", "a.b:5000/two"};
+		char text[64];
+
+		snprintf(text, sizeof(text), "%s:tag", repos[i]);
+		assert_int_equal(strv_add(&(*ret_image)->repo_tags, text), 0);
+		snprintf(text, sizeof(text), "%s@sha256:2", repos[i]);
+		assert_int_equal(strv_add(&(*ret_image)->repo_digests, text), 0);
+	}
 	return 0;
 }
 struct image *image_free(struct image *image)
 {
-	if (image)
+	if (image) {
 		free(image->id);
+		strv_free(image->repo_tags);
+		strv_free(image->repo_digests);
+	}
 	free(image);
 	return NULL;
 }

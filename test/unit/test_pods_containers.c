@@ -305,6 +305,65 @@ static void containers_exec_beyond_its_pod_s_share_is_refused(void **state)
 	free(t);
 }
 
+struct image_names {
+	char id[32], ref[64], name[64];
+};
+
+static int take_names(void *arg, const struct container_view *view, struct err *err)
+{
+	struct image_names *names = arg;
+
+	(void)err;
+	snprintf(names->id, sizeof(names->id), "%s", view->image_id);
+	snprintf(names->ref, sizeof(names->ref), "%s", view->image_ref);
+	snprintf(names->name, sizeof(names->name), "%s", view->image_name);
+	return 0;
+}
+
+static void create_of(const char *name, const char *image, const char *user_said, char ret_id[65])
+{
+	Runtime__V1__ContainerConfig *config = container_config(name);
+	struct answer a;
+
+	pb_set_str(&config->image->image, image);
+	pb_set_str(&config->image->user_specified_image, user_said);
+	answer_init(&a);
+	containers_create(fake.pods, pod, config, a.call, on_answer, &a);
+	pb_free(config);
+	expect(&a, ret_id);
+}
+
+/*
+ * fault K2: a container made by image id shows tag and manifest digest; its id stays for garbage collection.
+ */
+static void containers_image_is_shown_by_tag_and_digest(void **state)
+{
+	struct image_names n;
+	char id[65];
+
+	(void)state;
+	fake.tagged = true;
+	create_of("a", "sha256:1", "", id);
+	assert_int_equal(containers_look(fake.pods, id, take_names, &n, NULL), 0);
+	assert_string_equal(n.id, "sha256:1");
+	assert_string_equal(n.ref, "a.b:5000/one@sha256:2");
+	assert_string_equal(n.name, "a.b:5000/one:tag");
+	create_of("b", "sha256:1", "a.b:5000/two:tag", id);
+	assert_int_equal(containers_look(fake.pods, id, take_names, &n, NULL), 0);
+	assert_string_equal(n.ref, "a.b:5000/two@sha256:2");
+	assert_string_equal(n.name, "a.b:5000/two:tag");
+	end_room();
+	begin_room(0);
+	settle();
+	assert_int_equal(containers_look(fake.pods, id, take_names, &n, NULL), 0);
+	assert_string_equal(n.name, "a.b:5000/two:tag");
+	fake.tagged = false;
+	create_of("c", "sha256:1", "", id);
+	assert_int_equal(containers_look(fake.pods, id, take_names, &n, NULL), 0);
+	assert_string_equal(n.ref, "sha256:1");
+	assert_string_equal(n.name, "");
+}
+
 /* ---- creations ----------------------------------------------------------------------------------------- */
 
 static void containers_create_fails_at_each_step_and_leaves_nothing(void **state)
@@ -741,6 +800,7 @@ int main(void)
 		CASE(containers_exit_with_an_error_and_out_of_memory),
 		CASE(containers_exec_gives_output_and_code),
 		CASE(containers_exec_is_killed_at_its_end),
+		CASE(containers_image_is_shown_by_tag_and_digest),
 		CASE(containers_exec_whose_output_is_held_is_killed_at_its_timeout),
 		CASE(containers_exec_with_much_output_fits_one_message),
 		CASE(containers_exec_beyond_its_pod_s_share_is_refused),
