@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/config/config.h"
+#include "cri/config/ulimit.h"
 
 #include "base/text.h"
 #include "base/util.h"
@@ -22,6 +23,7 @@ enum key_type {
 	KEY_PATH,      /* absolute */
 	KEY_PATH_AUTO, /* absolute, or empty: NULL, found by the program */
 	KEY_PATHS,     /* a list of absolute paths */
+	KEY_ULIMITS,   /* a list of words of ulimit.h */
 	KEY_CGROUP,    /* absolute, without ".." */
 	KEY_CHOICE,    /* one of `choices`, kept as a string */
 	KEY_LEVEL,     /* one of `choices`, kept as enum log_level */
@@ -58,6 +60,10 @@ static const struct key keys[] = {
 	 "Mirrors, CA certificates and plain-HTTP registries: one directory per registry with a hosts.toml."},
 	{"sandbox", "cgroup_parent", KEY_CGROUP, AT(sandbox.cgroup_parent), 0, 0, NULL,
 	 "Parent of the pods' cgroups, for pods that name none themselves."},
+	{"sandbox", "default_ulimits", KEY_ULIMITS, AT(sandbox.default_ulimits), 0, 0, NULL,
+	 "Limits of containers' processes: \"name=soft[:hard]\". Beside what stands here: "
+	 "nofile=1024:524288, "
+	 "nproc=-1, sigpending=65536."},
 	{"sandbox", "enable_tracing", KEY_BOOL, AT(sandbox.enable_tracing), 0, 0, NULL,
 	 "Trace the steps of each pod."},
 	{"hypervisor", "driver", KEY_CHOICE, AT(hypervisor.driver), 0, 0, "auto cloud-hypervisor qemu",
@@ -153,6 +159,7 @@ void config_done(struct config *config)
 			free(move_ptr(*string));
 			break;
 		case KEY_PATHS:
+		case KEY_ULIMITS:
 			*strings = strv_free(*strings);
 			break;
 		case KEY_LEVEL:
@@ -252,15 +259,18 @@ static int take_string(struct config *config, const struct key *key, const struc
 	}
 }
 
-static int take_paths(struct config *config, const struct key *key, const struct origin *o,
-		      const char *const *values, struct err *err)
+static int take_strings(struct config *config, const struct key *key, const struct origin *o,
+			const char *const *values, struct err *err)
 {
 	char **copy CLEANUP_STRV = NULL;
 	char ***field = field_of(config, key);
+	struct ulimit limit;
 
 	for (size_t i = 0; values[i]; i++) {
-		if (!is_path(values[i]))
+		if (key->type == KEY_PATHS && !is_path(values[i]))
 			return bad(o, "a list of absolute paths", err);
+		if (key->type == KEY_ULIMITS && ulimit_parse(values[i], &limit) < 0)
+			return bad(o, "a list of limits such as \"nofile=1024:524288\"", err);
 		if (strv_add(&copy, values[i]) < 0)
 			return err_oom(err);
 	}
@@ -300,9 +310,10 @@ static int take(struct config *config, const struct key *key, const struct origi
 			return bad(o, "an integer", err);
 		return take_integer(config, key, o, value->integer, err);
 	case KEY_PATHS:
+	case KEY_ULIMITS:
 		if (value->type != CONFIG_TOML_STRINGS)
 			return bad(o, "a list of strings", err);
-		return take_paths(config, key, o, value->strings, err);
+		return take_strings(config, key, o, value->strings, err);
 	default:
 		if (value->type != CONFIG_TOML_STRING)
 			return bad(o, "a string", err);
@@ -502,6 +513,7 @@ static void write_value(FILE *out, const struct config *config, const struct key
 
 	switch (key->type) {
 	case KEY_PATHS:
+	case KEY_ULIMITS:
 		write_strings(out, *(char *const *const *)field);
 		break;
 	case KEY_LEVEL:

@@ -34,7 +34,8 @@ struct config {
 		char *registry_config_dir; /* /etc/crivisor/certs.d */
 	} image;
 	struct {
-		char *cgroup_parent; /* "/crivisor"; a pod's own wins */
+		char *cgroup_parent;	/* "/crivisor"; a pod's own wins */
+		char **default_ulimits; /* words of ulimit.h; NULL: none beside spec/'s own */
 		bool enable_tracing;
 	} sandbox;
 	struct vmm_config hypervisor;

@@ -284,6 +284,7 @@ static int write_spec(struct creation *c, struct err *err)
 		.target_pid_path = c->target_pid_path,
 		.guest_cpus = c->guest_cpus,
 		.hostname = hostname,
+		.ulimits = c->pods->parts.config->sandbox.default_ulimits,
 	};
 	int r = read_profile(c, &profile, err);
 

@@ -3,6 +3,7 @@
 
 #include "api/agent/guest_abi.h"
 #include "base/util.h"
+#include "cri/config/ulimit.h"
 
 #include <assert.h>
 #define HASH_NONFATAL_OOM 1
@@ -16,6 +17,9 @@
  */
 #define NOFILE_SOFT 1024
 #define NOFILE_HARD 524288
+/* As a host of 16 GiB has it: 3946, in a VM of 1 GiB, is too few for programs that queue signals. */
+#define SIGPENDING  65536
+#define ULIMITS_MAX 32
 
 /* ---- JSON ---------------------------------------------------------------------------------------------- */
 
@@ -300,9 +304,45 @@ static int put_oom_score(struct oci_build *b, struct json_object *process, struc
 	return 0;
 }
 
+static void put_rlimit(struct oci_build *b, struct json_object *array, const struct ulimit *limit)
+{
+	struct json_object *object = oci_object(&b->oom, array, NULL);
+
+	oci_string(&b->oom, object, "type", limit->type);
+	oci_add(&b->oom, object, "hard", json_object_new_uint64(limit->hard));
+	oci_add(&b->oom, object, "soft", json_object_new_uint64(limit->soft));
+}
+
+/* Of a type once: the last word for it wins. */
+static int put_rlimits(struct oci_build *b, struct json_object *process, struct err *err)
+{
+	struct ulimit limits[ULIMITS_MAX] = {
+		{"RLIMIT_NOFILE", NOFILE_SOFT, NOFILE_HARD},
+		{"RLIMIT_NPROC", UINT64_MAX, UINT64_MAX},
+		{"RLIMIT_SIGPENDING", SIGPENDING, SIGPENDING},
+	};
+	struct json_object *array = oci_array(&b->oom, process, "rlimits");
+	size_t n = 3;
+
+	for (size_t i = 0; i < strv_len((char **)(uintptr_t)b->in->ulimits); i++) {
+		struct ulimit limit;
+		size_t at = 0;
+
+		if (ulimit_parse(b->in->ulimits[i], &limit) < 0)
+			return err_set(err, -EINVAL, "\"%s\" is not a limit", b->in->ulimits[i]);
+		while (at < n && !str_eq(limits[at].type, limit.type))
+			at++;
+		limits[at] = limit; /* there are fewer types than places */
+		n = at == n ? n + 1 : n;
+	}
+	for (size_t i = 0; i < n; i++)
+		put_rlimit(b, array, &limits[i]);
+	return 0;
+}
+
 static int put_process(struct oci_build *b, struct json_object *spec, struct err *err)
 {
-	struct json_object *process = oci_object(&b->oom, spec, "process"), *limit;
+	struct json_object *process = oci_object(&b->oom, spec, "process");
 	int r;
 
 	oci_bool(&b->oom, process, "terminal", b->container->tty);
@@ -319,11 +359,7 @@ static int put_process(struct oci_build *b, struct json_object *spec, struct err
 		return r;
 	oci_put_caps(b, process);
 	oci_bool(&b->oom, process, "noNewPrivileges", b->sc->no_new_privs);
-	limit = oci_object(&b->oom, oci_array(&b->oom, process, "rlimits"), NULL);
-	oci_string(&b->oom, limit, "type", "RLIMIT_NOFILE");
-	oci_int(&b->oom, limit, "hard", NOFILE_HARD);
-	oci_int(&b->oom, limit, "soft", NOFILE_SOFT);
-	return 0;
+	return put_rlimits(b, process, err);
 }
 
 /* ---- the rest ------------------------------------------------------------------------------------------ */

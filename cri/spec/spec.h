@@ -9,7 +9,8 @@
  * Errors:    a field that cannot be honoured is an error that names it (InvalidArgument where a VM cannot
  *            mean it, Unimplemented where it is yet to come), never left out in silence. One exception, as
  *            with containerd on a host without SELinux: selinux_options and selinux_relabel label nothing
- *            where nothing has labels.
+ *            where nothing has labels. Limits of processes: nofile 1024:524288, no nproc, sigpending 65536,
+ *            whatever the memory of the VM: the kernel derives the last two from it.
  * Masking:   masked_paths and readonly_paths are what CRI says (kubelet always does); none are made up.
  * Privileged: means the VM: all capabilities, no seccomp filter, writable /sys and own cgroup, the devices of
  *            OCI_GUEST_DEVICES. Not the VM's own disk (pmem), nor /dev/vsock: the agent stays out of reach.
@@ -67,6 +68,7 @@ struct oci_spec_input {
 	const char *guest_cpus;		  /* the guest's CPUs, for the request's cpuset_cpus; NULL: all */
 	const char *seccomp_profile_json; /* localhost profile read from the host; NULL none */
 	const char *hostname;
+	char *const *ulimits; /* words of ulimit.h, before the room's own for the same limit; NULL: none */
 };
 /* config.json, malloc'ed. */
 int oci_spec_build(const struct oci_spec_input *input, char **ret_json, struct err *err);

@@ -129,6 +129,7 @@ static void A5_every_key_is_read(void **state)
 		"[cni]\nbin_dirs = ['/d', '/e']\nconf_dir = '/f'\n"
 		"[image]\nregistry_config_dir = '/g'\n"
 		"[sandbox]\ncgroup_parent = '/h'\nenable_tracing = true\n"
+		"default_ulimits = ['nofile=5:6', 'core=-1']\n"
 		"[hypervisor]\ndriver = 'qemu'\npath = '/i'\nvcpus = 3\nmemory_in_mb = 96\n"
 		"kernel_path = '/j'\nimage_path = '/k'\nkernel_params = 'quiet x=y'\n"
 		"hugepages = true\nentropy_source = '/l'\ndebug = true\n"
@@ -148,6 +149,8 @@ static void A5_every_key_is_read(void **state)
 	assert_string_equal(c->image.registry_config_dir, "/g");
 	assert_string_equal(c->sandbox.cgroup_parent, "/h");
 	assert_true(c->sandbox.enable_tracing);
+	assert_string_equal(c->sandbox.default_ulimits[0], "nofile=5:6");
+	assert_string_equal(c->sandbox.default_ulimits[1], "core=-1");
 	assert_string_equal(c->hypervisor.driver, "qemu");
 	assert_string_equal(c->hypervisor.path, "/i");
 	assert_int_equal(c->hypervisor.vcpus, 3);
@@ -177,6 +180,10 @@ static void unknown_key_is_refused_with_its_line(void **state)
 	assert_refused(f, "[server]\nsocket.path = '/x'", "2: server.socket must be a string");
 }
 
+static const char *const bad_ulimits[] = {"",		"nofile",    "nofile=",	     "files=1",
+					  "nofile=2:1", "nofile=1:", "nofile=1:2:3", "nofile=-2",
+					  "NOFILE=1",	"=1",	     "nofile=-1:5"};
+
 static void wrong_type_or_value_is_refused_with_its_line(void **state)
 {
 	struct fixture *f = *state;
@@ -202,6 +209,17 @@ static void wrong_type_or_value_is_refused_with_its_line(void **state)
 	assert_refused(f, "[cni]\nbin_dirs = '/x'", "2: cni.bin_dirs must be a list of strings");
 	assert_refused(f, "[cni]\nbin_dirs = [1]", "2: cni.bin_dirs must be a list of strings");
 	assert_refused(f, "[cni]\nbin_dirs = ['x']", "2: cni.bin_dirs must be a list of absolute paths");
+	assert_refused(f, "[sandbox]\ndefault_ulimits = 'nofile=1'",
+		       "2: sandbox.default_ulimits must be a list of strings");
+	for (size_t i = 0; i < ARRAY_SIZE(bad_ulimits); i++) {
+		char text[96];
+
+		snprintf(text, sizeof(text), "[sandbox]\ndefault_ulimits = ['nproc=1', '%s']",
+			 bad_ulimits[i]);
+		assert_refused(f, text,
+			       "2: sandbox.default_ulimits must be a list of limits such as "
+			       "\"nofile=1024:524288\"");
+	}
 	assert_refused(f, "[sandbox]\ncgroup_parent = '/a/../b'",
 		       "2: sandbox.cgroup_parent must be an absolute path without \"..\"");
 }

@@ -147,6 +147,26 @@ static void env_home_of_a_user_without_an_entry_is_the_root(void **state)
 	      "bin\"]");
 }
 
+/* fault S2: limits that the kernel would derive from the VM's memory are set; the configured ones win. */
+static void rlimits_do_not_depend_on_the_vm(void **state)
+{
+	char *const wanted[] = {(char *)(uintptr_t) "nproc=7:8", (char *)(uintptr_t) "core=0", NULL};
+	struct req q;
+
+	(void)state;
+	init(&q);
+	gives(&q, "process.rlimits",
+	      "[{\"type\":\"RLIMIT_NOFILE\",\"hard\":524288,\"soft\":1024},"
+	      "{\"type\":\"RLIMIT_NPROC\",\"hard\":18446744073709551615,\"soft\":18446744073709551615},"
+	      "{\"type\":\"RLIMIT_SIGPENDING\",\"hard\":65536,\"soft\":65536}]");
+	q.in.ulimits = wanted;
+	gives(&q, "process.rlimits",
+	      "[{\"type\":\"RLIMIT_NOFILE\",\"hard\":524288,\"soft\":1024},"
+	      "{\"type\":\"RLIMIT_NPROC\",\"hard\":8,\"soft\":7},"
+	      "{\"type\":\"RLIMIT_SIGPENDING\",\"hard\":65536,\"soft\":65536},"
+	      "{\"type\":\"RLIMIT_CORE\",\"hard\":0,\"soft\":0}]");
+}
+
 static void user_bad_ones_are_refused(void **state)
 {
 	int64_t extra[] = {-1};
@@ -177,7 +197,6 @@ static void process_limits_privileges_and_scores(void **state)
 
 	(void)state;
 	init(&q);
-	gives(&q, "process.rlimits", "[{\"type\":\"RLIMIT_NOFILE\",\"hard\":524288,\"soft\":1024}]");
 	gives(&q, "process.noNewPrivileges", "false");
 	gives(&q, "process.oomScoreAdj", "0");
 	gives(&q, "root", "{\"path\":\"rootfs\",\"readonly\":false}");
@@ -388,6 +407,7 @@ int main(void)
 		cmocka_unit_test(env_ten_thousand_variables_are_quick),
 		cmocka_unit_test(cwd_request_wins_over_image),
 		cmocka_unit_test(user_groups_merge_and_strict),
+		cmocka_unit_test(rlimits_do_not_depend_on_the_vm),
 		cmocka_unit_test(env_home_of_a_user_without_an_entry_is_the_root),
 		cmocka_unit_test(user_bad_ones_are_refused),
 		cmocka_unit_test(process_limits_privileges_and_scores),
