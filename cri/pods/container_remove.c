@@ -50,9 +50,12 @@ static int take_stopped(struct container *c, struct call *call, struct err *err)
 int container_remove_now(struct container *container, struct call *call, struct err *err)
 {
 	struct container *c = container;
-	int r = take_stopped(c, call, err);
+	/* Before that its guest cannot be told to let go of what it has mounted. */
+	int r = pod_wait_adoption(c->pod, call, err);
 	bool told;
 
+	if (r == 0)
+		r = take_stopped(c, call, err);
 	if (r < 0)
 		return r == -ENOENT ? 0 : r;
 	told = container_state(c) != CONTAINER_CREATING; /* else it is what a failed creation left */

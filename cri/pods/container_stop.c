@@ -10,9 +10,10 @@
 
 #include <signal.h>
 
-#define KILL_NS	 (10 * NS_PER_SEC) /* a guest that cannot end a process by SIGKILL in this time hangs */
-#define DRAIN_NS (25 * NS_PER_SEC) /* at most, from the end of a process until its exit is known */
-#define AGAIN_NS (100 * NS_PER_MS) /* to the next try of a signal that there was no memory to send */
+#define KILL_NS	    (10 * NS_PER_SEC) /* a guest that cannot end a process by SIGKILL in this time hangs */
+#define DRAIN_NS    (25 * NS_PER_SEC) /* at most, from the end of a process until its exit is known */
+#define ADOPTION_NS (500 * NS_PER_MS) /* to the next look at a pod that is being adopted */
+#define AGAIN_NS    (100 * NS_PER_MS) /* to the next try of a signal that there was no memory to send */
 
 static void on_timer(void *arg);
 
@@ -129,7 +130,13 @@ static void begin(struct container *c)
 	pthread_mutex_lock(&c->pod->lock);
 	kill_at_ns = c->kill_at_ns;
 	pthread_mutex_unlock(&c->pod->lock);
-	if (kill_at_ns > now_monotonic_ns())
+	/*
+	 * Its guest cannot be reached yet, which is not the guest's fault: a pod that is adopted slowly lives
+	 * on.
+	 */
+	if (pod_is_adopted_now(c->pod))
+		(void)arm(c, STOP_BEGINS, now_monotonic_ns() + ADOPTION_NS);
+	else if (kill_at_ns > now_monotonic_ns())
 		send_signal(c, kill_at_ns);
 	else
 		send_kill(c);

@@ -136,6 +136,31 @@ int pod_turn_take(struct pod *pod, enum work op, struct call *call, struct err *
 	return 0;
 }
 
+bool pod_is_adopted_now(struct pod *pod)
+{
+	bool yes;
+
+	pthread_mutex_lock(&pod->lock);
+	yes = pod->op == WORK_ADOPT;
+	pthread_mutex_unlock(&pod->lock);
+	return yes;
+}
+
+int pod_wait_adoption(struct pod *pod, struct call *call, struct err *err)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&pod->lock);
+	while (pod->op == WORK_ADOPT && r == 0)
+		r = call_wait(call, &pod->changed, &pod->lock, INT64_MAX);
+	pthread_mutex_unlock(&pod->lock);
+	if (r == -ECANCELED)
+		return call_check(call, err);
+	return r < 0 ? err_set(err, r, "timed out waiting for pod sandbox \"%s\" to be taken over",
+			       pod->object.id)
+		     : 0;
+}
+
 void pod_turn_give(struct pod *pod)
 {
 	pthread_mutex_lock(&pod->lock);

@@ -105,6 +105,10 @@ int pod_forget(struct pod *pod, struct err *err);
 /* Waits for the turn and takes it. -ENOENT if the pod is gone by then; or what ended the call. */
 int pod_turn_take(struct pod *pod, enum work op, struct call *call, struct err *err);
 void pod_turn_give(struct pod *pod);
+/* Whether this server is still taking it over from the one before. */
+bool pod_is_adopted_now(struct pod *pod);
+/* Waits for the end of that, whichever. */
+int pod_wait_adoption(struct pod *pod, struct call *call, struct err *err);
 /* The agent of a ready pod, valid as long as the caller's reference to the pod; or why there is none. */
 int pod_agent(struct pod *pod, struct agent **ret_agent, struct err *err);
 bool pod_is_ready(struct pod *pod);
