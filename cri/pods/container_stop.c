@@ -6,6 +6,7 @@
 #include "cri/pods/pods_internal.h"
 
 #include "base/cond.h"
+#include "base/log.h"
 #include "cri/agent/agent.h"
 
 #include <signal.h>
@@ -238,6 +239,7 @@ int container_stop_begin(struct container *container, int64_t kill_at_ns, struct
 {
 	struct container *c = container;
 	bool begin = false, changed;
+	int64_t left;
 	int r = 0;
 
 	*ret_outcome = NULL;
@@ -246,11 +248,17 @@ int container_stop_begin(struct container *container, int64_t kill_at_ns, struct
 	    (c->starting || c->state->state == CRIVISOR__STATE__V1__CONTAINER_STATE__CONTAINER_STATE_RUNNING))
 		r = work_join(&c->stopping, ret_outcome, &begin, err);
 	changed = *ret_outcome && (begin || kill_at_ns < c->kill_at_ns);
-	if (changed)
+	left = kill_at_ns - now_monotonic_ns();
+	if (changed) {
 		c->kill_at_ns = kill_at_ns;
+		c->state->kill_at = left > 0 ? now_realtime_ns() + left : 0;
+	}
 	pthread_mutex_unlock(&c->pod->lock);
 	if (!changed)
 		return r;
+	/* So that a later server keeps to it. Where it cannot be stored, the client's next stop has to do. */
+	if (left > 0)
+		(void)container_store(c, NULL);
 	object_ref(&c->object);
 	if (loop_post(c->pods->parts.loop, advance, c) == 0)
 		return 0;
@@ -260,6 +268,23 @@ int container_stop_begin(struct container *container, int64_t kill_at_ns, struct
 		work_end(&c->pod->lock, &c->stopping, err);
 	*ret_outcome = outcome_unref(*ret_outcome);
 	return -ENOMEM;
+}
+
+void container_stop_resume(struct container *container)
+{
+	struct outcome *outcome CLEANUP_OUTCOME = NULL;
+	struct err err = ERR_INIT;
+	int64_t kill_at, left;
+
+	pthread_mutex_lock(&container->pod->lock);
+	kill_at = container->state->kill_at;
+	pthread_mutex_unlock(&container->pod->lock);
+	if (kill_at == 0)
+		return;
+	left = kill_at - now_realtime_ns();
+	if (container_stop_begin(container, left > 0 ? now_monotonic_ns() + left : 0, &outcome, &err) < 0)
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", container->object.id),
+			 "going on with its stop: %s", err.msg);
 }
 
 void container_stop_over(struct container *container)

@@ -250,6 +250,11 @@ int container_log_start(struct container *container, struct agent *agent, bool r
  */
 int container_stop_begin(struct container *container, int64_t kill_at_ns, struct outcome **ret_outcome,
 			 struct err *err);
+/*
+ * Goes on with a stop that the previous server had begun: with its signal again, and the rest of its grace
+ * period.
+ */
+void container_stop_resume(struct container *container);
 /* It has exited: whoever waits for a stop is answered. */
 void container_stop_over(struct container *container);
 /*

@@ -153,6 +153,7 @@ static void adopt_running(struct container *c, struct call *call)
 	if (container_watch(c, &err) < 0)
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", c->object.id), "waiting for its exit: %s",
 			 err.msg);
+	container_stop_resume(c);
 }
 
 void container_adopt_all(struct pod *pod, struct call *call)

@@ -491,10 +491,69 @@ static void recover_after_an_end_at_each_step_of_a_creation(void **state)
 
 #define CASE(fn) cmocka_unit_test_setup_teardown(fn, fake_setup, fake_teardown)
 
+/* fault D: the grace period of a stop goes on after a restart, whether or not its client asks again. */
+static void recover_goes_on_with_a_stop(void **state)
+{
+	char pod[65], id[65];
+	struct answer a;
+
+	(void)state;
+	fake.deaf = true;
+	run_pod("pod", pod);
+	create(pod, "c", id);
+	do_it(containers_start, id);
+	ask_stop(&a, id, 2);
+	settle();
+	call_cancel(a.call, "the server ends");
+	(void)answer_wait(&a);
+	answer_done(&a);
+	restart();
+	assert_int_equal(look(id).state, CONTAINER_RUNNING);
+	eventually(has_exited, id, "the stop does not go on");
+	assert_int_equal(look(id).code, 137);
+}
+
+static void *begin_on_thread(void *arg)
+{
+	(void)arg;
+	begin_room(0);
+	return NULL;
+}
+
+/* A stop and a removal while a pod is slowly adopted wait for that, and the pod lives on. */
+static void recover_slow_adoption_is_waited_for(void **state)
+{
+	char pod[65], stopped[65], removed[65];
+	struct answer a, b;
+	pthread_t thread;
+
+	(void)state;
+	run_pod("pod", pod);
+	create(pod, "a", stopped);
+	do_it(containers_start, stopped);
+	create(pod, "b", removed);
+	end_room();
+	hold(STEP_ADOPT);
+	assert_int_equal(pthread_create(&thread, NULL, begin_on_thread, NULL), 0);
+	until_inside(STEP_ADOPT, 1);
+	ask_stop(&a, stopped, 0);
+	ask(&b, containers_remove, removed);
+	usleep(300000);
+	assert_false(answered(&a));
+	assert_false(answered(&b));
+	let_go(STEP_ADOPT);
+	pthread_join(thread, NULL);
+	expect(&a, NULL);
+	expect(&b, NULL);
+	assert_true(look_pod(pod).ready);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(recover_adopts_pods_and_containers),
+		CASE(recover_goes_on_with_a_stop),
+		CASE(recover_slow_adoption_is_waited_for),
 		CASE(recover_learns_what_ended_meanwhile),
 		CASE(recover_of_a_dead_sandbox_says_why),
 		CASE(recover_keeps_what_was_stopped),
