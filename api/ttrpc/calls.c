@@ -5,7 +5,7 @@
 
 #define ROOM_MIN 8u
 
-/* ---- the heap of deadlines ------------------------------------------------------------------------ */
+/* ---- the heap of deadlines ----------------------------------------------------------------------------- */
 
 static void heap_set(struct ttrpc_calls *calls, uint32_t at, struct ttrpc_request *call)
 {
@@ -73,7 +73,7 @@ static void heap_remove(struct ttrpc_calls *calls, struct ttrpc_request *call)
 		heap_down(calls, at, last);
 }
 
-/* ---- both --------------------------------------------------------------------------------------------- */
+/* ---- both ---------------------------------------------------------------------------------------------- */
 
 /* uthash leaves the element out of the table when memory is short; its handle then points to no table. */
 static int table_add(struct ttrpc_calls *calls, struct ttrpc_request *call)

@@ -3,7 +3,10 @@
 
 #include "base/util.h"
 
-/* Late answers are dropped; a peer that sends nothing else, for so long, is broken or hostile. */
+/*
+ * Late answers, and frames of types that are not known, are dropped; a peer that has sent so much more of
+ * them than of what was waited for is broken or hostile.
+ */
 #define STRAY_MAX	  (64u << 20)
 #define STRAY_FRAME_BYTES 1024 /* what a frame counts beside its length */
 
@@ -12,7 +15,7 @@ struct ttrpc_conn *ttrpc_client_new(ttrpc_output_fn *output, void *owner)
 	return ttrpc_conn_new(NULL, output, owner);
 }
 
-/* ---- calls going out ------------------------------------------------------------------------------ */
+/* ---- calls going out ----------------------------------------------------------------------------------- */
 
 static int start(struct ttrpc_conn *conn, const struct wire_request *req, uint8_t flags,
 		 struct ttrpc_request **ret_call, struct err *err)
@@ -134,7 +137,7 @@ void ttrpc_cancel(struct ttrpc_conn *conn, uint32_t id)
 	ttrpc_conn_drop_call(conn, call);
 }
 
-/* ---- answers coming in ---------------------------------------------------------------------------- */
+/* ---- answers coming in --------------------------------------------------------------------------------- */
 
 /* Takes the call out of the table and runs its last callback. */
 static void finish(struct ttrpc_conn *conn, struct ttrpc_request *call, const struct err *err,
@@ -185,20 +188,37 @@ static void on_stream_data(struct ttrpc_conn *conn, struct ttrpc_request *call, 
 	}
 }
 
+static void on_stray(struct ttrpc_conn *conn, const struct ttrpc_frame *f)
+{
+	conn->stray_bytes += STRAY_FRAME_BYTES + f->len;
+	if (conn->stray_bytes > STRAY_MAX)
+		conn->broken = -EBADMSG;
+}
+
+/* Pays for as much that is not: all of it, and a peer could send what it likes between two good frames. */
+static void on_useful(struct ttrpc_conn *conn, const struct ttrpc_frame *f)
+{
+	uint64_t worth = STRAY_FRAME_BYTES + f->len;
+
+	conn->stray_bytes -= conn->stray_bytes < worth ? conn->stray_bytes : worth;
+}
+
 void ttrpc_client_frame(struct ttrpc_conn *conn, const struct ttrpc_frame *f)
 {
 	struct ttrpc_request *call = ttrpc_calls_find(&conn->calls, f->id);
 
-	if (!call) { /* cancelled or timed out: a late answer, or nothing that was asked for */
-		conn->stray_bytes += STRAY_FRAME_BYTES + f->len;
-		if (conn->stray_bytes > STRAY_MAX)
-			conn->broken = -EBADMSG;
+	/*
+	 * Without a call: it was cancelled or has timed out, or nothing was asked for. Other types are for
+	 * later versions of the protocol; data that is empty and no end says nothing.
+	 */
+	if (!call || (f->type != FRAME_RESPONSE && f->type != FRAME_DATA) ||
+	    (f->type == FRAME_DATA && !(f->flags & FLAG_REMOTE_CLOSED) && f->flags & FLAG_NO_DATA)) {
+		on_stray(conn, f);
 		return;
 	}
-	conn->stray_bytes = 0;
+	on_useful(conn, f);
 	if (f->type == FRAME_RESPONSE)
 		on_response(conn, call, f);
-	else if (f->type == FRAME_DATA)
+	else
 		on_stream_data(conn, call, f);
-	/* Other types are for later versions of the protocol. */
 }

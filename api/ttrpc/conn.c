@@ -39,7 +39,7 @@ struct buf *ttrpc_out(struct ttrpc_conn *conn)
 	return &conn->out;
 }
 
-/* ---- calls ---------------------------------------------------------------------------------------- */
+/* ---- calls --------------------------------------------------------------------------------------------- */
 
 struct ttrpc_request *ttrpc_conn_add_call(struct ttrpc_conn *conn, uint32_t id, int64_t timeout_ns)
 {
@@ -105,7 +105,7 @@ void ttrpc_expire(struct ttrpc_conn *conn, int64_t now_ns)
 	}
 }
 
-/* ---- output --------------------------------------------------------------------------------------- */
+/* ---- output -------------------------------------------------------------------------------------------- */
 
 int ttrpc_conn_room(const struct ttrpc_conn *conn, size_t len)
 {
@@ -171,7 +171,7 @@ int ttrpc_conn_put_data(struct ttrpc_conn *conn, uint32_t id, uint8_t flags, con
 	return 0;
 }
 
-/* ---- input ---------------------------------------------------------------------------------------- */
+/* ---- input --------------------------------------------------------------------------------------------- */
 
 static void deliver(struct ttrpc_conn *conn, const uint8_t *data)
 {

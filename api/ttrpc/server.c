@@ -9,7 +9,7 @@ struct ttrpc_conn *ttrpc_server_new(const struct ttrpc_service *services, ttrpc_
 	return ttrpc_conn_new(services, output, owner);
 }
 
-/* ---- what a handler asks of its request ----------------------------------------------------------- */
+/* ---- what a handler asks of its request ---------------------------------------------------------------- */
 
 struct ttrpc_conn *ttrpc_request_conn(struct ttrpc_request *req)
 {
@@ -28,7 +28,7 @@ void ttrpc_request_on_data(struct ttrpc_request *req, ttrpc_stream_fn *on_data, 
 	req->arg = arg;
 }
 
-/* ---- answers -------------------------------------------------------------------------------------- */
+/* ---- answers ------------------------------------------------------------------------------------------- */
 
 void ttrpc_server_put_status(struct ttrpc_conn *conn, uint32_t id, const struct err *err)
 {
@@ -134,7 +134,7 @@ void ttrpc_server_cancel(struct ttrpc_conn *conn, struct ttrpc_request *req, con
 	}
 }
 
-/* ---- requests coming in --------------------------------------------------------------------------- */
+/* ---- requests coming in -------------------------------------------------------------------------------- */
 
 static void refuse(struct ttrpc_conn *conn, uint32_t id, int code, enum err_status status, const char *why)
 {

@@ -46,7 +46,7 @@ struct ttrpc_conn;
  */
 typedef void ttrpc_output_fn(void *owner);
 
-/* ---- either side ---------------------------------------------------------------------------------- */
+/* ---- either side --------------------------------------------------------------------------------------- */
 
 /*
  * Bytes came in. Runs callbacks. 0 or negative errno; after an error close the transport and free the
@@ -67,7 +67,7 @@ int64_t ttrpc_next_deadline(const struct ttrpc_conn *conn);
  */
 void ttrpc_expire(struct ttrpc_conn *conn, int64_t now_ns);
 
-/* ---- client --------------------------------------------------------------------------------------- */
+/* ---- client -------------------------------------------------------------------------------------------- */
 
 struct ttrpc_conn *ttrpc_client_new(ttrpc_output_fn *output, void *owner);
 
@@ -100,7 +100,7 @@ typedef void ttrpc_stream_fn(void *arg, const struct err *err, const void *paylo
 int ttrpc_stream_open(struct ttrpc_conn *conn, const char *service, const char *method, const void *payload,
 		      size_t len, ttrpc_stream_fn *on_data, void *arg, uint32_t *ret_id, struct err *err);
 
-/* ---- server --------------------------------------------------------------------------------------- */
+/* ---- server -------------------------------------------------------------------------------------------- */
 
 /* One call on the server side; it lives until answered, or until its cancel hook has run. */
 struct ttrpc_request;
@@ -149,7 +149,7 @@ void ttrpc_fail(struct ttrpc_request *req, const struct err *err);
 /* Ends a streaming request without error: the final data frame, empty, with the close flag. */
 void ttrpc_stream_finish(struct ttrpc_request *req);
 
-/* ---- streams, either side ------------------------------------------------------------------------- */
+/* ---- streams, either side ------------------------------------------------------------------------------ */
 
 /*
  * Sends one message on a client stream (by id); `close` also ends our side. payload NULL: no data, only the

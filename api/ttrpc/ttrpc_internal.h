@@ -64,7 +64,7 @@ struct ttrpc_conn {
 	bool dead;
 	int broken;	      /* negative errno: feed fails from now on */
 	uint32_t skip;	      /* bytes of an oversized frame still to come */
-	uint64_t stray_bytes; /* client: of frames that nobody waited for, one after the other */
+	uint64_t stray_bytes; /* client: of frames that nobody waited for, less those that were */
 	uint32_t last_id;     /* client: last one given out; server: last one seen */
 };
 

@@ -180,6 +180,52 @@ static void feed_client_refuses_ids_it_never_gave_out(void **state)
 	}
 }
 
+/* Frames until the client ends the connection, at most max. */
+static size_t frames_until_broken(struct pair *p, const unsigned char *buf, size_t len, size_t max)
+{
+	for (size_t n = 1; n <= max; n++) {
+		if (ttrpc_feed(p->client, buf, len, NULL) < 0)
+			return n;
+	}
+	return 0;
+}
+
+/* Fault O: frames of an unknown type, for a call that lives, are strays like all others. */
+static void feed_client_ends_a_flood_of_strays(void **state)
+{
+	static const struct {
+		uint8_t type, flags;
+	} kinds[] = {{9, 0}, {1, 0}, {3, 4}};
+	unsigned char buf[32], good[32];
+	struct reply a, c;
+	struct pair p;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		size_t len = frame(buf, 0, 3, kinds[i].type, kinds[i].flags, "");
+
+		a = c = (struct reply){0};
+		pair_open(&p, 0);
+		call(&p, "Hold", "", 0, &a, NULL);
+		ttrpc_stream_open(p.client, "test.Service", "Stream", NULL, 0, on_stream, &c, NULL, NULL);
+		assert_in_range(frames_until_broken(&p, buf, len, 1000000), 1000, 70000);
+		pair_close(&p);
+	}
+	/* One that is waited for among many does not make up for them. */
+	a = c = (struct reply){0};
+	pair_open(&p, 0);
+	call(&p, "Hold", "", 0, &a, NULL);
+	ttrpc_stream_open(p.client, "test.Service", "Stream", NULL, 0, on_stream, &c, NULL, NULL);
+	size_t len = frame(buf, 0, 1, 9, 0, ""), good_len = frame(good, 1, 3, 3, 0, "x");
+	size_t rounds = 0;
+	while (rounds < 10000 && frames_until_broken(&p, buf, len, 1000) == 0) {
+		assert_int_equal(ttrpc_feed(p.client, good, good_len, NULL), 0);
+		rounds++;
+	}
+	assert_in_range(rounds, 1, 100);
+	pair_close(&p);
+}
+
 static void feed_client_survives_nonsense(void **state)
 {
 	struct reply a = {0}, b = {0}, c = {0};
@@ -244,6 +290,7 @@ int main(void)
 		cmocka_unit_test(limit_oversized_frame_ends_only_its_call),
 		cmocka_unit_test(limit_output_is_bounded),
 		cmocka_unit_test(feed_server_refuses_what_is_wrong),
+		cmocka_unit_test(feed_client_ends_a_flood_of_strays),
 		cmocka_unit_test(feed_client_survives_nonsense),
 		cmocka_unit_test(feed_client_refuses_ids_it_never_gave_out),
 		cmocka_unit_test(feed_client_bounds_what_nobody_waits_for),
