@@ -56,6 +56,7 @@ struct sandboxes_options {
 	struct store *store;
 	unsigned int boots;		     /* how many may boot at once; others wait in their order */
 	const struct sandbox_driver *driver; /* NULL: virtual machines */
+	int64_t health_every_ns;	     /* between two looks at an agent; 0: 10 s */
 };
 /* The options' pointers outlive the room. */
 int sandboxes_new(const struct sandboxes_options *options, struct sandboxes **ret_room, struct err *err);

@@ -49,8 +49,10 @@ static void compare_clocks(struct sandbox *s)
 
 static void next_look(struct sandbox *s)
 {
+	int64_t every_ns = s->room->options.health_every_ns;
+
 	if (s->health)
-		loop_timer_set(s->health, now_monotonic_ns() + HEALTH_EVERY_NS);
+		loop_timer_set(s->health, now_monotonic_ns() + (every_ns > 0 ? every_ns : HEALTH_EVERY_NS));
 }
 
 /* Carries a reference. */

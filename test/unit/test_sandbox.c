@@ -566,6 +566,38 @@ static void clock_that_is_off_is_set_at_assign(void **state)
 	disown(&o);
 }
 
+/* Fault G: a look that fails at once, for want of a connection, is not the last one. */
+static void health_is_looked_at_after_a_look_that_failed_at_once(void **state)
+{
+	struct fixture *x = *state;
+	struct sandboxes_options options = {.hypervisor = &x->hypervisor,
+					    .run_dir = x->run_dir,
+					    .loop = x->l.loop,
+					    .workers = x->l.workers,
+					    .store = x->store,
+					    .boots = 2,
+					    .driver = &fake_sandbox_driver,
+					    .health_every_ns = 5 * NS_PER_MS};
+	struct fake_agent *fake;
+	struct owner o;
+
+	x->room = sandboxes_free(x->room);
+	assert_int_equal(sandboxes_new(&options, &x->room, NULL), 0);
+	own(x, &o);
+	assert_int_equal(boot(&o, NULL, NULL), 0);
+	fake = fake_sandbox_agent(o.sandbox);
+	fake_agent_refuse(fake, -ECONNREFUSED);
+	fake_agent_cut(fake);
+	usleep(100000);
+	fake_agent_refuse(fake, 0);
+	AWAIT(atomic_load(&o.reconnects) == 1);
+	assert_int_equal(atomic_load(&o.deaths), 0);
+	/* The connection stands: only a look can tell that another boot answers. */
+	fake_agent_set_boot(fake, "another");
+	AWAIT(atomic_load(&o.deaths) == 1);
+	disown(&o);
+}
+
 static void clock_that_is_off_is_set_when_the_guest_comes_back(void **state)
 {
 	struct fixture *x = *state;
@@ -866,6 +898,7 @@ int main(void)
 		TEST(condemned_is_killed_and_told),
 		TEST(death_tells_nobody_after_forget_and_after_kill),
 		TEST(broken_connection_is_no_death),
+		TEST(health_is_looked_at_after_a_look_that_failed_at_once),
 		TEST(clock_that_is_off_is_set_when_the_guest_comes_back),
 		TEST(clock_that_is_off_is_set_at_assign),
 		TEST(other_boot_behind_the_connection_is_death),
