@@ -297,7 +297,7 @@ static int recover_pod(struct pods *pods, const struct state_row *row, struct er
 {
 	PodState *state;
 	struct err why = ERR_INIT;
-	struct pod *pod;
+	struct pod *pod = NULL;
 	int r = state_unpack(&crivisor__state__v1__pod__descriptor, row, (void **)&state);
 
 	if (r < 0)
