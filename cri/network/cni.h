@@ -18,7 +18,7 @@
  * Errors:    name plugin and network, and carry the plugin's own error message and code. FailedPrecondition:
  *            the configuration or a plugin is missing or wrong; Unavailable: a plugin says try again later
  *            (code 11); DeadlineExceeded; else Internal.
- * Not here:  routes that a plugin makes in the netns and leaves out of its result.
+ * Not here:  what a plugin makes in the netns and leaves out of its result: vmm/netview.h.
  */
 #ifndef CRI_NETWORK_CNI_H
 #define CRI_NETWORK_CNI_H
@@ -69,9 +69,10 @@ struct cni_ip {
 	char gateway[48]; /* "" none */
 };
 struct cni_route {
-	char dst[64]; /* "0.0.0.0/0" */
-	char gw[48];  /* "" none: on the link */
-	uint32_t mtu; /* 0 none */
+	char dst[64];			       /* "0.0.0.0/0" */
+	char gw[48];			       /* "" none: on the link */
+	uint32_t mtu, advmss, table, priority; /* 0 none */
+	uint32_t scope;			       /* RT_SCOPE_…; 0: universe, or not told */
 };
 struct cni_result {
 	struct cni_ip ips[8];

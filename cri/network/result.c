@@ -187,15 +187,28 @@ static int parse_ips(struct json_object *array, const struct iface *ifaces, size
 	return 0;
 }
 
-/* A route without a next hop takes the gateway of the first address of its family, as plugins themselves do.
+/* Is `dst` the gateway itself? */
+static bool is_host_route(const char *dst, const char *gateway)
+{
+	size_t len = strlen(gateway);
+
+	return strncmp(dst, gateway, len) == 0 && str_eq(dst + len, strchr(gateway, ':') ? "/128" : "/32");
+}
+
+/*
+ * A route without a next hop takes the gateway of the first address of its family, as plugins themselves do.
+ * A route to that gateway itself is on the link.
  */
 static void default_gateway(struct cni_route *route, const struct cni_result *result)
 {
 	bool v6 = strchr(route->dst, ':');
 
-	for (size_t i = 0; i < result->n_ips && !*route->gw; i++)
+	for (size_t i = 0; i < result->n_ips && !*route->gw; i++) {
+		if (*result->ips[i].gateway && is_host_route(route->dst, result->ips[i].gateway))
+			return;
 		if (*result->ips[i].gateway && !strchr(result->ips[i].gateway, ':') == !v6)
 			memcpy(route->gw, result->ips[i].gateway, sizeof(route->gw));
+	}
 }
 
 static int parse_routes(struct json_object *array, struct cni_result *ret, struct err *err)
@@ -210,6 +223,16 @@ static int parse_routes(struct json_object *array, struct cni_result *ret, struc
 			r = take_string(json, "gw", route.gw, sizeof(route.gw), err);
 		if (r == 0)
 			r = take_u32(json, "mtu", &route.mtu, err);
+		if (r == 0)
+			r = take_u32(json, "advmss", &route.advmss, err);
+		if (r == 0)
+			r = take_u32(json, "table", &route.table, err);
+		if (r == 0)
+			r = take_u32(json, "priority", &route.priority, err);
+		if (r == 0)
+			r = take_u32(json, "scope", &route.scope, err);
+		if (r == 0 && route.scope > 255)
+			r = err_set(err, -EBADMSG, "\"scope\" is not a scope");
 		if (r == 0 && !cni_cidr_valid(route.dst))
 			r = err_set(err, -EBADMSG, "\"dst\" is not a prefix");
 		if (r == 0 && *route.gw && !cni_address_valid(route.gw))

@@ -10,6 +10,8 @@
 #include "api/agent/sandbox.pb-c.h"
 #include "api/pb.h"
 
+#include <linux/rtnetlink.h>
+
 #define CLOCK_TRIES  3
 #define SETUP_NS     (20 * NS_PER_SEC)
 #define HOSTNAME_MAX 64
@@ -38,19 +40,28 @@ static int add_address(Grpc__Interface *ifc, const struct cni_ip *ip, struct err
 	return 0;
 }
 
-static int add_route(Request *req, const char *dst, const char *gw, const char *ifname, struct err *err)
+static int add_route(Request *req, const struct cni_route *from, const char *ifname, struct err *err)
 {
 	Grpc__Route *route = pb_append(&req->routes, &req->n_routes, &grpc__route__descriptor);
 
-	if (!route || pb_set_str(&route->dest, dst) < 0 || pb_set_str(&route->gateway, gw) < 0 ||
+	if (!route || pb_set_str(&route->dest, from->dst) < 0 || pb_set_str(&route->gateway, from->gw) < 0 ||
 	    pb_set_str(&route->device, ifname) < 0)
 		return err_oom(err);
-	route->family = strchr(dst, ':') ? GRPC__IPFAMILY__v6 : GRPC__IPFAMILY__v4;
+	route->family = strchr(from->dst, ':') ? GRPC__IPFAMILY__v6 : GRPC__IPFAMILY__v4;
+	route->mtu = from->mtu;
+	route->advmss = from->advmss;
+	route->table = from->table;
+	route->priority = from->priority;
+	route->scope = from->scope;
+	/* A gateway beyond the address's prefix (10.1.2.3/32) is on this link all the same. */
+	if (*from->gw)
+		route->flags = RTNH_F_ONLINK;
 	return 0;
 }
 
-static int fill_network(const struct sandbox_assignment *a, const struct vmm_if_info *nic, Request *req,
-			struct err *err)
+/* The network as CNI has answered. */
+static int fill_answer(const struct sandbox_assignment *a, const struct vmm_if_info *nic, Request *req,
+		       struct err *err)
 {
 	Grpc__Interface *ifc = pb_append(&req->interfaces, &req->n_interfaces, &grpc__interface__descriptor);
 	char mac[18];
@@ -64,18 +75,33 @@ static int fill_network(const struct sandbox_assignment *a, const struct vmm_if_
 	ifc->mtu = nic->mtu;
 	for (size_t i = 0; i < a->network->n_ips && r == 0; i++)
 		r = add_address(ifc, &a->network->ips[i], err);
-	for (size_t i = 0; i < a->network->n_routes && r == 0; i++) {
-		const struct cni_route *route = &a->network->routes[i];
-		const char *gw = route->gw;
-
-		/* A route without gateway goes by the address's own, as the spec has it. */
-		for (size_t k = 0; k < a->network->n_ips && !*gw; k++) {
-			if (!strchr(a->network->ips[k].address, ':') == !strchr(route->dst, ':'))
-				gw = a->network->ips[k].gateway;
-		}
-		r = add_route(req, route->dst, gw, a->ifname, err);
-	}
+	for (size_t i = 0; i < a->network->n_routes && r == 0; i++)
+		r = add_route(req, &a->network->routes[i], a->ifname, err);
 	return r;
+}
+
+/*
+ * What the namespace has; what CNI has answered where the namespace says nothing, or the agent takes no more.
+ */
+static int fill_network(struct sandbox *s, struct agent *agent, const struct sandbox_assignment *a,
+			const struct vmm_if_info *nic, Request *req, struct err *err)
+{
+	struct vmm_net *net CLEANUP_VMM_NET = NULL;
+	bool told = false;
+	int r = 0;
+
+	if (!s->driver->network || !agent_has(agent, "network"))
+		return fill_answer(a, nic, req, err);
+	r = s->driver->network(s, a->ifname, &net, err);
+	if (r < 0)
+		return r;
+	req->network = pb_new(&grpc__network__descriptor);
+	if (!req->network)
+		return err_oom(err);
+	r = sandbox_network_fill(net, a->ifname, req->network, &told, err);
+	if (r < 0)
+		return r;
+	return told ? 0 : fill_answer(a, nic, req, err);
 }
 
 /* ---- the name and the rest ----------------------------------------------------------------------------- */
@@ -204,7 +230,7 @@ int sandbox_assign(struct sandbox *sandbox, struct call *call, const struct sand
 	req = pb_new(&grpc__setup_sandbox_request__descriptor);
 	if (!req)
 		return err_oom(err);
-	r = fill_network(assignment, &nic, req, err);
+	r = fill_network(sandbox, agent, assignment, &nic, req, err);
 	if (r == 0)
 		r = fill_sandbox(assignment, req, err);
 	if (r == 0) {

@@ -13,8 +13,10 @@
 #ifndef CRI_SANDBOX_SANDBOX_INTERNAL_H
 #define CRI_SANDBOX_SANDBOX_INTERNAL_H
 
+#include "api/agent/sandbox.pb-c.h"
 #include "cri/core/gate.h"
 #include "cri/sandbox/sandbox.h"
+#include "vmm/netview.h"
 #include "vmm/network.h"
 
 #include <pthread.h>
@@ -62,6 +64,9 @@ struct sandbox_driver {
 	/* The host's part of the assignment. */
 	int (*join)(struct sandbox *sandbox, const char *ifname, struct vmm_if_info *ret_nic,
 		    struct err *err);
+	/* The network of its namespace. NULL: there is none, and what CNI has answered is all. */
+	int (*network)(struct sandbox *sandbox, const char *ifname, struct vmm_net **ret_net,
+		       struct err *err);
 
 	/*
 	 * Loop, never block. An fd that polls readable when look has something; true: the machine has died.
@@ -95,6 +100,13 @@ extern const struct sandbox_driver sandbox_vm_driver;
 
 struct sandbox_machine *sandbox_machine_ref(struct sandbox_machine *machine);
 void sandbox_machine_unref(struct sandbox_machine *machine);
+
+/*
+ * Fills the message with the namespace's network, as far as it belongs to `ifname` or lo. False in *ret_told:
+ * the interface has no address there (its plugin left them to the runtime), and the message is empty.
+ */
+int sandbox_network_fill(const struct vmm_net *net, const char *ifname, Grpc__Network *to, bool *ret_told,
+			 struct err *err);
 
 /* ---- the room and its sandboxes ------------------------------------------------------------------------ */
 

@@ -184,6 +184,13 @@ static int join(struct sandbox *s, const char *ifname, struct vmm_if_info *ret_n
 	return vmm_tap_join(s->netns, TAP, ifname, ret_nic, err);
 }
 
+static int network(struct sandbox *s, const char *ifname, struct vmm_net **ret_net, struct err *err)
+{
+	const char *const names[] = {ifname, NULL};
+
+	return vmm_net_read(s->netns, names, ret_net, err);
+}
+
 static int event_fd(struct sandbox *s)
 {
 	return vm_fd(vm_of(machine_of(s)));
@@ -305,6 +312,7 @@ const struct sandbox_driver sandbox_vm_driver = {
 	.start_again = start_again,
 	.dial = dial,
 	.join = join,
+	.network = network,
 	.fd = event_fd,
 	.look = look,
 	.kill = kill_machine,

@@ -59,10 +59,10 @@ static bool name_valid(const char *name)
 	       !str_eq(name, "..");
 }
 
-static int set_interface(struct rtnl *nl, const Grpc__Interface *want, struct err *err)
+/* Finds the interface and gives it MAC, name and MTU; its index. */
+static int set_link(struct rtnl *nl, const Grpc__Interface *want, struct err *err)
 {
 	struct rtnl_link links[RTNL_LINKS_MAX];
-	struct rtnl_addr addrs[NET_ADDRS_MAX];
 	struct rtnl_change change = {.mac = NULL};
 	const struct rtnl_link *link;
 	unsigned char mac[6];
@@ -72,20 +72,11 @@ static int set_interface(struct rtnl *nl, const Grpc__Interface *want, struct er
 		return err_set(err, -EINVAL, "interface name \"%.64s\" is not valid", want->name);
 	if (want->mtu > 65536)
 		return err_set(err, -EINVAL, "MTU %llu is too large", (unsigned long long)want->mtu);
-	if (want->n_ipaddresses > NET_ADDRS_MAX)
-		return err_set(err, -E2BIG, "%zu addresses: want at most %d", want->n_ipaddresses,
-			       NET_ADDRS_MAX);
 	if (!str_empty(want->hwaddr)) {
 		r = rtnl_parse_mac(want->hwaddr, mac, err);
 		if (r < 0)
 			return r;
 		change.mac = mac;
-	}
-	for (size_t i = 0; i < want->n_ipaddresses; i++) {
-		r = rtnl_parse_addr(want->ipaddresses[i]->address, want->ipaddresses[i]->mask, &addrs[i],
-				    err);
-		if (r < 0)
-			return r;
 	}
 	n = rtnl_links(nl, links, ARRAY_SIZE(links), err);
 	if (n < 0)
@@ -98,27 +89,108 @@ static int set_interface(struct rtnl *nl, const Grpc__Interface *want, struct er
 	change.mtu = (uint32_t)want->mtu;
 	quiet_ipv6(link->name);
 	r = rtnl_link_set(nl, link, &change, err);
-	return r < 0 ? r : rtnl_addrs_set(nl, link->index, addrs, want->n_ipaddresses, err);
+	return r < 0 ? r : link->index;
+}
+
+static int parse_address(const Grpc__IPAddress *want, struct rtnl_addr *ret, struct err *err)
+{
+	struct rtnl_addr peer;
+	int r = rtnl_parse_addr(want->address, want->mask, ret, err);
+
+	ret->flags = want->flags;
+	if (r == 0 && !str_empty(want->peer)) {
+		r = rtnl_parse_addr(want->peer, NULL, &peer, err);
+		if (r == 0 && peer.family != ret->family)
+			r = err_set(err, -EINVAL, "peer \"%.64s\" of another family", want->peer);
+		ret->has_peer = true;
+		memcpy(ret->peer, peer.bytes, sizeof(ret->peer));
+	}
+	return r;
+}
+
+bool net_ipv6_off(const char *ifname)
+{
+	char *path CLEANUP_FREE = xasprintf("/proc/sys/net/ipv6/conf/%s/disable_ipv6", ifname);
+	char *value CLEANUP_FREE = NULL;
+
+	return !path || read_file(path, 16, &value, NULL) < 0 || value[0] != '0';
+}
+
+static int set_addresses(struct rtnl *nl, const Grpc__Interface *want, int index, struct err *err)
+{
+	struct rtnl_addr addrs[NET_ADDRS_MAX];
+	char name[IF_NAMESIZE];
+	size_t n = 0;
+	bool off;
+
+	if (want->n_ipaddresses > NET_ADDRS_MAX)
+		return err_set(err, -E2BIG, "%zu addresses: want at most %d", want->n_ipaddresses,
+			       NET_ADDRS_MAX);
+	if (!if_indextoname((unsigned int)index, name))
+		return err_set_errno(err, -errno, "interface %d", index);
+	off = net_ipv6_off(name);
+	for (size_t i = 0; i < want->n_ipaddresses; i++) {
+		int r = parse_address(want->ipaddresses[i], &addrs[n], err);
+
+		if (r < 0)
+			return r;
+		if (addrs[n].family != AF_INET6 || !off)
+			n++;
+	}
+	return rtnl_addrs_set(nl, index, addrs, n, err);
+}
+
+int net_links(struct rtnl *nl, Grpc__Interface *const *ifaces, size_t n, int *ret_indexes, struct err *err)
+{
+	for (size_t i = 0; i < n; i++) {
+		ret_indexes[i] = set_link(nl, ifaces[i], err);
+		if (ret_indexes[i] < 0) {
+			err_wrap(err, "interface \"%.64s\"",
+				 str_empty(ifaces[i]->name) ? ifaces[i]->device : ifaces[i]->name);
+			return ret_indexes[i];
+		}
+	}
+	return 0;
+}
+
+int net_addresses(struct rtnl *nl, Grpc__Interface *const *ifaces, size_t n, const int *indexes,
+		  struct err *err)
+{
+	for (size_t i = 0; i < n; i++) {
+		int r = set_addresses(nl, ifaces[i], indexes[i], err);
+
+		if (r < 0)
+			return err_wrap(err, "interface \"%.64s\"",
+					str_empty(ifaces[i]->name) ? ifaces[i]->device : ifaces[i]->name),
+			       r;
+	}
+	return 0;
 }
 
 int net_interfaces(Grpc__Interface *const *ifaces, size_t n, struct err *err)
 {
 	struct rtnl nl = {.fd = -1};
+	int indexes[RTNL_LINKS_MAX];
 	int r = n > 0 ? rtnl_open(&nl, err) : 0;
 
-	for (size_t i = 0; r == 0 && i < n; i++) {
-		r = set_interface(&nl, ifaces[i], err);
-		if (r < 0)
-			err_wrap(err, "interface \"%.64s\"",
-				 str_empty(ifaces[i]->name) ? ifaces[i]->device : ifaces[i]->name);
-	}
+	if (r == 0 && n > ARRAY_SIZE(indexes))
+		r = err_set(err, -E2BIG, "%zu interfaces: want at most %d", n, RTNL_LINKS_MAX);
+	if (r == 0)
+		r = net_links(&nl, ifaces, n, indexes, err);
+	if (r == 0)
+		r = net_addresses(&nl, ifaces, n, indexes, err);
 	rtnl_close(&nl);
 	return r;
 }
 
 static int set_route(struct rtnl *nl, const Grpc__Route *want, struct err *err)
 {
-	struct rtnl_route route = {.scope = want->scope, .flags = want->flags & (RTNH_F_ONLINK)};
+	struct rtnl_route route = {.scope = want->scope,
+				   .flags = want->flags & (RTNH_F_ONLINK),
+				   .mtu = want->mtu,
+				   .advmss = want->advmss,
+				   .table = want->table,
+				   .priority = want->priority};
 	int family = want->family == GRPC__IPFAMILY__v6 ? AF_INET6 : AF_INET;
 	int r = 0;
 
@@ -145,6 +217,8 @@ static int set_route(struct rtnl *nl, const Grpc__Route *want, struct err *err)
 		if (route.oif == 0)
 			return err_set(err, -ENODEV, "no network interface \"%.64s\"", want->device);
 	}
+	if (route.dest.family == AF_INET6 && net_ipv6_off(str_empty(want->device) ? "all" : want->device))
+		return 0;
 	return rtnl_route_set(nl, &route, err);
 }
 

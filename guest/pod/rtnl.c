@@ -6,13 +6,14 @@
 #include <arpa/inet.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
+#include <linux/neighbour.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
 #define RECV_BUF  32768
 #define ADDRS_MAX 256
 
-/* ---- messages ------------------------------------------------------------------------------------- */
+/* ---- messages ------------------------------------------------------------------------------------------ */
 
 void rtnl_begin(struct rtnl_msg *m, uint16_t type, uint16_t flags, const void *body, size_t len)
 {
@@ -117,7 +118,7 @@ int rtnl_parse_mac(const char *text, unsigned char mac[6], struct err *err)
 	return err_set(err, -EINVAL, "\"%.64s\" is not a MAC address", text ? text : "");
 }
 
-/* ---- the socket ----------------------------------------------------------------------------------- */
+/* ---- the socket ---------------------------------------------------------------------------------------- */
 
 int rtnl_open(struct rtnl *nl, struct err *err)
 {
@@ -215,7 +216,7 @@ static void each_attr(const struct nlmsghdr *h, size_t fixed, attr_fn *fn, void 
 	}
 }
 
-/* ---- links ---------------------------------------------------------------------------------------- */
+/* ---- links --------------------------------------------------------------------------------------------- */
 
 struct links {
 	struct rtnl_link *list;
@@ -298,7 +299,7 @@ int rtnl_link_set(struct rtnl *nl, const struct rtnl_link *link, const struct rt
 	return r < 0 ? err_set_errno(err, r, "set up interface %s", link->name) : 0;
 }
 
-/* ---- addresses ------------------------------------------------------------------------------------ */
+/* ---- addresses ----------------------------------------------------------------------------------------- */
 
 struct addrs {
 	struct rtnl_addr list[ADDRS_MAX];
@@ -344,6 +345,10 @@ static void on_addr(const struct nlmsghdr *h, void *arg)
 	to = &addrs->list[addrs->len++];
 	*to = (struct rtnl_addr){.family = info.ifa_family, .prefix = info.ifa_prefixlen};
 	memcpy(to->bytes, a.local_len ? a.local : a.address, sizeof(to->bytes));
+	if (a.local_len && a.address_len == a.local_len && memcmp(a.local, a.address, a.local_len) != 0) {
+		to->has_peer = true;
+		memcpy(to->peer, a.address, sizeof(to->peer));
+	}
 }
 
 static int addr_change(struct rtnl *nl, int index, const struct rtnl_addr *a, bool add)
@@ -352,6 +357,7 @@ static int addr_change(struct rtnl *nl, int index, const struct rtnl_addr *a, bo
 				 .ifa_prefixlen = (unsigned char)a->prefix,
 				 .ifa_index = (unsigned int)index,
 				 .ifa_flags = a->family == AF_INET6 ? IFA_F_NODAD : 0};
+	uint32_t flags = a->flags | (a->family == AF_INET6 ? IFA_F_NODAD : 0);
 	struct rtnl_msg m;
 	int r;
 
@@ -359,8 +365,10 @@ static int addr_change(struct rtnl *nl, int index, const struct rtnl_addr *a, bo
 		   sizeof(info));
 	r = rtnl_put(&m, IFA_LOCAL, a->bytes, addr_len(a->family));
 	if (r == 0)
-		r = rtnl_put(&m, IFA_ADDRESS, a->bytes, addr_len(a->family));
-	if (r == 0 && add && a->family == AF_INET && a->prefix < 31) {
+		r = rtnl_put(&m, IFA_ADDRESS, a->has_peer ? a->peer : a->bytes, addr_len(a->family));
+	if (r == 0 && add && a->flags)
+		r = rtnl_put(&m, IFA_FLAGS, &flags, sizeof(flags));
+	if (r == 0 && add && a->family == AF_INET && a->prefix < 31 && !a->has_peer) {
 		unsigned char bcast[4];
 
 		for (unsigned int i = 0; i < 4; i++) {
@@ -376,7 +384,8 @@ static int addr_change(struct rtnl *nl, int index, const struct rtnl_addr *a, bo
 static bool addr_same(const struct rtnl_addr *a, const struct rtnl_addr *b)
 {
 	return a->family == b->family && a->prefix == b->prefix &&
-	       memcmp(a->bytes, b->bytes, addr_len(a->family)) == 0;
+	       memcmp(a->bytes, b->bytes, addr_len(a->family)) == 0 && a->has_peer == b->has_peer &&
+	       (!a->has_peer || memcmp(a->peer, b->peer, addr_len(a->family)) == 0);
 }
 
 static bool addr_in(const struct rtnl_addr *a, const struct rtnl_addr *list, size_t n)
@@ -425,13 +434,64 @@ int rtnl_addrs_set(struct rtnl *nl, int index, const struct rtnl_addr *addrs, si
 	return 0;
 }
 
-/* ---- routes --------------------------------------------------------------------------------------- */
+/* ---- neighbours ---------------------------------------------------------------------------------------- */
+
+int rtnl_neigh_set(struct rtnl *nl, int index, const struct rtnl_addr *addr, const unsigned char *mac,
+		   struct err *err)
+{
+	struct ndmsg info = {.ndm_family = (unsigned char)addr->family,
+			     .ndm_ifindex = index,
+			     .ndm_state = NUD_PERMANENT,
+			     .ndm_flags = mac ? 0 : NTF_PROXY};
+	char text[INET6_ADDRSTRLEN];
+	struct rtnl_msg m;
+	int r;
+
+	rtnl_begin(&m, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &info, sizeof(info));
+	r = rtnl_put(&m, NDA_DST, addr->bytes, addr_len(addr->family));
+	if (r == 0 && mac)
+		r = rtnl_put(&m, NDA_LLADDR, mac, 6);
+	if (r == 0)
+		r = talk(nl, &m, NULL, NULL);
+	return r < 0 ? err_set_errno(err, r, "add neighbour %s", addr_text(addr, text, sizeof(text))) : 0;
+}
+
+int rtnl_raw(struct rtnl *nl, uint16_t type, uint16_t flags, const void *payload, size_t len)
+{
+	struct rtnl_msg m;
+
+	if (len > sizeof(m.bytes) - NLMSG_HDRLEN)
+		return -EMSGSIZE;
+	rtnl_begin(&m, type, flags, payload, len);
+	return talk(nl, &m, NULL, NULL);
+}
+
+/* ---- routes -------------------------------------------------------------------------------------------- */
+
+static int put_metrics(struct rtnl_msg *m, const struct rtnl_route *route)
+{
+	struct {
+		struct rtattr rta;
+		uint32_t value;
+	} metrics[2];
+	size_t n = 0;
+
+	if (route->mtu) {
+		metrics[n].rta = (struct rtattr){.rta_len = sizeof(metrics[0]), .rta_type = RTAX_MTU};
+		metrics[n++].value = route->mtu;
+	}
+	if (route->advmss) {
+		metrics[n].rta = (struct rtattr){.rta_len = sizeof(metrics[0]), .rta_type = RTAX_ADVMSS};
+		metrics[n++].value = route->advmss;
+	}
+	return n > 0 ? rtnl_put(m, RTA_METRICS, metrics, n * sizeof(metrics[0])) : 0;
+}
 
 int rtnl_route_set(struct rtnl *nl, const struct rtnl_route *route, struct err *err)
 {
 	struct rtmsg info = {.rtm_family = (unsigned char)route->dest.family,
 			     .rtm_dst_len = (unsigned char)route->dest.prefix,
-			     .rtm_table = RT_TABLE_MAIN,
+			     .rtm_table = route->table ? RT_TABLE_UNSPEC : RT_TABLE_MAIN,
 			     .rtm_protocol = RTPROT_STATIC,
 			     .rtm_scope = (unsigned char)route->scope,
 			     .rtm_type = RTN_UNICAST,
@@ -451,6 +511,12 @@ int rtnl_route_set(struct rtnl *nl, const struct rtnl_route *route, struct err *
 		r = rtnl_put(&m, RTA_PREFSRC, route->source.bytes, len);
 	if (r == 0 && oif)
 		r = rtnl_put(&m, RTA_OIF, &oif, sizeof(oif));
+	if (r == 0 && route->table)
+		r = rtnl_put(&m, RTA_TABLE, &route->table, sizeof(route->table));
+	if (r == 0 && route->priority)
+		r = rtnl_put(&m, RTA_PRIORITY, &route->priority, sizeof(route->priority));
+	if (r == 0)
+		r = put_metrics(&m, route);
 	if (r == 0)
 		r = talk(nl, &m, NULL, NULL);
 	return r < 0 ? err_set_errno(err, r, "add route to %s/%u",

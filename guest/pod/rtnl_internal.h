@@ -24,10 +24,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define RTNL_MESSAGE_MAX 1024
+#define RTNL_MESSAGE_MAX 4096
 #define RTNL_LINKS_MAX	 256
 
-/* ---- messages (pure; for tests too) --------------------------------------------------------------- */
+/* ---- messages (pure; for tests too) -------------------------------------------------------------------- */
 
 struct rtnl_msg {
 	union {
@@ -45,6 +45,10 @@ struct rtnl_addr {
 	int family; /* AF_INET or AF_INET6 */
 	unsigned char bytes[16];
 	unsigned int prefix;
+	/* Of addresses alone. */
+	bool has_peer;
+	unsigned char peer[16];
+	uint32_t flags; /* IFA_F_… beside IFA_F_NODAD */
 };
 /* "10.0.0.1", "fd00::1"; mask as prefix length or dotted quad, empty: a single host. */
 int rtnl_parse_addr(const char *address, const char *mask, struct rtnl_addr *ret, struct err *err);
@@ -52,7 +56,7 @@ int rtnl_parse_addr(const char *address, const char *mask, struct rtnl_addr *ret
 int rtnl_parse_cidr(const char *cidr, int family, struct rtnl_addr *ret, struct err *err);
 int rtnl_parse_mac(const char *text, unsigned char mac[6], struct err *err);
 
-/* ---- the socket ----------------------------------------------------------------------------------- */
+/* ---- the socket ---------------------------------------------------------------------------------------- */
 
 struct rtnl {
 	int fd;
@@ -89,7 +93,16 @@ struct rtnl_route {
 	struct rtnl_addr gateway, source; /* family 0: none */
 	int oif;			  /* 0: none */
 	unsigned int scope, flags;
+	uint32_t mtu, advmss, table, priority; /* 0: none; table 0: main */
 };
+/* A permanent entry of the neighbour table, or (mac NULL) an address to answer for. Adds or replaces. */
+int rtnl_neigh_set(struct rtnl *nl, int index, const struct rtnl_addr *addr, const unsigned char *mac,
+		   struct err *err);
+/*
+ * Sends a request whose payload (fixed part and attributes) is given; its length is at most RTNL_MESSAGE_MAX
+ * less a header's. The kernel's answer, -EMSGSIZE.
+ */
+int rtnl_raw(struct rtnl *nl, uint16_t type, uint16_t flags, const void *payload, size_t len);
 /* Adds or replaces. */
 int rtnl_route_set(struct rtnl *nl, const struct rtnl_route *route, struct err *err);
 

@@ -77,12 +77,14 @@ static void sandbox_setup(struct ttrpc_request *req, void *ctx, const void *payl
 				    m->config->value.len, &err);
 		r = sb ? pod_setup(ctx, sb, &err) : -EINVAL;
 	}
-	if (r == 0 && m->n_interfaces + m->n_routes > 0)
+	if (r == 0 && (m->n_interfaces + m->n_routes > 0 || m->network))
 		r = agent_vm_only(ctx, "SetupSandbox with interfaces or routes", &err);
 	if (r == 0)
 		r = net_interfaces(m->interfaces, m->n_interfaces, &err);
 	if (r == 0)
 		r = net_routes(m->routes, m->n_routes, &err);
+	if (r == 0 && m->network)
+		r = network_apply(m->network, &err);
 	reply(req, r, &err);
 }
 
