@@ -7,7 +7,9 @@
 #include "cri/network/run_internal.h"
 
 #include <json-c/json.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -255,10 +257,16 @@ int cni_chain_check(struct cni_attachment *att, char *const *bin_dirs, int64_t d
 	return 0;
 }
 
-/* A netns that is gone is said by an empty name; plugins free what they hold outside of it. */
+/*
+ * A netns that is gone is said by an empty name; plugins free what they hold outside of it. A file that is
+ * left at its path (the mount was undone, or never came to be) is no namespace: plugins fail on it, and would
+ * keep the address.
+ */
 static const char *living_netns(const struct cni_attachment *att)
 {
-	return *att->netns && access(att->netns, F_OK) == 0 ? att->netns : "";
+	struct statfs fs;
+
+	return *att->netns && statfs(att->netns, &fs) == 0 && fs.f_type == NSFS_MAGIC ? att->netns : "";
 }
 
 int cni_chain_del(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err)

@@ -108,6 +108,23 @@ static void del_after_restart_uses_the_record(void **state)
 	assert_contains(env, "CNI_NETNS=/proc/self/ns/net\n");
 }
 
+/* Fault K4: a file that is left at the path of a namespace is no namespace, and plugins are told of none. */
+static void del_with_a_plain_file_for_a_netns_tells_none(void **state)
+{
+	struct fixture *f = *state;
+	struct cni_pod odd = pod;
+	struct err err = ERR_INIT;
+	char *path CLEANUP_FREE = xasprintf("%s/netns", f->dir), *env CLEANUP_FREE = NULL;
+
+	put_plugin(f, "first", GOOD);
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"}"), 0600);
+	put_file(f->dir, "netns", "", 0600);
+	odd.netns = path;
+	assert_int_equal(cni_del(f->cni, &odd, 0, &err), 0);
+	env = get_file(f->dir, "env.first.DEL");
+	assert_contains(env, "CNI_NETNS=\n");
+}
+
 static void del_again_and_without_anything_succeeds(void **state)
 {
 	struct fixture *f = *state;
@@ -409,6 +426,7 @@ int main(void)
 		T(add_chain_passes_results_capabilities_and_environment),
 		T(del_after_restart_uses_the_record),
 		T(del_again_and_without_anything_succeeds),
+		T(del_with_a_plain_file_for_a_netns_tells_none),
 		T(add_error_json_is_carried_and_undone),
 		T(add_try_again_is_unavailable),
 		T(add_garbage_exit_is_quoted_with_stderr),

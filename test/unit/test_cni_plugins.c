@@ -274,6 +274,26 @@ static void del_with_the_netns_gone_frees_the_rest(void **state)
 	assert_int_equal(lines("ls %s", f->cache), 0);
 }
 
+/*
+ * Fault K4: with a plain file where the namespace was, DEL succeeds at the first try and frees the address.
+ */
+static void del_with_a_plain_file_for_the_netns_frees_the_rest(void **state)
+{
+	struct fixture *f = *state;
+	struct cni_pod pod = pod_of(f);
+	struct cni_result result;
+	struct err err = ERR_INIT;
+
+	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	cni_result_done(&result);
+	assert_int_equal(umount2(f->pod_ns, MNT_DETACH), 0);
+	assert_int_equal(access(f->pod_ns, F_OK), 0);
+	if (cni_del(f->cni, &pod, 0, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(lines("ls %s/testnet | grep ^10", f->leases), 0);
+	assert_int_equal(lines("ls %s", f->cache), 0);
+}
+
 static void add_addresses_run_out_is_told_and_undone(void **state)
 {
 	struct fixture *f = *state;
@@ -323,6 +343,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(add_connects_and_del_leaves_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(check_sees_what_is_missing, setup, teardown),
 		cmocka_unit_test_setup_teardown(del_with_the_netns_gone_frees_the_rest, setup, teardown),
+		cmocka_unit_test_setup_teardown(del_with_a_plain_file_for_the_netns_frees_the_rest, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(add_addresses_run_out_is_told_and_undone, setup, teardown),
 	};
 
