@@ -193,7 +193,9 @@ static void clock_is_right(void *arg, bool again)
  */
 static int set_clock(struct sandbox *s, struct agent *agent, struct call *call, struct err *err)
 {
-	for (int i = 0, r = -EAGAIN; i < CLOCK_TRIES && r == -EAGAIN; i++) {
+	int r = -EAGAIN;
+
+	for (int i = 0; i < CLOCK_TRIES && r == -EAGAIN; i++) {
 		struct outcome *outcome CLEANUP_OUTCOME = NULL;
 		struct err ignored = ERR_INIT;
 
@@ -204,6 +206,8 @@ static int set_clock(struct sandbox *s, struct agent *agent, struct call *call, 
 		if (call_check(call, err) < 0)
 			return err ? err->code : -ECANCELED;
 	}
+	if (r < 0)
+		atomic_store(&s->looks, 0);
 	return 0;
 }
 

@@ -155,7 +155,7 @@ struct sandbox {
 	bool watched;
 	struct loop_source *machine_source, *health;
 	struct agent_watch agent_watch;
-	unsigned int looks;
+	atomic_uint looks; /* at the agent; the clock is compared at each CLOCK_EVERY-th, from 0 on */
 };
 
 /* sandbox.c */

@@ -36,7 +36,7 @@ static void clock_done(void *arg, bool again)
 	struct sandbox *s = arg;
 
 	if (again)
-		s->looks = 0; /* at the next look */
+		atomic_store(&s->looks, 0); /* at the next look */
 	sandbox_unref(s);
 }
 
@@ -88,11 +88,8 @@ static void on_health_timer(void *arg)
 		sandbox_condemn(s, over.msg);
 		next_look(s);
 	} else {
-		/*
-		 * The first look comes at once: a guest that was adopted may have missed that the clock was
-		 * set.
-		 */
-		if (s->looks++ % CLOCK_EVERY == 0)
+		/* At once for an adopted guest, which may have missed that the clock was set. */
+		if (atomic_fetch_add(&s->looks, 1) % CLOCK_EVERY == 0)
 			compare_clocks(s);
 		if (agent_call_async(s->agent, &AGENT_INFO, &req.base, HEALTH_NS, on_health_reply,
 				     sandbox_ref(s)) < 0) {

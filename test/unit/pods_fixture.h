@@ -69,7 +69,7 @@ struct guest_container {
 
 struct fake {
 	pthread_mutex_t lock;
-	pthread_cond_t changed;
+	pthread_cond_t changed, told;
 	struct {
 		bool hold;
 		int fail; /* an errno */
@@ -205,6 +205,7 @@ struct sandbox {
 	char id[65], dir[300], netns[300];
 	struct sandbox_hooks hooks; /* fake.lock */
 	bool dead, alive, gone;	    /* fake.lock; alive: counted */
+	bool telling;		    /* fake.lock; a hook runs */
 	char why[SANDBOX_WHY_MAX];
 	struct agent agent;
 	struct call *ended; /* cancelled when it dies: ends what waits for its guest */
@@ -268,6 +269,8 @@ void sandbox_forget_hooks(struct sandbox *s)
 {
 	pthread_mutex_lock(&fake.lock);
 	s->gone = true;
+	while (s->telling && !loop_on_thread(fake.loop))
+		pthread_cond_wait(&fake.told, &fake.lock);
 	pthread_mutex_unlock(&fake.lock);
 }
 
@@ -298,10 +301,14 @@ static void died_on_loop(void *arg)
 	bool tell;
 
 	pthread_mutex_lock(&fake.lock);
-	tell = d->told && !s->gone;
+	tell = s->telling = d->told && !s->gone;
 	pthread_mutex_unlock(&fake.lock);
 	if (tell)
 		s->hooks.died(s->hooks.arg, s->why, 1);
+	pthread_mutex_lock(&fake.lock);
+	s->telling = false;
+	pthread_cond_broadcast(&fake.told);
+	pthread_mutex_unlock(&fake.lock);
 	sandbox_unref(s);
 	free(d);
 }
@@ -1258,6 +1265,7 @@ static inline int fake_setup(void **state)
 	memset(&fake, 0, sizeof(fake));
 	pthread_mutex_init(&fake.lock, NULL);
 	cond_init(&fake.changed);
+	cond_init(&fake.told);
 	snprintf(fake.dir, sizeof(fake.dir), "/tmp/crv-pods-XXXXXX");
 	assert_non_null(mkdtemp(fake.dir));
 	snprintf(logs, sizeof(logs), "%s/logs", fake.dir);
