@@ -287,6 +287,17 @@ void container_stop_resume(struct container *container)
 			 "going on with its stop: %s", err.msg);
 }
 
+void container_stop_forget(struct container *container)
+{
+	struct err err = ERR_INIT;
+
+	disarm(container);
+	if (!in_progress(container))
+		return;
+	err_set_status(&err, -ESHUTDOWN, ERR_UNAVAILABLE, "the server is being stopped");
+	fail(container, &err);
+}
+
 void container_stop_over(struct container *container)
 {
 	bool was;

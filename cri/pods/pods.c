@@ -33,6 +33,8 @@ static void empty(struct table *table, bool of_pods)
 	for (size_t i = 0; list[i]; i++) {
 		if (of_pods)
 			pod_unhook((struct pod *)(void *)list[i]);
+		else
+			container_stop_forget(container_of(list[i]));
 		object_remove(list[i]);
 	}
 }

@@ -255,6 +255,8 @@ int container_stop_begin(struct container *container, int64_t kill_at_ns, struct
  * period.
  */
 void container_stop_resume(struct container *container);
+/* The server ends: a stop in progress is the next one's. On the loop's thread, or when the loop has ended. */
+void container_stop_forget(struct container *container);
 /* It has exited: whoever waits for a stop is answered. */
 void container_stop_over(struct container *container);
 /*
