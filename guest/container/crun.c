@@ -263,6 +263,7 @@ struct crun_run *crun_start(struct agent *agent, const struct crun_args *args, c
 	}
 	*run = (struct crun_run){.agent = agent, .stdio = {-1, -1, -1}, .done = done, .arg = arg};
 	snprintf(run->log, sizeof(run->log), "%s/%u.log", agent->paths.tmp, serial);
+	run->oom_score_adj = args->oom_score_adj;
 	if (args->want_pid)
 		snprintf(run->pidfile, sizeof(run->pidfile), "%s/%u.pid", agent->paths.tmp, serial);
 	r = build_argv(run, args);
