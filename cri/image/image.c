@@ -34,6 +34,7 @@ static int init(struct image_store *images, const struct image_store_options *op
 
 	images->store = options->store;
 	images->workers = options->workers;
+	images->stall_s = options->stall_s;
 	images->limits = UNPACK_LIMITS_DEFAULT;
 	images->state_dir = strdup(options->state_dir);
 	images->dir = xasprintf("%s/images", options->state_dir);

@@ -30,6 +30,7 @@ struct image_store_options {
 	struct workers *workers; /* LANE_IMAGE for removing files; may be NULL: the caller waits for it */
 	const char *state_dir;
 	const char *registry_config_dir; /* hosts.toml layout */
+	long stall_s;			 /* so long a blob may come slower than 1 KiB/s; 0: 60 s */
 };
 int image_store_open(const struct image_store_options *options, struct image_store **ret_images,
 		     struct err *err);

@@ -28,6 +28,7 @@ struct image_store {
 	struct store *store;
 	struct workers *workers;
 	char *state_dir, *dir, *registry_config_dir; /* dir: <state_dir>/images */
+	long stall_s;				     /* of registry_options */
 	struct blob_store *blobs;
 	struct unpack_limits limits;
 	atomic_bool collect_wanted;

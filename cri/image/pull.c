@@ -13,7 +13,8 @@
 
 #define FETCHERS_MAX	  3
 #define FETCHER_STACK	  (512u << 10)
-#define PROGRESS_EVERY_NS (5 * NS_PER_SEC) /* of lines in the log */
+#define PULL_MAX_NS	  (7200 * NS_PER_SEC) /* what came stays, and the next pull goes on from there */
+#define PROGRESS_EVERY_NS (5 * NS_PER_SEC)    /* of lines in the log */
 #define INDEX_DEPTH_MAX	  3
 
 /*
@@ -308,8 +309,11 @@ static int commit(struct pull *p, struct err *err)
 
 static int pull_steps(struct pull *p, const struct image_auth *auth, struct err *err)
 {
-	struct registry_options opt = {
-		.ref = &p->ref, .hosts_dir = p->images->registry_config_dir, .auth = auth, .call = p->call};
+	struct registry_options opt = {.ref = &p->ref,
+				       .hosts_dir = p->images->registry_config_dir,
+				       .auth = auth,
+				       .call = p->call,
+				       .stall_s = p->images->stall_s};
 	int r = registry_new(&opt, &p->registry, err);
 
 	if (r == 0)
@@ -419,7 +423,7 @@ static struct image_pull_job *job_new(const struct image_ref *ref, const struct 
 		return NULL;
 	job->users = 1;
 	job->key = make_key(ref, auth);
-	if (!job->key || call_new(INT64_MAX, &job->work, NULL) < 0) {
+	if (!job->key || call_new(now_monotonic_ns() + PULL_MAX_NS, &job->work, NULL) < 0) {
 		image_secret_free(job->key);
 		free(job);
 		return NULL;

@@ -4,7 +4,8 @@
  * ARGUMENT…
  *
  * Answers one line of JSON. A failure prints {"error": status, "message": …} and exits 1. Credentials come
- * from the environment: IMAGECTL_USER, _PASSWORD, _IDENTITY_TOKEN, _REGISTRY_TOKEN, _AUTH, _SERVER.
+ * from the environment: IMAGECTL_USER, _PASSWORD, _IDENTITY_TOKEN, _REGISTRY_TOKEN, _AUTH, _SERVER,
+ * _STALL_S.
  * While pulling, SIGTERM ends the calls of all references and SIGUSR1 that of the first.
  */
 #include "base/util.h"
@@ -285,6 +286,7 @@ int main(int argc, char **argv)
 	options.store = store;
 	options.state_dir = argv[1];
 	options.registry_config_dir = argv[2];
+	options.stall_s = getenv("IMAGECTL_STALL_S") ? atol(getenv("IMAGECTL_STALL_S")) : 0;
 	r = image_store_open(&options, &images, &err);
 	if (r == 0)
 		r = rootfs_open(images, argv[1], &rootfs, &err);

@@ -315,6 +315,36 @@ class Broken(Scripted):
         self.assertEqual(self.store("pull", ref), [image.id])
         self.assertEqual(state["n"], 2)
 
+    def test_what_drips_is_not_waited_for(self):
+        """Fault R: a registry that sends a byte now and then holds a pull, and its threads, for no longer than a silent one."""
+        image = oci.Image([oci.Layer().add("big", os.urandom(300000))], {"Cmd": ["/none"]})
+        ref = self.registry.add(image)
+        ended, asked = threading.Event(), []
+
+        def hook(h):
+            if oci.digest(image.layers[0].blob) not in h.path:
+                return False
+            asked.append(h.path)
+            h.send_response(200)
+            h.send_header("Content-Length", str(len(image.layers[0].blob)))
+            h.end_headers()
+            for byte in image.layers[0].blob:
+                h.wfile.write(bytes([byte]))
+                h.wfile.flush()
+                if ended.wait(0.1):
+                    break
+            return True
+
+        self.registry.hook = hook
+        self.addCleanup(ended.set)
+        began = time.monotonic()
+        self.assertFails("Unavailable", "RegistryUnavailable", "pull", ref, env={"STALL_S": "1"})
+        self.assertLess(time.monotonic() - began, 30)
+        self.assertEqual(len(asked), 3, self.store.log)
+        ended.set()
+        self.registry.hook = None
+        self.assertEqual(self.store("pull", ref), [image.id])
+
     def test_parts_survive_a_failed_pull(self):
         image = oci.Image([oci.Layer(None).add("big", os.urandom(200000))])
         blob = image.layers[0].blob

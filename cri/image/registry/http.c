@@ -7,7 +7,8 @@
 #include <curl/curl.h>
 #include <pthread.h>
 
-#define STALL_S	      300L
+#define STALL_S	      60L
+#define SLOW_BYTES    1024L /* a second: less for STALL_S is a stall */
 #define SMALL_TIME_S  120L
 #define ERROR_BODY    65536u
 #define CA_FILE_MAX   (4u << 20)
@@ -354,8 +355,8 @@ static void set_common(struct http *h, struct exchange *x)
 	curl_easy_setopt(e, CURLOPT_HEADERDATA, x);
 	curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body);
 	curl_easy_setopt(e, CURLOPT_WRITEDATA, x);
-	curl_easy_setopt(e, CURLOPT_LOW_SPEED_LIMIT, 1L);
-	curl_easy_setopt(e, CURLOPT_LOW_SPEED_TIME, STALL_S);
+	curl_easy_setopt(e, CURLOPT_LOW_SPEED_LIMIT, SLOW_BYTES);
+	curl_easy_setopt(e, CURLOPT_LOW_SPEED_TIME, x->req->stall_s > 0 ? x->req->stall_s : STALL_S);
 }
 
 static enum http_fault fault_of(CURLcode code, const struct exchange *x)
@@ -380,9 +381,12 @@ static enum http_fault fault_of(CURLcode code, const struct exchange *x)
 		return HTTP_FAULT_TLS;
 	case CURLE_OPERATION_TIMEDOUT: {
 		double connected = 0;
+		long status = 0;
 
+		/* Of a connection that was used before there is no time. */
 		curl_easy_getinfo(x->http->easy, CURLINFO_CONNECT_TIME, &connected);
-		return connected > 0 ? HTTP_FAULT_BROKEN : HTTP_FAULT_UNREACHABLE;
+		curl_easy_getinfo(x->http->easy, CURLINFO_RESPONSE_CODE, &status);
+		return connected > 0 || status > 0 ? HTTP_FAULT_BROKEN : HTTP_FAULT_UNREACHABLE;
 	}
 	case CURLE_UNSUPPORTED_PROTOCOL:
 	case CURLE_URL_MALFORMAT:
@@ -467,11 +471,12 @@ int http_do(struct http *h, const struct http_request *req, struct http_response
 	curl_easy_getinfo(h->easy, CURLINFO_RESPONSE_CODE, &ret_response->status);
 	if (curl_easy_getinfo(h->easy, CURLINFO_REDIRECT_URL, &to) == CURLE_OK && to)
 		ret_response->redirect = strdup(to);
+	if (code != CURLE_OK)
+		ret_response->fault = fault_of(code, &x); /* before curl forgets */
 	curl_easy_reset(h->easy);
 	wipe_headers(headers);
 	if (code == CURLE_OK)
 		return 0;
-	ret_response->fault = fault_of(code, &x);
 	if (code == CURLE_WRITE_ERROR)
 		return err->code < 0 ? err->code : err_set(err, -EIO, "writing failed");
 	return say_failure(h, code, ret_response, err);

@@ -32,7 +32,8 @@ struct http_request {
 	const char *accept;		 /* NULL: anything */
 	const char *form;		 /* NULL: GET; else POST of this form */
 	uint64_t range_from;		 /* > 0: a Range request */
-	bool bulk;			 /* no time limit as long as bytes come */
+	bool bulk;			 /* no time limit as long as bytes come at 1 KiB/s or more */
+	long stall_s;			 /* so long they may come slower; 0: 60 s */
 	size_t max_bytes;		 /* of a body kept in memory */
 	/* Receives the body of a 200 or 206; NULL: kept in memory. *_begin says at which offset it starts. */
 	int (*begin)(void *arg, uint64_t offset, struct err *err);

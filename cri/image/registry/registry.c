@@ -13,8 +13,9 @@
 #include <time.h>
 
 #define REDIRECTS_MAX	5
-#define STALE_TRIES_MAX 3  /* attempts at one host without a byte of progress */
-#define TRIES_MAX	40 /* attempts at one host in all */
+#define STALE_TRIES_MAX 3     /* attempts at one host without a byte of progress */
+#define TRIES_MAX	40    /* attempts at one host in all */
+#define PROGRESS_BYTES	65536 /* less of it in an attempt is none: what drips is not waited for */
 #define ACCEPT_MANIFEST OCI_TYPE_INDEX ", " OCI_TYPE_MANIFEST ", " DOCKER_TYPE_LIST ", " DOCKER_TYPE_MANIFEST
 
 /* How one attempt at one host ended, when it failed. */
@@ -470,6 +471,7 @@ static int blob_once(struct registry_client *c, size_t i, const char *digest,
 {
 	struct blob_fetch f = {.sink = sink};
 	struct http_request req = {.bulk = true,
+				   .stall_s = c->reg->opt.stall_s,
 				   .range_from = sink->have(sink->arg),
 				   .begin = blob_begin,
 				   .data = blob_data,
@@ -515,7 +517,7 @@ static int blob_from(struct registry_client *c, size_t i, const char *digest,
 		}
 		if (*next == NEXT_AGAIN)
 			continue;
-		stale = sink->have(sink->arg) > before ? 0 : stale + 1;
+		stale = sink->have(sink->arg) >= before + PROGRESS_BYTES ? 0 : stale + 1;
 		if (*next != NEXT_RETRY || stale >= STALE_TRIES_MAX || tries >= TRIES_MAX)
 			return r;
 		log_debug("registry: %s; retrying (attempt %d) from byte %llu", err->msg, tries + 1,

@@ -9,8 +9,8 @@
  * Source:    OCI distribution-spec 1.1 "Pulling manifests", "Pulling blobs"; RFC 9110 for ranges.
  * Threads:   struct registry is shared by the threads of one pull; each thread has a registry_client of its
  *            own. Calls block. No lock is held across a request.
- * Limits:    connect 20 s (dial_timeout in hosts.toml), 5 min without a byte, 2 min for a manifest or token,
- *            5 redirects, 3 attempts a host without progress.
+ * Limits:    connect 20 s (dial_timeout in hosts.toml), 60 s slower than 1 KiB/s, 2 min for a manifest or
+ *            token, 5 redirects, 3 attempts a host without 64 KiB of progress.
  * Errors:    ERR_UNAVAILABLE: not reached; ERR_NOT_FOUND; ERR_UNAUTHENTICATED and ERR_PERMISSION_DENIED;
  *            ERR_DATA_LOSS; those of the call. The last host's error is the one returned, for that is the
  *            registry itself.
@@ -37,6 +37,7 @@ struct registry_options {
 	const char *hosts_dir;
 	const struct image_auth *auth; /* may be NULL */
 	struct call *call;	       /* ends every request and wait; may be NULL */
+	long stall_s;		       /* so long a blob may come slower than 1 KiB/s; 0: 60 s */
 };
 int registry_new(const struct registry_options *options, struct registry **ret_registry, struct err *err);
 struct registry *registry_free(struct registry *registry);
