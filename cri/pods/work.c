@@ -141,13 +141,34 @@ static void arm(void *arg)
 		log_error("out of memory: pods that nobody claims are not removed");
 }
 
-static void unclaimed_gone(void *arg, const char *id, const struct err *err)
+/* One that could not be removed is tried again after the same time. */
+static void unclaimed_gone(struct pods *pods, struct table *table, const char *id, const struct err *err)
 {
-	const char *what = arg;
+	struct object *object;
 
-	if (err->code < 0)
-		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("id", id), "removing %s that nobody claimed: %s", what,
-			 err->msg);
+	if (err->code == 0)
+		return;
+	log_line(LOG_LEVEL_ERROR, LOG_FIELDS("id", id),
+		 "removing a %s that nobody claimed: %s; it is tried again", table->what, err->msg);
+	if (table_find(table, id, &object, NULL) < 0)
+		return;
+	if (atomic_load(&object->unclaimed))
+		work_unclaimed(pods, object);
+	object_unref(object);
+}
+
+static void unclaimed_pod_gone(void *arg, const char *id, const struct err *err)
+{
+	struct pods *pods = arg;
+
+	unclaimed_gone(pods, &pods->pods, id, err);
+}
+
+static void unclaimed_container_gone(void *arg, const char *id, const struct err *err)
+{
+	struct pods *pods = arg;
+
+	unclaimed_gone(pods, &pods->containers, id, err);
 }
 
 /* Loop thread. */
@@ -162,8 +183,6 @@ static void look_for_unclaimed(void *arg)
 		if (table_list(tables[t], false, &list, NULL) < 0)
 			continue;
 		for (size_t i = 0; list[i]; i++) {
-			void *what = (void *)(uintptr_t)tables[t]->what;
-
 			if (atomic_load(&list[i]->undo_at_ns) > now_monotonic_ns())
 				continue;
 			atomic_store(&list[i]->undo_at_ns, INT64_MAX);
@@ -172,9 +191,9 @@ static void look_for_unclaimed(void *arg)
 			log_line(LOG_LEVEL_WARN, LOG_FIELDS("id", list[i]->id),
 				 "nobody has claimed this %s: it is removed", tables[t]->what);
 			if (tables[t] == &pods->pods)
-				pods_remove(pods, list[i]->id, NULL, unclaimed_gone, what);
+				pods_remove(pods, list[i]->id, NULL, unclaimed_pod_gone, pods);
 			else
-				containers_remove(pods, list[i]->id, NULL, unclaimed_gone, what);
+				containers_remove(pods, list[i]->id, NULL, unclaimed_container_gone, pods);
 		}
 	}
 	arm(pods);

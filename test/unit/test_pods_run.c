@@ -230,6 +230,26 @@ static void pods_nobody_claims_are_removed(void **state)
 	assert_nothing_left();
 }
 
+static bool undone_twice(void *arg)
+{
+	(void)arg;
+	return hits(STEP_UNDO) >= 2;
+}
+
+/* A removal that fails is tried again, without a restart. */
+static void pods_nobody_claims_are_removed_though_it_fails_at_first(void **state)
+{
+	(void)state;
+	end_room();
+	begin_room(20);
+	fail_step(STEP_UNDO, EIO);
+	abandon("a");
+	eventually(undone_twice, NULL, "its removal is not tried again");
+	fail_step(STEP_UNDO, 0);
+	eventually(no_pod, NULL, "the pod is not removed");
+	assert_nothing_left();
+}
+
 static void pods_claimed_by_a_retry_stay(void **state)
 {
 	const struct timespec pause = {.tv_nsec = 600 * NS_PER_MS};
@@ -497,6 +517,7 @@ int main(void)
 		CASE(pods_run_other_config_is_refused_and_named),
 		CASE(pods_run_name_of_an_ended_pod_is_taken_until_it_is_removed),
 		CASE(pods_nobody_claims_are_removed),
+		CASE(pods_nobody_claims_are_removed_though_it_fails_at_first),
 		CASE(pods_claimed_by_a_retry_stay),
 		CASE(pods_unclaimed_time_begins_anew_with_a_server),
 		CASE(pods_death_of_the_sandbox_shows_and_can_be_removed),
