@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import tarfile
+import time
 import unittest
 
 from harness import Registry, TestCase, oci, read
@@ -119,6 +120,28 @@ class Faithful(Layers):
         root = self.rootfs(layer)
         self.assertEqual(subprocess.run(["cmp", path, root + "/sparse"]).returncode, 0)
         self.assertLess(os.stat(root + "/sparse").st_blocks * 512, 1 << 20)
+
+    def test_a_hard_link_to_a_sparse_file_beneath_copies_holes_as_holes(self):
+        """Fault F: 1 TiB in one layer, a hard link to it in the next: only the data is copied, at once."""
+        path = os.path.join(self.root, "huge")
+        with open(path, "wb") as f:
+            for at in (5 << 20, 700 << 30):
+                f.seek(at)
+                f.write(b"data")
+            f.truncate(1 << 40)
+        layer = oci.Layer()
+        layer._tar_bytes = subprocess.run(["tar", "-C", self.root, "--sparse", "-cf", "-", "huge"], check=True,
+                                          stdout=subprocess.PIPE).stdout
+        began = time.monotonic()
+        root = self.rootfs(layer, oci.Layer().hardlink("link", "huge"))
+        self.assertLess(time.monotonic() - began, 30)
+        st = os.stat(root + "/link")
+        self.assertEqual((st.st_size, os.path.samefile(root + "/link", root + "/huge")), (1 << 40, True))
+        self.assertLess(st.st_blocks * 512, 1 << 20)
+        with open(root + "/link", "rb") as f:
+            for at in (5 << 20, 700 << 30):
+                f.seek(at - 4)
+                self.assertEqual(f.read(12), b"\0\0\0\0data\0\0\0\0")
 
     def test_many_layers(self):
         root = self.rootfs(*[oci.Layer().add(f"f{i}", str(i)) for i in range(120)])

@@ -116,22 +116,63 @@ static int make_file(struct unpack *u, int dirfd, const char *base, struct archi
 	return write_data(u, fd, path, size, err);
 }
 
-static int copy_content(int from, int to)
+/* The bytes from *at on that are no hole; false after the last. Without support for holes all are data. */
+static bool next_data(int fd, off_t size, off_t *at, off_t *ret_end)
 {
-	char *block CLEANUP_FREE = malloc(COPY_BYTES);
+	off_t data = lseek(fd, *at, SEEK_DATA), hole;
 
-	if (!block)
-		return -ENOMEM;
-	for (;;) {
-		ssize_t n = read_full(from, block, COPY_BYTES);
+	if (data < 0 && errno != ENXIO)
+		data = *at;
+	hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+	*at = data;
+	*ret_end = hole < 0 || hole > size ? size : hole;
+	return data >= 0 && data < size;
+}
+
+static int copy_range(struct unpack *u, int from, int to, off_t at, off_t end, char *block, const char *path,
+		      struct err *err)
+{
+	while (at < end) {
+		size_t want = end - at < COPY_BYTES ? (size_t)(end - at) : COPY_BYTES;
+		ssize_t n = pread(from, block, want, at);
 		int r;
 
-		if (n <= 0)
-			return (int)n;
-		r = write_full(to, block, (size_t)n);
+		if (n < 0)
+			return unpack_io_error(err, path);
+		if (n == 0)
+			break;
+		r = unpack_count_copied(u, (uint64_t)n, err);
+		if (r < 0)
+			return r;
+		for (ssize_t done = 0; done < n;) {
+			ssize_t m = pwrite(to, block + done, (size_t)(n - done), at + done);
+
+			if (m < 0 && errno != EINTR)
+				return unpack_io_error(err, path);
+			done += m > 0 ? m : 0;
+		}
+		at += n;
+	}
+	return 0;
+}
+
+/* Holes stay holes: a sparse file of any size takes no more than its data. */
+static int copy_content(struct unpack *u, int from, int to, off_t size, const char *path, struct err *err)
+{
+	char *block CLEANUP_FREE = malloc(COPY_BYTES);
+	off_t at = 0, end;
+
+	if (!block)
+		return err_oom(err);
+	if (ftruncate(to, size) < 0)
+		return unpack_io_error(err, path);
+	for (; next_data(from, size, &at, &end); at = end) {
+		int r = copy_range(u, from, to, at, end, block, path, err);
+
 		if (r < 0)
 			return r;
 	}
+	return 0;
 }
 
 /* Brings a file of the layers beneath into this one, so that it can be linked to. */
@@ -152,9 +193,10 @@ static int copy_up(struct unpack *u, int dirfd, const char *base, const char *pa
 	out = openat(dirfd, base, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (in < 0 || out < 0)
 		return unpack_io_error(err, path);
-	r = copy_content(in, out);
-	if (r == 0)
-		r = unpack_copy_attributes(lower, dirfd, base);
+	r = copy_content(u, in, out, st.st_size, path, err);
+	if (r < 0)
+		return r;
+	r = unpack_copy_attributes(lower, dirfd, base);
 	return r < 0 ? err_set_errno(err, r, "unpacking \"%.200s\"", path) : 0;
 }
 

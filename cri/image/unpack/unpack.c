@@ -50,7 +50,7 @@ static int check_stream(struct unpack *u, struct err *err)
 {
 	const struct unpack_limits *lim = &u->opt->limits;
 
-	if (u->total > lim->bytes)
+	if (u->total + u->copied > lim->bytes)
 		return unpack_bad(err, "the layer unpacks to more than %llu bytes",
 				  (unsigned long long)lim->bytes);
 	if (u->total > lim->ratio_bytes && u->total / lim->ratio > u->compressed)
@@ -60,6 +60,16 @@ static int check_stream(struct unpack *u, struct err *err)
 				  (unsigned long long)u->compressed, (unsigned long long)u->total,
 				  (unsigned long long)lim->ratio);
 	return call_check(u->opt->call, err);
+}
+
+int unpack_count_copied(struct unpack *u, uint64_t bytes, struct err *err)
+{
+	int r;
+
+	u->copied += bytes;
+	u->unchecked_bytes += bytes;
+	r = check_stream(u, err);
+	return r < 0 ? r : unpack_check_room(u, err);
 }
 
 /* Reads, counts and hashes the next block: its length, 0 at the end, or a negative errno. */

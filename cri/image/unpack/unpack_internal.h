@@ -31,6 +31,7 @@ struct unpack {
 	struct image_digest *hash;
 	char *block;
 	uint64_t compressed, total, made, unchecked_bytes;
+	uint64_t copied; /* from layers beneath, for hard links; it counts with `total` */
 	int root;
 	int *parents; /* O_PATH roots of the layers beneath, the top one first */
 	size_t n_parents;
@@ -48,6 +49,8 @@ struct unpack {
 
 /* Data of the entry just made; refuses when the disk runs full. */
 int unpack_check_room(struct unpack *u, struct err *err);
+/* Before `bytes` are copied from a layer beneath: limits, room, and whether the caller still wants it. */
+int unpack_count_copied(struct unpack *u, uint64_t bytes, struct err *err);
 
 /* ---- fs.c: an entry becomes a file */
 
