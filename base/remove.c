@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "base/tree.h"
 #include "base/util.h"
 
 #include <dirent.h>
@@ -10,6 +11,7 @@
 struct removal {
 	int top; /* where what lies too deep is moved to */
 	dev_t dev;
+	int64_t deadline_ns;
 };
 
 static int remove_children(struct removal *rm, int fd, int depth);
@@ -34,6 +36,14 @@ static int hoist(const struct removal *rm, int dirfd, const char *name)
 		return r;
 	snprintf(up, sizeof(up), "rm.%s", suffix);
 	return renameat(dirfd, name, rm->top, up) < 0 ? -errno : 1;
+}
+
+/* Somebody has put something into it meanwhile: -EBUSY. */
+static int remove_empty(int dirfd, const char *name)
+{
+	if (unlinkat(dirfd, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
+		return 0;
+	return errno == ENOTEMPTY || errno == EEXIST ? -EBUSY : -errno;
 }
 
 /* 0: gone; 1: something was hoisted, so another round is needed. */
@@ -63,7 +73,7 @@ static int remove_entry(struct removal *rm, int dirfd, const char *name, int dep
 	r = remove_children(rm, fd, depth + 1);
 	if (r != 0)
 		return r;
-	return unlinkat(dirfd, name, AT_REMOVEDIR) < 0 && errno != ENOENT ? -errno : 0;
+	return remove_empty(dirfd, name);
 }
 
 static int remove_children(struct removal *rm, int fd, int depth)
@@ -84,7 +94,7 @@ static int remove_children(struct removal *rm, int fd, int depth)
 
 		if (str_eq(de->d_name, ".") || str_eq(de->d_name, ".."))
 			continue;
-		r = remove_entry(rm, fd, de->d_name, depth);
+		r = now_monotonic_ns() < rm->deadline_ns ? remove_entry(rm, fd, de->d_name, depth) : -EBUSY;
 		if (r < 0) {
 			result = r;
 			break;
@@ -95,10 +105,10 @@ static int remove_children(struct removal *rm, int fd, int depth)
 	return result;
 }
 
-int remove_tree_at(int dirfd, const char *path)
+int remove_tree_until(int dirfd, const char *path, int64_t deadline_ns)
 {
 	struct stat st;
-	struct removal rm = {.top = -1};
+	struct removal rm = {.top = -1, .deadline_ns = deadline_ns};
 	int fd CLEANUP_CLOSE = -1;
 	int r;
 
@@ -118,7 +128,10 @@ int remove_tree_at(int dirfd, const char *path)
 			return -errno;
 		r = remove_children(&rm, fd, 0);
 	} while (r > 0);
-	if (r < 0)
-		return r;
-	return unlinkat(dirfd, path, AT_REMOVEDIR) < 0 && errno != ENOENT ? -errno : 0;
+	return r < 0 ? r : remove_empty(dirfd, path);
+}
+
+int remove_tree_at(int dirfd, const char *path)
+{
+	return remove_tree_until(dirfd, path, now_monotonic_ns() + REMOVE_TREE_NS);
 }

@@ -39,4 +39,14 @@ struct tree_usage {
  */
 void tree_usage_add(int dirfd, const char *path, struct tree_usage *usage);
 
+/* ---- removal ------------------------------------------------------------------------------------------- */
+
+#define REMOVE_TREE_NS                                                                                       \
+	(120LL * 1000 * 1000 * 1000) /* what remove_tree and remove_tree_at (util.h) take at most */
+/*
+ * As remove_tree_at, at most until deadline_ns (CLOCK_MONOTONIC): others may go on to write there, a guest
+ * for one. -EBUSY where they do, or where it is not done in time; what is removed by then stays removed.
+ */
+int remove_tree_until(int dirfd, const char *path, int64_t deadline_ns);
+
 #endif

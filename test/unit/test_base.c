@@ -3,6 +3,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/tree.h"
 #include "base/util.h"
 
 #include <fcntl.h>
@@ -10,8 +11,10 @@
 #include <stdarg.h>
 #include <cmocka.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 static void err_set_status_follows_from_errno(void **state)
 {
@@ -122,6 +125,55 @@ static void write_file_atomic_replaces_and_leaves_nothing_behind(void **state)
 	assert_int_equal(rmdir(sub), 0); /* no temporary file was left */
 	assert_int_equal(remove_tree(dir), 0);
 	assert_int_equal(remove_tree(dir), 0);
+}
+
+/* Moves chains that are deeper than a removal goes at once into the tree, for ever. */
+static void keep_writing(const char *tree, const char *outside)
+{
+	for (unsigned int i = 0;; i++) {
+		char name[160], to[160];
+
+		snprintf(name, sizeof(name), "%s/%d.%u", outside, getpid(), i);
+		snprintf(to, sizeof(to), "%s/%d.%u", tree, getpid(), i);
+		if (mkdir(name, 0755) < 0 || chdir(name) < 0)
+			_exit(1);
+		for (int depth = 0; depth < 80; depth++) {
+			if (mkdir("d", 0755) < 0 || chdir("d") < 0)
+				_exit(1);
+		}
+		if (chdir("/") < 0 || (rename(name, to) < 0 && errno != ENOENT))
+			_exit(1);
+	}
+}
+
+/* Fault H: a removal ends within the time given, also of a tree that others go on to write in. */
+static void remove_tree_until_with_writers_ends_in_time(void **state)
+{
+	char *tree CLEANUP_FREE = make_dir();
+	char *outside CLEANUP_FREE = make_dir();
+	pid_t writers[3];
+	int64_t begin_ns;
+	int r;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(writers); i++) {
+		writers[i] = fork();
+		assert_true(writers[i] >= 0);
+		if (writers[i] == 0)
+			keep_writing(tree, outside);
+	}
+	usleep(300000);
+	assert_int_equal(remove_tree_until(AT_FDCWD, tree, now_monotonic_ns()), -EBUSY);
+	begin_ns = now_monotonic_ns();
+	r = remove_tree_until(AT_FDCWD, tree, begin_ns + 500 * NS_PER_MS);
+	assert_true(r == 0 || r == -EBUSY);
+	assert_true(now_monotonic_ns() - begin_ns < 3 * NS_PER_SEC);
+	for (size_t i = 0; i < ARRAY_SIZE(writers); i++) {
+		assert_int_equal(kill(writers[i], SIGKILL), 0);
+		assert_int_equal(waitpid(writers[i], NULL, 0), writers[i]);
+	}
+	assert_int_equal(remove_tree(tree), 0);
+	assert_int_equal(remove_tree(outside), 0);
 }
 
 static void remove_tree_follows_no_symlink(void **state)
@@ -284,6 +336,7 @@ int main(void)
 		cmocka_unit_test(utf8_valid_refuses_what_rfc3629_does),
 		cmocka_unit_test(strv_add_grows_and_frees),
 		cmocka_unit_test(write_file_atomic_replaces_and_leaves_nothing_behind),
+		cmocka_unit_test(remove_tree_until_with_writers_ends_in_time),
 		cmocka_unit_test(remove_tree_follows_no_symlink),
 		cmocka_unit_test(remove_tree_stops_at_a_bind_mount_of_the_same_file_system),
 		cmocka_unit_test(remove_tree_stops_at_a_file_that_is_mounted_on),
