@@ -22,7 +22,9 @@
  *   resolv.conf, hostname, hosts       the pod's files
  *   <container id>/config.json         OCI spec; <container id> is the bundle directory
  *   <container id>/rootfs              the container's root
- *   <container id>/mounts/<n>          bind-mounted volumes, in the order of the CRI request
+ *   <container id>/volumes             what the agent mounts first: paths below the share, one a line
+ *   <container id>/mounts/<n>          volumes of containers that earlier versions made
+ *   volumes/<name>                     a volume, for all containers of the pod that mount its source
  * Pids and cgroups: containers live in the cgroup /crivisor/<container id> of the guest's cgroup v2 tree.
  */
 #define GUEST_CGROUP_PARENT "/crivisor"

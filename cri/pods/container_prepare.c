@@ -182,8 +182,8 @@ static int prepare_mounts(struct creation *c, struct err *err)
 
 		if (r < 0)
 			return r;
-		r = sandbox_bind(c->pod->sandbox, c->container->object.id, (unsigned int)i, m->host_path,
-				 m->readonly, m->recursive_read_only, guest, err);
+		r = sandbox_bind(c->pod->sandbox, c->container->object.id, m->host_path, m->readonly,
+				 m->recursive_read_only, guest, err);
 		if (r < 0)
 			return err_wrap(err, "mounts[%zu] (%s)", i, m->container_path);
 		copy = strdup(guest);

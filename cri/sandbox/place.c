@@ -52,15 +52,17 @@ int sandbox_place_write(struct sandbox *sandbox, const char *container_id, const
 	return r < 0 ? err_set_errno(err, r, "writing %s", path) : 0;
 }
 
-int sandbox_bind(struct sandbox *sandbox, const char *container_id, unsigned int index, const char *source,
-		 bool read_only, bool recursive_ro, char ret_guest[SANDBOX_PATH_MAX], struct err *err)
+int sandbox_bind(struct sandbox *sandbox, const char *container_id, const char *source, bool read_only,
+		 bool recursive_ro, char ret_guest[SANDBOX_PATH_MAX], struct err *err)
 {
+	struct volume volume = {.source = source, .read_only = read_only, .recursive_ro = recursive_ro};
+	char path[VOLUMES_NAME];
 	int r = check_id(container_id, err);
 
 	if (r == 0)
-		r = sandbox->driver->bind(sandbox, container_id, index, source, read_only, recursive_ro, err);
+		r = sandbox->driver->bind(sandbox, container_id, &volume, path, err);
 	if (r == 0)
-		snprintf(ret_guest, SANDBOX_PATH_MAX, GUEST_SHARE_DIR "/%s/mounts/%u", container_id, index);
+		snprintf(ret_guest, SANDBOX_PATH_MAX, GUEST_SHARE_DIR "/%s", path);
 	return r;
 }
 

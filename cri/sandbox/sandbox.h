@@ -188,12 +188,14 @@ int sandbox_place_make(struct sandbox *sandbox, const char *container_id, struct
 int sandbox_place_write(struct sandbox *sandbox, const char *container_id, const char *name, const char *text,
 			struct err *err);
 /*
- * Publishes the host's `source` (a directory or a file, with what is mounted below it) to the guest as volume
- * `index` of the container. recursive_ro applies read_only to the mounts below as well. ret_guest: its path
- * in the guest. -ENOENT with the path where the source is missing.
+ * Publishes the host's `source` (a directory or a file, with what is mounted below it) to the guest, for the
+ * container. The same source is one file system for all containers of the sandbox: it is writable on the host
+ * once one of them wants to write, and the guest's mount keeps it read-only for the others. recursive_ro
+ * applies read_only to the mounts below as well. ret_guest: its path in the guest. -ENOENT with the path
+ * where the source is missing.
  */
-int sandbox_bind(struct sandbox *sandbox, const char *container_id, unsigned int index, const char *source,
-		 bool read_only, bool recursive_ro, char ret_guest[SANDBOX_PATH_MAX], struct err *err);
+int sandbox_bind(struct sandbox *sandbox, const char *container_id, const char *source, bool read_only,
+		 bool recursive_ro, char ret_guest[SANDBOX_PATH_MAX], struct err *err);
 /*
  * Takes back all that the place publishes and removes it. While the guest lives it must have let go of it.
  * `lazy`, or a dead sandbox: detaches at once what is still in use. Missing: success. Blocks, some seconds.

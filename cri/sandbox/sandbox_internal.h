@@ -16,6 +16,7 @@
 #include "api/agent/sandbox.pb-c.h"
 #include "cri/core/gate.h"
 #include "cri/sandbox/sandbox.h"
+#include "cri/sandbox/volumes_internal.h"
 #include "vmm/netview.h"
 #include "vmm/network.h"
 
@@ -90,8 +91,9 @@ struct sandbox_driver {
 	/* What is shared with the guest; `name` is of a file at the share's top. */
 	int (*write)(struct sandbox *sandbox, const char *name, const char *text, struct err *err);
 	int (*place_make)(struct sandbox *sandbox, const char *container_id, struct err *err);
-	int (*bind)(struct sandbox *sandbox, const char *container_id, unsigned int index, const char *source,
-		    bool read_only, bool recursive_ro, struct err *err);
+	/* ret_path: below the share. */
+	int (*bind)(struct sandbox *sandbox, const char *container_id, const struct volume *volume,
+		    char ret_path[VOLUMES_NAME], struct err *err);
 	/* One step of a journal; -ENOENT: not of its kinds. `lazy` is for "cdir" alone. */
 	int (*undo)(struct sandboxes *room, const char *kind, const char *arg, bool lazy, struct err *err);
 };

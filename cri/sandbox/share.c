@@ -3,6 +3,7 @@
 
 #include "base/procfs.h"
 #include "base/util.h"
+#include "cri/sandbox/volumes_internal.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -14,6 +15,7 @@
 /* The guest's FORGETs reach virtiofsd some time after its umount; no event says when. */
 #define UMOUNT_TRIES   40
 #define UMOUNT_WAIT_MS 50
+#define STACK_MAX      16 /* mounts on one another at a path */
 
 int share_create(const char *pod_dir, struct err *err)
 {
@@ -23,7 +25,7 @@ int share_create(const char *pod_dir, struct err *err)
 
 	if (!mounts || !shared)
 		return err_oom(err);
-	if ((mkdir(mounts, 0755) < 0 && errno != EEXIST) || (mkdir(shared, 0755) < 0 && errno != EEXIST))
+	if ((mkdir(mounts, 0700) < 0 && errno != EEXIST) || (mkdir(shared, 0700) < 0 && errno != EEXIST))
 		return err_set_errno(err, -errno, "making %s", mounts);
 	if (mount(mounts, mounts, NULL, MS_BIND, NULL) < 0 ||
 	    mount(NULL, mounts, NULL, MS_PRIVATE, NULL) < 0 || mount(NULL, mounts, NULL, MS_SHARED, NULL) < 0)
@@ -36,34 +38,37 @@ int share_create(const char *pod_dir, struct err *err)
 	return 0;
 }
 
-static int umount_one(const char *path, bool lazy, struct err *err)
+/* -EINVAL: nothing is mounted there (any more). */
+static int umount_idle(const char *path)
 {
-	for (int i = 0; !lazy && i < UMOUNT_TRIES; i++) {
-		if (umount2(path, UMOUNT_NOFOLLOW) == 0 || errno == EINVAL || errno == ENOENT)
+	for (int i = 0; i < UMOUNT_TRIES; i++) {
+		if (umount2(path, UMOUNT_NOFOLLOW) == 0)
 			return 0;
 		if (errno != EBUSY)
-			return err_set_errno(err, -errno, "unmounting %s", path);
+			return -errno;
 		poll(NULL, 0, UMOUNT_WAIT_MS);
 	}
-	/* The guest still uses it, and must not hold up the removal: detached, it goes with the VM. */
-	if (umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL && errno != ENOENT)
-		return err_set_errno(err, -errno, "detaching %s", path);
-	return 0;
+	return -EBUSY;
 }
 
-static int umount_below(const char *path, bool lazy, struct err *err)
+static bool has_mounts_below(const char *path)
 {
 	char **list CLEANUP_STRV = NULL;
-	int r = procfs_mounts_below(path, &list); /* the deepest come last */
 
-	if (r < 0)
-		return err_set_errno(err, r, "reading /proc/self/mountinfo");
-	for (size_t i = strv_len(list); i > 0; i--) {
-		r = umount_one(list[i - 1], lazy, err);
-		if (r < 0)
-			return r;
+	return procfs_mounts_below(path, &list) == 0 && strv_len(list) > 1;
+}
+
+int share_umount(const char *path, bool lazy, struct err *err)
+{
+	int r = 0;
+
+	for (int i = 0; r == 0 && i < STACK_MAX; i++) {
+		r = lazy || has_mounts_below(path) ? -EBUSY : umount_idle(path);
+		/* With all that is below it. It goes with the VM if that does not let go of it. */
+		if (r == -EBUSY)
+			r = umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 ? -errno : 0;
 	}
-	return 0;
+	return r == 0 || r == -EINVAL || r == -ENOENT ? 0 : err_set_errno(err, r, "unmounting %s", path);
 }
 
 int share_destroy(const char *pod_dir, struct err *err)
@@ -74,9 +79,9 @@ int share_destroy(const char *pod_dir, struct err *err)
 
 	if (!mounts || !shared)
 		return err_oom(err);
-	r = umount_below(mounts, true, err);
+	r = share_umount(mounts, true, err);
 	if (r == 0)
-		r = umount_below(shared, true, err);
+		r = share_umount(shared, true, err);
 	if (r == 0)
 		r = remove_tree(shared) < 0 ? err_set(err, -EBUSY, "removing %s", shared) : 0;
 	if (r == 0) {
@@ -89,52 +94,16 @@ int share_destroy(const char *pod_dir, struct err *err)
 
 int share_container_create(const char *pod_dir, const char *container_id, struct err *err)
 {
-	static const char *const sub[] = {"", "/rootfs", "/mounts"};
+	static const char *const sub[] = {"", "/rootfs"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(sub); i++) {
 		char *path CLEANUP_FREE = xasprintf("%s/mounts/%s%s", pod_dir, container_id, sub[i]);
 
 		if (!path)
 			return err_oom(err);
-		if (mkdir(path, 0755) < 0 && errno != EEXIST)
+		if (mkdir(path, 0700) < 0 && errno != EEXIST)
 			return err_set_errno(err, -errno, "making %s", path);
 	}
-	return 0;
-}
-
-int share_bind(const char *pod_dir, const char *container_id, unsigned int index, const char *source,
-	       bool read_only, bool recursive_ro, struct err *err)
-{
-	char *target CLEANUP_FREE = xasprintf("%s/mounts/%s/mounts/%u", pod_dir, container_id, index);
-	int tree CLEANUP_CLOSE = -1;
-	struct mount_attr priv = {.propagation = MS_PRIVATE};
-	struct mount_attr ro = {.attr_set = MOUNT_ATTR_RDONLY};
-	struct stat st;
-
-	if (!target)
-		return err_oom(err);
-	tree = open_tree(AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
-	if (tree < 0)
-		return err_set_errno(err, -errno, "mount source %s", source);
-	if (fstat(tree, &st) < 0)
-		return err_set_errno(err, -errno, "mount source %s", source);
-	if (S_ISDIR(st.st_mode)) {
-		if (mkdir(target, 0755) < 0 && errno != EEXIST)
-			return err_set_errno(err, -errno, "making %s", target);
-	} else {
-		int fd = open(target, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
-
-		if (fd < 0)
-			return err_set_errno(err, -errno, "making %s", target);
-		close_fd(fd);
-	}
-	if (mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &priv, sizeof(priv)) < 0)
-		return err_set_errno(err, -errno, "making the mount of %s private", source);
-	if (read_only &&
-	    mount_setattr(tree, "", AT_EMPTY_PATH | (recursive_ro ? AT_RECURSIVE : 0u), &ro, sizeof(ro)) < 0)
-		return err_set_errno(err, -errno, "making the mount of %s read-only", source);
-	if (move_mount(tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH) < 0)
-		return err_set_errno(err, -errno, "mounting %s at %s", source, target);
 	return 0;
 }
 
@@ -160,17 +129,44 @@ static int remove_targets(const char *path)
 	return r;
 }
 
-int share_container_destroy(const char *container_dir, bool lazy, struct err *err)
+/*
+ * The places where something is mounted in a container's directory; versions before volumes had names used
+ * `mounts`.
+ */
+static int container_tops(const char *container_dir, char ***ret_tops)
 {
-	static const char *const files[] = {"config.json"};
+	char *volumes CLEANUP_FREE = xasprintf("%s/mounts", container_dir);
+	DIR *dir = volumes ? opendir(volumes) : NULL;
+	const struct dirent *de;
+	int r = volumes ? strv_addf(ret_tops, "%s/rootfs", container_dir) : -ENOMEM;
+
+	while (r == 0 && dir && (de = readdir(dir))) {
+		if (de->d_name[0] != '.')
+			r = strv_addf(ret_tops, "%s/%s", volumes, de->d_name);
+	}
+	if (dir)
+		closedir(dir);
+	return r;
+}
+
+static int umount_container(const char *container_dir, bool lazy, struct err *err)
+{
+	char **tops CLEANUP_STRV = NULL;
+	int r = container_tops(container_dir, &tops);
+
+	if (r < 0)
+		return err_set_errno(err, r, "reading %s", container_dir);
+	for (size_t i = 0; r == 0 && tops[i]; i++)
+		r = share_umount(tops[i], lazy, err);
+	return r;
+}
+
+static int remove_container(const char *container_dir, struct err *err)
+{
+	static const char *const files[] = {"config.json", VOLUMES_DIR};
 	static const char *const dirs[] = {"mounts", "rootfs", ""};
 	int r;
 
-	if (access(container_dir, F_OK) < 0)
-		return 0;
-	r = umount_below(container_dir, lazy, err);
-	if (r < 0)
-		return r;
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
 		char *path CLEANUP_FREE = xasprintf("%s/%s", container_dir, files[i]);
 
@@ -185,6 +181,28 @@ int share_container_destroy(const char *container_dir, bool lazy, struct err *er
 			return err_set_errno(err, r, "removing %s/%s", container_dir, dirs[i]);
 	}
 	return 0;
+}
+
+int share_container_destroy(const char *container_dir, bool lazy, struct err *err)
+{
+	char *pod_dir CLEANUP_FREE = strdup(container_dir);
+	const char *id = strrchr(container_dir, '/');
+	char *end = NULL;
+	int r;
+
+	if (!pod_dir)
+		return err_oom(err);
+	/* <pod dir>/mounts/<container> */
+	for (int i = 0; i < 2 && (end = strrchr(pod_dir, '/')); i++)
+		*end = 0;
+	if (!id || !end)
+		return err_set(err, -EINVAL, "\"%s\" is not a container's place", container_dir);
+	r = access(container_dir, F_OK) < 0 ? 0 : umount_container(container_dir, lazy, err);
+	if (r == 0)
+		r = volumes_release(pod_dir, id + 1, lazy, err);
+	if (r == 0 && access(container_dir, F_OK) == 0)
+		r = remove_container(container_dir, err);
+	return r;
 }
 
 int share_write(const char *pod_dir, const char *name, const char *text, struct err *err)

@@ -296,10 +296,10 @@ static int place_make(struct sandbox *s, const char *container_id, struct err *e
 	return share_container_create(s->dir, container_id, err);
 }
 
-static int bind_volume(struct sandbox *s, const char *container_id, unsigned int index, const char *source,
-		       bool read_only, bool recursive_ro, struct err *err)
+static int bind_volume(struct sandbox *s, const char *container_id, const struct volume *volume,
+		       char ret_path[VOLUMES_NAME], struct err *err)
 {
-	return share_bind(s->dir, container_id, index, source, read_only, recursive_ro, err);
+	return volumes_bind(s->dir, s->cgroup, container_id, volume, ret_path, err);
 }
 
 const struct sandbox_driver sandbox_vm_driver = {

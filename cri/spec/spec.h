@@ -28,7 +28,7 @@
 
 /* A mount of the CRI request, made ready on the host. */
 struct oci_mount {
-	const char *guest_source; /* path in the guest: GUEST_SHARE_DIR "/<container>/mounts/<n>" */
+	const char *guest_source; /* path in the guest: below GUEST_SHARE_DIR */
 	const char *destination;
 	bool read_only;
 	bool recursive_read_only;

@@ -16,7 +16,7 @@ static void on_clean_flight(void *arg, enum share_flight flight)
 		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->id),
 			 "its mounts stay: virtiofsd does not answer");
 	else
-		share_release(c->agent, c->id);
+		ctr_release(c);
 	rpc_slot_fail(&c->init.slot, &c->failed);
 	ctr_free(c);
 }
@@ -110,6 +110,14 @@ static int look_at_config(struct ctr *c, struct err *err)
 	return r < 0 ? err_wrap(err, "%s", path) : 0;
 }
 
+/* In the child that becomes the runtime: a volume whose storage hangs does not hold up the agent. */
+static void hold_volumes(void *arg)
+{
+	const struct ctr *c = arg;
+
+	share_hold_volumes(c->agent, c->volumes);
+}
+
 static struct ctr *ctr_new(struct agent *agent, const char *id, const struct proc_io *io, struct err *err)
 {
 	struct ctr *c = calloc(1, sizeof(*c));
@@ -129,7 +137,8 @@ static struct ctr *ctr_new(struct agent *agent, const char *id, const struct pro
 		ctr_free(c);
 		return NULL;
 	}
-	if (proc_init(&c->init, agent, c, "", io, err) < 0 || look_at_config(c, err) < 0) {
+	if (proc_init(&c->init, agent, c, "", io, err) < 0 || look_at_config(c, err) < 0 ||
+	    share_volumes(agent, id, &c->volumes, err) < 0) {
 		ctr_free(c);
 		return NULL;
 	}
@@ -179,6 +188,8 @@ void ctr_create(struct agent *agent, const char *id, const char *bundle, const s
 		args[3] = (char *)"--console-socket";
 		args[4] = c->init.stdio->console_path;
 	}
+	run.before = hold_volumes;
+	run.before_arg = c;
 	memcpy(run.stdio, c->init.child_stdio, sizeof(run.stdio));
 	share_hold(c->agent, c->id);
 	c->init.run = crun_start(agent, &run, on_created, c, &err);

@@ -29,6 +29,8 @@ struct crun_run {
 	struct reap_watch watch;
 	struct loop_timer deadline;
 	struct loop_task fail; /* for ends that must not come inside crun_start or crun_kill */
+	void (*before)(void *arg);
+	void *before_arg;
 	crun_done_fn *done;
 	void *arg;
 };
@@ -185,7 +187,9 @@ static void run_now(struct crun_run *run)
 {
 	struct spawn s = {.argv = run->argv,
 			  .stdio = {run->stdio[0], run->stdio[1], run->stdio[2]},
-			  .oom_score_adj = run->oom_score_adj};
+			  .oom_score_adj = run->oom_score_adj,
+			  .before = run->before,
+			  .before_arg = run->before_arg};
 	pid_t pid;
 
 	run->since = reap_seq();
@@ -261,7 +265,12 @@ struct crun_run *crun_start(struct agent *agent, const struct crun_args *args, c
 		err_oom(err);
 		return NULL;
 	}
-	*run = (struct crun_run){.agent = agent, .stdio = {-1, -1, -1}, .done = done, .arg = arg};
+	*run = (struct crun_run){.agent = agent,
+				 .stdio = {-1, -1, -1},
+				 .before = args->before,
+				 .before_arg = args->before_arg,
+				 .done = done,
+				 .arg = arg};
 	snprintf(run->log, sizeof(run->log), "%s/%u.log", agent->paths.tmp, serial);
 	run->oom_score_adj = args->oom_score_adj;
 	if (args->want_pid)

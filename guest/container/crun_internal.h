@@ -38,6 +38,9 @@ struct crun_args {
 	int stdio[3];	   /* -1: /dev/null; duplicated, the caller may close them at once */
 	int oom_score_adj; /* of the program and what it starts */
 	bool want_pid;	   /* adds --pid-file */
+	/* Runs in the child before crun (spawn.h); its argument lives until `done`. */
+	void (*before)(void *arg);
+	void *before_arg;
 };
 
 struct crun_run *crun_start(struct agent *agent, const struct crun_args *args, crun_done_fn *done, void *arg,

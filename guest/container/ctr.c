@@ -8,7 +8,7 @@
 
 #include <signal.h>
 
-/* ---- the table ---------------------------------------------------------------------------------------- */
+/* ---- the table ----------------------------------------------------------------------------------------- */
 
 struct containers *containers_new(struct agent *agent)
 {
@@ -74,6 +74,30 @@ struct proc *ctr_proc(struct agent *agent, const char *id, const char *exec_id, 
 	return NULL;
 }
 
+static bool uses(const struct ctr *c, const char *volume)
+{
+	for (size_t i = 0; c->volumes && c->volumes[i]; i++) {
+		if (str_eq(c->volumes[i], volume))
+			return true;
+	}
+	return false;
+}
+
+void ctr_release(struct ctr *c)
+{
+	char **alone CLEANUP_STRV = NULL;
+
+	for (size_t i = 0; c->volumes && c->volumes[i]; i++) {
+		bool used = false;
+
+		for (const struct ctr *o = c->agent->containers->list; o; o = o->next)
+			used = used || (o != c && uses(o, c->volumes[i]));
+		if (!used && strv_add(&alone, c->volumes[i]) < 0)
+			log_warn("container %s: out of memory: a volume stays mounted", c->id);
+	}
+	share_release(c->agent, c->id, alone);
+}
+
 void ctr_free(struct ctr *c)
 {
 	struct ctr **p = &c->agent->containers->list;
@@ -92,6 +116,7 @@ void ctr_free(struct ctr *c)
 		unlink(c->run_file);
 	share_wait_clear(&c->share);
 	share_release_mounts(c->mounts);
+	strv_free(c->volumes);
 	free(c->run_file);
 	free(c->cgroup);
 	free(c->bundle);
@@ -110,7 +135,7 @@ bool ctr_busy(const struct ctr *c, struct err *err)
 	return true;
 }
 
-/* ---- its end ------------------------------------------------------------------------------------------ */
+/* ---- its end ------------------------------------------------------------------------------------------- */
 
 static void on_ended_flight(void *arg, enum share_flight flight)
 {
@@ -173,7 +198,7 @@ int ctr_pause(struct ctr *c, bool pause, struct err *err)
 	return r;
 }
 
-/* ---- the end of all ----------------------------------------------------------------------------------- */
+/* ---- the end of all ------------------------------------------------------------------------------------ */
 
 void containers_kill(struct agent *agent)
 {

@@ -28,8 +28,9 @@ struct ctr {
 	struct agent *agent;
 	char *id;
 	char *bundle;
-	char *cgroup; /* relative to the hierarchy, NULL before the process is there */
-	int mounts;   /* share_hold_mounts of its process, or -1 */
+	char *cgroup;	/* relative to the hierarchy, NULL before the process is there */
+	int mounts;	/* share_hold_mounts of its process, or -1 */
+	char **volumes; /* share_volumes; NULL: none */
 	struct share_wait share;
 	struct proc init;
 	struct proc *execs;
@@ -67,6 +68,8 @@ int ctr_pause(struct ctr *c, bool pause, struct err *err);
 
 /* The container's own process has ended (from proc.c). */
 void ctr_ended(struct ctr *c);
+/* Unmounts its root, and the volumes that no other container has; nothing of it runs any more. */
+void ctr_release(struct ctr *c);
 /* Out of the table and freed; no run of the runtime may be under way for it. */
 void ctr_free(struct ctr *c);
 /* True, and err, while the runtime is at work for the container. */
@@ -74,11 +77,11 @@ bool ctr_busy(const struct ctr *c, struct err *err);
 /* The answer to Start, by p's slot. */
 void ctr_answer_started(struct proc *p);
 
-/* ---- execs (exec.c) ----------------------------------------------------------------------------------- */
+/* ---- execs (exec.c) ------------------------------------------------------------------------------------ */
 
 void exec_free(struct proc *p);
 
-/* ---- OOM kills (oom.c) -------------------------------------------------------------------------------- */
+/* ---- OOM kills (oom.c) --------------------------------------------------------------------------------- */
 
 int oom_setup(struct containers *containers, struct err *err);
 void oom_done(struct containers *containers);

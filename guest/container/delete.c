@@ -33,7 +33,7 @@ static void on_deleted_flight(void *arg, enum share_flight flight)
 		return;
 	}
 	c->mounts = share_release_mounts(c->mounts);
-	share_release(c->agent, c->id);
+	ctr_release(c);
 	answer_delete(&c->slot, &c->init);
 	ctr_free(c);
 }

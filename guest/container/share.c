@@ -6,8 +6,10 @@
 #include "base/util.h"
 
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #define LOOK_NS	   (2 * NS_PER_MS)
 #define SILENCE_NS (100 * NS_PER_MS) /* without an answer: virtiofsd hangs */
@@ -91,6 +93,46 @@ void share_hold(const struct agent *agent, const char *id)
 		(void)stat(root, &st);
 }
 
+int share_volumes(const struct agent *agent, const char *id, char ***ret_paths, struct err *err)
+{
+	char *path CLEANUP_FREE = xasprintf("%s/%s/volumes", agent->paths.share, id);
+	char *text CLEANUP_FREE = NULL;
+	char **paths CLEANUP_STRV = NULL;
+	char *rest, *line;
+	int r = path ? read_file(path, SHARE_VOLUMES_MAX, &text, NULL) : -ENOMEM;
+
+	if (r == -ENOENT) /* an earlier version of the server */
+		return 0;
+	rest = text;
+	while (r == 0 && (line = strsep(&rest, "\n"))) {
+		if (str_starts(line, "volumes/"))
+			r = strv_add(&paths, line);
+	}
+	if (r < 0)
+		return err_set_errno(err, r, "read %s", path ? path : "the container's volumes");
+	*ret_paths = move_ptr(paths);
+	return 0;
+}
+
+void share_hold_volumes(const struct agent *agent, char *const *paths)
+{
+	/* A container may have put a symlink in the place of what it can write to. */
+	struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
+			       .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS};
+	int share CLEANUP_CLOSE = -1;
+
+	if (!agent->in_vm || !paths)
+		return;
+	share = open(agent->paths.share, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	for (size_t i = 0; share >= 0 && paths[i]; i++) {
+		/* Fails for a file, which has no mount of its own. */
+		long fd = syscall(SYS_openat2, share, paths[i], &how, sizeof(how));
+
+		if (fd >= 0)
+			close_fd((int)fd);
+	}
+}
+
 int share_hold_mounts(pid_t pid)
 {
 	char path[64];
@@ -104,9 +146,9 @@ int share_release_mounts(int handle)
 	return close_fd(handle);
 }
 
-void share_release(const struct agent *agent, const char *id)
+static void umount_below(const struct agent *agent, const char *path)
 {
-	char *dir CLEANUP_FREE = agent->in_vm ? xasprintf("%s/%s", agent->paths.share, id) : NULL;
+	char *dir CLEANUP_FREE = xasprintf("%s/%s", agent->paths.share, path);
 	char **list CLEANUP_STRV = NULL;
 	int r;
 
@@ -120,6 +162,33 @@ void share_release(const struct agent *agent, const char *id)
 		    umount2(list[i - 1], MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
 			log_warn("unmount %s: %s", list[i - 1], strerror(errno));
 	}
+}
+
+/*
+ * Only a volume itself: what is mounted below it lies in directories that containers could replace by
+ * symlinks, and goes with it.
+ */
+static void umount_volume(const struct agent *agent, const char *path)
+{
+	char *top CLEANUP_FREE = xasprintf("%s/%s", agent->paths.share, path);
+
+	if (!top || strchr(path + strlen("volumes/"), '/'))
+		return;
+	/* EINVAL: a file, which has no mount of its own. */
+	if (umount2(top, UMOUNT_NOFOLLOW) < 0 && errno != EINVAL &&
+	    umount2(top, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+		log_warn("unmount %s: %s", top, strerror(errno));
+}
+
+void share_release(const struct agent *agent, const char *id, char *const *volumes)
+{
+	int r;
+
+	if (!agent->in_vm)
+		return;
+	umount_below(agent, id);
+	for (size_t i = 0; volumes && volumes[i]; i++)
+		umount_volume(agent, volumes[i]);
 	/*
 	 * FUSE has no call that forgets one directory's inodes; dropping the caches of names and inodes
 	 * forgets all unused ones.

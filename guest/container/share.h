@@ -12,6 +12,8 @@
  *            which keeps a handle open in virtiofsd. So the agent lets go of both as soon as the container is
  *            gone. Beside a VM (agent->in_vm false) the bundles are mounts of the host's: waits end at once,
  *            and nothing is unmounted here.
+ *            A volume is one mount for all containers that use it: in the agent's namespace, and bound from
+ *            there into each; it stays until the last of them is deleted.
  * Threads:   the loop's. Only share_hold waits for virtiofsd, as reading a container's config.json does; a
  *            volume whose storage hangs does not hold up the agent when a container ends.
  * Errors:    logged; the host detaches lazily whatever stays held.
@@ -27,8 +29,9 @@
 
 #define SHARE_WAIT_NS (NS_PER_SEC / 2) /* while other containers keep virtiofs busy */
 /* While virtiofsd does not answer; the server waits 20 s for a deletion. */
-#define SHARE_HUNG_NS  (10 * NS_PER_SEC)
-#define SHARE_BLIND_NS (50 * NS_PER_MS) /* where the kernel does not count requests */
+#define SHARE_HUNG_NS	  (10 * NS_PER_SEC)
+#define SHARE_VOLUMES_MAX (4u << 20)	   /* bytes of the list */
+#define SHARE_BLIND_NS	  (50 * NS_PER_MS) /* where the kernel does not count requests */
 /*
  * fusectl: one directory for each connection. Linux leaves virtiofs out; the project's own kernel shows it
  * (deploy/guest/build-kernel).
@@ -52,8 +55,20 @@ int share_hold_mounts(pid_t pid);
 int share_release_mounts(int handle);
 /*
  * Unmounts the container's mounts of the share, once its processes have ended and their handle is given up.
+ * volumes (NULL: none): those that no other container uses.
  */
-void share_release(const struct agent *agent, const char *id);
+void share_release(const struct agent *agent, const char *id, char *const *volumes);
+
+/*
+ * The volumes of a container, and the mounts below them: paths below the share, from the file `volumes` of
+ * its bundle. NULL where there is none.
+ */
+int share_volumes(const struct agent *agent, const char *id, char ***ret_paths, struct err *err);
+/*
+ * Mounts them in the agent's namespace, where the containers' binds are copied from: each container that
+ * walked into a volume by itself would get a file system of its own there. May block: for a child.
+ */
+void share_hold_volumes(const struct agent *agent, char *const *paths);
 
 enum share_flight {
 	SHARE_IDLE, /* nothing is in flight */

@@ -32,6 +32,8 @@ static void child_exec(const struct spawn *s)
 	shed(s->oom_score_adj);
 	if (s->idle)
 		(void)sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){.sched_priority = 0});
+	if (s->before)
+		s->before(s->before_arg);
 	/* First out of the way of 0 to 2, then onto them. */
 	for (int i = 0; i < 3; i++) {
 		fds[i] = fcntl(s->stdio[i] >= 0 ? s->stdio[i] : null, F_DUPFD_CLOEXEC, 3);

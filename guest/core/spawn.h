@@ -23,6 +23,9 @@ struct spawn {
 	const char *cwd;   /* NULL: / */
 	int oom_score_adj; /* what the OOM killer is told of it and of what it starts */
 	bool idle;	   /* runs only when nothing else does (SCHED_IDLE) */
+	/* Runs in the child before the program, for what may block. NULL: nothing. */
+	void (*before)(void *arg);
+	void *before_arg;
 };
 
 /* The pid, or a negative errno. */

@@ -46,6 +46,7 @@ enum step {
 	STEP_ROOT,
 	STEP_BIND,
 	STEP_PIN,
+	STEP_UNPLACE,
 	STEP_CREATE, /* and the guest's */
 	STEP_START,
 	STEP_STATE,
@@ -435,14 +436,15 @@ int sandbox_place_write(struct sandbox *s, const char *container_id, const char 
 	return write_file(path, text, strlen(text), 0600) < 0 ? err_set(err, -EIO, "writing %s", path) : 0;
 }
 
-int sandbox_bind(struct sandbox *s, const char *container_id, unsigned int index, const char *source,
-		 bool read_only, bool recursive_ro, char ret_guest[SANDBOX_PATH_MAX], struct err *err)
+int sandbox_bind(struct sandbox *s, const char *container_id, const char *source, bool read_only,
+		 bool recursive_ro, char ret_guest[SANDBOX_PATH_MAX], struct err *err)
 {
 	(void)s;
+	(void)container_id;
 	(void)source;
 	(void)read_only;
 	(void)recursive_ro;
-	snprintf(ret_guest, SANDBOX_PATH_MAX, "/run/share/%.64s/mounts/%u", container_id, index);
+	snprintf(ret_guest, SANDBOX_PATH_MAX, "/run/share/volumes/0");
 	return fake_step(STEP_BIND, NULL, err);
 }
 
@@ -453,6 +455,8 @@ int sandbox_place_remove(struct sandbox *s, const char *container_id, bool lazy,
 
 	(void)lazy;
 	sandbox_place(s, container_id, &place, err);
+	if (fake_step(STEP_UNPLACE, NULL, err) < 0)
+		return -EIO;
 	return remove_tree(place.dir) < 0 ? err_set(err, -EIO, "removing %s", place.dir) : 0;
 }
 
@@ -778,6 +782,13 @@ static int guest_task(struct agent *agent, struct call *call, const struct agent
 	if (r < 0)
 		return err_set_status(err, r, ERR_FAILED_PRECONDITION, "the process runs");
 	return g ? 0 : err_set_status(err, -ENOENT, ERR_NOT_FOUND, "no such process");
+}
+
+bool agent_has(struct agent *agent, const char *feature)
+{
+	(void)agent;
+	(void)feature;
+	return true;
 }
 
 int agent_call_by(struct agent *agent, struct call *call, const struct agent_method *method,

@@ -443,10 +443,9 @@ static void places_are_made_and_removed(void **state)
 	assert_string_equal(place.bundle, "/run/kuasar/state/" CID);
 	assert_int_equal(sandbox_place_write(o.sandbox, CID, "config.json", "{}", &err), 0);
 	assert_int_equal(sandbox_place_write(o.sandbox, CID, "../config.json", "{}", &err), -EINVAL);
-	assert_int_equal(sandbox_bind(o.sandbox, CID, 3, x->dir, true, false, guest, &err), 0);
-	assert_string_equal(guest, "/run/kuasar/state/" CID "/mounts/3");
-	assert_int_equal(sandbox_bind(o.sandbox, CID, 4, "/does/not/exist", true, false, guest, &err),
-			 -ENOENT);
+	assert_int_equal(sandbox_bind(o.sandbox, CID, x->dir, true, false, guest, &err), 0);
+	assert_string_equal(guest, "/run/kuasar/state/volumes/fake");
+	assert_int_equal(sandbox_bind(o.sandbox, CID, "/does/not/exist", true, false, guest, &err), -ENOENT);
 	assert_non_null(strstr(err.msg, "/does/not/exist"));
 	assert_int_equal(sandbox_place_remove(o.sandbox, CID, false, &err), 0);
 	assert_int_equal(sandbox_place_remove(o.sandbox, CID, false, &err), 0);

@@ -286,8 +286,8 @@ static void vm_lives_from_boot_to_shutdown(void **state)
 	assert_true(usage.memory_usage_bytes > 0);
 	/* A volume appears in what virtiofsd exports. */
 	assert_int_equal(sandbox_place_make(x->sandbox, CID, &err), 0);
-	assert_int_equal(sandbox_bind(x->sandbox, CID, 0, x->file, true, false, guest, &err), 0);
-	snprintf(path, sizeof(path), "%s/shared/%s/mounts/0", sandbox_dir(x->sandbox), CID);
+	assert_int_equal(sandbox_bind(x->sandbox, CID, x->file, true, false, guest, &err), 0);
+	snprintf(path, sizeof(path), "%s/shared/volumes%s", sandbox_dir(x->sandbox), strrchr(guest, '/'));
 	assert_int_equal(access(path, R_OK), 0);
 	assert_int_equal(sandbox_place_remove(x->sandbox, CID, false, &err), 0);
 	assert_int_equal(sandbox_place(x->sandbox, CID, &place, &err), 0);

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes: one source is one file system for all containers of a pod, whichever way they mount it."""
+
+import os
+import pathlib
+import subprocess
+
+from harness import Case, eventually
+
+GUESTS = pathlib.Path(__file__).with_name("guests")
+SHELL = ["sh", "-c"]
+TOOL = "/bin/tool/one_file_system"
+
+
+def mount(source, path, **fields):
+    return {"host_path": str(source), "container_path": path, **fields}
+
+
+class Volumes(Case):
+    keep_pods = True
+
+    @classmethod
+    def prepare(cls):
+        cls.bin = cls.server.dir / "bin"
+        cls.bin.mkdir()
+        subprocess.run(["gcc", "-static", "-O1", "-Wall", "-Werror", "-o", cls.bin / "one_file_system",
+                        GUESTS / "one_file_system.c"], check=True)
+        cls.pod = cls.server.runp()
+
+    def tool(self):
+        return mount(self.bin, "/bin/tool", readonly=True)
+
+    def volume(self, name):
+        path = self.server.dir / name
+        path.mkdir()
+        return path
+
+    def shared(self):
+        """The volumes that the pod's share has now."""
+        return [m for m in self.server.mounts() if "/mounts/volumes/" in m]
+
+    def tearDown(self):
+        super().tearDown()
+        for container in self.server.crictl("ps", "-aq").split():
+            self.server.crictl("rm", "-f", container)
+
+    def probe(self, hold, probe, sub=""):
+        """one_file_system in two containers, in /a and /b and there in `sub`; the output of the one that probes."""
+        tool = self.tool()
+        holder = self.pod.run([TOOL, "hold", "/a" + sub], mounts=[tool, hold])
+        eventually(lambda: holder.logs() == "ready\n", 30, lambda: f"the holder is not ready: {holder.logs()}")
+        out = self.pod.output([TOOL, "probe", "/b" + sub], mounts=[tool, probe])
+        self.assertEqual(int(holder.wait()["exitCode"]), 0, holder.logs())
+        holder.remove()
+        return out
+
+    def assert_one(self, out):
+        self.assertEqual(out.count(" ok\n"), 8, out)
+
+    def test_two_containers_have_one_file_system(self):
+        """Fault V1: socket, FIFO, flock, fcntl locks, a shared mapping and inotify work between two containers."""
+        volume = self.volume("two")
+        self.assert_one(self.probe(mount(volume, "/a"), mount(volume, "/b")))
+        eventually(lambda: not self.shared(), 5, lambda: f"left after the last container: {self.shared()}")
+
+    def test_a_later_container_makes_a_volume_writable(self):
+        """Fault V1: a source that was read-only becomes one writable volume; who mounts it read-only still cannot write."""
+        volume = self.volume("later")
+        (volume / "file").write_text("old\n")
+        reader = self.pod.run(SHELL + ["cat /r/file; while ! grep -q new /r/file; do sleep 0.1; done; "
+                                       "touch /r/mine 2>&1; cat /r/file"],
+                              mounts=[mount(volume, "/r", readonly=True)])
+        eventually(lambda: reader.logs() == "old\n", 30, "the reader does not run")
+        inode = "stat -c %d:%i /w/file"
+        writer = self.pod.output(SHELL + [f"echo new > /w/file; {inode}"], mounts=[mount(volume, "/w")])
+        self.assertEqual(int(reader.wait()["exitCode"]), 0, reader.logs())
+        self.assertIn("Read-only file system", reader.logs())
+        self.assertTrue(reader.logs().endswith("new\n"), reader.logs())
+        reader.remove()
+        self.assertTrue(writer)
+        self.assertEqual(sorted(p.name for p in volume.iterdir()), ["file"])
+
+    def test_read_only_for_the_whole_pod_is_read_only_on_the_host(self):
+        """Fault V1: while nobody wants to write, the host itself refuses it."""
+        volume = self.volume("ro")
+        container = self.pod.create(["true"], mounts=[mount(volume, "/v", readonly=True)])
+        for path in self.shared():
+            self.assertTrue(os.statvfs(path).f_flag & os.ST_RDONLY, path)
+        self.assertEqual(len(self.shared()), 1)
+        container.remove()
+
+    def test_two_paths_of_one_container_are_one_file_system(self):
+        """Fault V1: the same device and inode numbers, and a hard link from the one to the other's directory."""
+        volume = self.volume("paths")
+        (volume / "file").write_text("x\n")
+        out = self.pod.output(SHELL + ["stat -c %d:%i /a/file /b/file"], mounts=[mount(volume, "/a"), mount(volume, "/b")])
+        first, second = out.split()
+        self.assertEqual(first, second)
+
+    def test_a_single_file_of_two_containers_is_one_file(self):
+        """Fault V1: locks exclude each other in a file that is mounted itself."""
+        file = self.volume("single") / "file"
+        file.write_text("x\n")
+        holder = self.pod.run([TOOL, "lock", "/f"], mounts=[self.tool(), mount(file, "/f")])
+        eventually(lambda: holder.logs() == "locked\n", 30, "no lock")
+        out = self.pod.output([TOOL, "try", "/g"], mounts=[self.tool(), mount(file, "/g")])
+        self.assertEqual(out, "excluded\n")
+        holder.remove(force=True)
+
+    def test_mounts_below_a_volume(self):
+        """Faults V1 and K8: a file system mounted below a volume is one for two containers, and `readonly` is not for it."""
+        volume = self.volume("nested")
+        below = volume / "below"
+        below.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "none", below], check=True)
+        self.addCleanup(subprocess.run, ["umount", below], check=True)
+        self.assert_one(self.probe(mount(volume, "/a"), mount(volume, "/b"), "/below"))
+        out = self.pod.output(SHELL + ["touch /v/above 2>&1; touch /v/below/file && echo written"],
+                              mounts=[mount(volume, "/v", readonly=True)])
+        self.assertIn("Read-only file system", out)
+        self.assertTrue(out.endswith("written\n"), out)
+        out = self.pod.output(SHELL + ["touch /v/below/other 2>&1; ls /v/below"],
+                              mounts=[mount(volume, "/v", readonly=True, recursive_read_only=True)])
+        self.assertIn("Read-only file system", out)
+        self.assertRegex(out, r"(?m)^file$")
+        self.assertNotRegex(out, r"(?m)^other$")
+
+    def test_a_volume_outlives_a_restart_of_the_server(self):
+        """Fault V1: a later server knows the pod's volumes, shares them with later containers and ends them with the last."""
+        volume = self.volume("restart")
+        (volume / "file").write_text("x\n")
+        holder = self.pod.run([TOOL, "lock", "/a/file"], mounts=[self.tool(), mount(volume, "/a")])
+        eventually(lambda: holder.logs() == "locked\n", 30, "no lock")
+        self.server.stop()
+        self.server.start()
+        out = self.pod.output([TOOL, "try", "/b/file"], mounts=[self.tool(), mount(volume, "/b")])
+        self.assertEqual(out, "excluded\n")
+        self.assertEqual(len(self.shared()), 2)
+        holder.remove(force=True)
+        self.assertEqual(self.shared(), [])
+
+    def test_users_of_the_host_do_not_reach_a_pods_volumes(self):
+        """Fault A: a file below a directory of mode 0700, in a volume and in a root, and the console, for uid 65534."""
+        volume = self.volume("private") / "inner"
+        volume.mkdir()
+        volume.parent.chmod(0o700)
+        (volume / "secret").write_text("x\n")
+        container = self.pod.run(["sleep", "1000"], mounts=[mount(volume, "/v")])
+        found = [p for p in self.server.mounts() if pathlib.Path(p, "secret").exists()]
+        self.assertGreaterEqual(len(found), 2, found)
+        logs = [str(p) for p in pathlib.Path(self.server.run_dir).rglob("*.log")]
+        self.assertTrue([p for p in logs if p.endswith("console.log")], logs)
+        roots = [p for p in self.server.mounts() if p.endswith("/rootfs")]
+        self.assertTrue(roots)
+        paths = [f"{p}/secret" for p in found] + [f"{p}/bin/busybox" for p in roots] + logs
+        script = "import os,sys\nos.setgroups([]); os.setgid(65534); os.setuid(65534)\nfor p in sys.argv[1:]:\n" \
+                 " try: os.open(p, os.O_RDONLY); print(p)\n except PermissionError: pass\n"
+        done = subprocess.run(["python3", "-c", script, *paths], stdout=subprocess.PIPE, text=True, check=True)
+        self.assertEqual(done.stdout, "")
+        for path in found + roots:
+            flags = os.statvfs(path).f_flag
+            self.assertTrue(flags & os.ST_NOSUID and flags & 4, f"{path}: {flags:#x}")  # 4: ST_NODEV
+        container.remove(force=True)
