@@ -57,6 +57,12 @@ static int open_source(const struct volume *v, struct source *ret, struct err *e
 	if (fd < 0 || statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_MNT_ID, &st) < 0 ||
 	    fstatvfs(fd, &fs) < 0)
 		return err_set_errno(err, -errno, "mount source %s", v->source);
+	if (S_ISSOCK(st.stx_mode))
+		return err_set_status(
+			err, -EOPNOTSUPP, ERR_INVALID_ARGUMENT,
+			"mount source %s is a socket of the host, to which no process in a VM can "
+			"connect",
+			v->source);
 	ret->is_dir = S_ISDIR(st.stx_mode);
 	if (ret->is_dir && has_mounts_below(fd))
 		below = 2 * st.stx_mnt_id + (v->read_only && v->recursive_ro) + 1;

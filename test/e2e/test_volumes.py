@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 
 from harness import Case, eventually
@@ -138,6 +139,15 @@ class Volumes(Case):
         self.assertEqual(len(self.shared()), 2)
         holder.remove(force=True)
         self.assertEqual(self.shared(), [])
+
+    def test_a_socket_of_the_host_is_refused(self):
+        """Fault V4: it would refuse every connection, so CreateContainer says so."""
+        path = self.volume("socket") / "s"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            with self.refused("InvalidArgument", "is a socket of the host", str(path)):
+                self.pod.create(["true"], mounts=[mount(path, "/s")])
 
     def test_users_of_the_host_do_not_reach_a_pods_volumes(self):
         """Fault A: a file below a directory of mode 0700, in a volume and in a root, and the console, for uid 65534."""

@@ -15,7 +15,9 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 struct ctx {
@@ -179,6 +181,24 @@ static void volumes_bind_single_file_and_missing_source(void **state)
 	assert_int_equal(volumes_bind(c->dir, NULL, "c1", &missing, c->got, &err), -ENOENT);
 	assert_non_null(strstr(err.msg, "/nonexistent/volume"));
 	assert_int_equal(err.status, ERR_NOT_FOUND);
+}
+
+/* Fault V4: a socket of the host is refused in words, since no process in a VM could connect to it. */
+static void volumes_bind_of_a_socket_is_refused(void **state)
+{
+	struct ctx *c = *state;
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	struct volume v = {addr.sun_path, false, false};
+	struct err err = ERR_INIT;
+	int s = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	make_share(c);
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", in_vol(c, "socket"));
+	assert_int_equal(bind(s, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(volumes_bind(c->dir, NULL, "c1", &v, c->got, &err), -EOPNOTSUPP);
+	assert_int_equal(err.status, ERR_INVALID_ARGUMENT);
+	assert_non_null(strstr(err.msg, "is a socket of the host"));
+	close_fd(s);
 }
 
 /* Fault V1: one source is one mount in the share, for every container and for every path in one. */
@@ -424,6 +444,7 @@ int main(void)
 		TEST(volumes_bind_read_only_leaves_nested_mounts_as_they_are),
 		TEST(volumes_bind_is_private_later_mounts_of_the_host_do_not_appear),
 		TEST(volumes_bind_single_file_and_missing_source),
+		TEST(volumes_bind_of_a_socket_is_refused),
 		TEST(volumes_bind_same_source_is_one_mount),
 		TEST(volumes_release_unmounts_with_the_last_container),
 		TEST(volumes_bind_writable_later_widens_the_mount_everywhere),
