@@ -119,8 +119,9 @@ static void roll_back(struct creation *c)
 
 	/* The guest unmounts its part, also of a container that it failed to create. */
 	let_go = guest_end(c->agent, id, c->task_tried, &err) == 0;
-	if (sandbox_place_remove(c->pod->sandbox, id, !let_go, &err) < 0 ||
-	    journal_undo_owner(c->pods->parts.store, id, pod_undo, c->pods, &err) < 0 ||
+	/* If this fails, the journal has the place too; its undo detaches what is still in use. */
+	(void)sandbox_place_remove(c->pod->sandbox, id, !let_go, &err);
+	if (journal_undo_owner(c->pods->parts.store, id, pod_undo, c->pods, &err) < 0 ||
 	    container_forget(container, &err) < 0)
 		/* It keeps row and name, hidden: the removal of its pod tries again. */
 		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("container", id), "undoing a container that failed: %s",

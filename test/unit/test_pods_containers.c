@@ -387,6 +387,27 @@ static void containers_create_fails_at_each_step_and_leaves_nothing(void **state
 	assert_nothing_left();
 }
 
+/* Fault P: a place that cannot be unmounted does not keep the rest from being undone. */
+static void containers_create_undoes_the_rest_when_its_place_stays_busy(void **state)
+{
+	struct answer a;
+	char id[65];
+
+	(void)state;
+	fail_step(STEP_CREATE, EIO);
+	fail_step(STEP_UNPLACE, EBUSY);
+	ask_create(&a, pod, "c");
+	expect_error(&a, ERR_INTERNAL, "fails");
+	fail_step(STEP_CREATE, 0);
+	settle();
+	assert_int_equal(hits(STEP_UNPLACE), 1);
+	fail_step(STEP_UNPLACE, 0);
+	assert_int_equal(fake.roots, 0);
+	assert_int_equal(listed_containers(), 0);
+	/* Its name is free, too. */
+	create(pod, "c", id);
+}
+
 static bool one_container(void *arg)
 {
 	(void)arg;
@@ -804,6 +825,7 @@ int main(void)
 		CASE(containers_exec_whose_output_is_held_is_killed_at_its_timeout),
 		CASE(containers_exec_with_much_output_fits_one_message),
 		CASE(containers_exec_beyond_its_pod_s_share_is_refused),
+		CASE(containers_create_undoes_the_rest_when_its_place_stays_busy),
 		CASE(containers_create_fails_at_each_step_and_leaves_nothing),
 		CASE(containers_create_goes_on_when_its_client_leaves_at_any_step),
 		CASE(containers_create_joins_and_refuses_another_config),
