@@ -14,8 +14,14 @@
 #define GUEST_SHARE_DIR "/run/kuasar/state"
 #define GUEST_RESOLV	GUEST_SHARE_DIR "/resolv.conf" /* bound over /etc/resolv.conf if it exists */
 #define GUEST_RUN_DIR	"/run/crivisor"
-#define GUEST_SHM_DIR	GUEST_RUN_DIR "/shm"   /* tmpfs: the pod's shared /dev/shm */
-#define GUEST_PIDNS	GUEST_RUN_DIR "/pidns" /* bind mount of the pod's shared PID namespace */
+#define GUEST_SHM_DIR	GUEST_RUN_DIR "/shm" /* tmpfs: the pod's shared /dev/shm */
+/*
+ * Writable copies of the share's resolv.conf, hostname and hosts, for all containers of the pod; an agent
+ * with the feature GUEST_FILES_FEATURE has them.
+ */
+#define GUEST_FILES_DIR	    GUEST_RUN_DIR "/files"
+#define GUEST_FILES_FEATURE "pod-files"
+#define GUEST_PIDNS	    GUEST_RUN_DIR "/pidns" /* bind mount of the pod's shared PID namespace */
 
 /*
  * The share, as the guest sees it (read-only at the top; each mount below has its own mode):

@@ -265,6 +265,8 @@ static int note_user(struct creation *c, const char *spec_json, struct err *err)
 
 static int write_spec(struct creation *c, struct err *err)
 {
+	/* An older agent, of a pod that an earlier server started, has no copies that can be written. */
+	bool own = agent_has(c->agent, GUEST_FILES_FEATURE);
 	char hostname[65];
 	char *profile CLEANUP_FREE = NULL;
 	char *json CLEANUP_FREE = NULL;
@@ -278,9 +280,9 @@ static int write_spec(struct creation *c, struct err *err)
 		.sandbox_id = c->pod->object.id,
 		.mounts = c->mounts,
 		.n_mounts = c->n_mounts,
-		.hostname_path = GUEST_SHARE_DIR "/hostname",
-		.hosts_path = GUEST_SHARE_DIR "/hosts",
-		.resolv_path = GUEST_SHARE_DIR "/resolv.conf",
+		.hostname_path = own ? GUEST_FILES_DIR "/hostname" : GUEST_SHARE_DIR "/hostname",
+		.hosts_path = own ? GUEST_FILES_DIR "/hosts" : GUEST_SHARE_DIR "/hosts",
+		.resolv_path = own ? GUEST_FILES_DIR "/resolv.conf" : GUEST_SHARE_DIR "/resolv.conf",
 		.target_pid_path = c->target_pid_path,
 		.guest_cpus = c->guest_cpus,
 		.hostname = hostname,

@@ -3,6 +3,7 @@
 #include "guest/pod/pod.h"
 
 #include "api/agent/agent.pb-c.h"
+#include "api/agent/guest_abi.h"
 #include "base/procfs.h"
 #include "base/version.h"
 #include "guest/container/container.h"
@@ -17,7 +18,8 @@ static bool feature_here(const struct agent *agent, const char *feature)
 {
 	if (str_eq(feature, "cgroup2"))
 		return agent->cgroup2;
-	if (str_eq(feature, "attach-device") || str_eq(feature, "online-resources"))
+	if (str_eq(feature, "attach-device") || str_eq(feature, "online-resources") ||
+	    str_eq(feature, GUEST_FILES_FEATURE))
 		return agent->in_vm;
 	return true;
 }
@@ -25,8 +27,9 @@ static bool feature_here(const struct agent *agent, const char *feature)
 static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {
 	static const char *const features[] = {
-		"readlog",     "dial",	   "stats",   "attach-device", "online-resources", "shared-pidns",
-		"instance-id", "shutdown", "cgroup2", "exec-held",     "network",
+		"readlog",	    "dial",	    "stats",	   "attach-device",
+		"online-resources", "shared-pidns", "instance-id", "shutdown",
+		"cgroup2",	    "exec-held",    "network",	   GUEST_FILES_FEATURE,
 	};
 	char *list[ARRAY_SIZE(features)];
 	size_t n = 0;

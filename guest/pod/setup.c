@@ -15,9 +15,10 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#define SHM_DEFAULT (64ULL << 20)
+#define SHM_DEFAULT  (64ULL << 20)
+#define POD_FILE_MAX (1u << 20)
 
-/* ---- sysctls -------------------------------------------------------------------------------------- */
+/* ---- sysctls ------------------------------------------------------------------------------------------- */
 
 char *pod_sysctl_path(const char *name)
 {
@@ -51,7 +52,7 @@ static int set_sysctl(const char *name, const char *value, struct err *err)
 	return r < 0 ? err_set_errno(err, r, "set sysctl \"%s\" to \"%.128s\"", name, value) : 0;
 }
 
-/* ---- /dev/shm ------------------------------------------------------------------------------------- */
+/* ---- /dev/shm ------------------------------------------------------------------------------------------ */
 
 static uint64_t shm_size(uint64_t wanted)
 {
@@ -88,7 +89,7 @@ static int setup_shm(const char *dir, uint64_t wanted, struct err *err)
 	return 0;
 }
 
-/* ---- the pod's PID namespace ---------------------------------------------------------------------- */
+/* ---- the pod's PID namespace --------------------------------------------------------------------------- */
 
 /*
  * The first process of the shared namespace: it only reaps. Containers see it as PID 1 and, being root, could
@@ -169,7 +170,7 @@ void pod_end(void)
 	pause_pid = 0;
 }
 
-/* ---- all of it ------------------------------------------------------------------------------------ */
+/* ---- all of it ----------------------------------------------------------------------------------------- */
 
 int pod_dns(struct err *err)
 {
@@ -180,6 +181,32 @@ int pod_dns(struct err *err)
 	if (mount(GUEST_RESOLV, "/etc/resolv.conf", NULL, MS_BIND, NULL) < 0)
 		return err_set_errno(err, -errno, "bind " GUEST_RESOLV " over /etc/resolv.conf");
 	done = true;
+	return 0;
+}
+
+/*
+ * What the pod's containers may change lives in the guest's memory: the host's files are not theirs to fill.
+ */
+static int pod_files(struct err *err)
+{
+	static const char *const names[] = {"resolv.conf", "hostname", "hosts"};
+
+	if (mkdir(GUEST_FILES_DIR, 0700) < 0 && errno != EEXIST)
+		return err_set_errno(err, -errno, "make " GUEST_FILES_DIR);
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		char *from CLEANUP_FREE = xasprintf(GUEST_SHARE_DIR "/%s", names[i]);
+		char *to CLEANUP_FREE = xasprintf(GUEST_FILES_DIR "/%s", names[i]);
+		char *text CLEANUP_FREE = NULL;
+		size_t len = 0;
+		int r = from && to ? read_file(from, POD_FILE_MAX, &text, &len) : -ENOMEM;
+
+		if (r == -ENOENT) /* a client that shares no such file */
+			continue;
+		if (r == 0)
+			r = write_file(to, text, len, 0644);
+		if (r < 0)
+			return err_set_errno(err, r, "copy the pod's %s", names[i]);
+	}
 	return 0;
 }
 
@@ -199,5 +226,7 @@ int pod_setup(struct agent *agent, const Crivisor__Agent__V1__Sandbox *sb, struc
 		r = setup_shm(agent->paths.shm, sb->shm_size, err);
 	if (r == 0 && sb->shared_pid_namespace)
 		r = setup_pidns(agent->paths.pidns, err);
+	if (r == 0 && agent->in_vm)
+		r = pod_files(err);
 	return r == 0 && agent->in_vm ? pod_dns(err) : r;
 }

@@ -149,6 +149,17 @@ class Volumes(Case):
             with self.refused("InvalidArgument", "is a socket of the host", str(path)):
                 self.pod.create(["true"], mounts=[mount(path, "/s")])
 
+    def test_the_pods_files_are_writable_for_all_its_containers(self):
+        """Fault K7: root writes resolv.conf, hosts and hostname, other containers of the pod see it; a read-only root keeps them."""
+        files = "/etc/resolv.conf /etc/hosts /etc/hostname"
+        self.pod.output(SHELL + [f"for f in {files}; do echo '# mine' >> $f || exit 1; done"])
+        self.assertEqual(self.pod.output(SHELL + [f"cat {files} | grep -c '# mine'"]), "3\n")
+        out = self.pod.output(SHELL + [f"for f in {files}; do echo x >> $f; done 2>&1; cat {files} | grep -c x$ || true"],
+                              linux={"security_context": {"readonly_rootfs": True}})
+        self.assertEqual(out.count("Read-only file system"), 3, out)
+        host, = pathlib.Path(self.server.run_dir).glob("pods/*/mounts/hosts")
+        self.assertNotIn("# mine", host.read_text())
+
     def test_users_of_the_host_do_not_reach_a_pods_volumes(self):
         """Fault A: a file below a directory of mode 0700, in a volume and in a root, and the console, for uid 65534."""
         volume = self.volume("private") / "inner"
