@@ -63,7 +63,7 @@ static const struct sysctl later_sysctls[] = {
 
 static int console_fd = -1;
 
-/* ---- log ------------------------------------------------------------------------------------------ */
+/* ---- log ----------------------------------------------------------------------------------------------- */
 
 static void console_line(enum log_level level, const char *line, size_t len)
 {
@@ -92,7 +92,7 @@ void init_log(void)
 	log_set_sink(console_line);
 }
 
-/* ---- mounts --------------------------------------------------------------------------------------- */
+/* ---- mounts -------------------------------------------------------------------------------------------- */
 
 static int mount_one(const struct early_mount *m, struct err *err)
 {
@@ -201,7 +201,11 @@ int init_early(struct agent *agent, struct err *err)
 
 int init_share(const struct config *config, struct err *err)
 {
-	unsigned long flags = MS_NOSUID | MS_NODEV;
+	/*
+	 * Containers' roots and volumes inherit these flags: set-user-id programs work there, as anywhere.
+	 * Device nodes are made in /dev, a file system of the container's own.
+	 */
+	unsigned long flags = MS_NODEV;
 	int r = 0;
 
 	if (config->share == CONFIG_SHARE_9P) {
@@ -247,7 +251,7 @@ void init_settle(struct agent *agent, const struct config *config)
 		init_fatal(&err);
 }
 
-/* ---- the end -------------------------------------------------------------------------------------- */
+/* ---- the end ------------------------------------------------------------------------------------------- */
 
 /* Collects file systems on a device and those of the host. */
 static int collect(const struct procfs_mount *m, void *arg)

@@ -160,6 +160,20 @@ class Volumes(Case):
         host, = pathlib.Path(self.server.run_dir).glob("pods/*/mounts/hosts")
         self.assertNotIn("# mine", host.read_text())
 
+    def test_setuid_programs_work_in_the_root_and_in_volumes(self):
+        """Fault W: a set-user-id program gives its owner's uid to another user, in the container's root and in a volume."""
+        volume = self.volume("setuid")
+        source = self.server.dir / "as_user.c"
+        source.write_text('#include <stdio.h>\n#include <string.h>\n#include <unistd.h>\n'
+                          'int main(int c, char **v) {\n'
+                          ' if (c > 1) return setgid(4711) || setuid(4711) || execv(v[1], v + 1);\n'
+                          ' printf("%d\\n", (int)geteuid()); return 0; }\n')
+        subprocess.run(["gcc", "-static", "-o", self.bin / "as_user", source], check=True)
+        copy = "; ".join(f"cp /t/as_user {p} && chmod 4755 {p}" for p in ("/id", "/v/id"))
+        out = self.pod.output(SHELL + [f"{copy}; for p in /t/as_user /id /v/id; do /t/as_user $p; done"],
+                              mounts=[mount(volume, "/v"), mount(self.bin, "/t", readonly=True)])
+        self.assertEqual(out, "4711\n0\n0\n")
+
     def test_users_of_the_host_do_not_reach_a_pods_volumes(self):
         """Fault A: a file below a directory of mode 0700, in a volume and in a root, and the console, for uid 65534."""
         volume = self.volume("private") / "inner"
