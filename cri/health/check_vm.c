@@ -217,6 +217,16 @@ static void check_spawn_helper(struct check *check)
 		check_ok(check, "spawn-helper", "%s", info.path);
 }
 
+/* What virtiofsd cannot do, whichever it is. */
+static void check_volumes(struct check *check)
+{
+	check_add(
+		check, "volumes", CHECK_NOTE,
+		"keep what takes locks against other pods or the host on a network service or a block device",
+		"virtiofsd has no lock operations: flock and fcntl locks work between the containers of a "
+		"pod, and exclude no other pod and not the host; O_TMPFILE fails");
+}
+
 static void check_virtiofsd(struct check *check)
 {
 	static const char fix[] =
@@ -310,6 +320,7 @@ void check_vm(struct check *check)
 		      "apt install qemu-system-x86 (" QEMU_TESTED " or newer), or [hypervisor] path");
 	check_spawn_helper(check);
 	check_virtiofsd(check);
+	check_volumes(check);
 	check_vsock(check);
 	check_guest(check, "guest-kernel", hv->kernel_path, vmm_check_kernel);
 	check_guest(check, "guest-image", hv->image_path, vmm_check_image);

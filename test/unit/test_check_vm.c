@@ -140,6 +140,9 @@ static void virtiofsd_is_told_by_its_kind(void **state)
 		0);
 	check_vm(&f->check);
 	assert_found(f, "virtiofsd", CHECK_OK, "the Rust one, virtiofsd 1.14.0", NULL);
+	/* Faults V3 and V5: what it cannot do is said. */
+	assert_found(f, "volumes", CHECK_NOTE, "exclude no other pod", "network service");
+	assert_found(f, "volumes", CHECK_NOTE, "O_TMPFILE fails", "network service");
 	forget(f);
 	put(f, "own/virtiofsd", "#!/bin/sh\necho virtiofsd version 7.2.22\n", 0755);
 	check_vm(&f->check);
