@@ -4,13 +4,17 @@
 
 #include "api/agent/guest_abi.h"
 #include "api/pb.h"
+#include "base/tree.h"
 
+#include <fcntl.h>
 #include <json-c/json.h>
 #include <signal.h>
+#include <sys/stat.h>
 
-#define MOUNTS_MAX   512
-#define PROFILE_MAX  (1 << 20)
-#define SIGNAL_FIRST RUNTIME__V1__SIGNAL__SIGABRT
+#define MOUNTS_MAX	  512
+#define PROFILE_MAX	  (1 << 20)
+#define IMAGE_VOLUMES_MAX 128
+#define SIGNAL_FIRST	  RUNTIME__V1__SIGNAL__SIGABRT
 
 /* Whether a part of the path is "..". */
 static bool leaves(const char *path)
@@ -171,7 +175,7 @@ static int check_mount(const Runtime__V1__Mount *m, size_t i, struct err *err)
 
 static int prepare_mounts(struct creation *c, struct err *err)
 {
-	c->mounts = calloc(c->config->n_mounts ? c->config->n_mounts : 1, sizeof(*c->mounts));
+	c->mounts = calloc(c->config->n_mounts + strv_len(c->image->config.volumes) + 1, sizeof(*c->mounts));
 	if (!c->mounts)
 		return err_oom(err);
 	for (size_t i = 0; i < c->config->n_mounts; i++) {
@@ -195,6 +199,97 @@ static int prepare_mounts(struct creation *c, struct err *err)
 							      .recursive_read_only = m->recursive_read_only};
 	}
 	return 0;
+}
+
+/* A directory of the container's root that may be missing: an O_PATH fd. -ENOTDIR where it is none. */
+static int make_in_root(int root, const char *path)
+{
+	for (size_t len = strcspn(path, "/");; len += 1 + strcspn(path + len + 1, "/")) {
+		char *part CLEANUP_FREE = strndup(path, len);
+		const char *parent, *base;
+		int dir CLEANUP_CLOSE = -1;
+
+		if (!part)
+			return -ENOMEM;
+		path_split(part, &parent, &base);
+		dir = path_open_in(root, parent, O_PATH | O_DIRECTORY);
+		if (dir < 0)
+			return dir;
+		if (mkdirat(dir, base, 0755) < 0 && errno != EEXIST)
+			return -errno;
+		if (!path[len])
+			return path_open_in(root, path, O_PATH | O_DIRECTORY);
+	}
+}
+
+/* Where it is in the guest: without the symlinks of the image, which would lead the guest out of the root. */
+static int guest_path(const struct creation *c, int fd, char **ret_path, struct err *err)
+{
+	char link[40], path[4096], root[4096];
+	ssize_t n;
+	size_t len;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	n = readlink(link, path, sizeof(path) - 1);
+	if (n < 0 || !realpath(c->place.rootfs, root))
+		return err_set_errno(err, -errno, "%s", c->place.rootfs);
+	path[n] = 0;
+	len = strlen(root);
+	if (strncmp(path, root, len) != 0 || (path[len] != '/' && path[len] != 0))
+		return err_set(err, -EXDEV, "%s is not in %s", path, root);
+	*ret_path = xasprintf("%s/rootfs%s", c->place.bundle, path + len);
+	return *ret_path ? 0 : err_oom(err);
+}
+
+/*
+ * A VOLUME of the image is its directory in the container's own writable layer, which is made if it is
+ * missing: so it is fresh for each container and has the image's content, owner and mode. A read-only root
+ * leaves it writable.
+ */
+static int prepare_image_volume(struct creation *c, int root, const char *volume, bool mount, struct err *err)
+{
+	char *path CLEANUP_FREE = strdup(volume);
+	char *source = NULL;
+	int fd CLEANUP_CLOSE = -1;
+	int r = path ? path_clean(path) : -ENOMEM;
+
+	if (r == 0 && !*path)
+		r = -EINVAL;
+	if (r == 0) {
+		fd = make_in_root(root, path);
+		r = fd < 0 ? fd : 0;
+	}
+	if (r < 0)
+		return err_set_status(err, r, ERR_FAILED_PRECONDITION, "the image's volume \"%.200s\": %s",
+				      volume, strerror(-r));
+	if (!mount)
+		return 0;
+	r = guest_path(c, fd, &source, err);
+	if (r == 0)
+		c->mounts[c->n_mounts++] =
+			(struct oci_mount){.guest_source = source, .destination = volume, .of_image = true};
+	return r;
+}
+
+static int prepare_image_volumes(struct creation *c, struct err *err)
+{
+	const Runtime__V1__LinuxContainerSecurityContext *sc =
+		c->config->linux ? c->config->linux->security_context : NULL;
+	char *const *volumes = c->image->config.volumes;
+	int root CLEANUP_CLOSE = -1;
+	int r = 0;
+
+	if (strv_len(volumes) > IMAGE_VOLUMES_MAX)
+		return err_set(err, -E2BIG, "the image has %zu volumes, at most %d are allowed",
+			       strv_len(volumes), IMAGE_VOLUMES_MAX);
+	if (strv_len(volumes) == 0)
+		return 0;
+	root = open(c->place.rootfs, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return err_set_errno(err, -errno, "%s", c->place.rootfs);
+	for (size_t i = 0; r == 0 && volumes[i]; i++)
+		r = prepare_image_volume(c, root, volumes[i], sc && sc->readonly_rootfs, err);
+	return r;
 }
 
 /* A pid namespace of another container of the pod: its guest pid names the namespace. */
@@ -320,8 +415,8 @@ static int create_task(struct creation *c, struct err *err)
 int creation_steps(struct creation *c, struct err *err)
 {
 	static int (*const steps[])(struct creation * c, struct err * err) = {
-		prepare_rootfs, resolve_user, prepare_mounts, resolve_target,
-		place_cpus,	write_spec,   create_task,
+		prepare_rootfs, resolve_user, prepare_mounts, prepare_image_volumes,
+		resolve_target, place_cpus,   write_spec,     create_task,
 	};
 	int r = 0;
 

@@ -111,6 +111,19 @@ static bool is_covered(const struct mount *mounts, size_t n, const char *destina
 	return false;
 }
 
+/* Whether one of the mounts is at the path or at a directory above it. */
+static bool is_inside(const struct mount *mounts, size_t n, const char *destination)
+{
+	for (size_t i = 0; i < n; i++) {
+		size_t len = strlen(mounts[i].destination);
+
+		if (str_starts(destination, mounts[i].destination) &&
+		    (destination[len] == 0 || destination[len] == '/'))
+			return true;
+	}
+	return false;
+}
+
 /* Fewer path components first, so that no mount hides another; in the request's order otherwise. */
 static int compare_mounts(const void *a, const void *b)
 {
@@ -142,6 +155,10 @@ static int collect(struct oci_build *b, struct mount *mounts, size_t *n)
 					    .slave = wants_slave(b, m->destination)};
 		if (!mounts[*n].destination)
 			return -ENOMEM;
+		if (m->of_image && is_inside(mounts, *n, mounts[*n].destination)) {
+			free(mounts[*n].destination);
+			continue;
+		}
 		(*n)++;
 	}
 	n_volumes = *n;

@@ -32,6 +32,7 @@ struct oci_mount {
 	const char *destination;
 	bool read_only;
 	bool recursive_read_only;
+	bool of_image; /* a volume of the image: gives way to a mount of the request at or above its place */
 };
 
 /* Who a container's process is. The groups are malloc'ed. */

@@ -6,7 +6,7 @@ import pathlib
 import socket
 import subprocess
 
-from harness import Case, eventually
+from harness import REGISTRY, Case, catalog, eventually, oci
 
 GUESTS = pathlib.Path(__file__).with_name("guests")
 SHELL = ["sh", "-c"]
@@ -159,6 +159,30 @@ class Volumes(Case):
         self.assertEqual(out.count("Read-only file system"), 3, out)
         host, = pathlib.Path(self.server.run_dir).glob("pods/*/mounts/hosts")
         self.assertNotIn("# mine", host.read_text())
+
+    def test_volumes_of_an_image(self):
+        """Fault I1: each container has the image's VOLUMEs fresh, with content, owner and mode, writable below a read-only root.
+
+        A symlink in their place leads nowhere but into the container's root; a mount of the request wins."""
+        layer = oci.Layer().dir("data", mode=0o750, uid=7, gid=8).add("data/file", "of the image\n").symlink("link", "/../../etc")
+        volumes = {"/data": {}, "/new/deep/": {}, "/link": {}}
+        oci.push(oci.Image([catalog.busybox_layer(), layer], {"Volumes": volumes}), REGISTRY, "test/volumes", "1")
+        image = REGISTRY + "/test/volumes:1"
+        self.server.pull(image)
+        script = "stat -c '%u:%g %a' /data; cat /data/file; echo mine >> /data/file; touch /new/deep/x /link/y && ls /new/deep /etc; " \
+                 "touch /z 2>&1 || true"
+        want = "7:8 750\nof the image\n"
+        for _ in range(2):
+            out = self.pod.output(SHELL + [script], image=image, linux={"security_context": {"readonly_rootfs": True}})
+            self.assertTrue(out.startswith(want), out)
+            self.assertIn("Read-only file system", out)
+            self.assertRegex(out, r"(?m)^/new/deep:\nx$")
+            self.assertRegex(out, r"(?ms)^/etc:\n.*^y$")
+        self.assertTrue(self.pod.output(SHELL + [script], image=image).startswith(want))
+        volume = self.volume("over")
+        (volume / "file").write_text("of the host\n")
+        self.assertEqual(self.pod.output(["cat", "/data/file"], image=image, mounts=[mount(volume, "/data")],
+                                         linux={"security_context": {"readonly_rootfs": True}}), "of the host\n")
 
     def test_setuid_programs_work_in_the_root_and_in_volumes(self):
         """Fault W: a set-user-id program gives its owner's uid to another user, in the container's root and in a volume."""

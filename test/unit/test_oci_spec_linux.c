@@ -36,10 +36,10 @@ static void mounts_volumes_are_sorted_and_win_over_defaults(void **state)
 	Runtime__V1__Mount m[4];
 	Runtime__V1__Mount *list[] = {&m[0], &m[1], &m[2], &m[3]};
 	struct oci_mount own[] = {
-		{"/share/c1/mounts/0", "/data/deep/er", true, false},
-		{"/share/c1/mounts/1", "/data/", false, false},
-		{"/share/c1/mounts/2", "//etc/./hosts", true, true},
-		{"/share/c1/mounts/3", "/dev/shm", false, false},
+		{"/share/c1/mounts/0", "/data/deep/er", true, false, false},
+		{"/share/c1/mounts/1", "/data/", false, false, false},
+		{"/share/c1/mounts/2", "//etc/./hosts", true, true, false},
+		{"/share/c1/mounts/3", "/dev/shm", false, false, false},
 	};
 	struct req q;
 	struct json_object *spec;
@@ -74,10 +74,38 @@ static void mounts_volumes_are_sorted_and_win_over_defaults(void **state)
 	json_object_put(spec);
 }
 
+/* Fault I1: a volume of the image gives way to the request's mounts, at its place and above it. */
+static void mounts_volume_of_the_image_gives_way(void **state)
+{
+	Runtime__V1__Mount m = RUNTIME__V1__MOUNT__INIT, *list[] = {&m};
+	struct oci_mount own[] = {
+		{"/share/volumes/a", "/data", false, false, false},
+		{"/share/c1/rootfs/data", "/data/", false, false, true},
+		{"/share/c1/rootfs/data/x", "/data/x", false, false, true},
+		{"/share/c1/rootfs/database", "/database", false, false, true},
+	};
+	struct req q;
+	struct json_object *spec;
+
+	(void)state;
+	init(&q);
+	m.container_path = strs("/data");
+	q.c.mounts = list;
+	q.c.n_mounts = 1;
+	q.in.mounts = own;
+	q.in.n_mounts = 4;
+	spec = build(&q);
+	assert_string_equal(text_at(mount_at(spec, "/data", NULL), "source"), "\"/share/volumes/a\"");
+	assert_null(mount_at(spec, "/data/x", NULL));
+	assert_string_equal(text_at(mount_at(spec, "/database", NULL), "options"),
+			    "[\"rbind\",\"rprivate\",\"rw\"]");
+	json_object_put(spec);
+}
+
 static void mounts_volume_over_dev_takes_the_defaults_below_away(void **state)
 {
 	Runtime__V1__Mount m = RUNTIME__V1__MOUNT__INIT, *list[] = {&m};
-	struct oci_mount own = {"/share/c1/mounts/0", "/dev", false, false};
+	struct oci_mount own = {"/share/c1/mounts/0", "/dev", false, false, false};
 	struct req q;
 	struct json_object *spec;
 
@@ -458,6 +486,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(mounts_defaults_and_the_pods_files),
 		cmocka_unit_test(mounts_volumes_are_sorted_and_win_over_defaults),
+		cmocka_unit_test(mounts_volume_of_the_image_gives_way),
 		cmocka_unit_test(mounts_volume_over_dev_takes_the_defaults_below_away),
 		cmocka_unit_test(mounts_that_cannot_be_had),
 		cmocka_unit_test(devices_of_the_guest_only),
