@@ -37,7 +37,7 @@ struct vmm_config {
 	bool task_debug; /* task.debug on the kernel command line */
 	bool task_enable_tracing;
 	char *spawn_helper;	 /* NULL: looked for as a helper */
-	char *vsock_daemon_path; /* NULL: /dev/vhost-vsock if present, else vhost-device-vsock, as a helper */
+	char *vsock_daemon_path; /* NULL: vhost-device-vsock, as a helper, else /dev/vhost-vsock */
 	char *helper_dir;	 /* where deploy/setup installs helpers; NULL: VMM_HELPER_DIR */
 };
 

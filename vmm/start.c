@@ -98,8 +98,12 @@ static int start_vsock(struct vm *vm, struct vm_launch *l, const char *helper, s
 
 	if (vm->driver->own_vsock)
 		return 0;
-	/* A configured daemon is used even where the kernel could serve vsock. */
-	if (str_empty(l->config->vsock_daemon_path) && vsock_kernel_usable()) {
+	/*
+	 * The daemon comes first: with the kernel's vsock a guest reaches whatever listens on the host's own
+	 * CID, with the daemon's socket it reaches nothing.
+	 */
+	if (str_empty(l->config->vsock_daemon_path) && vsock_kernel_usable() &&
+	    vsock_daemon_find(l->config, path, sizeof(path), NULL) < 0) {
 		fd = vsock_claim(&vm->cid, err);
 		return fd < 0 ? fd : launch_add_fd(l, fd, &l->vsock, err);
 	}

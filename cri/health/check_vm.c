@@ -241,8 +241,12 @@ static void check_virtiofsd(struct check *check)
 	} else if (!info.version[0]) {
 		check_add(check, "virtiofsd", CHECK_MISSING, fix,
 			  "%s does not answer --version: it cannot run here", info.path);
+	} else if (info.legacy) {
+		check_add(check, "virtiofsd", CHECK_NOTE, "cargo install virtiofsd (the Rust one)",
+			  "%s: the C one, %s, which QEMU gave up and nobody maintains", info.path,
+			  info.version);
 	} else {
-		snprintf(what, sizeof(what), "the %s one, %s", info.legacy ? "C" : "Rust", info.version);
+		snprintf(what, sizeof(what), "the Rust one, %s", info.version);
 		add_program(check, "virtiofsd", check->config->hypervisor.virtiofsd_path,
 			    "install it in /usr/local/bin, or name it in [hypervisor.virtiofsd] path",
 			    info.path, what);
@@ -263,16 +267,19 @@ void check_vsock(struct check *check)
 		return;
 	}
 	r = check_open(check, "/dev/vhost-vsock");
-	if (r == 0)
-		check_ok(check, "vsock", "/dev/vhost-vsock");
-	else if (vmm_program_find(&check->config->hypervisor, VMM_PROGRAM_VSOCK_DAEMON, &info, &err) == 0)
+	if (vmm_program_find(&check->config->hypervisor, VMM_PROGRAM_VSOCK_DAEMON, &info, &err) == 0)
 		add_program(check, "vsock", check->config->hypervisor.vsock_daemon_path,
 			    "install it in /usr/local/bin", info.path,
 			    info.version[0] ? info.version : "version unknown");
+	else if (r == 0)
+		check_add(check, "vsock", CHECK_NOTE, "cargo install vhost-device-vsock",
+			  "/dev/vhost-vsock: a guest can connect to every program that listens on AF_VSOCK "
+			  "on this "
+			  "host");
 	else
 		check_add(check, "vsock", CHECK_MISSING,
-			  "modprobe vhost_vsock, and a line in /etc/modules-load.d; or cargo install "
-			  "vhost-device-vsock",
+			  "cargo install vhost-device-vsock; or modprobe vhost_vsock, and a line in "
+			  "/etc/modules-load.d",
 			  "QEMU's guests cannot be reached: %s; /dev/vhost-vsock: %s", err.msg,
 			  strerrordesc_np(-r));
 }

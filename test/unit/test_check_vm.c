@@ -101,12 +101,32 @@ static void old_or_broken_vmms_are_told_apart(void **state)
 	forget(f);
 	put(f, "bin/cloud-hypervisor", "#!/nonexistent/interpreter\n", 0755);
 	put(f, "bin/qemu-system-x86_64", "#!/bin/sh\nexit 1\n", 0755);
-	put(f, "dev/vhost-vsock", "", 0600);
 	check_vm(&f->check);
 	/* What is not chosen may be broken. */
 	assert_found(f, "cloud-hypervisor", CHECK_NOTE, "does not answer --version", "v53");
 	assert_found(f, "qemu", CHECK_MISSING, "does not answer --version", "apt install");
-	assert_found(f, "vsock", CHECK_OK, "/dev/vhost-vsock", NULL);
+}
+
+/*
+ * Fault T: by the kernel's vsock a guest reaches the host's listeners, so the daemon is taken where there is
+ * one.
+ */
+static void vsock_of_the_kernel_is_second_and_noted(void **state)
+{
+	struct fixture *f = *state;
+
+	only_bin(f);
+	program(f, "qemu-system-x86_64", "QEMU emulator version 7.2.22 (Debian 1:7.2)");
+	assert_int_equal(str_set(&f->config.hypervisor.helper_dir, f->dir), 0);
+	assert_int_equal(str_set(&f->config.hypervisor.driver, "qemu"), 0);
+	put(f, "dev/vhost-vsock", "", 0600);
+	check_vm(&f->check);
+	assert_found(f, "vsock", CHECK_NOTE, "can connect to every program",
+		     "cargo install vhost-device-vsock");
+	forget(f);
+	program(f, "vhost-device-vsock", "vhost-device-vsock 0.3.0");
+	check_vm(&f->check);
+	assert_found(f, "vsock", CHECK_NOTE, "vhost-device-vsock 0.3.0; in PATH here", "/usr/local/bin");
 }
 
 static void cloud_hypervisor_alone_wants_nothing_of_qemu(void **state)
@@ -129,6 +149,7 @@ static void cloud_hypervisor_alone_wants_nothing_of_qemu(void **state)
 			     f->check.findings[i].status != CHECK_OK);
 }
 
+/* Fault X: the C virtiofsd works, and a note says that nobody maintains it. */
 static void virtiofsd_is_told_by_its_kind(void **state)
 {
 	struct fixture *f = *state;
@@ -146,7 +167,8 @@ static void virtiofsd_is_told_by_its_kind(void **state)
 	forget(f);
 	put(f, "own/virtiofsd", "#!/bin/sh\necho virtiofsd version 7.2.22\n", 0755);
 	check_vm(&f->check);
-	assert_found(f, "virtiofsd", CHECK_OK, "the C one, virtiofsd version 7.2.22", NULL);
+	assert_found(f, "virtiofsd", CHECK_NOTE, "the C one, virtiofsd version 7.2.22, which QEMU gave up",
+		     "cargo install virtiofsd");
 }
 
 /* The probe and the choice look at the same things; here they are this machine's own. */
@@ -173,6 +195,7 @@ int main(void)
 		TEST(programs_that_are_nowhere_are_missing),
 		TEST(old_or_broken_vmms_are_told_apart),
 		TEST(cloud_hypervisor_alone_wants_nothing_of_qemu),
+		TEST(vsock_of_the_kernel_is_second_and_noted),
 		TEST(virtiofsd_is_told_by_its_kind),
 		TEST(kvm_look_agrees_with_the_choice),
 	};
