@@ -67,6 +67,14 @@ static char **helper_argv(const struct child_spec *spec)
 		if (r == 0)
 			r = strv_add(&argv, spec->log);
 	}
+	if (r == 0)
+		r = strv_add(&argv, "--caps");
+	if (r == 0)
+		r = strv_addf(&argv, "%llu", (unsigned long long)spec->caps);
+	if (r == 0)
+		r = strv_add(&argv, "--oom-score-adj");
+	if (r == 0)
+		r = strv_addf(&argv, "%d", spec->oom_score_adj);
 	for (size_t i = 0; r == 0 && i < spec->n_fds; i++) {
 		r = strv_add(&argv, "--keep-fd");
 		if (r == 0)

@@ -42,6 +42,8 @@ struct child_spec {
 	const char *cgroup; /* in which the program starts; NULL: the caller's */
 	const int *fds;	    /* inherited, in order */
 	size_t n_fds;
+	uint64_t caps; /* the most capabilities that it and what it starts can have; bit n: capability n */
+	int oom_score_adj; /* proc(5); below the server's own only where the server has CAP_SYS_RESOURCE */
 };
 
 /*

@@ -20,6 +20,7 @@
 #include "vmm/vm.h"
 
 #include <pthread.h>
+#include <linux/capability.h>
 
 struct json_object;
 
@@ -251,6 +252,14 @@ int virtiofsd_find(const struct vmm_config *config, char *out, size_t size, bool
 		   struct err *err);
 int virtiofsd_command(const struct vmm_config *config, const char *path, bool legacy, const char *shared_dir,
 		      int fd, char ***ret_argv, struct err *err);
+/*
+ * What virtiofsd needs: what it serves the guest with, and CAP_SYS_ADMIN and CAP_SETPCAP, by which it makes
+ * its namespaces and then drops all but the first.
+ */
+#define VIRTIOFSD_CAPS                                                                                       \
+	(CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_FOWNER) | CAP(CAP_FSETID) | CAP(CAP_SETUID) |      \
+	 CAP(CAP_SETGID) | CAP(CAP_SETFCAP) | CAP(CAP_MKNOD) | CAP(CAP_SYS_ADMIN) | CAP(CAP_SETPCAP))
+#define CAP(n) (UINT64_C(1) << (n))
 int virtiofsd_spawn(struct vm *vm, const struct vm_launch *launch, const char *helper, struct err *err);
 
 /* True if the kernel serves AF_VSOCK to guests here. */

@@ -1,30 +1,40 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * crivisor-spawn: enters a network namespace, waits until it is in its cgroup, then becomes the program it
- * is given.
+ * crivisor-spawn: enters a network namespace, waits until it is in its cgroup, then becomes the program it is
+ * given.
  *
- * Usage: crivisor-spawn [--status-fd N] [--hold-fd N] [--netns PATH] [--log FILE] [--keep-fd N]… -- PROGRAM
- *        ARG…
+ * Usage: crivisor-spawn [--status-fd N] [--hold-fd N] [--netns PATH] [--log FILE] [--keep-fd N]…
+ *        [--caps MASK] [--oom-score-adj N] -- PROGRAM ARG…
  *
  * So the program is in its place from its first instruction, and nothing is moved afterwards. The parent
  * moves this process to its cgroup and then writes a byte to the hold fd; if the parent ends before, so does
  * this process. The program gets a session of its own, default signals, /dev/null as stdin, the log file as
- * stdout and stderr, no core dumps and no fd but the kept ones. What fails is written as text to the status
- * fd, which is close-on-exec: a reader sees the reason, or EOF once the program runs. Exit status 127 after a
- * failure. Static and single-threaded, so that setns concerns no other thread.
+ * stdout and stderr, no core dumps and no fd but the kept ones. It may gain no privilege (no_new_privs), and
+ * of the capabilities it has those of MASK at most (bit n: capability n; default 0, none), be it root or not,
+ * as have all that it starts. What fails is written as text to the status fd, which is close-on-exec: a
+ * reader sees the reason, or EOF once the program runs. Exit status 127 after a failure. Static and
+ * single-threaded, so that setns concerns no other thread.
  */
 #include "base/util.h"
 
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <linux/capability.h>
 #include <linux/close_range.h>
 
 #define KEEP_MAX 16
 
 static int status_fd = STDERR_FILENO;
+
+struct confinement {
+	uint64_t caps;
+	const char *oom_score_adj;
+};
 
 __attribute__((noreturn, format(printf, 1, 2))) static void die(const char *fmt, ...)
 {
@@ -57,6 +67,17 @@ static int fd_arg(const char *s)
 		die("file descriptor \"%s\"", s);
 	}
 	return (int)v;
+}
+
+static uint64_t number_arg(const char *s)
+{
+	uint64_t v;
+
+	if (parse_u64(s, &v) < 0) {
+		errno = EINVAL;
+		die("number \"%s\"", s);
+	}
+	return v;
 }
 
 /* Waits for the byte that says that this process has been moved. EOF: the parent has ended or gives up. */
@@ -124,11 +145,51 @@ static void reset_process(void)
 		files.rlim_cur = files.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &files);
 	}
-	write_file("/proc/self/oom_score_adj", "0", 1, 0); /* lowering needs CAP_SYS_RESOURCE: best effort */
+}
+
+/* ---- confinement --------------------------------------------------------------------------------------- */
+
+/* Lowering the score below what a privileged process has set needs CAP_SYS_RESOURCE: best effort. */
+static void set_oom_score(const char *score)
+{
+	write_file("/proc/self/oom_score_adj", score, strlen(score), 0);
+}
+
+/* The bounding set, which no execve(2) gets past, then what this process has. */
+static void drop_capabilities(uint64_t keep)
+{
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
+
+	for (unsigned cap = 0; cap < 64 && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++) {
+		if (!(keep >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+			die("dropping capability %u", cap);
+	}
+	errno = 0;
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+		die("clearing the ambient capabilities");
+	if (syscall(SYS_capget, &head, data) < 0)
+		die("capget");
+	for (unsigned i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+		data[i].permitted &= (uint32_t)(keep >> (32 * i));
+		data[i].effective = data[i].permitted;
+		data[i].inheritable = 0;
+	}
+	if (syscall(SYS_capset, &head, data) < 0)
+		die("capset");
+}
+
+static void confine(const struct confinement *c)
+{
+	set_oom_score(c->oom_score_adj);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		die("no_new_privs");
+	drop_capabilities(c->caps);
 }
 
 int main(int argc, char **argv)
 {
+	struct confinement confinement = {.oom_score_adj = "0"};
 	const char *netns = NULL, *log = NULL;
 	int keep[KEEP_MAX];
 	size_t n_keep = 0;
@@ -144,6 +205,10 @@ int main(int argc, char **argv)
 			hold_fd = fd_arg(value);
 		} else if (str_eq(argv[i], "--netns")) {
 			netns = value;
+		} else if (str_eq(argv[i], "--caps")) {
+			confinement.caps = number_arg(value);
+		} else if (str_eq(argv[i], "--oom-score-adj")) {
+			confinement.oom_score_adj = value;
 		} else if (str_eq(argv[i], "--log")) {
 			log = value;
 		} else if (str_eq(argv[i], "--keep-fd") && n_keep < KEEP_MAX) {
@@ -162,6 +227,7 @@ int main(int argc, char **argv)
 	close_others(keep, n_keep);
 	if (hold_fd >= 0)
 		wait_for_word(hold_fd);
+	confine(&confinement);
 	execvp(argv[i + 1], argv + i + 1);
 	die("running %s", argv[i + 1]);
 }

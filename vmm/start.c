@@ -94,6 +94,7 @@ static int set_image(struct vm_launch *l, struct err *err)
 
 static int start_vsock(struct vm *vm, struct vm_launch *l, const char *helper, struct err *err)
 {
+	char path[512];
 	int fd;
 
 	if (vm->driver->own_vsock)
@@ -176,6 +177,7 @@ static int spawn_vmm(struct vm *vm, struct vm_launch *l, const char *helper, str
 	ps.log = log;
 	ps.fds = l->fds;
 	ps.n_fds = l->n_fds;
+	ps.oom_score_adj = l->spec->oom_score_adj;
 	snprintf(vm->exe[VM_ROLE_VMM], sizeof(vm->exe[0]), "%.63s", slash ? slash + 1 : l->choice->path);
 	return child_spawn(&vm->procs[VM_ROLE_VMM], &ps, err);
 }

@@ -178,6 +178,8 @@ int virtiofsd_spawn(struct vm *vm, const struct vm_launch *launch, const char *h
 		return listener;
 	ps.argv = argv;
 	ps.log = log;
+	ps.caps = VIRTIOFSD_CAPS;
+	ps.oom_score_adj = launch->spec->oom_score_adj;
 	ps.fds = &listener;
 	ps.n_fds = 1;
 	snprintf(vm->exe[VM_ROLE_FS], sizeof(vm->exe[0]), "%s", RUST_NAME);

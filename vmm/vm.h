@@ -45,6 +45,7 @@ struct vm_spec {
 	uint32_t vcpus_max;	   /* 0: the host's number */
 	uint64_t memory_bytes;	   /* 0: config's */
 	uint64_t memory_max_bytes; /* for hot plug; 0: no hot plug beyond memory_bytes */
+	int oom_score_adj;	   /* of the VM's processes, for the host's OOM killer; -1000 to 1000 */
 	const char *extra_params;  /* appended to the kernel command line after config's; NULL: none */
 };
 

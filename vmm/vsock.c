@@ -106,6 +106,7 @@ int vsock_daemon_spawn(struct vm *vm, const struct vm_launch *launch, const char
 		return err_set_errno(err, r, "the vsock daemon's command line");
 	ps.argv = argv;
 	ps.log = log;
+	ps.oom_score_adj = launch->spec->oom_score_adj;
 	snprintf(vm->exe[VM_ROLE_VSOCK], sizeof(vm->exe[0]), "%s", DAEMON_NAME);
 	return child_spawn(&vm->procs[VM_ROLE_VSOCK], &ps, err);
 }

@@ -197,6 +197,122 @@ static void processes_are_in_their_place(void **state)
 	end(vm);
 }
 
+/* ---- confinement --------------------------------------------------------------------------------------- */
+
+/* The value of a line "Key:\tvalue" of /proc/<pid>/status. */
+static void status_value(pid_t pid, const char *key, char out[64])
+{
+	char *text CLEANUP_FREE = NULL;
+	char path[64], *line;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	assert_int_equal(read_file(path, 1 << 16, &text, NULL), 0);
+	line = strstr(text, key);
+	assert_non_null(line);
+	line += strlen(key) + 2;
+	snprintf(out, 64, "%.*s", (int)strcspn(line, "\t\n"), line);
+}
+
+static void caps_words(pid_t pid, const char *key, char out[256])
+{
+	static const char *const names[] = {
+		[CAP_CHOWN] = "chown",	   [CAP_DAC_OVERRIDE] = "dac_override",
+		[CAP_FOWNER] = "fowner",   [CAP_FSETID] = "fsetid",
+		[CAP_SETGID] = "setgid",   [CAP_SETUID] = "setuid",
+		[CAP_SETPCAP] = "setpcap", [CAP_SYS_ADMIN] = "sys_admin",
+		[CAP_MKNOD] = "mknod",	   [CAP_SETFCAP] = "setfcap",
+	};
+	char value[64];
+	uint64_t mask;
+
+	status_value(pid, key, value);
+	mask = strtoull(value, NULL, 16);
+	snprintf(out, 256, "%s", mask ? "" : "none");
+	for (unsigned cap = 0; cap < 64; cap++) {
+		size_t len = strlen(out);
+
+		if (!(mask >> cap & 1))
+			continue;
+		if (cap < ARRAY_SIZE(names) && names[cap])
+			snprintf(out + len, 256 - len, "%s%s", len ? ", " : "", names[cap]);
+		else
+			snprintf(out + len, 256 - len, "%scapability %u", len ? ", " : "", cap);
+	}
+}
+
+/* The namespaces of a process that are not the test's own. */
+static void namespaces_words(pid_t pid, char out[64])
+{
+	static const char *const kinds[] = {"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"};
+
+	out[0] = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		char path[64], theirs[64] = "", ours[64] = "";
+		size_t len = strlen(out);
+
+		snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)pid, kinds[i]);
+		assert_true(readlink(path, theirs, sizeof(theirs) - 1) > 0);
+		snprintf(path, sizeof(path), "/proc/self/ns/%s", kinds[i]);
+		assert_true(readlink(path, ours, sizeof(ours) - 1) > 0);
+		if (!str_eq(theirs, ours))
+			snprintf(out + len, 64 - len, "%s%s", len ? ", " : "", kinds[i]);
+	}
+}
+
+/* The process's row, as /proc has it, is one of the table's. */
+static void assert_row(const char *readme, const char *process, pid_t pid)
+{
+	char uid[64], nnp[64], seccomp[64], has[256], bound[256], ns_words[64];
+	char *row CLEANUP_FREE = NULL;
+
+	status_value(pid, "Uid", uid);
+	status_value(pid, "NoNewPrivs", nnp);
+	status_value(pid, "Seccomp", seccomp);
+	caps_words(pid, "CapPrm", has);
+	caps_words(pid, "CapBnd", bound);
+	namespaces_words(pid, ns_words);
+	row = xasprintf("| %s | %s | %s | %s | %s | %s | %s |\n", process, uid,
+			str_eq(nnp, "1") ? "yes" : "no", has, bound, str_eq(seccomp, "2") ? "yes" : "no",
+			ns_words);
+	assert_non_null(row);
+	if (!strstr(readme, row))
+		fail_msg("vmm/README.md does not have the row: %s", row);
+}
+
+static pid_t only_child(pid_t pid)
+{
+	char *text CLEANUP_FREE = NULL;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)pid, (int)pid);
+	assert_int_equal(read_file(path, 4096, &text, NULL), 0);
+	return (pid_t)strtol(text, NULL, 10);
+}
+
+/*
+ * Fault I: the table of processes and their confinement in vmm/README.md is what /proc shows of a running VM.
+ */
+static void processes_are_confined_as_the_table_says(void **state)
+{
+	char *readme CLEANUP_FREE = NULL;
+	struct err err = ERR_INIT;
+	struct vm *vm = boot();
+	struct vm_info info;
+	pid_t serving;
+
+	(void)state;
+	assert_int_equal(read_file(CRV_SOURCE_DIR "/vmm/README.md", 1 << 20, &readme, NULL), 0);
+	check(vm_info(vm, &info, &err), &err, "info");
+	assert_row(readme, driver, info.vmm_pid);
+	if (info.vsock_pid)
+		assert_row(readme, "vhost-device-vsock", info.vsock_pid);
+	assert_row(readme, "virtiofsd", info.virtiofsd_pid);
+	serving = only_child(info.virtiofsd_pid);
+	assert_true(serving > 0);
+	assert_row(readme, "virtiofsd, serving", serving);
+	end(vm);
+}
+
 static void second_share_is_plugged(void **state)
 {
 	struct err err = ERR_INIT;
@@ -204,7 +320,7 @@ static void second_share_is_plugged(void **state)
 	char sock[96], helper[512], program[512], pci[VM_PCI_ADDRESS_MAX];
 	char **argv CLEANUP_STRV = NULL;
 	struct vm_device d = {.type = VM_DEVICE_FS, .id = "second", .path = sock, .tag = "second"};
-	struct child_spec cs = {.helper = helper, .n_fds = 1};
+	struct child_spec cs = {.helper = helper, .n_fds = 1, .caps = VIRTIOFSD_CAPS};
 	struct child c;
 	bool legacy;
 	int fd;
@@ -417,6 +533,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(processes_are_in_their_place),
+		cmocka_unit_test(processes_are_confined_as_the_table_says),
 		cmocka_unit_test(second_share_is_plugged),
 		cmocka_unit_test(devices_are_plugged_found_again_and_removed),
 		cmocka_unit_test(size_changes_both_ways),
