@@ -170,6 +170,14 @@ void sandbox_condemn_status(struct sandbox *sandbox, const char *why, int status
 void sandbox_tell_death(struct sandbox *sandbox);
 void sandbox_tell_reconnected(struct sandbox *sandbox);
 
+/* qos.c */
+/*
+ * The oom_score_adj of a VM's processes, by the QoS class that kubelet's names in its cgroup's path tell:
+ * 1000 for BestEffort, 3 to 999 for Burstable (the less, the larger its memory), -997 for Guaranteed; 0 for
+ * other paths.
+ */
+int sandbox_oom_score(const char *cgroup, uint64_t memory_bytes, uint64_t host_bytes);
+
 /* watch.c */
 /* Any thread. Soon it is watched; if it cannot be, it is condemned. */
 void sandbox_watch(struct sandbox *sandbox);

@@ -5,6 +5,8 @@
 
 #include "vmm/death.h"
 
+#include <sys/sysinfo.h>
+
 #define TAP	    "tap0"
 #define MIB	    (UINT64_C(1) << 20)
 #define VMM_OWN_KVM (160 * MIB) /* VMM, virtiofsd and vsock daemon beside guest memory */
@@ -141,9 +143,13 @@ static int start(struct sandbox *s, const struct sandbox_spec *spec, int64_t dea
 		.vcpus = spec->vcpus,
 		.memory_bytes = spec->memory_bytes,
 	};
+	struct sysinfo host = {0};
 	struct vm *vm;
 	int r;
 
+	sysinfo(&host);
+	vm_spec.oom_score_adj =
+		sandbox_oom_score(s->cgroup, spec->memory_bytes, (uint64_t)host.totalram * host.mem_unit);
 	snprintf(shared, sizeof(shared), "%s/shared", s->dir);
 	r = vm_start(s->room->options.hypervisor, spec->choice, &vm_spec, deadline_ns, &vm, err);
 	/* As vm_explain_start says it: whether a VMM ends before or after its monitor answers is chance. */

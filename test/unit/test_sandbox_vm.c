@@ -5,7 +5,7 @@
  * real one. Needs root and python3; mounts and namespaces are of the test's own.
  */
 #include "base/util.h"
-#include "cri/sandbox/sandbox.h"
+#include "cri/sandbox/sandbox_internal.h"
 #include "fake_agent.h"
 #include "loop_fixture.h"
 
@@ -260,6 +260,56 @@ static pid_t vmm_pid(struct fixture *x)
 
 /* ---- tests --------------------------------------------------------------------------------------------- */
 
+/* The host's OOM killer takes a BestEffort pod's VM first and a Guaranteed one's last. */
+static void oom_score_follows_the_pod_s_class(void **state)
+{
+	static const struct {
+		const char *cgroup;
+		int score;
+	} cases[] = {
+		{"/kubepods/besteffort/pod1/crivisor-x", 1000},
+		{"/kubepods/burstable/pod1/crivisor-x", 750},
+		{"/kubepods/pod1/crivisor-x", -997},
+		{"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1.slice/crivisor-x", 1000},
+		{"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/crivisor-x", 750},
+		{"/kubepods.slice/kubepods-pod1.slice/crivisor-x", -997},
+		{"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod1.slice/crivisor-x", -997},
+		{"/crivisor/besteffort-not/crivisor-x", 0},
+		{"/crivisor/crivisor-x", 0},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
+		assert_int_equal(sandbox_oom_score(cases[i].cgroup, UINT64_C(1) << 30, UINT64_C(4) << 30),
+				 cases[i].score);
+	assert_int_equal(sandbox_oom_score("/kubepods/burstable/p", UINT64_C(8) << 30, UINT64_C(4) << 30), 3);
+	assert_int_equal(sandbox_oom_score("/kubepods/burstable/p", 1 << 20, UINT64_C(4) << 30), 999);
+	assert_int_equal(sandbox_oom_score("/kubepods/burstable/p", 1 << 30, 0), 3);
+}
+
+/* Its VMM and its virtiofsd have the score. */
+static void processes_have_their_pod_s_oom_score(void **state)
+{
+	struct fixture *x = *state;
+	struct sandbox_info info;
+	char path[64];
+
+	snprintf(x->parent, sizeof(x->parent), "/crv-test-%d/kubepods/besteffort", getpid());
+	must_boot(x);
+	assert_int_equal(sandbox_info(x->sandbox, &info, NULL), 0);
+	for (int i = 0; i < 2; i++) {
+		char *text CLEANUP_FREE = NULL;
+
+		snprintf(path, sizeof(path), "/proc/%d/oom_score_adj",
+			 i ? info.machine.virtiofsd_pid : info.machine.vmm_pid);
+		assert_int_equal(read_file(path, 64, &text, NULL), 0);
+		assert_string_equal(text, "1000\n");
+	}
+	disown(x);
+	for (char *slash; (slash = strrchr(x->parent, '/')) > x->parent; *slash = 0)
+		vmm_cgroup_destroy(x->parent, 0, NULL);
+}
+
 static void vm_lives_from_boot_to_shutdown(void **state)
 {
 	static const char *const features[] = {"shutdown", NULL};
@@ -452,6 +502,8 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(oom_score_follows_the_pod_s_class),
+		TEST(processes_have_their_pod_s_oom_score),
 		TEST(vm_lives_from_boot_to_shutdown),
 		TEST(vm_death_is_told_with_its_status),
 		TEST(vm_that_does_not_start_is_undone),
