@@ -47,6 +47,16 @@ int cgr_check_path(const char *path, struct err *err);
 /* The hierarchy that has one of these controllers, or NULL. */
 const struct cgr_hierarchy *cgr_find(const struct cgr_tree *t, unsigned bits);
 
+/* ---- cgroup_member.c ----------------------------------------------------------------------------------- */
+
+#define CGR_PIDS_AT_ONCE 1024
+/*
+ * SIGKILL to some members. A number read from the cgroup may belong to a process outside of it by the time
+ * that its pidfd is open, so the members are read once more in between, into pids[CGR_PIDS_AT_ONCE]. Returns
+ * one pidfd, or -1.
+ */
+int cgr_signal_members(const struct cgr_hierarchy *h, const char *path, pid_t *pids);
+
 /* ---- cgroup_tree.c ------------------------------------------------------------------------------------- */
 
 /* The bits of those controllers that are named in `words`. */

@@ -8,7 +8,7 @@
 #include <signal.h>
 #include <sys/pidfd.h>
 
-#define PIDS_AT_ONCE   1024
+#define PIDS_AT_ONCE   CGR_PIDS_AT_ONCE
 #define KILL_AT_ONCE   64
 #define RMDIR_PAUSE_NS (2 * NS_PER_MS)
 
@@ -59,11 +59,7 @@ static bool is_member(const pid_t *pids, int n, pid_t pid)
 	return false;
 }
 
-/*
- * SIGKILL to up to KILL_AT_ONCE members. A number read from the cgroup may belong to a process outside of it
- * by the time that its pidfd is open, so the members are read once more in between. Returns one pidfd, or -1.
- */
-static int signal_members(const struct cgr_hierarchy *h, const char *path, pid_t *pids)
+int cgr_signal_members(const struct cgr_hierarchy *h, const char *path, pid_t *pids)
 {
 	pid_t first[KILL_AT_ONCE];
 	int fds[KILL_AT_ONCE];
@@ -85,7 +81,7 @@ static int signal_members(const struct cgr_hierarchy *h, const char *path, pid_t
 	return watch;
 }
 
-/* As signal_members; the v1 freezer keeps the members from forking meanwhile. */
+/* As cgr_signal_members; the v1 freezer keeps the members from forking meanwhile. */
 static int kill_members(const struct cgr_hierarchy *h, const char *path, pid_t *pids)
 {
 	bool freeze = (h->has & CGR_FREEZER) && !h->v2;
@@ -93,7 +89,7 @@ static int kill_members(const struct cgr_hierarchy *h, const char *path, pid_t *
 
 	if (freeze)
 		cgr_set(h, path, "freezer.state", "FROZEN", NULL);
-	watch = signal_members(h, path, pids);
+	watch = cgr_signal_members(h, path, pids);
 	if (freeze)
 		cgr_set(h, path, "freezer.state", "THAWED", NULL);
 	return watch;

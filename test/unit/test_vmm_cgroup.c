@@ -3,6 +3,7 @@
  * The pod's cgroup, on the real hierarchies of the machine that runs the test (v1, hybrid or v2). Needs root.
  */
 #include "base/util.h"
+#include "vmm/cgroup_internal.h"
 #include "vmm/child_internal.h"
 #include "vmm/driver_internal.h"
 #include "vmm/cgroup.h"
@@ -11,10 +12,14 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <fcntl.h>
 #include <linux/magic.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <cmocka.h>
 
 static char top[64];
@@ -148,6 +153,75 @@ static void destroy_kills_members(void **state)
 	assert_int_equal(vmm_cgroup_destroy(leaf, 0, &err), 0);
 }
 
+/* What stands in a cgroup's list of members at each look. */
+struct looks {
+	const char *path;
+	char first[16], later[16];
+	atomic_bool over;
+};
+
+static void *list_members(void *arg)
+{
+	struct looks *l = arg;
+	const char *text = l->first;
+
+	while (!atomic_load(&l->over)) {
+		int fd = open(l->path, O_WRONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe: -1 while nobody looks */
+
+		if (fd >= 0) {
+			assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+			text = l->later;
+			close(fd);
+		}
+		usleep(20000);
+	}
+	return NULL;
+}
+
+/* A child that sleeps is in the list; then it is, or is not. True if it was killed. */
+static bool is_killed(bool still_there)
+{
+	char dir[] = "/tmp/crv-members-XXXXXX", path[64];
+	struct cgr_hierarchy h = {.v2 = true};
+	struct looks looks = {.path = path};
+	pid_t pids[CGR_PIDS_AT_ONCE], pid = fork();
+	pthread_t thread;
+	int fd, status = 0;
+
+	if (pid == 0) {
+		pause();
+		_exit(0);
+	}
+	assert_non_null(mkdtemp(dir));
+	snprintf(h.mount, sizeof(h.mount), "%s", dir);
+	snprintf(path, sizeof(path), "%s/c", dir);
+	assert_int_equal(mkdir(path, 0700), 0);
+	snprintf(path, sizeof(path), "%s/c/cgroup.procs", dir);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	snprintf(looks.first, sizeof(looks.first), "%d\n", (int)pid);
+	snprintf(looks.later, sizeof(looks.later), "%s", still_there ? looks.first : "\n");
+	assert_int_equal(pthread_create(&thread, NULL, list_members, &looks), 0);
+	fd = cgr_signal_members(&h, "/c", pids);
+	atomic_store(&looks.over, true);
+	pthread_join(thread, NULL);
+	assert_int_equal(fd >= 0, still_there);
+	close_fd(fd);
+	if (!still_there)
+		assert_int_equal(waitpid(pid, &status, WNOHANG), 0);
+	kill(pid, SIGTERM);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(remove_tree(dir), 0);
+	return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+}
+
+/* Fault Q: a process whose number stood in the cgroup, but is none of its members any more, is not killed. */
+static void number_that_changed_hands_is_not_killed(void **state)
+{
+	(void)state;
+	assert_false(is_killed(false));
+	assert_true(is_killed(true));
+}
+
 static void look_tells_what_create_can_limit(void **state)
 {
 	struct vmm_resources memory = {.memory_limit_bytes = 64 << 20}, cpu = {.cpu_shares = 2048},
@@ -219,6 +293,7 @@ static void create_and_destroy_from_several_threads(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(number_that_changed_hands_is_not_killed),
 		cmocka_unit_test(look_tells_what_create_can_limit),
 		cmocka_unit_test(create_deep_path_applies_limits),
 		cmocka_unit_test(create_bad_limit_leaves_nothing),
