@@ -179,6 +179,15 @@ static int add_info(struct status *st, struct err *err)
 	return 0;
 }
 
+/* With the answer if err is NULL. */
+static void end_status(struct status *st, const struct err *err)
+{
+	rpc_reply_end(st->reply, err ? NULL : &st->resp->base, err);
+	pb_free(st->resp);
+	free(st->id);
+	free(st);
+}
+
 static void answer_status(struct status *st)
 {
 	struct err err = ERR_INIT;
@@ -186,15 +195,21 @@ static void answer_status(struct status *st)
 
 	if (r == 0 && st->verbose)
 		r = add_info(st, &err);
-	rpc_reply_end(st->reply, r == 0 ? &st->resp->base : NULL, r < 0 ? &err : NULL);
-	pb_free(st->resp);
-	free(st->id);
-	free(st);
+	end_status(st, r < 0 ? &err : NULL);
 }
 
 static void status_job(void *arg)
 {
 	answer_status(arg);
+}
+
+static void refuse_status(struct status *st)
+{
+	struct err err = ERR_INIT;
+
+	err_set_status(&err, -EAGAIN, ERR_RESOURCE_EXHAUSTED,
+		       "too many calls wait for guests; without \"verbose\" the status waits for none");
+	end_status(st, &err);
 }
 
 /* The VMM is asked for the verbose one, which may take its time: not on a thread that all reads share. */
@@ -218,8 +233,10 @@ SERVICE_ASYNC(pod_sandbox_status)
 	}
 	*st = (struct status){
 		.service = service, .verbose = req->verbose, .id = id, .reply = reply, .resp = resp};
-	if (!st->verbose || workers_submit(service->workers, LANE_EXEC, status_job, st) < 0)
+	if (!st->verbose)
 		answer_status(st);
+	else if (workers_submit(service->workers, LANE_EXEC, status_job, st) < 0)
+		refuse_status(st);
 }
 
 /* ---- list ---------------------------------------------------------------------------------------------- */

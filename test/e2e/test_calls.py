@@ -115,6 +115,30 @@ class Hung(WithAPod):
         self.leave("PullImage", ("pull", reference))
 
 
+class Reads(WithAPod):
+    """Reads that wait for a hung VMM hold up no others."""
+
+    def test_verbose_statuses_of_a_hung_vmm_leave_reads_alone(self):
+        """Fault K: more of them than there are threads for reads (16) wait, and Version and ListPodSandbox answer within a second."""
+        self.freeze()
+        since = self.server.log_end()
+        clients = [self.server.crictl_start("inspectp", self.pod.id) for _ in range(24)]
+        time.sleep(secs(2))
+        self.assertEqual([c.poll() for c in clients], [None] * len(clients), "they do not wait for the VMM")
+        for args in (["version"], ["pods", "-q"]):
+            began = time.time()
+            self.server.crictl(*args)
+            took = time.time() - began
+            print(f"    crictl {args[0]}: {took * 1000:.0f} ms", flush=True)
+            self.assertLess(took, secs(BOUND_S))
+        self.assertNotIn("method=PodSandboxStatus ", self.server.log_text(since))
+        self.thaw()
+        for client in clients:
+            out, err = client.communicate(timeout=secs(30))
+            self.assertEqual(client.returncode, 0, err)
+            self.assertEqual(json.loads(out)["status"]["id"], self.pod.id)
+
+
 class GoesOn(WithAPod):
     """What a call began goes on after its client has left."""
 
