@@ -34,6 +34,16 @@ int vmm_tap_join(const char *netns_path, const char *tap, const char *ifname, st
 		 struct err *err);
 
 /*
+ * Of a joined tap: from now on only frames leave the VM that carry `ifname`'s MAC and one of these addresses
+ * (text, without prefix) as their source; ARP, neighbour advertisements likewise. ARP probes, DHCP, duplicate
+ * address detection, MLD and the MAC's own link-local address pass; router advertisements, redirects, VLAN
+ * tags and other protocols do not. Called again it replaces the addresses; for about a millisecond nothing
+ * passes then.
+ */
+int vmm_tap_filter(const char *netns_path, const char *tap, const char *ifname, const char *const *addresses,
+		   size_t n, struct err *err);
+
+/*
  * For diagnosis: makes a network namespace, and in one a tap, or redirecting filters; all of it is gone at
  * the return, except for a kernel module that the kernel may have loaded for it.
  */

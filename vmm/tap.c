@@ -11,6 +11,7 @@
 #include "base/util.h"
 #include "vmm/netns_internal.h"
 #include "vmm/network.h"
+#include "vmm/tap_internal.h"
 
 #include <fcntl.h>
 #include <linux/if_ether.h>
@@ -26,8 +27,7 @@
 #include <netlink/socket.h>
 #include <sys/ioctl.h>
 
-#define FILTER_PRIO    1
-#define INGRESS_HANDLE 0xffff0000u /* ffff: */
+#define FILTER_PRIO 1
 
 /* ---- the device file ----------------------------------------------------------------------------------- */
 
@@ -89,13 +89,28 @@ static int set_flags(const char *name, uint32_t mtu, struct err *err)
 	return 0;
 }
 
-/* The host's end must stay silent: no IPv6 link-local address, no router solicitations into the guest. */
+/*
+ * The host's end must stay silent: no IPv6 link-local address, no router solicitations into the guest. And
+ * deaf: what is not redirected ends here, for it comes from where no route leads to (rp_filter), and ARP is
+ * not answered.
+ */
 static void silence(const char *name)
 {
-	char path[128];
+	static const struct {
+		int family;
+		const char *key, *value;
+	} set[] = {{6, "disable_ipv6", "1"},
+		   {4, "rp_filter", "1"},
+		   {4, "forwarding", "0"},
+		   {4, "arp_ignore", "8"}};
 
-	snprintf(path, sizeof(path), "/proc/sys/net/ipv6/conf/%s/disable_ipv6", name);
-	write_file(path, "1", 1, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(set); i++) {
+		char path[128];
+
+		snprintf(path, sizeof(path), "/proc/sys/net/ipv%d/conf/%s/%s", set[i].family, name,
+			 set[i].key);
+		write_file(path, set[i].value, 1, 0);
+	}
 }
 
 static int create_job(void *arg, struct err *err)
@@ -131,7 +146,7 @@ struct join_job {
 	struct vmm_if_info info;
 };
 
-static int nl_err(struct err *err, int nlerr, const char *what)
+int tap_nl_err(struct err *err, int nlerr, const char *what)
 {
 	static const struct {
 		int nl, code;
@@ -147,7 +162,7 @@ static int nl_err(struct err *err, int nlerr, const char *what)
 	return err_set_status(err, code, ERR_INTERNAL, "%s: %s", what, nl_geterror(nlerr));
 }
 
-static int add_ingress(struct nl_sock *sk, int ifindex, struct err *err)
+int tap_ingress(struct nl_sock *sk, int ifindex, struct err *err)
 {
 	struct rtnl_qdisc *q = rtnl_qdisc_alloc();
 	int r;
@@ -156,7 +171,7 @@ static int add_ingress(struct nl_sock *sk, int ifindex, struct err *err)
 		return err_oom(err);
 	rtnl_tc_set_ifindex(TC_CAST(q), ifindex);
 	rtnl_tc_set_parent(TC_CAST(q), TC_H_INGRESS);
-	rtnl_tc_set_handle(TC_CAST(q), INGRESS_HANDLE);
+	rtnl_tc_set_handle(TC_CAST(q), TAP_INGRESS);
 	r = rtnl_tc_set_kind(TC_CAST(q), "ingress");
 	/* An old qdisc is dropped first, with its filters: joining again gives the same result. */
 	if (r == 0)
@@ -164,7 +179,7 @@ static int add_ingress(struct nl_sock *sk, int ifindex, struct err *err)
 	if (r == 0)
 		r = rtnl_qdisc_add(sk, q, NLM_F_CREATE | NLM_F_EXCL);
 	rtnl_qdisc_put(q);
-	return r < 0 ? nl_err(err, r, "ingress qdisc") : 0;
+	return r < 0 ? tap_nl_err(err, r, "ingress qdisc") : 0;
 }
 
 static int fill_mirred(struct rtnl_act *act, int to)
@@ -180,15 +195,26 @@ static int fill_mirred(struct rtnl_act *act, int to)
 	return r;
 }
 
+struct rtnl_act *tap_redirect_action(int to)
+{
+	struct rtnl_act *act = rtnl_act_alloc();
+
+	if (act && fill_mirred(act, to) == 0)
+		return act;
+	if (act)
+		rtnl_act_put(act);
+	return NULL;
+}
+
 static int redirect(struct nl_sock *sk, int from, int to, struct err *err)
 {
 	struct rtnl_cls *cls = rtnl_cls_alloc();
-	struct rtnl_act *act = rtnl_act_alloc();
-	int r = cls && act ? fill_mirred(act, to) : -NLE_NOMEM;
+	struct rtnl_act *act = tap_redirect_action(to);
+	int r = cls && act ? 0 : -NLE_NOMEM;
 
 	if (r == 0) {
 		rtnl_tc_set_ifindex(TC_CAST(cls), from);
-		rtnl_tc_set_parent(TC_CAST(cls), INGRESS_HANDLE);
+		rtnl_tc_set_parent(TC_CAST(cls), TAP_INGRESS);
 		rtnl_cls_set_prio(cls, FILTER_PRIO);
 		rtnl_cls_set_protocol(cls, ETH_P_ALL);
 		r = rtnl_tc_set_kind(TC_CAST(cls), "u32");
@@ -205,11 +231,11 @@ static int redirect(struct nl_sock *sk, int from, int to, struct err *err)
 		rtnl_act_put(act);
 	if (cls)
 		rtnl_cls_put(cls);
-	return r < 0 ? nl_err(err, r, "redirecting filter") : 0;
+	return r < 0 ? tap_nl_err(err, r, "redirecting filter") : 0;
 }
 
-static int read_link(struct nl_sock *sk, const char *name, int *ret_index, struct vmm_if_info *ret,
-		     struct err *err)
+int tap_read_link(struct nl_sock *sk, const char *name, int *ret_index, struct vmm_if_info *ret,
+		  struct err *err)
 {
 	struct rtnl_link *link = NULL;
 	struct nl_addr *mac;
@@ -218,7 +244,7 @@ static int read_link(struct nl_sock *sk, const char *name, int *ret_index, struc
 
 	if (r < 0) {
 		snprintf(what, sizeof(what), "interface %s", name);
-		return nl_err(err, r, what);
+		return tap_nl_err(err, r, what);
 	}
 	*ret_index = rtnl_link_get_ifindex(link);
 	mac = rtnl_link_get_addr(link);
@@ -233,10 +259,10 @@ static int read_link(struct nl_sock *sk, const char *name, int *ret_index, struc
 static int join_links(struct nl_sock *sk, struct join_job *j, struct err *err)
 {
 	int tap = 0, nic = 0;
-	int r = read_link(sk, j->ifname, &nic, &j->info, err);
+	int r = tap_read_link(sk, j->ifname, &nic, &j->info, err);
 
 	if (r == 0)
-		r = read_link(sk, j->tap, &tap, NULL, err);
+		r = tap_read_link(sk, j->tap, &tap, NULL, err);
 	if (r < 0)
 		return r;
 	/*
@@ -245,9 +271,9 @@ static int join_links(struct nl_sock *sk, struct join_job *j, struct err *err)
 	 */
 	r = set_flags(j->ifname, 0, err);
 	if (r == 0)
-		r = add_ingress(sk, nic, err);
+		r = tap_ingress(sk, nic, err);
 	if (r == 0)
-		r = add_ingress(sk, tap, err);
+		r = tap_ingress(sk, tap, err);
 	if (r == 0)
 		r = redirect(sk, nic, tap, err);
 	if (r == 0)
@@ -255,18 +281,23 @@ static int join_links(struct nl_sock *sk, struct join_job *j, struct err *err)
 	return r < 0 ? err_wrap(err, "joining %s and %s", j->ifname, j->tap) : 0;
 }
 
-static int join_job(void *arg, struct err *err)
+struct nl_sock *tap_netlink(struct err *err)
 {
 	struct nl_sock *sk = nl_socket_alloc();
-	int r;
+	int r = sk ? nl_connect(sk, NETLINK_ROUTE) : -NLE_NOMEM;
 
-	if (!sk)
-		return err_oom(err);
-	r = nl_connect(sk, NETLINK_ROUTE);
-	if (r < 0)
-		r = nl_err(err, r, "netlink");
-	else
-		r = join_links(sk, arg, err);
+	if (r == 0)
+		return sk;
+	tap_nl_err(err, r, "netlink");
+	nl_socket_free(sk);
+	return NULL;
+}
+
+static int join_job(void *arg, struct err *err)
+{
+	struct nl_sock *sk = tap_netlink(err);
+	int r = sk ? join_links(sk, arg, err) : -EIO;
+
 	nl_socket_free(sk);
 	return r;
 }
@@ -304,18 +335,15 @@ int vmm_tap_try(struct err *err)
 /* The loopback interface, which every namespace has, serves as both ends. */
 static int try_redirect_job(void *arg, struct err *err)
 {
-	struct nl_sock *sk = nl_socket_alloc();
-	int lo = (int)if_nametoindex("lo"), r;
+	static const char *const addresses[] = {"192.0.2.1", "2001:db8::1"};
+	struct nl_sock *sk = tap_netlink(err);
+	int lo = (int)if_nametoindex("lo"), r = sk ? tap_ingress(sk, lo, err) : -EIO;
 
 	(void)arg;
-	if (!sk)
-		return err_oom(err);
-	r = nl_connect(sk, NETLINK_ROUTE);
-	r = r < 0 ? nl_err(err, r, "netlink") : add_ingress(sk, lo, err);
 	if (r == 0)
 		r = redirect(sk, lo, lo, err);
 	nl_socket_free(sk);
-	return r;
+	return r == 0 ? vmm_tap_filter(NULL, "lo", "lo", addresses, ARRAY_SIZE(addresses), err) : r;
 }
 
 int vmm_redirect_try(struct err *err)

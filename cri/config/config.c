@@ -66,6 +66,8 @@ static const struct key keys[] = {
 	 "nproc=-1, sigpending=65536."},
 	{"sandbox", "enable_tracing", KEY_BOOL, AT(sandbox.enable_tracing), 0, 0, NULL,
 	 "Trace the steps of each pod."},
+	{"sandbox", "spoof_check", KEY_BOOL, AT(sandbox.spoof_check), 0, 0, NULL,
+	 "Drop frames that leave a pod with a MAC or an address that is not its own."},
 	{"hypervisor", "driver", KEY_CHOICE, AT(hypervisor.driver), 0, 0, "auto cloud-hypervisor qemu",
 	 "auto, cloud-hypervisor or qemu. auto: Cloud Hypervisor if it is there and KVM really virtualizes, "
 	 "else QEMU."},
@@ -113,6 +115,7 @@ int config_init(struct config *config)
 {
 	struct config c = {
 		.server.log_level = LOG_LEVEL_INFO,
+		.sandbox.spoof_check = true,
 		.hypervisor = {.vcpus = 1, .memory_bytes = 1024 * MIB, .virtiofsd_thread_pool_size = 4}};
 	const struct {
 		char **field;

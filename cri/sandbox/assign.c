@@ -235,6 +235,9 @@ int sandbox_assign(struct sandbox *sandbox, struct call *call, const struct sand
 	if (!req)
 		return err_oom(err);
 	r = fill_network(sandbox, agent, assignment, &nic, req, err);
+	if (r == 0 && assignment->spoof_check)
+		r = sandbox_network_guard(sandbox, assignment->ifname, req->network, assignment->network,
+					  err);
 	if (r == 0)
 		r = fill_sandbox(assignment, req, err);
 	if (r == 0) {

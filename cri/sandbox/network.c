@@ -7,6 +7,8 @@
 #include <linux/if_addr.h>
 #include <net/if.h>
 
+#define GUARD_MAX 256 /* addresses; packets from further ones are dropped */
+
 static void mac_text(const uint8_t mac[6], char text[18])
 {
 	snprintf(text, 18, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
@@ -137,4 +139,45 @@ int sandbox_network_fill(const struct vmm_net *net, const char *ifname, Grpc__Ne
 	if (*ret_told && r == 0)
 		r = add_messages(net->rules, net->n_rules, &to->rules, &to->n_rules);
 	return r < 0 ? err_oom(err) : 0;
+}
+
+/* ---- what may leave the guest -------------------------------------------------------------------------- */
+
+static size_t addresses_of(const Grpc__Network *network, const char *ifname, const char **list, size_t max)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; network && i < network->n_interfaces; i++) {
+		const Grpc__Interface *ifc = network->interfaces[i];
+
+		/* What lo has is the pod's own too, but for the loopback addresses. */
+		if (!str_eq(ifc->name, ifname) && !str_eq(ifc->name, "lo"))
+			continue;
+		for (size_t k = 0; k < ifc->n_ipaddresses && n < max; k++) {
+			const char *address = ifc->ipaddresses[k]->address;
+
+			if (!str_starts(address, "127.") && !str_eq(address, "::1"))
+				list[n++] = address;
+		}
+	}
+	return n;
+}
+
+int sandbox_network_guard(struct sandbox *s, const char *ifname, const Grpc__Network *network,
+			  const struct cni_result *answer, struct err *err)
+{
+	const char *list[GUARD_MAX];
+	char texts[ARRAY_SIZE(answer->ips)][64];
+	size_t n = addresses_of(network, ifname, list, ARRAY_SIZE(list));
+
+	if (!s->driver->guard)
+		return 0;
+	for (size_t i = 0; n == 0 && i < answer->n_ips; i++)
+		snprintf(texts[i], sizeof(texts[i]), "%.*s", (int)strcspn(answer->ips[i].address, "/"),
+			 answer->ips[i].address);
+	if (n == 0) {
+		for (n = 0; n < answer->n_ips; n++)
+			list[n] = texts[n];
+	}
+	return s->driver->guard(s, ifname, list, n, err);
 }

@@ -68,6 +68,9 @@ struct sandbox_driver {
 	/* The network of its namespace. NULL: there is none, and what CNI has answered is all. */
 	int (*network)(struct sandbox *sandbox, const char *ifname, struct vmm_net **ret_net,
 		       struct err *err);
+	/* After join: only frames from these addresses (text, no prefix) leave the guest. May be NULL. */
+	int (*guard)(struct sandbox *sandbox, const char *ifname, const char *const *addresses, size_t n,
+		     struct err *err);
 
 	/*
 	 * Loop, never block. An fd that polls readable when look has something; true: the machine has died.
@@ -103,6 +106,12 @@ extern const struct sandbox_driver sandbox_vm_driver;
 struct sandbox_machine *sandbox_machine_ref(struct sandbox_machine *machine);
 void sandbox_machine_unref(struct sandbox_machine *machine);
 
+/*
+ * Has the driver drop what the guest sends with addresses other than those of `network` (or, where that is
+ * NULL or names none, of `answer`). Nothing for a driver that has no such filter.
+ */
+int sandbox_network_guard(struct sandbox *sandbox, const char *ifname, const Grpc__Network *network,
+			  const struct cni_result *answer, struct err *err);
 /*
  * Fills the message with the namespace's network, as far as it belongs to `ifname` or lo. False in *ret_told:
  * the interface has no address there (its plugin left them to the runtime), and the message is empty.

@@ -197,6 +197,12 @@ static int network(struct sandbox *s, const char *ifname, struct vmm_net **ret_n
 	return vmm_net_read(s->netns, names, ret_net, err);
 }
 
+static int guard(struct sandbox *s, const char *ifname, const char *const *addresses, size_t n,
+		 struct err *err)
+{
+	return vmm_tap_filter(s->netns, TAP, ifname, addresses, n, err);
+}
+
 static int event_fd(struct sandbox *s)
 {
 	return vm_fd(vm_of(machine_of(s)));
@@ -319,6 +325,7 @@ const struct sandbox_driver sandbox_vm_driver = {
 	.dial = dial,
 	.join = join,
 	.network = network,
+	.guard = guard,
 	.fd = event_fd,
 	.look = look,
 	.kill = kill_machine,

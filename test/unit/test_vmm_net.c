@@ -2,9 +2,16 @@
 /* Network namespaces and taps, in namespaces of the test's own. Needs root, /dev/net/tun and ip(8). */
 #include "base/util.h"
 #include "vmm/driver_internal.h"
+#include "vmm/netns_internal.h"
 #include "vmm/network.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -144,12 +151,252 @@ static void tap_join_carries_frames(void **state)
 	assert_int_equal(vmm_netns_destroy(ns, &err), 0);
 }
 
+/* ---- what may leave a VM ------------------------------------------------------------------------------- */
+
+#define FRAME_MAX 256
+#define MAC	  "\x02\0\0\0\0\x17"
+#define OTHER_MAC "\x02\0\0\0\0\x18"
+#define ALL	  "\xff\xff\xff\xff\xff\xff"
+
+struct frame {
+	unsigned char bytes[FRAME_MAX];
+	size_t len;
+};
+
+static void put(struct frame *f, const void *bytes, size_t len)
+{
+	assert_true(f->len + len <= sizeof(f->bytes));
+	memcpy(f->bytes + f->len, bytes, len);
+	f->len += len;
+}
+
+static struct frame ether(const char *to, const char *from, uint16_t protocol)
+{
+	struct frame f = {.len = 10}; /* the virtio header */
+	uint16_t be = htons(protocol);
+
+	put(&f, to, 6);
+	put(&f, from, 6);
+	put(&f, &be, 2);
+	return f;
+}
+
+static struct frame ipv4(const char *mac, const char *source, unsigned char protocol, uint16_t port)
+{
+	struct frame f = ether(ALL, mac, 0x0800);
+	unsigned char ip[28] = {0x45, 0, 0, 28, 0, 0, 0, 0, 64, protocol};
+
+	inet_pton(AF_INET, source, ip + 12);
+	inet_pton(AF_INET, protocol == 2 ? "224.0.0.22" : "255.255.255.255", ip + 16);
+	ip[21] = 68;
+	ip[22] = (unsigned char)(port >> 8);
+	ip[23] = (unsigned char)port;
+	put(&f, ip, sizeof(ip));
+	return f;
+}
+
+static struct frame arp(const char *mac, const char *sender_mac, unsigned char op, const char *sender)
+{
+	struct frame f = ether(ALL, mac, 0x0806);
+	unsigned char body[28] = {0, 1, 8, 0, 6, 4, 0, op};
+
+	memcpy(body + 8, sender_mac, 6);
+	inet_pton(AF_INET, sender, body + 14);
+	put(&f, body, sizeof(body));
+	return f;
+}
+
+/* An ICMPv6 message, behind a header of 8 bytes unless `before` is 58. */
+static struct frame ipv6(const char *mac, const char *source, const char *to, unsigned char before,
+			 unsigned char type, const char *target)
+{
+	struct frame f = ether(ALL, mac, 0x86dd);
+	unsigned char ip[40] = {0x60, 0, 0, 0, 0, before == 58 ? 24 : 32, before, 255}, icmp[24] = {type};
+	const unsigned char extension[8] = {58, 0, 5, 2, 0, 0, 1, 0};
+
+	inet_pton(AF_INET6, source, ip + 8);
+	inet_pton(AF_INET6, to, ip + 24);
+	inet_pton(AF_INET6, target, icmp + 8);
+	put(&f, ip, sizeof(ip));
+	if (before != 58)
+		put(&f, extension, sizeof(extension));
+	put(&f, icmp, sizeof(icmp));
+	return f;
+}
+
+static struct frame other(uint16_t protocol)
+{
+	static const unsigned char body[46] = {0, 5, 0x88, 0xb5, 1};
+	struct frame f = ether(ALL, MAC, protocol);
+
+	put(&f, body, sizeof(body));
+	return f;
+}
+
+static int peer_socket(void *arg, struct err *err)
+{
+	struct sockaddr_ll at = {.sll_family = AF_PACKET,
+				 .sll_protocol = htons(ETH_P_ALL),
+				 .sll_ifindex = (int)if_nametoindex("peer0")};
+
+	(void)arg;
+	(void)err;
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL));
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
+	return fd;
+}
+
+/* Takes what the peer has received until the frame, or for `ms`. */
+static bool arrives(int peer, const struct frame *f, int ms)
+{
+	int64_t until = now_monotonic_ns() + ms * NS_PER_MS;
+	size_t tag = f->bytes[22] == 0x81 ? 4 : 0;
+
+	while (now_monotonic_ns() < until) {
+		struct pollfd p = {.fd = peer, .events = POLLIN};
+		struct sockaddr_ll from = {0};
+		socklen_t len = sizeof(from);
+		unsigned char got[2048];
+		ssize_t n;
+
+		if (poll(&p, 1, 10) != 1)
+			continue;
+		n = recvfrom(peer, got, sizeof(got), MSG_DONTWAIT, (struct sockaddr *)&from, &len);
+		if (from.sll_pkttype == PACKET_OUTGOING || n < (ssize_t)(f->len - 10 - tag))
+			continue;
+		/* The kernel takes a VLAN tag out of the frame. */
+		if (memcmp(got, f->bytes + 10, 12) == 0 &&
+		    memcmp(got + 12, f->bytes + 22 + tag, f->len - 22 - tag) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Fault U: with the filter a frame leaves the VM only with the pod's MAC and addresses; ARP and neighbour
+ * advertisements are held to them too; ARP probes, duplicate address detection, the link-local address, MLD,
+ * IGMP and DHCP pass.
+ */
+static void tap_filter_passes_only_the_pods_own_addresses(void **state)
+{
+	static const char *const addresses[] = {"10.9.8.7", "fd00::7"};
+	static const char *const ll = "fe80::ff:fe00:17", *const everyone = "ff02::1";
+	const struct {
+		const char *what;
+		bool passes;
+		struct frame frame;
+	} cases[] = {
+		{"IPv4 from its address", true, ipv4(MAC, "10.9.8.7", 17, 53)},
+		{"IPv4 from another", false, ipv4(MAC, "10.9.8.8", 17, 53)},
+		{"IPv4 from another MAC", false, ipv4(OTHER_MAC, "10.9.8.7", 17, 53)},
+		{"IPv4 from 0.0.0.0", false, ipv4(MAC, "0.0.0.0", 17, 53)},
+		{"IPv4 from loopback", false, ipv4(MAC, "127.0.0.1", 17, 53)},
+		{"DHCP", true, ipv4(MAC, "0.0.0.0", 17, 67)},
+		{"DHCP from another MAC", false, ipv4(OTHER_MAC, "0.0.0.0", 17, 67)},
+		{"IGMP", true, ipv4(MAC, "0.0.0.0", 2, 0)},
+		{"ARP request", true, arp(MAC, MAC, 1, "10.9.8.7")},
+		{"ARP reply", true, arp(MAC, MAC, 2, "10.9.8.7")},
+		{"ARP probe", true, arp(MAC, MAC, 1, "0.0.0.0")},
+		{"ARP reply for 0.0.0.0", false, arp(MAC, MAC, 2, "0.0.0.0")},
+		{"ARP request of the gateway", false, arp(MAC, MAC, 1, "10.9.8.1")},
+		{"ARP reply of the gateway", false, arp(MAC, MAC, 2, "10.9.8.1")},
+		{"ARP reply with another MAC inside", false, arp(MAC, OTHER_MAC, 2, "10.9.8.7")},
+		{"ARP from another MAC", false, arp(OTHER_MAC, MAC, 2, "10.9.8.7")},
+		{"solicitation", true, ipv6(MAC, "fd00::7", everyone, 58, 135, "fd00::1")},
+		{"solicitation from link-local", true, ipv6(MAC, ll, everyone, 58, 135, "fd00::1")},
+		{"solicitation from another", false, ipv6(MAC, "fd00::8", everyone, 58, 135, "fd00::1")},
+		{"solicitation from another link-local", false,
+		 ipv6(MAC, "fe80::1", everyone, 58, 135, "fd00::1")},
+		{"solicitation from another MAC", false, ipv6(OTHER_MAC, ll, everyone, 58, 135, "fd00::1")},
+		{"duplicate address detection", true, ipv6(MAC, "::", "ff02::1:ff00:7", 58, 135, "fd00::7")},
+		{"from :: to one", false, ipv6(MAC, "::", "fd00::1", 58, 135, "fd00::7")},
+		{"MLD", true, ipv6(MAC, "::", "ff02::16", 0, 143, "::")},
+		{"MLD from link-local", true, ipv6(MAC, ll, "ff02::16", 0, 143, "::")},
+		{"advertisement", true, ipv6(MAC, "fd00::7", everyone, 58, 136, "fd00::7")},
+		{"advertisement of link-local", true, ipv6(MAC, ll, everyone, 58, 136, ll)},
+		{"advertisement of another", false, ipv6(MAC, "fd00::7", everyone, 58, 136, "fd00::1")},
+		{"the same behind hop-by-hop", false, ipv6(MAC, "fd00::7", everyone, 0, 136, "fd00::1")},
+		{"the same behind destination options", false,
+		 ipv6(MAC, "fd00::7", everyone, 60, 136, "fd00::1")},
+		{"router advertisement", false, ipv6(MAC, ll, everyone, 58, 134, "::")},
+		{"redirect", false, ipv6(MAC, ll, everyone, 58, 137, "fd00::1")},
+		{"echo request", true, ipv6(MAC, "fd00::7", "fd00::1", 58, 128, "::")},
+		{"another protocol", false, other(0x88b5)},
+		{"a VLAN tag", false, other(0x8100)},
+	};
+	const struct frame last = ipv4(MAC, "10.9.8.7", 17, 9999);
+	struct vmm_if_info info;
+	struct err err = ERR_INIT;
+	int fd, peer;
+
+	(void)state;
+	assert_int_equal(vmm_netns_create(ns, &err), 0);
+	in_ns("ip link add eth0 address 02:00:00:00:00:17 type veth peer name peer0; ip link set peer0 up; "
+	      "ip link "
+	      "set eth0 up");
+	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, &err), 0);
+	fd = tap_open(ns, "tap0", &err);
+	peer = netns_run(ns, peer_socket, NULL, &err);
+	assert_true(fd >= 0 && peer >= 0);
+	if (vmm_tap_join(ns, "tap0", "eth0", &info, &err) < 0)
+		fail_msg("%s", err.msg);
+	/* Without the filter all of them pass: the frames are sound. */
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		assert_int_equal(write(fd, cases[i].frame.bytes, cases[i].frame.len), cases[i].frame.len);
+		if (!arrives(peer, &cases[i].frame, 2000))
+			fail_msg("%s: does not pass without the filter", cases[i].what);
+	}
+	/* Twice: it replaces itself. */
+	if (vmm_tap_filter(ns, "tap0", "eth0", addresses, 1, &err) < 0 ||
+	    vmm_tap_filter(ns, "tap0", "eth0", addresses, 2, &err) < 0)
+		fail_msg("%s", err.msg);
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		assert_int_equal(write(fd, cases[i].frame.bytes, cases[i].frame.len), cases[i].frame.len);
+		if (arrives(peer, &cases[i].frame, cases[i].passes ? 2000 : 30) != cases[i].passes)
+			fail_msg("%s: %s", cases[i].what, cases[i].passes ? "is dropped" : "passes");
+	}
+	assert_int_equal(write(fd, last.bytes, last.len), last.len);
+	assert_true(arrives(peer, &last, 2000));
+	close_fd(peer);
+	close_fd(fd);
+	assert_int_equal(vmm_netns_destroy(ns, &err), 0);
+}
+
+static void tap_filter_refuses_what_is_no_address(void **state)
+{
+	static const char *const addresses[] = {"10.9.8.7/24"};
+	struct vmm_if_info info;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(vmm_netns_create(ns, &err), 0);
+	in_ns("ip link add eth0 type veth peer name peer0");
+	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, &err), 0);
+	assert_int_equal(vmm_tap_join(ns, "tap0", "eth0", &info, &err), 0);
+	assert_int_equal(vmm_tap_filter(ns, "tap0", "eth0", addresses, 1, &err), -EINVAL);
+	assert_int_equal(vmm_tap_filter(ns, "tap0", "eth7", addresses, 0, &err), -ENODEV);
+	assert_int_equal(vmm_netns_destroy(ns, &err), 0);
+}
+
+static void tap_and_redirect_can_be_tried(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	if (vmm_tap_try(&err) < 0 || vmm_redirect_try(&err) < 0)
+		fail_msg("%s", err.msg);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(netns_create_is_whole_and_destroy_repeats),
 		cmocka_unit_test(tap_join_redirects_both_ways_and_repeats),
 		cmocka_unit_test(tap_join_carries_frames),
+		cmocka_unit_test(tap_filter_passes_only_the_pods_own_addresses),
+		cmocka_unit_test(tap_filter_refuses_what_is_no_address),
+		cmocka_unit_test(tap_and_redirect_can_be_tried),
 	};
 
 	return cmocka_run_group_tests_name("vmm_net", tests, setup, teardown);
