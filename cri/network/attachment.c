@@ -115,6 +115,24 @@ static int put_dns(struct json_object *caps, const struct cni_pod *pod)
 	return r ? r : cni_json_put(item, "options", strings(pod->dns_options, pod->n_dns_options));
 }
 
+static int put_annotations(struct json_object *caps, const struct cni_pod *pod)
+{
+	struct json_object *item;
+	int r;
+
+	if (!pod->n_annotations)
+		return 0;
+	item = json_object_new_object();
+	r = cni_json_put(caps, "io.kubernetes.cri.pod-annotations", item);
+	for (size_t i = 0; r == 0 && i < pod->n_annotations; i++) {
+		const char *key, *value;
+
+		pod->annotation(pod->annotation_arg, i, &key, &value);
+		r = put_string(item, key, value);
+	}
+	return r;
+}
+
 /* One set of ranges for each prefix: [[{"subnet": …}], …]. */
 static int put_ranges(struct json_object *caps, const char *cidrs)
 {
@@ -154,6 +172,7 @@ static int make_caps(struct cni_attachment *att, const struct cni_pod *pod, cons
 	r = r ? r : put_bandwidth(att->caps, pod);
 	r = r ? r : put_dns(att->caps, pod);
 	r = r ? r : put_ranges(att->caps, pod_cidrs);
+	r = r ? r : put_annotations(att->caps, pod);
 	if (r == 0 && !str_empty(pod->cgroup))
 		r = put_string(att->caps, "cgroupPath", pod->cgroup);
 	return r;

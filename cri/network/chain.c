@@ -295,6 +295,24 @@ int cni_chain_del(struct cni_attachment *att, char *const *bin_dirs, int64_t dea
 	return first;
 }
 
+int cni_chain_status(const char *file, const char *config, char *const *bin_dirs, int64_t deadline_ns,
+		     struct err *err)
+{
+	struct call call = {.command = "STATUS", .netns = "", .bin_dirs = bin_dirs};
+	struct cni_conf *conf = NULL;
+	int r = cni_conf_parse(config, strlen(config), file, &conf, err);
+
+	call.conf = conf;
+	for (size_t i = 0; r == 0 && conf->version_num >= 10100 && i < conf->n_plugins; i++) {
+		char *out CLEANUP_FREE = NULL;
+		size_t len;
+
+		r = run_plugin(&call, &conf->plugins[i], deadline_ns, &out, &len, err);
+	}
+	cni_conf_free(conf);
+	return r;
+}
+
 int cni_chain_gc(const char *file, const char *config, char *const *bin_dirs, struct json_object *valid,
 		 int64_t deadline_ns, struct err *err)
 {

@@ -41,6 +41,9 @@ int cni_chain_check(struct cni_attachment *att, char *const *bin_dirs, int64_t d
 /* In reverse; goes on behind a plugin that fails, each having its share of the time; the first error is
  * returned. */
 int cni_chain_del(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err);
+/* The STATUS command (1.1.0; nothing for older configurations): is each plugin ready for an ADD? */
+int cni_chain_status(const char *file, const char *config, char *const *bin_dirs, int64_t deadline_ns,
+		     struct err *err);
 /* The GC command (1.1.0) with the attachments that are alive: {containerID, ifname} objects; takes `valid`
  * over. */
 int cni_chain_gc(const char *file, const char *config, char *const *bin_dirs, struct json_object *valid,

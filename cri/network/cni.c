@@ -12,7 +12,9 @@
 #include <sys/stat.h>
 
 /* A file touched within this time of its reading may change again without a new time stamp. */
-#define UNSETTLED_NS 100000000LL
+#define UNSETTLED_NS	100000000LL
+#define STATUS_FRESH_NS (5 * NS_PER_SEC)
+#define STATUS_NS	(5 * NS_PER_SEC)
 
 struct stamp {
 	dev_t dev;
@@ -31,7 +33,12 @@ struct cni {
 	char *text;
 	char **programs; /* plugins and IPAM plugins of text */
 	struct stamp dir_stamp, file_stamp;
-	bool settled;
+	bool settled, is_1_1;
+	/* What the plugins of text have answered to STATUS. */
+	bool status_runs;
+	int64_t status_at_ns; /* 0: nothing yet */
+	int status;
+	struct err status_err;
 };
 
 DEFINE_CLEANUP(attachment, struct cni_attachment, cni_attachment_free)
@@ -73,6 +80,7 @@ static void unload(struct cni *cni)
 	cni->text = (free(cni->text), NULL);
 	cni->programs = strv_free(cni->programs);
 	cni->settled = false;
+	cni->status_at_ns = 0;
 }
 
 static bool is_fresh(const struct cni *cni)
@@ -120,6 +128,7 @@ static int refresh_locked(struct cni *cni, struct err *err)
 		r = cni_conf_parse(cni->text, len, cni->file, &conf, err);
 	if (r == 0 && list_programs(conf, &cni->programs) < 0)
 		r = err_oom(err);
+	cni->is_1_1 = r == 0 && conf->version_num >= 10100;
 	cni_conf_free(conf);
 	if (r < 0)
 		goto fail;
@@ -132,12 +141,46 @@ fail:
 	return r;
 }
 
-int cni_status(struct cni *cni, struct err *err)
+/* Asks the plugins, without the lock. Their answer counts only for the configuration they were asked with. */
+static int ask_status(struct cni *cni, struct err *err)
 {
+	char *file CLEANUP_FREE = strdup(cni->file), *text CLEANUP_FREE = strdup(cni->text);
+	struct err said = ERR_INIT;
 	int r;
 
+	if (!file || !text)
+		return err_oom(err);
+	cni->status_runs = true;
+	pthread_mutex_unlock(&cni->lock);
+	r = cni_chain_status(file, text, cni->bin_dirs, now_monotonic_ns() + STATUS_NS, &said);
 	pthread_mutex_lock(&cni->lock);
-	r = refresh_locked(cni, err);
+	cni->status_runs = false;
+	if (str_eq(cni->text, text)) {
+		cni->status_at_ns = now_monotonic_ns();
+		cni->status = r;
+		cni->status_err = said;
+	}
+	return r < 0 ? err_copy(err, &said) : 0;
+}
+
+static int status_locked(struct cni *cni, struct err *err)
+{
+	if (!cni->is_1_1)
+		return 0;
+	if (!cni->status_runs &&
+	    (!cni->status_at_ns || now_monotonic_ns() - cni->status_at_ns > STATUS_FRESH_NS))
+		return ask_status(cni, err);
+	if (!cni->status_at_ns)
+		return err_set_status(err, -EAGAIN, ERR_UNAVAILABLE,
+				      "%s: its plugins have not answered STATUS yet", cni->file);
+	return cni->status < 0 ? err_copy(err, &cni->status_err) : 0;
+}
+
+/* A configuration is in force, and its plugins exist. */
+static int present_locked(struct cni *cni, struct err *err)
+{
+	int r = refresh_locked(cni, err);
+
 	for (size_t i = 0; r == 0 && cni->programs[i]; i++) {
 		char *path CLEANUP_FREE = NULL;
 
@@ -145,6 +188,17 @@ int cni_status(struct cni *cni, struct err *err)
 		if (r < 0)
 			err_wrap(err, "%s", cni->file);
 	}
+	return r;
+}
+
+int cni_status(struct cni *cni, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&cni->lock);
+	r = present_locked(cni, err);
+	if (r == 0)
+		r = status_locked(cni, err);
 	pthread_mutex_unlock(&cni->lock);
 	return r;
 }
@@ -304,7 +358,9 @@ int cni_add(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, str
 	int r;
 
 	deadline_ns = deadline_or(deadline_ns, 0);
-	r = cni_status(cni, err); /* a plugin that is missing is found before anything is begun */
+	pthread_mutex_lock(&cni->lock);
+	r = present_locked(cni, err); /* a plugin that is missing is found before anything is begun */
+	pthread_mutex_unlock(&cni->lock);
 	if (r == 0)
 		r = current(cni, &file, &text, &cidr, err);
 	if (r == 0)

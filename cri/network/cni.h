@@ -35,8 +35,12 @@ struct cni;
 int cni_new(char *const *bin_dirs, const char *conf_dir, const char *cache_dir, struct cni **ret_cni,
 	    struct err *err);
 struct cni *cni_free(struct cni *cni);
-/* 0 if there is a valid configuration whose plugins all exist; else why not, for NetworkReady's message.
- * Cheap: a few stat calls. */
+/*
+ * 0 if there is a valid configuration whose plugins all exist and, from 1.1.0 on, answer the command STATUS
+ * with success; else why not, for NetworkReady's message. A few stat calls; STATUS runs at most every 5 s,
+ * for 5 s at most, for one caller: others get what it said last, or Unavailable where it has said nothing
+ * yet.
+ */
 int cni_status(struct cni *cni, struct err *err);
 /*
  * The pod CIDR from UpdateRuntimeConfig ("10.1.0.0/24", or two with a comma between them); NULL or "" none.
@@ -62,6 +66,10 @@ struct cni_pod {
 	char *const *dns_servers, *const *dns_searches, *const *dns_options;
 	size_t n_dns_servers, n_dns_searches, n_dns_options;
 	const char *cgroup; /* passed as capability cgroupPath; NULL none */
+	/* Passed as capability io.kubernetes.cri.pod-annotations, as containerd and CRI-O do. */
+	void (*annotation)(const void *arg, size_t i, const char **ret_key, const char **ret_value);
+	const void *annotation_arg;
+	size_t n_annotations;
 };
 
 struct cni_ip {

@@ -18,6 +18,14 @@ static int cni_bandwidth(const Runtime__V1__PodSandboxConfig *config, struct cni
 	return 0;
 }
 
+static void annotation_at(const void *arg, size_t i, const char **ret_key, const char **ret_value)
+{
+	const Runtime__V1__PodSandboxConfig *config = arg;
+
+	*ret_key = config->annotations[i]->key;
+	*ret_value = config->annotations[i]->value;
+}
+
 int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandboxConfig *config,
 		 struct cni_port *ports, size_t n_ports, struct cni_pod *ret, struct err *err)
 {
@@ -34,6 +42,9 @@ int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandbo
 	ret->ns = config->metadata->namespace_;
 	ret->name = config->metadata->name;
 	ret->uid = config->metadata->uid;
+	ret->annotation = annotation_at;
+	ret->annotation_arg = config;
+	ret->n_annotations = config->n_annotations;
 	for (size_t i = 0; i < config->n_port_mappings; i++) {
 		const Runtime__V1__PortMapping *p = config->port_mappings[i];
 

@@ -109,6 +109,117 @@ static void del_after_restart_uses_the_record(void **state)
 }
 
 /* Fault K4: a file that is left at the path of a namespace is no namespace, and plugins are told of none. */
+static void annotation_at(const void *arg, size_t i, const char **ret_key, const char **ret_value)
+{
+	const char *const *pairs = arg;
+
+	*ret_key = pairs[2 * i];
+	*ret_value = pairs[2 * i + 1];
+}
+
+/*
+ * Fault K5: a plugin that declares io.kubernetes.cri.pod-annotations gets the pod's annotations; others do
+ * not.
+ */
+static void add_passes_the_pods_annotations(void **state)
+{
+	static const char *const pairs[] = {"example.org/a", "1", "k8s.v1.cni.cncf.io/networks", "[\"x\"]"};
+	struct fixture *f = *state;
+	struct cni_pod full = pod;
+	struct cni_result result;
+	struct err err = ERR_INIT;
+	struct json_object *in, *rc;
+
+	full.annotation = annotation_at;
+	full.annotation_arg = pairs;
+	full.n_annotations = 2;
+	put_plugin(f, "first", GOOD);
+	put_plugin(f, "second", GOOD);
+	put_file(f->conf, "10-a.conflist",
+		 LIST("1.0.0",
+		      "{\"type\":\"first\",\"capabilities\":{\"io.kubernetes.cri.pod-annotations\":true}},"
+		      "{\"type\":\"second\"}"),
+		 0600);
+	if (cni_add(f->cni, &full, 0, &result, &err) < 0)
+		fail_msg("%s", err.msg);
+	cni_result_done(&result);
+	in = input_of(f, "in.first.ADD");
+	assert_true(json_object_object_get_ex(in, "runtimeConfig", &rc));
+	assert_string_equal(
+		json_object_to_json_string_ext(rc, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE),
+		"{\"io.kubernetes.cri.pod-annotations\":{\"example.org/a\":\"1\","
+		"\"k8s.v1.cni.cncf.io/networks\":\"[\\\"x\\\"]\"}}");
+	json_object_put(in);
+	in = input_of(f, "in.second.ADD");
+	assert_false(json_object_object_get_ex(in, "runtimeConfig", &rc));
+	json_object_put(in);
+}
+
+/*
+ * Fault K6: STATUS of CNI 1.1 decides; it is asked once for many calls; older configurations are not asked.
+ */
+static void status_asks_plugins_of_1_1(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+
+	put_plugin(f, "first", GOOD);
+	put_plugin(f, "second",
+		   "[ $CNI_COMMAND = STATUS ] && echo '{\"code\":50,\"msg\":\"no addresses left\"}' && exit "
+		   "1; exit 0");
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"},{\"type\":\"second\"}"), 0600);
+	assert_int_equal(cni_status(f->cni, &err), 0);
+	assert_calls(f, "");
+	put_file(f->conf, "10-a.conflist", LIST("1.1.0", "{\"type\":\"first\"},{\"type\":\"second\"}"), 0600);
+	usleep(250000); /* until the file counts as settled */
+	assert_true(cni_status(f->cni, &err) < 0);
+	assert_contains(err.msg, "no addresses left");
+	assert_contains(err.msg, "STATUS");
+	assert_true(cni_status(f->cni, &err) < 0);
+	assert_contains(err.msg, "no addresses left");
+	assert_calls(f, "STATUS first\nSTATUS second\n");
+	/* Another configuration is asked anew. */
+	put_file(f->conf, "10-a.conflist", LIST("1.1.0", "{\"type\":\"first\"}"), 0600);
+	usleep(250000);
+	if (cni_status(f->cni, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_calls(f, "STATUS first\nSTATUS second\nSTATUS first\n");
+}
+
+/*
+ * Fault K6 and N5: a result of CNI 1.1 with all that a route may have. Fault N2: the route to the gateway
+ * itself.
+ */
+static void add_takes_the_routes_of_1_1(void **state)
+{
+	struct fixture *f = *state;
+	struct cni_result result;
+	struct err err = ERR_INIT;
+
+	put_plugin(f, "first",
+		   "[ $CNI_COMMAND = ADD ] && echo "
+		   "'{\"cniVersion\":\"1.1.0\",\"interfaces\":[{\"name\":\"eth0\",\"mtu\":1300,"
+		   "\"sandbox\":\"/x\"}],\"ips\":[{\"interface\":0,\"address\":\"10.97.64.1/32\",\"gateway\":"
+		   "\"10.97.65.1\"}],\"routes\":[{\"dst\":\"10.97.65.1/"
+		   "32\",\"scope\":253},{\"dst\":\"0.0.0.0/0\",\"gw\":"
+		   "\"10.97.65.1\",\"mtu\":1280,\"advmss\":1240,\"table\":77,\"priority\":9},{\"dst\":\"10.8."
+		   "0.0/16\"}]}'; "
+		   "exit 0");
+	put_file(f->conf, "10-a.conflist", LIST("1.1.0", "{\"type\":\"first\"}"), 0600);
+	if (cni_add(f->cni, &pod, 0, &result, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(result.mtu, 1300);
+	assert_int_equal(result.n_routes, 3);
+	assert_string_equal(result.routes[0].gw, "");
+	assert_int_equal(result.routes[0].scope, 253);
+	assert_int_equal(result.routes[1].mtu, 1280);
+	assert_int_equal(result.routes[1].advmss, 1240);
+	assert_int_equal(result.routes[1].table, 77);
+	assert_int_equal(result.routes[1].priority, 9);
+	assert_string_equal(result.routes[2].gw, "10.97.65.1");
+	cni_result_done(&result);
+}
+
 static void del_with_a_plain_file_for_a_netns_tells_none(void **state)
 {
 	struct fixture *f = *state;
@@ -427,6 +538,9 @@ int main(void)
 		T(del_after_restart_uses_the_record),
 		T(del_again_and_without_anything_succeeds),
 		T(del_with_a_plain_file_for_a_netns_tells_none),
+		T(add_passes_the_pods_annotations),
+		T(status_asks_plugins_of_1_1),
+		T(add_takes_the_routes_of_1_1),
 		T(add_error_json_is_carried_and_undone),
 		T(add_try_again_is_unavailable),
 		T(add_garbage_exit_is_quoted_with_stderr),
