@@ -76,6 +76,12 @@ static inline void vmm_net_cleanup(struct vmm_net **net)
 }
 #define CLEANUP_VMM_NET __attribute__((cleanup(vmm_net_cleanup)))
 
+/* How many rules of packet filters the namespace has. A VM's frames pass them by. */
+struct vmm_net_filters {
+	unsigned int nftables, iptables; /* iptables: of its older tables; over nftables they count there */
+};
+int vmm_net_filters(const char *netns_path, struct vmm_net_filters *ret, struct err *err);
+
 const struct vmm_net_link *vmm_net_link_by_name(const struct vmm_net *net, const char *name);
 
 #endif

@@ -66,6 +66,8 @@ static const struct key keys[] = {
 	 "nproc=-1, sigpending=65536."},
 	{"sandbox", "enable_tracing", KEY_BOOL, AT(sandbox.enable_tracing), 0, 0, NULL,
 	 "Trace the steps of each pod."},
+	{"sandbox", "allow_netns_rules", KEY_BOOL, AT(sandbox.allow_netns_rules), 0, 0, NULL,
+	 "Run pods whose network namespace has nftables or iptables rules, without these rules."},
 	{"sandbox", "spoof_check", KEY_BOOL, AT(sandbox.spoof_check), 0, 0, NULL,
 	 "Drop frames that leave a pod with a MAC or an address that is not its own."},
 	{"hypervisor", "driver", KEY_CHOICE, AT(hypervisor.driver), 0, 0, "auto cloud-hypervisor qemu",

@@ -37,6 +37,7 @@ struct config {
 		char *cgroup_parent;	/* "/crivisor"; a pod's own wins */
 		char **default_ulimits; /* words of ulimit.h; NULL: none beside spec/'s own */
 		bool enable_tracing;
+		bool allow_netns_rules;
 		bool spoof_check; /* true */
 	} sandbox;
 	struct vmm_config hypervisor;

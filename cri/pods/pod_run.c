@@ -239,6 +239,7 @@ static int assign(struct run *run, struct err *err)
 							     : run->config->hostname,
 		.network = &run->cni,
 		.ifname = IFNAME,
+		.allow_netns_rules = run->pods->parts.config->sandbox.allow_netns_rules,
 		.spoof_check = run->pods->parts.config->sandbox.spoof_check,
 		.sysctls = sysctls,
 		.n_sysctls = n,

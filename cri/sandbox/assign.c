@@ -81,6 +81,23 @@ static int fill_answer(const struct sandbox_assignment *a, const struct vmm_if_i
 }
 
 /*
+ * Rules that a plugin has put into the namespace (a service mesh, a firewall) would be passed by in silence.
+ */
+static int refuse_filters(struct sandbox *s, const struct sandbox_assignment *a, struct err *err)
+{
+	struct vmm_net_filters f = {0};
+	int r = s->driver->filters && !a->allow_netns_rules ? s->driver->filters(s, &f, err) : 0;
+
+	if (r < 0 || f.nftables + f.iptables == 0)
+		return r;
+	return err_set_status(
+		err, -EOPNOTSUPP, ERR_FAILED_PRECONDITION,
+		"the pod's network namespace has %u nftables and %u iptables rules, which the "
+		"traffic of a VM passes by; [sandbox] allow_netns_rules = true runs the pod without them",
+		f.nftables, f.iptables);
+}
+
+/*
  * What the namespace has; what CNI has answered where the namespace says nothing, or the agent takes no more.
  */
 static int fill_network(struct sandbox *s, struct agent *agent, const struct sandbox_assignment *a,
@@ -227,6 +244,8 @@ int sandbox_assign(struct sandbox *sandbox, struct call *call, const struct sand
 		r = set_clock(sandbox, agent, call, err);
 	if (r == 0)
 		r = write_files(sandbox, assignment, err);
+	if (r == 0)
+		r = refuse_filters(sandbox, assignment, err);
 	if (r == 0)
 		r = sandbox->driver->join(sandbox, assignment->ifname, &nic, err);
 	if (r < 0)

@@ -154,7 +154,8 @@ struct sandbox_assignment {
 	const char *hostname;		  /* at most 64 bytes */
 	const struct cni_result *network; /* what CNI's ADD has answered */
 	const char *ifname;		  /* of the interface that CNI made in the network namespace */
-	bool spoof_check;		  /* drop what the guest sends with addresses that are not its own */
+	bool allow_netns_rules; /* packet filters in the network namespace are no reason to refuse */
+	bool spoof_check;	/* drop what the guest sends with addresses that are not its own */
 	const struct sandbox_sysctl *sysctls;
 	size_t n_sysctls;
 	const char *resolv_conf, *hosts; /* the files' contents */

@@ -68,6 +68,8 @@ struct sandbox_driver {
 	/* The network of its namespace. NULL: there is none, and what CNI has answered is all. */
 	int (*network)(struct sandbox *sandbox, const char *ifname, struct vmm_net **ret_net,
 		       struct err *err);
+	/* How many packet filter rules its namespace has. May be NULL. */
+	int (*filters)(struct sandbox *sandbox, struct vmm_net_filters *ret, struct err *err);
 	/* After join: only frames from these addresses (text, no prefix) leave the guest. May be NULL. */
 	int (*guard)(struct sandbox *sandbox, const char *ifname, const char *const *addresses, size_t n,
 		     struct err *err);

@@ -197,6 +197,11 @@ static int network(struct sandbox *s, const char *ifname, struct vmm_net **ret_n
 	return vmm_net_read(s->netns, names, ret_net, err);
 }
 
+static int filters(struct sandbox *s, struct vmm_net_filters *ret, struct err *err)
+{
+	return vmm_net_filters(s->netns, ret, err);
+}
+
 static int guard(struct sandbox *s, const char *ifname, const char *const *addresses, size_t n,
 		 struct err *err)
 {
@@ -325,6 +330,7 @@ const struct sandbox_driver sandbox_vm_driver = {
 	.dial = dial,
 	.join = join,
 	.network = network,
+	.filters = filters,
 	.guard = guard,
 	.fd = event_fd,
 	.look = look,

@@ -131,6 +131,7 @@ static void A5_every_key_is_read(void **state)
 		"[sandbox]\ncgroup_parent = '/h'\nenable_tracing = true\n"
 		"default_ulimits = ['nofile=5:6', 'core=-1']\n"
 		"spoof_check = false\n"
+		"allow_netns_rules = true\n"
 		"[hypervisor]\ndriver = 'qemu'\npath = '/i'\nvcpus = 3\nmemory_in_mb = 96\n"
 		"kernel_path = '/j'\nimage_path = '/k'\nkernel_params = 'quiet x=y'\n"
 		"hugepages = true\nentropy_source = '/l'\ndebug = true\n"
@@ -153,6 +154,7 @@ static void A5_every_key_is_read(void **state)
 	assert_string_equal(c->sandbox.default_ulimits[0], "nofile=5:6");
 	assert_string_equal(c->sandbox.default_ulimits[1], "core=-1");
 	assert_false(c->sandbox.spoof_check);
+	assert_true(c->sandbox.allow_netns_rules);
 	assert_string_equal(c->hypervisor.driver, "qemu");
 	assert_string_equal(c->hypervisor.path, "/i");
 	assert_int_equal(c->hypervisor.vcpus, 3);

@@ -280,6 +280,52 @@ static void network_without_address_is_not_told(void **state)
 	pb_free(read_host(false));
 }
 
+static struct vmm_net_filters filters(void)
+{
+	struct vmm_net_filters f = {77, 77};
+	struct err err = ERR_INIT;
+
+	if (vmm_net_filters(host, &f, &err) < 0)
+		fail_msg("%s", err.msg);
+	return f;
+}
+
+/*
+ * Rules of a service mesh or a firewall in the namespace are seen; tables and chains without rules are none.
+ */
+static void network_filters_are_counted(void **state)
+{
+	(void)state;
+	assert_int_equal(filters().nftables, 0);
+	assert_int_equal(filters().iptables, 0);
+	in_host("nft add table inet t; nft add chain inet t c '{ type filter hook output priority 0; }'");
+	assert_int_equal(filters().nftables, 0);
+	in_host("nft add rule inet t c accept; nft add rule inet t c drop");
+	assert_int_equal(filters().nftables, 2);
+	assert_int_equal(filters().iptables, 0);
+	in_host("nft flush ruleset");
+	assert_int_equal(filters().nftables, 0);
+}
+
+static void network_legacy_filters_are_counted(void **state)
+{
+	char out[OUT_MAX];
+
+	(void)state;
+	in_ns(host,
+	      "iptables-legacy -L >/dev/null 2>&1 && ip6tables-legacy -L >/dev/null 2>&1 && echo yes || echo "
+	      "no",
+	      out);
+	if (!str_starts(out, "yes")) {
+		print_message("this kernel has no legacy iptables\n");
+		skip();
+	}
+	assert_int_equal(filters().iptables, 0);
+	in_host("iptables-legacy -A OUTPUT -j ACCEPT; iptables-legacy -t nat -A OUTPUT -j ACCEPT; "
+		"ip6tables-legacy -A INPUT -j ACCEPT");
+	assert_int_equal(filters().iptables, 3);
+}
+
 /* Messages of a host that makes mistakes are refused and break nothing. */
 static void network_apply_refuses_malformed_routes(void **state)
 {
@@ -326,6 +372,8 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(network_of_a_fresh_namespace_has_no_sysctls, setup, teardown),
 		cmocka_unit_test_setup_teardown(network_without_address_is_not_told, setup, teardown),
+		cmocka_unit_test_setup_teardown(network_filters_are_counted, setup, teardown),
+		cmocka_unit_test_setup_teardown(network_legacy_filters_are_counted, setup, teardown),
 		cmocka_unit_test_setup_teardown(network_apply_refuses_malformed_routes, setup, teardown),
 	};
 
