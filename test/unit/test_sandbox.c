@@ -606,16 +606,15 @@ static void clock_that_is_off_is_set_when_the_guest_comes_back(void **state)
 	own(x, &o);
 	assert_int_equal(boot(&o, NULL, NULL), 0);
 	agent = fake_sandbox_agent(o.sandbox);
-	fake_agent_await(agent, "SyncClock", 1); /* the first look finds it right */
 	usleep(20000);
-	assert_int_equal(fake_agent_calls(agent, "SyncClock"), 1);
+	assert_int_equal(fake_agent_calls(agent, "SyncClock"), 0); /* the assignment's */
 	fake_agent_set_clock(agent, -3600 * NS_PER_SEC); /* as after a snapshot of an hour ago */
 	fake_agent_cut(agent);
 	AWAIT(llabs(fake_agent_clock(agent)) < NS_PER_SEC);
 	/* Slightly off is left alone. */
 	fake_agent_set_clock(agent, 30 * NS_PER_MS);
 	fake_agent_cut(agent);
-	fake_agent_await(agent, "SyncClock", 4);
+	fake_agent_await(agent, "SyncClock", 3);
 	usleep(20000);
 	assert_int_equal(fake_agent_clock(agent), 30 * NS_PER_MS);
 	disown(&o);
