@@ -343,14 +343,17 @@ static void share_create_is_for_root_alone_and_binds_are_nosuid_nodev(void **sta
 struct swapping {
 	char a[160], b[160];
 	atomic_bool end;
+	atomic_uint swaps;
 };
 
 static void *swap(void *arg)
 {
 	struct swapping *s = arg;
 
-	while (!atomic_load(&s->end))
+	while (!atomic_load(&s->end)) {
 		(void)renameat2(AT_FDCWD, s->a, AT_FDCWD, s->b, RENAME_EXCHANGE);
+		atomic_fetch_add(&s->swaps, 1);
+	}
 	return NULL;
 }
 
@@ -374,7 +377,7 @@ static void share_container_destroy_follows_no_symlink_of_the_guest(void **state
 	assert_int_equal(symlink(victim, s.b), 0);
 	assert_int_equal(mount("none", victim_inner, "tmpfs", 0, NULL), 0);
 	make_share(c);
-	for (int i = 0; i < 50; i++) {
+	for (int i = 0; i < 200; i++) {
 		struct err err = ERR_INIT;
 
 		must(share_container_create(c->dir, "c1", &err), &err);
@@ -382,7 +385,10 @@ static void share_container_destroy_follows_no_symlink_of_the_guest(void **state
 		bind_volume(c, "c1", c->vol, false, false);
 		assert_int_equal(umount2(inner, 0), 0);
 		atomic_store(&s.end, false);
+		atomic_store(&s.swaps, 0);
 		assert_int_equal(pthread_create(&thread, NULL, swap, &s), 0);
+		while (atomic_load(&s.swaps) < 3 + (unsigned int)i % 16)
+			sched_yield();
 		release(c, "c1");
 		atomic_store(&s.end, true);
 		pthread_join(thread, NULL);
