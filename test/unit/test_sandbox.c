@@ -608,7 +608,7 @@ static void clock_that_is_off_is_set_when_the_guest_comes_back(void **state)
 	agent = fake_sandbox_agent(o.sandbox);
 	usleep(20000);
 	assert_int_equal(fake_agent_calls(agent, "SyncClock"), 0); /* the assignment's */
-	fake_agent_set_clock(agent, -3600 * NS_PER_SEC); /* as after a snapshot of an hour ago */
+	fake_agent_set_clock(agent, -3600 * NS_PER_SEC);	   /* as after a snapshot of an hour ago */
 	fake_agent_cut(agent);
 	AWAIT(llabs(fake_agent_clock(agent)) < NS_PER_SEC);
 	/* Slightly off is left alone. */
