@@ -21,6 +21,7 @@
 struct reading {
 	struct vmm_net *net;
 	const char *const *ifnames;
+	const char *tap;
 	int r; /* the first error of a callback */
 };
 
@@ -88,8 +89,12 @@ static void take_link(struct reading *rd, struct nlmsghdr *h)
 	link.index = info->ifi_index;
 	link.flags = info->ifi_flags;
 	nla_strlcpy(link.name, attr[IFLA_IFNAME], sizeof(link.name));
-	if (info->ifi_type != ARPHRD_LOOPBACK &&
-	    (info->ifi_type != ARPHRD_ETHER || !is_named(rd->ifnames, link.name)))
+	if (info->ifi_type == ARPHRD_ETHER && !is_named(rd->ifnames, link.name)) {
+		if (!rd->tap || !str_eq(link.name, rd->tap))
+			memcpy(rd->net->other, link.name, sizeof(link.name));
+		return;
+	}
+	if (info->ifi_type != ARPHRD_LOOPBACK && info->ifi_type != ARPHRD_ETHER)
 		return;
 	if (attr[IFLA_ADDRESS] && nla_len(attr[IFLA_ADDRESS]) == sizeof(link.mac))
 		memcpy(link.mac, nla_data(attr[IFLA_ADDRESS]), sizeof(link.mac));
@@ -396,11 +401,11 @@ static int read_job(void *arg, struct err *err)
 	return r < 0 ? err_set_status(err, -EIO, ERR_INTERNAL, "rtnetlink: %s", nl_geterror(r)) : 0;
 }
 
-int vmm_net_read(const char *netns_path, const char *const *ifnames, struct vmm_net **ret_net,
-		 struct err *err)
+int vmm_net_read(const char *netns_path, const char *const *ifnames, const char *tap,
+		 struct vmm_net **ret_net, struct err *err)
 {
 	struct vmm_net *net CLEANUP_VMM_NET = calloc(1, sizeof(*net));
-	struct reading rd = {.net = net, .ifnames = ifnames};
+	struct reading rd = {.net = net, .ifnames = ifnames, .tap = tap};
 	int r = net ? netns_run(netns_path, read_job, &rd, err) : err_oom(err);
 
 	if (r == 0)

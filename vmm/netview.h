@@ -57,6 +57,7 @@ struct vmm_net_sysctl {
 	char *value; /* without the line break */
 };
 struct vmm_net {
+	char other[IF_NAMESIZE]; /* an Ethernet interface that is up and was not asked for, "" none */
 	struct vmm_net_link links[VMM_NET_LINKS_MAX];
 	struct vmm_net_address *addresses;
 	struct vmm_net_neighbour *neighbours;
@@ -65,9 +66,12 @@ struct vmm_net {
 	size_t n_links, n_addresses, n_neighbours, n_routes, n_rules, n_sysctls;
 };
 
-/* Of lo and of the interfaces named (NULL-terminated). One that is missing or down is not in the result. */
-int vmm_net_read(const char *netns_path, const char *const *ifnames, struct vmm_net **ret_net,
-		 struct err *err);
+/*
+ * Of lo and of the interfaces named (NULL-terminated). `tap` (may be NULL) is never an `other`. One that is
+ * missing or down is not in the result.
+ */
+int vmm_net_read(const char *netns_path, const char *const *ifnames, const char *tap,
+		 struct vmm_net **ret_net, struct err *err);
 /* Returns NULL. NULL-safe. */
 struct vmm_net *vmm_net_free(struct vmm_net *net);
 static inline void vmm_net_cleanup(struct vmm_net **net)

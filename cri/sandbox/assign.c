@@ -9,6 +9,7 @@
 #include "api/agent/guest_abi.h"
 #include "api/agent/sandbox.pb-c.h"
 #include "api/pb.h"
+#include "base/log.h"
 
 #include <linux/rtnetlink.h>
 
@@ -112,6 +113,10 @@ static int fill_network(struct sandbox *s, struct agent *agent, const struct san
 	r = s->driver->network(s, a->ifname, &net, err);
 	if (r < 0)
 		return r;
+	if (net->other[0])
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("sandbox", s->id, "pod", a->pod_id),
+			 "interface %s of the pod's network namespace does not reach its VM: %s alone does",
+			 net->other, a->ifname);
 	req->network = pb_new(&grpc__network__descriptor);
 	if (!req->network)
 		return err_oom(err);

@@ -194,7 +194,7 @@ static int network(struct sandbox *s, const char *ifname, struct vmm_net **ret_n
 {
 	const char *const names[] = {ifname, NULL};
 
-	return vmm_net_read(s->netns, names, ret_net, err);
+	return vmm_net_read(s->netns, names, TAP, ret_net, err);
 }
 
 static int filters(struct sandbox *s, struct vmm_net_filters *ret, struct err *err)

@@ -104,7 +104,7 @@ static Grpc__Network *read_host(bool want_told)
 	struct err err = ERR_INIT;
 	bool told;
 
-	if (vmm_net_read(host, names, &net, &err) < 0 ||
+	if (vmm_net_read(host, names, "tap0", &net, &err) < 0 ||
 	    sandbox_network_fill(net, "eth0", network, &told, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_int_equal(told, want_told);
@@ -280,6 +280,24 @@ static void network_without_address_is_not_told(void **state)
 	pb_free(read_host(false));
 }
 
+/* A second interface (as Multus makes) is seen; one that is down, and the tap, are not. */
+static void network_further_interface_is_told(void **state)
+{
+	static const char *const names[] = {"eth0", NULL};
+	struct vmm_net *net = NULL;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	in_host("ip link set peer0 down; ip link add net1 type veth peer name tap0; ip link set tap0 up");
+	assert_int_equal(vmm_net_read(host, names, "tap0", &net, &err), 0);
+	assert_string_equal(net->other, "");
+	net = vmm_net_free(net);
+	in_host("ip link set net1 up");
+	assert_int_equal(vmm_net_read(host, names, "tap0", &net, &err), 0);
+	assert_string_equal(net->other, "net1");
+	vmm_net_free(net);
+}
+
 static struct vmm_net_filters filters(void)
 {
 	struct vmm_net_filters f = {77, 77};
@@ -372,6 +390,7 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(network_of_a_fresh_namespace_has_no_sysctls, setup, teardown),
 		cmocka_unit_test_setup_teardown(network_without_address_is_not_told, setup, teardown),
+		cmocka_unit_test_setup_teardown(network_further_interface_is_told, setup, teardown),
 		cmocka_unit_test_setup_teardown(network_filters_are_counted, setup, teardown),
 		cmocka_unit_test_setup_teardown(network_legacy_filters_are_counted, setup, teardown),
 		cmocka_unit_test_setup_teardown(network_apply_refuses_malformed_routes, setup, teardown),
