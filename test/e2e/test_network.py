@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks whose truth is in the pod's namespace, made by plugins that mimic those of real clusters: a few lines of shell each."""
+
+import json
+import subprocess
+
+from harness import Case, CliError
+
+ADDRESS, OUTSIDE = "10.97.64.1", "10.97.100.1"
+
+# A veth pair; what is special comes in between. It answers with what is in $answer.
+PLUGIN = """#!/bin/sh
+set -e
+host=mim$(echo $CNI_CONTAINERID | cut -c1-8)
+ns() { nsenter --net=$CNI_NETNS "$@"; }
+case $CNI_COMMAND in
+ADD)
+	ip link add $host type veth peer name $CNI_IFNAME netns $CNI_NETNS
+	ip link set $host up
+	ns ip link set $CNI_IFNAME up
+	ip route add %(address)s/32 dev $host
+	mac=$(ip -o link show $host | sed 's/.*ether \\([^ ]*\\).*/\\1/')
+%(script)s
+	echo '%(answer)s'
+	;;
+DEL)
+	ip link del $host 2>/dev/null || true
+	;;
+esac
+"""
+
+
+def ip(*args):
+    subprocess.run(["ip", *args], check=True)
+
+
+class Mimics(Case):
+    cni = False
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.plugins = cls.server.dir / "plugins"
+        cls.plugins.mkdir()
+        cls.server.configure(cni={"bin_dirs": [str(cls.plugins), "/usr/lib/cni"], "conf_dir": cls.server.cni_dir})
+        cls.server.stop()
+        cls.server.start()
+        cls.server.pull()
+        ip("addr", "add", OUTSIDE + "/32", "dev", "lo")
+        ip("addr", "add", "169.254.1.1/32", "dev", "lo")
+        ip("addr", "add", "10.97.65.1/32", "dev", "lo")
+
+    @classmethod
+    def tearDownClass(cls):
+        for address in (OUTSIDE, "169.254.1.1", "10.97.65.1"):
+            ip("addr", "del", address + "/32", "dev", "lo")
+        super().tearDownClass()
+
+    def container(self, script, answer, **fields):
+        """A container in a pod whose network the script makes."""
+        plugin = self.plugins / "mimic"
+        plugin.write_text(PLUGIN % {"address": ADDRESS, "script": script, "answer": json.dumps({"cniVersion": "1.0.0", **answer})})
+        plugin.chmod(0o755)
+        (self.server.cni_dir / "10-mimic.conflist").write_text(
+            json.dumps({"cniVersion": "1.0.0", "name": "mimic", "plugins": [{"type": "mimic"}]}))
+        pod = self.server.runp(**fields)
+        container = pod.create(command=["sleep", "1000"])
+        container.start()
+        return container
+
+    def default_mss(self, container):
+        """Of the default route: its advmss, or None. busybox's ip does not print it."""
+        for line in container.exec("cat", "/proc/net/route").splitlines():
+            fields = line.split()
+            if fields[1] == "00000000":
+                return int(fields[8]) - 40 if int(fields[8]) else None
+
+    def reaches(self, container):
+        self.assertIn("1 packets received", container.exec("ping", "-c", "1", "-W", "10", OUTSIDE))
+
+    def test_calico(self):
+        """fault N1: a /32, the gateway and the default route stand in the namespace alone; the answer has only `ips`."""
+        container = self.container(
+            f"ns ip addr add {ADDRESS}/32 dev eth0; ns ip route add 169.254.1.1 dev eth0 scope link; "
+            "ns ip route add default via 169.254.1.1 dev eth0",
+            {"ips": [{"address": ADDRESS + "/32"}]})
+        routes = container.exec("ip", "route")
+        self.assertIn("default via 169.254.1.1 dev eth0", routes)
+        self.assertIn("169.254.1.1 dev eth0 scope link", routes)
+        self.reaches(container)
+
+    def test_cilium(self):
+        """fault N2: a route to the gateway itself is on the link; the addresses stand in the answer alone. fault N5: a route's advmss."""
+        container = self.container("", {
+            "ips": [{"address": ADDRESS + "/32", "gateway": "10.97.65.1"}],
+            "routes": [{"dst": "10.97.65.1/32"}, {"dst": "0.0.0.0/0", "gw": "10.97.65.1", "advmss": 1260}]})
+        self.assertIn("default via 10.97.65.1 dev eth0", container.exec("ip", "route"))
+        self.assertEqual(self.default_mss(container), 1260)
+        self.reaches(container)
+
+    def test_aws(self):
+        """fault N3: the gateway answers no ARP; its neighbour entry is permanent. fault N5: a table, a rule and a route's advmss."""
+        container = self.container(
+            "echo 8 > /proc/sys/net/ipv4/conf/$host/arp_ignore; "
+            f"ns ip addr add {ADDRESS}/32 dev eth0; ns ip route add 169.254.1.1 dev eth0 scope link; "
+            "ns ip route add default via 169.254.1.1 dev eth0 advmss 1360; "
+            "ns ip neigh add 169.254.1.1 lladdr $mac dev eth0 nud permanent; "
+            "ns ip route add 10.55.0.0/16 via 169.254.1.1 dev eth0 onlink table 77; "
+            f"ns ip rule add from {ADDRESS} to 10.55.0.0/16 table 77 priority 500",
+            {"ips": [{"address": ADDRESS + "/32"}]})
+        self.reaches(container)
+        self.assertEqual(self.default_mss(container), 1360)
+        self.assertIn("10.55.0.0/16 via 169.254.1.1 dev eth0", container.exec("ip", "route", "show", "table", "77"))
+        self.assertRegex(container.exec("ip", "rule"), f"500:\\s+from {ADDRESS} to 10.55.0.0/16 lookup 77")
+
+    def test_ipv6_off(self):
+        """fault N4: net.ipv6.conf.all.disable_ipv6=1 in a network of both families gives a pod with IPv4 alone."""
+        container = self.container(
+            f"ns ip addr add {ADDRESS}/32 dev eth0; ns ip route add 169.254.1.1 dev eth0 scope link; "
+            "ns ip route add default via 169.254.1.1 dev eth0; "
+            "ns ip addr add fd97::5/64 dev eth0 nodad; ns ip -6 route add default via fd97::1 dev eth0",
+            {"ips": [{"address": ADDRESS + "/32"}, {"address": "fd97::5/64", "gateway": "fd97::1"}],
+             "routes": [{"dst": "::/0"}]},
+            linux={"sysctls": {"net.ipv6.conf.all.disable_ipv6": "1"}})
+        self.reaches(container)
+        self.assertNotIn("inet6", container.exec("ip", "addr"))
+
+    def test_spoofed(self):
+        """fault U: a container with another MAC or another address reaches nobody; with its own again it does."""
+        container = self.container(
+            f"ns ip addr add {ADDRESS}/32 dev eth0; ns ip route add 169.254.1.1 dev eth0 scope link; "
+            "ns ip route add default via 169.254.1.1 dev eth0; ip route add 10.97.64.2/32 dev $host",
+            {"ips": [{"address": ADDRESS + "/32"}]},
+            linux={"security_context": {"privileged": True}})
+        pod = container.pod
+        root = pod.create(command=["sleep", "1000"], linux={"security_context": {"privileged": True}})
+        root.start()
+        root.exec("ip", "addr", "add", "10.97.64.2/32", "dev", "eth0")
+        self.reaches(root)
+        with self.assertRaises(CliError):
+            root.exec("ping", "-c", "2", "-W", "3", "-I", "10.97.64.2", OUTSIDE)
+        own = root.exec("cat", "/sys/class/net/eth0/address").strip()
+        root.exec("ip", "link", "set", "eth0", "address", "02:00:00:00:99:99")
+        with self.assertRaises(CliError):
+            root.exec("ping", "-c", "2", "-W", "3", OUTSIDE)
+        root.exec("ip", "link", "set", "eth0", "address", own)
+
+    def test_rules_are_refused(self):
+        """Packet filter rules in the namespace, which a VM's traffic would pass by: RunPodSandbox refuses and names the key."""
+        with self.refused("FailedPrecondition", "1 nftables", "allow_netns_rules"):
+            self.container(
+                f"ns ip addr add {ADDRESS}/32 dev eth0; ns nft add table inet t; ns nft add chain inet t c; "
+                "ns nft add rule inet t c accept", {"ips": [{"address": ADDRESS + "/32"}]})
