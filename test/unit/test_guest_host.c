@@ -2,7 +2,7 @@
 /* The agent beside the VMs: real containers by the real crun, on this machine and without a VM. */
 #include "guest_host_fixture.h"
 
-/* ---- a container's life ------------------------------------------------------------------------------- */
+/* ---- a container's life -------------------------------------------------------------------------------- */
 
 static void state_is(struct peer *p, const char *id, Containerd__V1__Types__Status want)
 {
@@ -23,7 +23,7 @@ static void exec_in(struct peer *p, const char *id, const char *exec, const char
 
 	snprintf(text, sizeof(text),
 		 "{\"user\":{\"uid\":0,\"gid\":0},\"cwd\":\"/\",\"env\":[\"PATH=/bin\"],"
-		 "\"args\":[\"/bin/busybox\",\"sh\",\"-c\",\"%s\"]}",
+		 "\"oomScoreAdj\":321,\"args\":[\"/bin/busybox\",\"sh\",\"-c\",\"%s\"]}",
 		 script);
 	spec.value.data = (uint8_t *)text;
 	spec.value.len = strlen(text);
@@ -77,6 +77,50 @@ static void container_lives_without_a_vm(void **state)
 	peer_close(&p);
 }
 
+/*
+ * fault K9: an exec has its process's oom_score_adj, which the runtime gives to a container's first process
+ * alone.
+ */
+static void exec_has_the_score_of_its_process(void **state)
+{
+	char out[64] = "";
+	struct peer p;
+
+	(void)state;
+	peer_open(&p);
+	run(&p, "c1", "while :; do busybox sleep 0.05; done");
+	exec_in(&p, "c1", "e1", "read n </proc/self/oom_score_adj; echo $n");
+	expect_wait(&p, "c1", "e1", 0);
+	read_log(&p, "c1", "e1", out, sizeof(out));
+	assert_string_equal(out, "1:321\n");
+	assert_int_equal(delete_it(&p, "c1", "e1"), ERR_OK);
+	assert_int_equal(kill_it(&p, "c1", SIGKILL), ERR_OK);
+	expect_wait(&p, "c1", "", 137);
+	assert_int_equal(delete_it(&p, "c1", ""), ERR_OK);
+	peer_close(&p);
+}
+
+/* fault K3: an exec's output lasts until its last writer, not 2 s beyond its first process. */
+static void exec_output_lasts_until_its_last_writer(void **state)
+{
+	char out[64] = "";
+	struct peer p;
+
+	(void)state;
+	peer_open(&p);
+	run(&p, "c1", "while :; do busybox sleep 0.05; done");
+	exec_in(&p, "c1", "e1", "(busybox sleep 4; echo late) & echo early");
+	expect_wait(&p, "c1", "e1", 0);
+	read_log(&p, "c1", "e1", out, sizeof(out));
+	assert_true(str_starts(out, "1:early\n"));
+	assert_true(str_ends(out, "late\n"));
+	assert_int_equal(delete_it(&p, "c1", "e1"), ERR_OK);
+	assert_int_equal(kill_it(&p, "c1", SIGKILL), ERR_OK);
+	expect_wait(&p, "c1", "", 137);
+	assert_int_equal(delete_it(&p, "c1", ""), ERR_OK);
+	peer_close(&p);
+}
+
 static void failed_create_says_why_and_leaves_nothing(void **state)
 {
 	Containerd__Task__V2__CreateTaskRequest req = CONTAINERD__TASK__V2__CREATE_TASK_REQUEST__INIT;
@@ -103,7 +147,7 @@ static void failed_create_says_why_and_leaves_nothing(void **state)
 	peer_close(&p);
 }
 
-/* ---- connections -------------------------------------------------------------------------------------- */
+/* ---- connections --------------------------------------------------------------------------------------- */
 
 static unsigned int count_fds(void)
 {
@@ -327,7 +371,7 @@ static void a_socket_that_is_served_is_not_taken_over(void **state)
 	assert_true(serves());
 }
 
-/* ---- the runtime -------------------------------------------------------------------------------------- */
+/* ---- the runtime --------------------------------------------------------------------------------------- */
 
 /* A crun that says it is of this version (NULL: its own) and notes what it is asked. */
 static void make_wrapper(char path[128], const char *version)
@@ -408,7 +452,7 @@ static void hooks_are_left_to_crun(void **state)
 	assert_int_equal(access(mark, F_OK), 0);
 }
 
-/* ---- what is the host's ------------------------------------------------------------------------------- */
+/* ---- what is the host's -------------------------------------------------------------------------------- */
 
 static void things_of_the_host_are_refused(void **state)
 {
@@ -448,7 +492,7 @@ static void things_of_the_host_are_refused(void **state)
 	peer_close(&p);
 }
 
-/* ---- the end ------------------------------------------------------------------------------------------ */
+/* ---- the end ------------------------------------------------------------------------------------------- */
 
 static void shutdown_ends_containers_answers_and_ends_the_agent(void **state)
 {
@@ -516,6 +560,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(container_lives_without_a_vm),
+		T(exec_has_the_score_of_its_process),
+		T(exec_output_lasts_until_its_last_writer),
 		T(failed_create_says_why_and_leaves_nothing),
 		T(wait_asked_again_on_another_connection_is_answered_once_per_ask),
 		T(connections_that_break_in_a_wait_leave_nothing),
