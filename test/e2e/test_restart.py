@@ -78,6 +78,34 @@ class Restart(Case):
                     pass
         self.assertNotIn(hung.id, self.server.pod_ids())
 
+    def everything(self, pods, containers):
+        """Every list and inspection, as JSON; without the time of the answer itself."""
+        server = self.server
+        inspected = [server.json("inspectp", pod.id) for pod in pods]
+        for answer in inspected:
+            answer.pop("timestamp", None)
+        return {"pods": server.json("pods", "-o", "json"), "containers": server.json("ps", "-a", "-o", "json"),
+                "images": server.json("images", "-o", "json"), "inspectp": inspected,
+                "inspect": [server.json("inspect", container.id) for container in containers],
+                "inspecti": [server.json("inspecti", image) for image in (HTTPD, BUSYBOX)]}
+
+    def test_every_list_and_inspection_is_the_same_after_a_restart(self):
+        """Nothing that a client can ask for changes by a restart, whichever state an object is in."""
+        pod = self.server.runp(labels={"k": "v"}, annotations={"a/b": "c"})
+        stopped = self.server.runp()
+        there = [stopped.run(["sleep", "1000"])]
+        stopped.stop()
+        there.append(pod.run(image=HTTPD))
+        there.append(pod.run(["sh", "-c", "exit 3"], labels={"x": "y"}))
+        there[-1].wait()
+        there.append(pod.create(["sleep", "1000"]))
+        for sig in (signal.SIGTERM, signal.SIGKILL):
+            before = self.everything([pod, stopped], there)
+            self.restart(sig)
+            after = self.everything([pod, stopped], there)
+            for what, answer in before.items():
+                self.assertEqual(after[what], answer, f"{what} after signal {int(sig)}")
+
     def test_what_no_row_knows_goes_after_a_boot_of_the_host(self):
         """A power cut may take the database's last commits and leave what they recorded on the disk."""
         pod = self.server.runp()
