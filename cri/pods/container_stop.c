@@ -10,6 +10,7 @@
 #include "cri/agent/agent.h"
 
 #include <signal.h>
+#include <utlist.h>
 
 #define KILL_NS	    (10 * NS_PER_SEC) /* a guest that cannot end a process by SIGKILL in this time hangs */
 #define DRAIN_NS    (25 * NS_PER_SEC) /* at most, from the end of a process until its exit is known */
@@ -41,6 +42,7 @@ static void disarm(struct container *c)
 	if (!c->stop.timer)
 		return;
 	c->stop.timer = loop_source_free(c->stop.timer);
+	DL_DELETE2(c->pods->timed, c, stop.prev, stop.next);
 	object_unref(&c->object); /* the caller holds another */
 }
 
@@ -58,6 +60,7 @@ static bool arm(struct container *c, enum stop_stage stage, int64_t when_ns)
 		fail(c, &err);
 		return false;
 	}
+	DL_APPEND2(c->pods->timed, c, stop.prev, stop.next);
 	object_ref(&c->object);
 	return true;
 }
@@ -296,6 +299,12 @@ void container_stop_forget(struct container *container)
 		return;
 	err_set_status(&err, -ESHUTDOWN, ERR_UNAVAILABLE, "the server is being stopped");
 	fail(container, &err);
+}
+
+void container_stops_forget(struct pods *pods)
+{
+	while (pods->timed)
+		disarm(pods->timed);
 }
 
 void container_stop_over(struct container *container)

@@ -45,6 +45,7 @@ struct pods *pods_free(struct pods *pods)
 		return NULL;
 	loop_source_free(pods->unclaimed);
 	empty(&pods->containers, false); /* they hold their pods */
+	container_stops_forget(pods);
 	empty(&pods->pods, true);
 	table_done(&pods->containers);
 	table_done(&pods->pods);

@@ -49,6 +49,7 @@ struct pods {
 	int64_t unclaimed_ns;	       /* immutable */
 	atomic_uint execs;	       /* of all pods, as is exec_bytes */
 	atomic_size_t exec_bytes;
+	struct container *timed; /* loop thread: the containers whose stop has a timer */
 };
 
 /* ---- pods: pod.c --------------------------------------------------------------------------------------- */
@@ -181,8 +182,9 @@ struct container {
 			STOP_DRAINS, /* it has ended, its log is not complete */
 			STOP_CONDEMNED,
 		} stage;
-		struct loop_source *timer; /* holds a reference */
-	} stop;				   /* loop thread */
+		struct loop_source *timer;     /* holds a reference */
+		struct container *next, *prev; /* in pods->timed, while it has a timer */
+	} stop;				       /* loop thread */
 };
 
 /* Takes over `state`. NULL: out of memory, and the state is the caller's still. */
@@ -257,6 +259,8 @@ int container_stop_begin(struct container *container, int64_t kill_at_ns, struct
 void container_stop_resume(struct container *container);
 /* The server ends: a stop in progress is the next one's. On the loop's thread, or when the loop has ended. */
 void container_stop_forget(struct container *container);
+/* The same for containers that were removed while their timer could not be taken away. */
+void container_stops_forget(struct pods *pods);
 /* It has exited: whoever waits for a stop is answered. */
 void container_stop_over(struct container *container);
 /*
