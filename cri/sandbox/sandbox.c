@@ -182,7 +182,6 @@ int sandbox_info(struct sandbox *sandbox, struct sandbox_info *ret_info, struct 
 {
 	struct agent_identity identity = {0};
 	struct agent *agent = NULL;
-	int r = 0;
 
 	memset(ret_info, 0, sizeof(*ret_info));
 	memcpy(ret_info->dir, sandbox->dir, sizeof(ret_info->dir));
@@ -198,8 +197,11 @@ int sandbox_info(struct sandbox *sandbox, struct sandbox_info *ret_info, struct 
 	memcpy(ret_info->agent_version, identity.version, sizeof(ret_info->agent_version));
 	ret_info->epoch = identity.epoch;
 	if (sandbox_agent(sandbox, &agent, NULL) == 0)
-		r = sandbox->driver->info(sandbox, &ret_info->machine, err);
-	return r;
+		return sandbox->driver->info(sandbox, &ret_info->machine, err);
+	/* Of a dead one a later server knows no more than this. */
+	ret_info->agent_version[0] = 0;
+	ret_info->epoch = 0;
+	return 0;
 }
 
 int sandbox_resize(struct sandbox *sandbox, struct call *call, uint32_t vcpus, uint64_t memory_bytes,

@@ -142,5 +142,5 @@ class Life(Case):
         self.assertEqual(status["image"]["image"], BUSYBOX)
         self.assertEqual(status["imageRef"], image["repoDigests"][0])
         self.assertEqual(status["imageId"], image["id"])
-        listed = [c for c in self.server.json("ps", "-a")["containers"] if c["id"] == container.id]
+        listed = [c for c in self.server.json("ps", "-a", "-o", "json")["containers"] if c["id"] == container.id]
         self.assertEqual(listed[0]["imageId"], image["id"])
