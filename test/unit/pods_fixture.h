@@ -1142,6 +1142,16 @@ int health_fits_now(struct health *health, uint64_t memory_bytes, struct err *er
 	return 0;
 }
 
+static inline bool events_are(void *want)
+{
+	bool yes;
+
+	pthread_mutex_lock(&fake.lock);
+	yes = str_eq(fake.events, want);
+	pthread_mutex_unlock(&fake.lock);
+	return yes;
+}
+
 static inline void event_letter(char letter)
 {
 	size_t len;
