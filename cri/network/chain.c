@@ -164,7 +164,7 @@ static int plugin_failed(const struct cni_output *out, struct err *err)
 
 /* Runs one plugin to its success. *ret_out (malloc'ed) is what it printed. */
 static int run_plugin(const struct call *call, const struct cni_plugin *plugin, int64_t deadline_ns,
-		      char **ret_out, size_t *ret_len, struct err *err)
+		      int cancel_fd, char **ret_out, size_t *ret_len, struct err *err)
 {
 	struct cni_output out = {0};
 	struct json_object *request = NULL;
@@ -185,7 +185,7 @@ static int run_plugin(const struct call *call, const struct cni_plugin *plugin, 
 	if (!text)
 		r = err_oom(err);
 	else
-		r = cni_run(path, env, text, len, deadline_ns, &out, err);
+		r = cni_run(path, env, text, len, deadline_ns, cancel_fd, &out, err);
 	if (r == 0 && out.status != 0)
 		r = plugin_failed(&out, err);
 	if (r == 0) {
@@ -203,7 +203,8 @@ out:
 
 /* ---- the commands -------------------------------------------------------------------------------------- */
 
-int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err)
+int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, int cancel_fd,
+		  struct err *err)
 {
 	struct call call = {
 		.att = att, .conf = att->conf, .command = "ADD", .netns = att->netns, .bin_dirs = bin_dirs};
@@ -217,7 +218,7 @@ int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t dea
 		int r;
 
 		call.prev = prev;
-		r = run_plugin(&call, plugin, deadline_ns, &out, &len, err);
+		r = run_plugin(&call, plugin, deadline_ns, cancel_fd, &out, &len, err);
 		if (r < 0)
 			return r;
 		r = cni_result_parse(out, len, att->ifname, &result, err);
@@ -249,7 +250,7 @@ int cni_chain_check(struct cni_attachment *att, char *const *bin_dirs, int64_t d
 	for (size_t i = 0; i < att->conf->n_plugins; i++) {
 		char *out CLEANUP_FREE = NULL;
 		size_t len;
-		int r = run_plugin(&call, &att->conf->plugins[i], deadline_ns, &out, &len, err);
+		int r = run_plugin(&call, &att->conf->plugins[i], deadline_ns, -1, &out, &len, err);
 
 		if (r < 0)
 			return r;
@@ -284,8 +285,8 @@ int cni_chain_del(struct cni_attachment *att, char *const *bin_dirs, int64_t dea
 		int64_t now = now_monotonic_ns(), left = deadline_ns > now ? deadline_ns - now : 0;
 		struct err mine = ERR_INIT;
 		size_t len;
-		int r = run_plugin(&call, &att->conf->plugins[i], now + left / (int64_t)(i + 1), &out, &len,
-				   &mine);
+		int r = run_plugin(&call, &att->conf->plugins[i], now + left / (int64_t)(i + 1), -1, &out,
+				   &len, &mine);
 
 		if (r < 0 && first == 0) {
 			first = r;
@@ -307,7 +308,7 @@ int cni_chain_status(const char *file, const char *config, char *const *bin_dirs
 		char *out CLEANUP_FREE = NULL;
 		size_t len;
 
-		r = run_plugin(&call, &conf->plugins[i], deadline_ns, &out, &len, err);
+		r = run_plugin(&call, &conf->plugins[i], deadline_ns, -1, &out, &len, err);
 	}
 	cni_conf_free(conf);
 	return r;
@@ -327,7 +328,7 @@ int cni_chain_gc(const char *file, const char *config, char *const *bin_dirs, st
 		char *out CLEANUP_FREE = NULL;
 		size_t len;
 
-		first = run_plugin(&call, &conf->plugins[i], deadline_ns, &out, &len, err);
+		first = run_plugin(&call, &conf->plugins[i], deadline_ns, -1, &out, &len, err);
 	}
 out:
 	cni_conf_free(conf);

@@ -34,9 +34,12 @@ int cni_attachment_save(const struct cni_attachment *att, const char *path, stru
 /* -ENOENT if there is no such file; -EBADMSG if it cannot be read as an attachment. */
 int cni_attachment_load(const char *path, struct cni_attachment **ret_att, struct err *err);
 
-/* Runs the chain. ADD stops at the first failure (undoing is the caller's) and sets att->result at its end.
+/*
+ * Runs the chain. ADD stops at the first failure (undoing is the caller's) and sets att->result at its end.
+ * cancel_fd: as cni_run has it.
  */
-int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err);
+int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, int cancel_fd,
+		  struct err *err);
 int cni_chain_check(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err);
 /* In reverse; goes on behind a plugin that fails, each having its share of the time; the first error is
  * returned. */

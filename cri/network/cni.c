@@ -331,10 +331,14 @@ static int detach(struct cni *cni, struct cni_attachment *att, const char *path,
 	return 0;
 }
 
-static int attach(struct cni *cni, struct cni_attachment *att, const char *path, int64_t deadline_ns,
-		  struct cni_result *ret, struct err *err)
+static int attach(struct cni *cni, struct cni_attachment *att, const char *path, struct call *call,
+		  int64_t deadline_ns, struct cni_result *ret, struct err *err)
 {
-	int r = cni_chain_add(att, cni->bin_dirs, deadline_ns, err);
+	int cancel_fd = -1;
+	int r = call ? call_fd(call, &cancel_fd, err) : 0;
+
+	if (r == 0)
+		r = cni_chain_add(att, cni->bin_dirs, deadline_ns, cancel_fd, err);
 
 	if (r < 0)
 		return r;
@@ -347,8 +351,8 @@ static int attach(struct cni *cni, struct cni_attachment *att, const char *path,
 	return r;
 }
 
-int cni_add(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, struct cni_result *ret_result,
-	    struct err *err)
+int cni_add(struct cni *cni, const struct cni_pod *pod, struct call *call, int64_t deadline_ns,
+	    struct cni_result *ret_result, struct err *err)
 {
 	struct cni_attachment *att CLEANUP(attachment_cleanup) = NULL;
 	char *file CLEANUP_FREE = NULL, *text CLEANUP_FREE = NULL, *cidr CLEANUP_FREE = NULL;
@@ -378,7 +382,7 @@ int cni_add(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, str
 	r = cni_attachment_save(att, path, err);
 	if (r < 0)
 		return r;
-	r = attach(cni, att, path, deadline_ns, &result, err);
+	r = attach(cni, att, path, call, deadline_ns, &result, err);
 	if (r == 0) {
 		json = strdup(att->result);
 		r = json ? 0 : err_oom(err);

@@ -24,6 +24,7 @@
 #define CRI_NETWORK_CNI_H
 
 #include "base/err.h"
+#include "cri/core/call.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -104,10 +105,11 @@ int cni_bandwidth_parse(const char *quantity, uint64_t *ret_bps, struct err *err
 /*
  * ADD through the chain; if a plugin fails, DEL has been run for the chain before this returns. If that DEL
  * failed too, the message says so and the state is kept for cni_del to try again. A pod that is attached
- * already gets DEL first.
+ * already gets DEL first. When the call (may be NULL) ends, the plugin that runs is killed, as at the
+ * deadline.
  */
-int cni_add(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, struct cni_result *ret_result,
-	    struct err *err);
+int cni_add(struct cni *cni, const struct cni_pod *pod, struct call *call, int64_t deadline_ns,
+	    struct cni_result *ret_result, struct err *err);
 /*
  * DEL, in reverse, with the cached result (also after a restart); missing netns or cache: still run, success
  * expected. A plugin that fails does not keep the others from running.

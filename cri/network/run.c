@@ -118,17 +118,18 @@ static int poll_ms(int64_t deadline_ns)
 	return left > 3600 * NS_PER_SEC ? 3600 * 1000 : (int)((left + NS_PER_MS - 1) / NS_PER_MS);
 }
 
-/* Until the plugin has exited: 0, -ETIMEDOUT, -EMSGSIZE or another errno. */
-static int pump(struct run *run, int64_t deadline_ns)
+/* Until the plugin has exited: 0, -ETIMEDOUT, -ECANCELED, -EMSGSIZE or another errno. */
+static int pump(struct run *run, int64_t deadline_ns, int cancel_fd)
 {
-	struct pollfd fds[3] = {
+	struct pollfd fds[4] = {
 		{.fd = run->pidfd, .events = POLLIN},
 		{.fd = run->out[0], .events = POLLIN},
 		{.fd = run->err[0], .events = POLLIN},
+		{.fd = cancel_fd, .events = POLLIN},
 	};
 
 	for (;;) {
-		int n = poll(fds, 3, poll_ms(deadline_ns)), r;
+		int n = poll(fds, 4, poll_ms(deadline_ns)), r;
 
 		if (n < 0 && errno != EINTR)
 			return -errno;
@@ -136,6 +137,8 @@ static int pump(struct run *run, int64_t deadline_ns)
 			return -ETIMEDOUT;
 		if (n <= 0)
 			continue;
+		if (fds[3].revents && !fds[0].revents)
+			return -ECANCELED;
 		if (fds[1].revents) {
 			r = drain_out(run);
 			if (r < 0)
@@ -176,7 +179,7 @@ static void kill_group(struct run *run)
 }
 
 int cni_run(const char *path, char *const *env, const char *input, size_t input_len, int64_t deadline_ns,
-	    struct cni_output *ret_output, struct err *err)
+	    int cancel_fd, struct cni_output *ret_output, struct err *err)
 {
 	struct run run = {.in = -1, .out = {-1, -1}, .err = {-1, -1}, .pidfd = -1};
 	char *text;
@@ -188,11 +191,13 @@ int cni_run(const char *path, char *const *env, const char *input, size_t input_
 		r = spawn_plugin(&run, path, env, err);
 	if (r < 0)
 		goto out;
-	r = pump(&run, deadline_ns);
+	r = pump(&run, deadline_ns, cancel_fd);
 	if (r < 0) {
 		kill_group(&run);
 		if (r == -ETIMEDOUT)
 			err_set(err, r, "killed: it did not end before the deadline");
+		else if (r == -ECANCELED)
+			err_set_status(err, r, ERR_CANCELLED, "killed: its result is not wanted any more");
 		else if (r == -EMSGSIZE || r == -ENOBUFS)
 			err_set_status(err, r, ERR_INTERNAL, "killed: it wrote more than %d bytes of output",
 				       CNI_OUTPUT_MAX);

@@ -5,10 +5,10 @@
  * Threads:   blocks the caller until the plugin has ended, at most until the deadline (and CNI_KILL_NS more
  *            to see it die).
  * Limits:    CNI_OUTPUT_MAX bytes of output; of stderr the first bytes are kept and the rest is thrown away.
- * Processes: the plugin has a process group of its own, default signals, "/" as its directory and the
- *            descriptors 0, 1 and 2 (base/process.h). If the deadline passes or the output is too much, the
- *            whole group is killed. A plugin that leaves a daemon behind does not hold up the call: its own
- *            exit ends it.
+ *            Processes: the plugin has a process group of its own, default signals, "/" as its directory and
+ *            the descriptors 0, 1 and 2 (base/process.h). If the deadline passes, the caller cancels or the
+ *            output is too much, the whole group is killed. A plugin that leaves a daemon behind does not
+ *            hold up the call: its own exit ends it.
  */
 #ifndef CRI_NETWORK_RUN_INTERNAL_H
 #define CRI_NETWORK_RUN_INTERNAL_H
@@ -29,9 +29,12 @@ struct cni_output {
 };
 void cni_output_done(struct cni_output *output);
 
-/* -ETIMEDOUT after the deadline, -EMSGSIZE on too much output, else what spawning said. A plugin's failure is
- * status != 0. */
+/*
+ * cancel_fd (-1: none) becomes readable when nobody wants the result any more. -ETIMEDOUT after the deadline,
+ * -ECANCELED when cancelled, -EMSGSIZE on too much output, else what spawning said. A plugin's failure is
+ * status != 0.
+ */
 int cni_run(const char *path, char *const *env, const char *input, size_t input_len, int64_t deadline_ns,
-	    struct cni_output *ret_output, struct err *err);
+	    int cancel_fd, struct cni_output *ret_output, struct err *err);
 
 #endif

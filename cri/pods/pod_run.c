@@ -90,8 +90,8 @@ static void cni_job(void *arg)
 	int r = pod_cni_view(run->pod->object.id, run->netns, run->config, ports, POD_PORTS_MAX, &view, &err);
 
 	if (r == 0)
-		r = cni_add(run->pods->parts.cni, &view, call_until(run->pod->object.work, CNI_ADD_NS),
-			    &result, &err);
+		r = cni_add(run->pods->parts.cni, &view, run->pod->object.work,
+			    call_until(run->pod->object.work, CNI_ADD_NS), &result, &err);
 	pthread_mutex_lock(&run->lock);
 	run->cni_code = r;
 	run->cni_err = err;

@@ -131,7 +131,7 @@ static int attempt_network(void *arg, struct err *err)
 {
 	struct fixture *f = arg;
 	struct cni_result result = {0};
-	int r = cni_add(f->cni, &pod, 0, &result, err);
+	int r = cni_add(f->cni, &pod, NULL, 0, &result, err);
 
 	if (r < 0)
 		return r;

@@ -993,11 +993,11 @@ int cni_bandwidth_parse(const char *quantity, uint64_t *ret_bps, struct err *err
 	*ret_bps = 1;
 	return 0;
 }
-int cni_add(struct cni *cni, const struct cni_pod *pod, int64_t deadline_ns, struct cni_result *ret_result,
-	    struct err *err)
+int cni_add(struct cni *cni, const struct cni_pod *pod, struct call *call, int64_t deadline_ns,
+	    struct cni_result *ret_result, struct err *err)
 {
 	SPARED;
-	int r = fake_step(STEP_ADD, NULL, err);
+	int r = fake_step(STEP_ADD, call, err);
 
 	(void)cni;
 	(void)pod;

@@ -30,7 +30,7 @@ static void add_chain_passes_results_capabilities_and_environment(void **state)
 			       "true,\"bandwidth\":true}}"),
 		 0600);
 	assert_int_equal(cni_set_pod_cidr(f->cni, "10.9.0.0/24,fd00::/64", &err), 0);
-	if (cni_add(f->cni, &full, 0, &result, &err) < 0)
+	if (cni_add(f->cni, &full, NULL, 0, &result, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_calls(f, "ADD first\nADD second\n");
 	assert_int_equal(result.n_ips, 1);
@@ -89,7 +89,7 @@ static void del_after_restart_uses_the_record(void **state)
 	put_plugin(f, "first", GOOD);
 	put_plugin(f, "second", GOOD);
 	put_file(f->conf, "10-a.conflist", LIST("0.4.0", "{\"type\":\"first\"},{\"type\":\"second\"}"), 0600);
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), 0);
 	cni_result_done(&result);
 	assert_true(is_cached(f));
 	assert_int_equal(cni_check(f->cni, bare.id, 0, &err), 0);
@@ -140,7 +140,7 @@ static void add_passes_the_pods_annotations(void **state)
 		      "{\"type\":\"first\",\"capabilities\":{\"io.kubernetes.cri.pod-annotations\":true}},"
 		      "{\"type\":\"second\"}"),
 		 0600);
-	if (cni_add(f->cni, &full, 0, &result, &err) < 0)
+	if (cni_add(f->cni, &full, NULL, 0, &result, &err) < 0)
 		fail_msg("%s", err.msg);
 	cni_result_done(&result);
 	in = input_of(f, "in.first.ADD");
@@ -206,7 +206,7 @@ static void add_takes_the_routes_of_1_1(void **state)
 		   "0.0/16\"}]}'; "
 		   "exit 0");
 	put_file(f->conf, "10-a.conflist", LIST("1.1.0", "{\"type\":\"first\"}"), 0600);
-	if (cni_add(f->cni, &pod, 0, &result, &err) < 0)
+	if (cni_add(f->cni, &pod, NULL, 0, &result, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_int_equal(result.mtu, 1300);
 	assert_int_equal(result.n_routes, 3);
@@ -266,10 +266,39 @@ static void add_fails(struct fixture *f, const char *body, int64_t deadline_ms, 
 	put_plugin(f, "first", GOOD);
 	put_plugin(f, "second", body);
 	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"},{\"type\":\"second\"}"), 0600);
-	assert_int_equal(cni_add(f->cni, &pod, in_ms(deadline_ms), &result, &err), code);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, in_ms(deadline_ms), &result, &err), code);
 	assert_contains(err.msg, words);
 	assert_contains(err.msg, "network \"net1\": plugin \"second\": ADD");
 	assert_int_equal(err.status, status);
+	assert_calls(f, "ADD first\nADD second\nDEL second\nDEL first\n");
+	assert_false(is_cached(f));
+}
+
+static void *cancel_soon(void *call)
+{
+	usleep(100000);
+	call_cancel(call, "the caller has left");
+	return NULL;
+}
+
+static void add_of_a_call_that_ends_is_killed_and_undone(void **state)
+{
+	struct fixture *f = *state;
+	struct call *call CLEANUP_CALL = NULL;
+	struct cni_result result;
+	struct err err = ERR_INIT;
+	int64_t begin = now_monotonic_ns();
+	pthread_t thread;
+
+	put_plugin(f, "first", GOOD);
+	put_plugin(f, "second", "[ $CNI_COMMAND = DEL ] && exit 0; sleep 20");
+	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"},{\"type\":\"second\"}"), 0600);
+	assert_int_equal(call_new(0, &call, NULL), 0);
+	assert_int_equal(pthread_create(&thread, NULL, cancel_soon, call), 0);
+	assert_int_equal(cni_add(f->cni, &pod, call, in_ms(20000), &result, &err), -ECANCELED);
+	pthread_join(thread, NULL);
+	assert_true(now_monotonic_ns() - begin < 5 * NS_PER_SEC);
+	assert_contains(err.msg, "not wanted any more");
 	assert_calls(f, "ADD first\nADD second\nDEL second\nDEL first\n");
 	assert_false(is_cached(f));
 }
@@ -357,7 +386,7 @@ static void add_plugin_that_leaves_a_daemon_does_not_hang(void **state)
 
 	put_plugin(f, "first", "sleep 15 & " GOOD);
 	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"}"), 0600);
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), 0);
 	cni_result_done(&result);
 	assert_true(now_monotonic_ns() - begin < 10 * NS_PER_SEC);
 }
@@ -370,7 +399,7 @@ static void add_undo_fails_keeps_the_record(void **state)
 
 	put_plugin(f, "first", "echo '{\"code\":99,\"msg\":\"no '$CNI_COMMAND'\"}'; exit 1");
 	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"}"), 0600);
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), -EIO);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), -EIO);
 	assert_contains(err.msg, "no ADD");
 	assert_contains(err.msg, "no DEL");
 	assert_true(is_cached(f));
@@ -387,7 +416,7 @@ static void add_without_address_fails(void **state)
 
 	put_plugin(f, "first", "[ $CNI_COMMAND = ADD ] && echo '{\"cniVersion\":\"1.0.0\"}'; exit 0");
 	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"}"), 0600);
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), -EIO);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), -EIO);
 	assert_contains(err.msg, "gave eth0 no IP address");
 	assert_calls(f, "ADD first\nDEL first\n");
 	assert_false(is_cached(f));
@@ -402,7 +431,7 @@ static void del_goes_on_behind_a_failing_plugin(void **state)
 	put_plugin(f, "first", GOOD);
 	put_plugin(f, "second", "[ $CNI_COMMAND = DEL ] && exit 3; " GOOD);
 	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"},{\"type\":\"second\"}"), 0600);
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), 0);
 	cni_result_done(&result);
 	assert_int_equal(cni_del(f->cni, &pod, 0, &err), -EIO);
 	assert_contains(err.msg, "plugin \"second\": DEL failed");
@@ -422,7 +451,7 @@ static void check_honours_version_and_disable(void **state)
 		 "{\"cniVersion\":\"1.0.0\",\"name\":\"net1\",\"disableCheck\":true,\"plugins\":[{\"type\":"
 		 "\"first\"}]}",
 		 0600);
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), 0);
 	cni_result_done(&result);
 	assert_int_equal(cni_check(f->cni, pod.id, 0, &err), 0);
 	assert_calls(f, "ADD first\n");
@@ -441,9 +470,9 @@ static void gc_removes_what_no_pod_owns(void **state)
 	other.id = "pod2";
 	put_plugin(f, "first", GOOD);
 	put_file(f->conf, "10-a.conflist", LIST("1.1.0", "{\"type\":\"first\"}"), 0600);
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), 0);
 	cni_result_done(&result);
-	assert_int_equal(cni_add(f->cni, &other, 0, &result, &err), 0);
+	assert_int_equal(cni_add(f->cni, &other, NULL, 0, &result, &err), 0);
 	cni_result_done(&result);
 	if (cni_gc(f->cni, ids, 0, &err) < 0)
 		fail_msg("%s", err.msg);
@@ -469,7 +498,7 @@ static void *attach_detach(void *arg)
 		struct cni_result result;
 		struct err err = ERR_INIT;
 
-		if (cni_status(f->cni, &err) < 0 || cni_add(f->cni, &mine, 0, &result, &err) < 0)
+		if (cni_status(f->cni, &err) < 0 || cni_add(f->cni, &mine, NULL, 0, &result, &err) < 0)
 			return strdup(err.msg);
 		cni_result_done(&result);
 		if (cni_check(f->cni, mine.id, 0, &err) < 0 || cni_del(f->cni, &mine, 0, &err) < 0)
@@ -513,16 +542,16 @@ static void add_bad_pod_is_refused(void **state)
 	put_plugin(f, "first", GOOD);
 	put_file(f->conf, "10-a.conflist", LIST("1.0.0", "{\"type\":\"first\"}"), 0600);
 	bad.id = "../x";
-	assert_int_equal(cni_add(f->cni, &bad, 0, &result, &err), -EINVAL);
+	assert_int_equal(cni_add(f->cni, &bad, NULL, 0, &result, &err), -EINVAL);
 	assert_int_equal(cni_del(f->cni, &bad, 0, &err), -EINVAL);
 	bad = pod;
 	bad.name = "a;K8S_POD_NAMESPACE=kube-system";
-	assert_int_equal(cni_add(f->cni, &bad, 0, &result, &err), -EINVAL);
+	assert_int_equal(cni_add(f->cni, &bad, NULL, 0, &result, &err), -EINVAL);
 	assert_contains(err.msg, "the pod's name");
 	bad = pod;
 	bad.ports = &port;
 	bad.n_ports = 1;
-	assert_int_equal(cni_add(f->cni, &bad, 0, &result, &err), -EINVAL);
+	assert_int_equal(cni_add(f->cni, &bad, NULL, 0, &result, &err), -EINVAL);
 	assert_contains(err.msg, "port_mappings[0]: protocol");
 	assert_int_equal(cni_pod_check(&bad, &err), -EINVAL);
 	assert_int_equal(cni_pod_check(&pod, &err), 0);
@@ -541,6 +570,7 @@ int main(void)
 		T(add_passes_the_pods_annotations),
 		T(status_asks_plugins_of_1_1),
 		T(add_takes_the_routes_of_1_1),
+		T(add_of_a_call_that_ends_is_killed_and_undone),
 		T(add_error_json_is_carried_and_undone),
 		T(add_try_again_is_unavailable),
 		T(add_garbage_exit_is_quoted_with_stderr),

@@ -47,7 +47,7 @@ static void status_missing_plugin_is_named(void **state)
 	assert_contains(err.msg, "CNI plugin \"nowhere\" is not installed in");
 	assert_contains(err.msg, f->bin);
 	assert_int_equal(err.status, ERR_FAILED_PRECONDITION);
-	assert_true(cni_add(f->cni, &pod, 0, &result, &err) < 0);
+	assert_true(cni_add(f->cni, &pod, NULL, 0, &result, &err) < 0);
 	assert_calls(f, "");
 	assert_false(is_cached(f));
 }

@@ -214,7 +214,7 @@ static void add_connects_and_del_leaves_nothing(void **state)
 	struct err err = ERR_INIT;
 
 	for (int round = 0; round < 2; round++) {
-		if (cni_add(f->cni, &pod, 0, &result, &err) < 0)
+		if (cni_add(f->cni, &pod, NULL, 0, &result, &err) < 0)
 			fail_msg("%s", err.msg);
 		assert_int_equal(result.n_ips, 1);
 		assert_true(str_starts(result.ips[0].address, "10.199.7."));
@@ -244,7 +244,7 @@ static void check_sees_what_is_missing(void **state)
 	struct err err = ERR_INIT;
 
 	pod.n_ports = 0;
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), 0);
 	cni_result_done(&result);
 	if (cni_check(f->cni, pod.id, 0, &err) < 0)
 		fail_msg("%s", err.msg);
@@ -263,7 +263,7 @@ static void del_with_the_netns_gone_frees_the_rest(void **state)
 	struct cni_result result;
 	struct err err = ERR_INIT;
 
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), 0);
 	cni_result_done(&result);
 	assert_int_equal(umount2(f->pod_ns, MNT_DETACH), 0);
 	assert_int_equal(unlink(f->pod_ns), 0);
@@ -284,7 +284,7 @@ static void del_with_a_plain_file_for_the_netns_frees_the_rest(void **state)
 	struct cni_result result;
 	struct err err = ERR_INIT;
 
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), 0);
 	cni_result_done(&result);
 	assert_int_equal(umount2(f->pod_ns, MNT_DETACH), 0);
 	assert_int_equal(access(f->pod_ns, F_OK), 0);
@@ -310,11 +310,11 @@ static void add_addresses_run_out_is_told_and_undone(void **state)
 	struct err err = ERR_INIT;
 
 	assert_int_equal(write_file(path, conf, strlen(conf), 0600), 0);
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), 0);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), 0);
 	cni_result_done(&result);
 	pod.id = "podreal2";
 	pod.ifname = "eth1";
-	assert_int_equal(cni_add(f->cni, &pod, 0, &result, &err), -EIO);
+	assert_int_equal(cni_add(f->cni, &pod, NULL, 0, &result, &err), -EIO);
 	assert_non_null(strstr(err.msg, "network \"testnet\": plugin \"bridge\": ADD failed: "));
 	assert_non_null(strstr(err.msg, "no IP addresses available"));
 	assert_int_equal(lines("nsenter --net=%s ip -o link show eth1 2>/dev/null", f->pod_ns), 0);
