@@ -88,7 +88,8 @@ struct fake {
 	uint32_t vcpus;	  /* at most 4 */
 	char pins[4][64]; /* where each vCPU runs */
 	char adopts[16];
-	unsigned int gcs, checks;
+	unsigned int gcs;
+	atomic_uint checks;
 	int64_t adopt_wait_ns; /* of the next start; 0: as users have it */
 
 	char dir[64];
