@@ -128,7 +128,7 @@ struct vm_device {
 	const char *tag; /* fs */
 	bool read_only;
 	uint8_t mac[6];
-	uint32_t mtu;
+	uint32_t mtu; /* what the tap has, for QEMU to tell the guest; Cloud Hypervisor asks the tap itself */
 };
 #define VM_PCI_ADDRESS_MAX 16
 /* ret_pci: "0000:00:05.0" as the guest sees it. */
