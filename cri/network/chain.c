@@ -16,7 +16,8 @@
 /* Codes of the spec's "Error": 11 is "try again later". */
 #define CNI_CODE_TRY_AGAIN 11
 
-struct call {
+/* One command to the plugins of a chain. */
+struct order {
 	const struct cni_attachment *att;
 	const struct cni_conf *conf;
 	const char *command;
@@ -49,7 +50,7 @@ static struct json_object *runtime_config(const struct cni_attachment *att, stru
 }
 
 /* The plugin's own object, with what section 4 of the spec adds and takes away. */
-static int make_request(const struct call *call, const struct cni_plugin *plugin, struct json_object **ret,
+static int make_request(const struct order *order, const struct cni_plugin *plugin, struct json_object **ret,
 			struct err *err)
 {
 	struct json_object *request = NULL, *declared = NULL, *prev = NULL;
@@ -57,10 +58,10 @@ static int make_request(const struct call *call, const struct cni_plugin *plugin
 
 	if (json_object_deep_copy(plugin->conf, &request, NULL) < 0)
 		return err_oom(err);
-	r = cni_json_put(request, "cniVersion", json_object_new_string(call->conf->version));
-	r = r ? r : cni_json_put(request, "name", json_object_new_string(call->conf->name));
-	if (r == 0 && call->att && json_object_object_get_ex(plugin->conf, "capabilities", &declared)) {
-		struct json_object *config = runtime_config(call->att, declared);
+	r = cni_json_put(request, "cniVersion", json_object_new_string(order->conf->version));
+	r = r ? r : cni_json_put(request, "name", json_object_new_string(order->conf->name));
+	if (r == 0 && order->att && json_object_object_get_ex(plugin->conf, "capabilities", &declared)) {
+		struct json_object *config = runtime_config(order->att, declared);
 
 		if (config && json_object_object_length(config) == 0)
 			json_object_put(config);
@@ -68,16 +69,16 @@ static int make_request(const struct call *call, const struct cni_plugin *plugin
 			r = cni_json_put(request, "runtimeConfig", config);
 	}
 	json_object_object_del(request, "capabilities");
-	if (r == 0 && call->prev) {
-		r = cni_json_parse(call->prev, strlen(call->prev), "the previous result", &prev, err);
+	if (r == 0 && order->prev) {
+		r = cni_json_parse(order->prev, strlen(order->prev), "the previous result", &prev, err);
 		if (r < 0) {
 			json_object_put(request);
 			return r;
 		}
 		r = cni_json_put(request, "prevResult", prev);
 	}
-	if (r == 0 && call->valid)
-		r = cni_json_put(request, "cni.dev/valid-attachments", json_object_get(call->valid));
+	if (r == 0 && order->valid)
+		r = cni_json_put(request, "cni.dev/valid-attachments", json_object_get(order->valid));
 	if (r < 0) {
 		json_object_put(request);
 		return err_oom(err);
@@ -86,15 +87,15 @@ static int make_request(const struct call *call, const struct cni_plugin *plugin
 	return 0;
 }
 
-static int make_env(const struct call *call, char ***ret)
+static int make_env(const struct order *order, char ***ret)
 {
 	char **env CLEANUP_STRV = NULL;
 	char *dirs CLEANUP_FREE = NULL;
 	const char *path = getenv("PATH");
 	int r = 0;
 
-	for (size_t i = 0; call->bin_dirs && call->bin_dirs[i]; i++) {
-		char *more = dirs ? xasprintf("%s:%s", dirs, call->bin_dirs[i]) : strdup(call->bin_dirs[i]);
+	for (size_t i = 0; order->bin_dirs && order->bin_dirs[i]; i++) {
+		char *more = dirs ? xasprintf("%s:%s", dirs, order->bin_dirs[i]) : strdup(order->bin_dirs[i]);
 
 		if (!more)
 			return -ENOMEM;
@@ -102,13 +103,13 @@ static int make_env(const struct call *call, char ***ret)
 		dirs = more;
 	}
 	r = strv_addf(&env, "PATH=%s", str_empty(path) ? DEFAULT_PATH : path);
-	r = r ? r : strv_addf(&env, "CNI_COMMAND=%s", call->command);
+	r = r ? r : strv_addf(&env, "CNI_COMMAND=%s", order->command);
 	r = r ? r : strv_addf(&env, "CNI_PATH=%s", dirs ? dirs : "");
-	if (call->att) {
-		r = r ? r : strv_addf(&env, "CNI_CONTAINERID=%s", call->att->id);
-		r = r ? r : strv_addf(&env, "CNI_NETNS=%s", call->netns);
-		r = r ? r : strv_addf(&env, "CNI_IFNAME=%s", call->att->ifname);
-		r = r ? r : strv_addf(&env, "CNI_ARGS=%s", call->att->args);
+	if (order->att) {
+		r = r ? r : strv_addf(&env, "CNI_CONTAINERID=%s", order->att->id);
+		r = r ? r : strv_addf(&env, "CNI_NETNS=%s", order->netns);
+		r = r ? r : strv_addf(&env, "CNI_IFNAME=%s", order->att->ifname);
+		r = r ? r : strv_addf(&env, "CNI_ARGS=%s", order->att->args);
 	}
 	if (r == 0)
 		*ret = move_ptr(env);
@@ -163,7 +164,7 @@ static int plugin_failed(const struct cni_output *out, struct err *err)
 }
 
 /* Runs one plugin to its success. *ret_out (malloc'ed) is what it printed. */
-static int run_plugin(const struct call *call, const struct cni_plugin *plugin, int64_t deadline_ns,
+static int run_plugin(const struct order *order, const struct cni_plugin *plugin, int64_t deadline_ns,
 		      int cancel_fd, char **ret_out, size_t *ret_len, struct err *err)
 {
 	struct cni_output out = {0};
@@ -174,10 +175,10 @@ static int run_plugin(const struct call *call, const struct cni_plugin *plugin, 
 	size_t len = 0;
 	int r;
 
-	r = cni_program_find(call->bin_dirs, plugin->type, &path, err);
+	r = cni_program_find(order->bin_dirs, plugin->type, &path, err);
 	if (r == 0)
-		r = make_request(call, plugin, &request, err);
-	if (r == 0 && make_env(call, &env) < 0)
+		r = make_request(order, plugin, &request, err);
+	if (r == 0 && make_env(order, &env) < 0)
 		r = err_oom(err);
 	if (r < 0)
 		goto out;
@@ -196,8 +197,8 @@ out:
 	json_object_put(request);
 	cni_output_done(&out);
 	if (r < 0)
-		err_wrap(err, "network \"%s\": plugin \"%s\": %s failed", call->conf->name, plugin->type,
-			 call->command);
+		err_wrap(err, "network \"%s\": plugin \"%s\": %s failed", order->conf->name, plugin->type,
+			 order->command);
 	return r;
 }
 
@@ -206,7 +207,7 @@ out:
 int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, int cancel_fd,
 		  struct err *err)
 {
-	struct call call = {
+	struct order order = {
 		.att = att, .conf = att->conf, .command = "ADD", .netns = att->netns, .bin_dirs = bin_dirs};
 	char *prev CLEANUP_FREE = NULL;
 
@@ -217,8 +218,8 @@ int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t dea
 		size_t len = 0;
 		int r;
 
-		call.prev = prev;
-		r = run_plugin(&call, plugin, deadline_ns, cancel_fd, &out, &len, err);
+		order.prev = prev;
+		r = run_plugin(&order, plugin, deadline_ns, cancel_fd, &out, &len, err);
 		if (r < 0)
 			return r;
 		r = cni_result_parse(out, len, att->ifname, &result, err);
@@ -240,17 +241,17 @@ int cni_chain_add(struct cni_attachment *att, char *const *bin_dirs, int64_t dea
 
 int cni_chain_check(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err)
 {
-	const struct call call = {.att = att,
-				  .conf = att->conf,
-				  .command = "CHECK",
-				  .netns = att->netns,
-				  .bin_dirs = bin_dirs,
-				  .prev = att->result};
+	const struct order order = {.att = att,
+				    .conf = att->conf,
+				    .command = "CHECK",
+				    .netns = att->netns,
+				    .bin_dirs = bin_dirs,
+				    .prev = att->result};
 
 	for (size_t i = 0; i < att->conf->n_plugins; i++) {
 		char *out CLEANUP_FREE = NULL;
 		size_t len;
-		int r = run_plugin(&call, &att->conf->plugins[i], deadline_ns, -1, &out, &len, err);
+		int r = run_plugin(&order, &att->conf->plugins[i], deadline_ns, -1, &out, &len, err);
 
 		if (r < 0)
 			return r;
@@ -272,12 +273,12 @@ static const char *living_netns(const struct cni_attachment *att)
 
 int cni_chain_del(struct cni_attachment *att, char *const *bin_dirs, int64_t deadline_ns, struct err *err)
 {
-	const struct call call = {.att = att,
-				  .conf = att->conf,
-				  .command = "DEL",
-				  .netns = living_netns(att),
-				  .bin_dirs = bin_dirs,
-				  .prev = att->conf->version_num >= 400 ? att->result : NULL};
+	const struct order order = {.att = att,
+				    .conf = att->conf,
+				    .command = "DEL",
+				    .netns = living_netns(att),
+				    .bin_dirs = bin_dirs,
+				    .prev = att->conf->version_num >= 400 ? att->result : NULL};
 	int first = 0;
 
 	for (size_t i = att->conf->n_plugins; i-- > 0;) {
@@ -285,7 +286,7 @@ int cni_chain_del(struct cni_attachment *att, char *const *bin_dirs, int64_t dea
 		int64_t now = now_monotonic_ns(), left = deadline_ns > now ? deadline_ns - now : 0;
 		struct err mine = ERR_INIT;
 		size_t len;
-		int r = run_plugin(&call, &att->conf->plugins[i], now + left / (int64_t)(i + 1), -1, &out,
+		int r = run_plugin(&order, &att->conf->plugins[i], now + left / (int64_t)(i + 1), -1, &out,
 				   &len, &mine);
 
 		if (r < 0 && first == 0) {
@@ -299,16 +300,16 @@ int cni_chain_del(struct cni_attachment *att, char *const *bin_dirs, int64_t dea
 int cni_chain_status(const char *file, const char *config, char *const *bin_dirs, int64_t deadline_ns,
 		     struct err *err)
 {
-	struct call call = {.command = "STATUS", .netns = "", .bin_dirs = bin_dirs};
+	struct order order = {.command = "STATUS", .netns = "", .bin_dirs = bin_dirs};
 	struct cni_conf *conf = NULL;
 	int r = cni_conf_parse(config, strlen(config), file, &conf, err);
 
-	call.conf = conf;
+	order.conf = conf;
 	for (size_t i = 0; r == 0 && conf->version_num >= 10100 && i < conf->n_plugins; i++) {
 		char *out CLEANUP_FREE = NULL;
 		size_t len;
 
-		r = run_plugin(&call, &conf->plugins[i], deadline_ns, -1, &out, &len, err);
+		r = run_plugin(&order, &conf->plugins[i], deadline_ns, -1, &out, &len, err);
 	}
 	cni_conf_free(conf);
 	return r;
@@ -317,18 +318,18 @@ int cni_chain_status(const char *file, const char *config, char *const *bin_dirs
 int cni_chain_gc(const char *file, const char *config, char *const *bin_dirs, struct json_object *valid,
 		 int64_t deadline_ns, struct err *err)
 {
-	struct call call = {.command = "GC", .netns = "", .bin_dirs = bin_dirs, .valid = valid};
+	struct order order = {.command = "GC", .netns = "", .bin_dirs = bin_dirs, .valid = valid};
 	struct cni_conf *conf = NULL;
 	int first = cni_conf_parse(config, strlen(config), file, &conf, err);
 
 	if (first == 0 && (conf->version_num < 10100 || conf->disable_gc))
 		goto out;
-	call.conf = conf;
+	order.conf = conf;
 	for (size_t i = 0; first == 0 && i < conf->n_plugins; i++) {
 		char *out CLEANUP_FREE = NULL;
 		size_t len;
 
-		first = run_plugin(&call, &conf->plugins[i], deadline_ns, -1, &out, &len, err);
+		first = run_plugin(&order, &conf->plugins[i], deadline_ns, -1, &out, &len, err);
 	}
 out:
 	cni_conf_free(conf);
