@@ -156,6 +156,7 @@ static void tap_join_carries_frames(void **state)
 #define FRAME_MAX 256
 #define MAC	  "\x02\0\0\0\0\x17"
 #define OTHER_MAC "\x02\0\0\0\0\x18"
+#define TAP_MAC	  "\x02\0\0\0\0\xaa"
 #define ALL	  "\xff\xff\xff\xff\xff\xff"
 
 struct frame {
@@ -363,6 +364,125 @@ static void tap_filter_passes_only_the_pods_own_addresses(void **state)
 	assert_int_equal(vmm_netns_destroy(ns, &err), 0);
 }
 
+/* To the namespace's own address, in a frame that its stack would take. */
+static struct frame echo(const char *mac, const char *source, unsigned char protocol)
+{
+	struct frame f = ether(TAP_MAC, mac, 0x0800);
+	unsigned char ip[36] = {0x45, 0, 0, 36, 0, 0, 0, 0, 64, protocol};
+	uint32_t sum = 0;
+
+	inet_pton(AF_INET, source, ip + 12);
+	inet_pton(AF_INET, "10.9.8.7", ip + 16);
+	for (int i = 0; i < 20; i += 2)
+		sum += (uint32_t)ip[i] << 8 | ip[i + 1];
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = ~((sum & 0xffff) + (sum >> 16));
+	ip[10] = (unsigned char)(sum >> 8);
+	ip[11] = (unsigned char)sum;
+	if (protocol == 1) { /* an echo request, of zeros */
+		ip[20] = 8;
+		ip[22] = 0xf7;
+		ip[23] = 0xff;
+	} else { /* UDP to a port where nobody listens, without a checksum */
+		ip[21] = 99;
+		ip[23] = 9;
+		ip[25] = 16;
+	}
+	put(&f, ip, sizeof(ip));
+	return f;
+}
+
+static struct frame who_has(const char *mac, const char *sender)
+{
+	struct frame f = arp(mac, mac, 1, sender);
+
+	inet_pton(AF_INET, "10.9.8.7", f.bytes + f.len - 4);
+	return f;
+}
+
+/*
+ * A frame of the namespace's own comes out at the tap or at eth0's far end. IPv6 is at work on eth0 anyway.
+ */
+static bool is_answered(int tap, int peer, int ms)
+{
+	int64_t until = now_monotonic_ns() + ms * NS_PER_MS;
+
+	while (now_monotonic_ns() < until) {
+		struct pollfd p[] = {{.fd = tap, .events = POLLIN}, {.fd = peer, .events = POLLIN}};
+		struct sockaddr_ll from = {0};
+		socklen_t len = sizeof(from);
+		unsigned char got[2048];
+
+		if (poll(p, 2, 10) < 1)
+			continue;
+		if (read(tap, got, sizeof(got)) >= 24 && memcmp(got + 16, TAP_MAC, 6) == 0)
+			return true;
+		if (recvfrom(peer, got, sizeof(got), MSG_DONTWAIT, (struct sockaddr *)&from, &len) >= 14 &&
+		    from.sll_pkttype != PACKET_OUTGOING && got[12] == 0x08)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Fault U: what is not redirected is dropped. The namespace's own stack, which has the pod's addresses,
+ * answers none of it.
+ */
+static void tap_filter_leaves_nothing_to_the_namespaces_own_stack(void **state)
+{
+	static const char *const addresses[] = {"10.9.8.7", "fd00::7"};
+	const struct {
+		const char *what;
+		struct frame frame;
+	} cases[] = {
+		{"echo from another address of the subnet", echo(MAC, "10.9.8.8", 1)},
+		{"echo with another MAC", echo(OTHER_MAC, "10.9.8.7", 1)},
+		{"echo from elsewhere", echo(MAC, "10.77.0.1", 1)},
+		{"echo from loopback", echo(MAC, "127.0.0.1", 1)},
+		{"UDP from another address of the subnet", echo(MAC, "10.9.8.8", 17)},
+		{"UDP from elsewhere", echo(MAC, "10.77.0.1", 17)},
+		{"ARP from another address of the subnet", who_has(MAC, "10.9.8.8")},
+		{"ARP from elsewhere", who_has(MAC, "10.77.0.1")},
+		{"ARP with another MAC", who_has(OTHER_MAC, "10.9.8.7")},
+		{"neighbour solicitation", ipv6(MAC, "fd00::8", "ff02::1:ff00:7", 58, 135, "fd00::7")},
+	};
+	struct vmm_if_info info;
+	struct err err = ERR_INIT;
+	int fd, peer;
+
+	(void)state;
+	assert_int_equal(vmm_netns_create(ns, &err), 0);
+	in_ns("ip link add eth0 address 02:00:00:00:00:17 type veth peer name peer0; ip link set peer0 up; "
+	      "ip link set eth0 up; ip addr add 10.9.8.7/24 dev eth0; ip addr add fd00::7/64 dev eth0 nodad");
+	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, &err), 0);
+	in_ns("ip link set tap0 address 02:00:00:00:00:aa");
+	fd = tap_open(ns, "tap0", &err);
+	peer = netns_run(ns, peer_socket, NULL, &err);
+	assert_true(fd >= 0 && peer >= 0);
+	if (vmm_tap_join(ns, "tap0", "eth0", &info, &err) < 0 ||
+	    vmm_tap_filter(ns, "tap0", "eth0", addresses, 2, &err) < 0)
+		fail_msg("%s", err.msg);
+	(void)is_answered(fd, peer, 100); /* what was under way */
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		assert_int_equal(write(fd, cases[i].frame.bytes, cases[i].frame.len), cases[i].frame.len);
+		if (is_answered(fd, peer, 100))
+			fail_msg("%s: is answered", cases[i].what);
+	}
+	/* The frames are sound: a tap that is not shut answers. */
+	in_ns("for i in all tap0; do echo 0 >/proc/sys/net/ipv4/conf/$i/rp_filter; "
+	      "echo 0 >/proc/sys/net/ipv4/conf/$i/arp_ignore; done; ip route add 10.77.0.0/16 dev tap0");
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		if (!strstr(cases[i].what, "elsewhere"))
+			continue;
+		assert_int_equal(write(fd, cases[i].frame.bytes, cases[i].frame.len), cases[i].frame.len);
+		if (!is_answered(fd, peer, 2000))
+			fail_msg("%s: is not answered by a tap that is not shut", cases[i].what);
+	}
+	close_fd(peer);
+	close_fd(fd);
+	assert_int_equal(vmm_netns_destroy(ns, &err), 0);
+}
+
 static void tap_filter_refuses_what_is_no_address(void **state)
 {
 	static const char *const addresses[] = {"10.9.8.7/24"};
@@ -395,6 +515,7 @@ int main(void)
 		cmocka_unit_test(tap_join_redirects_both_ways_and_repeats),
 		cmocka_unit_test(tap_join_carries_frames),
 		cmocka_unit_test(tap_filter_passes_only_the_pods_own_addresses),
+		cmocka_unit_test(tap_filter_leaves_nothing_to_the_namespaces_own_stack),
 		cmocka_unit_test(tap_filter_refuses_what_is_no_address),
 		cmocka_unit_test(tap_and_redirect_can_be_tried),
 	};
