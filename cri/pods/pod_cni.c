@@ -35,7 +35,7 @@ int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandbo
 	memset(ret, 0, sizeof(*ret));
 	ret->id = id;
 	ret->netns = netns;
-	ret->ifname = "eth0";
+	ret->ifname = POD_IFNAME;
 	ret->ports = ports;
 	if (!config)
 		return 0;
@@ -45,6 +45,7 @@ int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandbo
 	ret->annotation = annotation_at;
 	ret->annotation_arg = config;
 	ret->n_annotations = config->n_annotations;
+	ret->cgroup = config->linux ? config->linux->cgroup_parent : NULL;
 	for (size_t i = 0; i < config->n_port_mappings; i++) {
 		const Runtime__V1__PortMapping *p = config->port_mappings[i];
 

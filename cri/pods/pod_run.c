@@ -14,7 +14,6 @@
 
 #define MIB	   (UINT64_C(1) << 20)
 #define GUEST_OWN  (96 * MIB) /* what kernel and agent need beside the containers' limits */
-#define IFNAME	   "eth0"
 #define RESOLV_MAX (64 * 1024)
 #define CNI_ADD_NS (60 * NS_PER_SEC)
 #define KILL_NS	   (10 * NS_PER_SEC)
@@ -238,7 +237,7 @@ static int assign(struct run *run, struct err *err)
 		.hostname = str_empty(run->config->hostname) ? run->config->metadata->name
 							     : run->config->hostname,
 		.network = &run->cni,
-		.ifname = IFNAME,
+		.ifname = POD_IFNAME,
 		.allow_netns_rules = run->pods->parts.config->sandbox.allow_netns_rules,
 		.spoof_check = run->pods->parts.config->sandbox.spoof_check,
 		.sysctls = sysctls,

@@ -144,6 +144,7 @@ void pod_unhook(struct pod *pod);
 int pod_cni_view(const char *id, const char *netns, const Runtime__V1__PodSandboxConfig *config,
 		 struct cni_port *ports, size_t n_ports, struct cni_pod *ret, struct err *err);
 #define POD_PORTS_MAX 64
+#define POD_IFNAME    "eth0" /* of the interface that CNI makes */
 
 /* pod_check.c: refuses what cannot be run before anything is begun. The errors name the field. */
 int pod_check(const Runtime__V1__PodSandboxConfig *config, const char *handler, struct err *err);

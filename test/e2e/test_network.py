@@ -56,13 +56,14 @@ class Mimics(Case):
             ip("addr", "del", address + "/32", "dev", "lo")
         super().tearDownClass()
 
-    def container(self, script, answer, **fields):
+    def container(self, script, answer, capabilities=(), **fields):
         """A container in a pod whose network the script makes."""
         plugin = self.plugins / "mimic"
         plugin.write_text(PLUGIN % {"address": ADDRESS, "script": script, "answer": json.dumps({"cniVersion": "1.0.0", **answer})})
         plugin.chmod(0o755)
         (self.server.cni_dir / "10-mimic.conflist").write_text(
-            json.dumps({"cniVersion": "1.0.0", "name": "mimic", "plugins": [{"type": "mimic"}]}))
+            json.dumps({"cniVersion": "1.0.0", "name": "mimic", "plugins": [
+                {"type": "mimic", "capabilities": {name: True for name in capabilities}}]}))
         pod = self.server.runp(**fields)
         container = pod.create(command=["sleep", "1000"])
         container.start()
@@ -144,6 +145,19 @@ class Mimics(Case):
         with self.assertRaises(CliError):
             root.exec("ping", "-c", "2", "-W", "3", OUTSIDE)
         root.exec("ip", "link", "set", "eth0", "address", own)
+
+    def test_capabilities(self):
+        """fault K5: a plugin gets the capabilities that containerd and CRI-O have a source for, and none that they have none for."""
+        told = self.server.dir / "told.json"
+        container = self.container(
+            f"cat > {told}; ns ip addr add {ADDRESS}/32 dev eth0; ns ip route add 169.254.1.1 dev eth0 scope link; "
+            "ns ip route add default via 169.254.1.1 dev eth0",
+            {"ips": [{"address": ADDRESS + "/32"}]},
+            capabilities=("cgroupPath", "io.kubernetes.cri.pod-annotations", "mac", "ips", "infinibandGUID", "aliases", "deviceID"),
+            annotations={"a.b/c": "d"}, linux={"cgroup_parent": self.server.cgroup})
+        self.assertEqual(json.loads(told.read_text())["runtimeConfig"], {
+            "cgroupPath": self.server.cgroup, "io.kubernetes.cri.pod-annotations": {"a.b/c": "d"}})
+        self.reaches(container)
 
     def test_rules_are_refused(self):
         """Packet filter rules in the namespace, which a VM's traffic would pass by: RunPodSandbox refuses and names the key."""
