@@ -37,6 +37,22 @@ int vm_slot_add(struct vm *vm, enum vm_device_type type, const char *id, const c
 	return r;
 }
 
+size_t vm_device_ids(struct vm *vm, enum vm_device_type type, char (*ret_ids)[VM_DEVICE_ID_MAX], size_t max)
+{
+	size_t n = 0;
+
+	pthread_mutex_lock(&vm->lock);
+	for (size_t i = 0; i < VM_DEVICES_MAX; i++) {
+		if (!vm->devices[i].id[0] || vm->devices[i].type != type)
+			continue;
+		if (n < max)
+			memcpy(ret_ids[n], vm->devices[i].id, VM_DEVICE_ID_MAX);
+		n++;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return n;
+}
+
 static void slot_set_pci(struct vm *vm, const char *id, const char *pci)
 {
 	struct vm_slot *s;

@@ -46,11 +46,10 @@ enum vm_role {
 	VM_ROLE_COUNT,
 };
 
-#define VM_DEVICES_MAX	 32
-#define VM_DEVICE_ID_MAX 64
-#define VM_EVENTS_MAX	 16
-#define VM_DEATHS_MAX	 (1 + VM_ROLE_COUNT) /* the guest's end, and that of each process */
-#define VM_VSOCK_CID	 3		     /* of hybrid vsock, where each VM has its own CID space */
+#define VM_DEVICES_MAX 32
+#define VM_EVENTS_MAX  16
+#define VM_DEATHS_MAX  (1 + VM_ROLE_COUNT) /* the guest's end, and that of each process */
+#define VM_VSOCK_CID   3		   /* of hybrid vsock, where each VM has its own CID space */
 
 struct vm_slot {
 	char id[VM_DEVICE_ID_MAX]; /* "": free */

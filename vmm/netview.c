@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "vmm/netns_internal.h"
 #include "vmm/netview_internal.h"
+#include "vmm/network.h"
 
 #include <arpa/inet.h>
 #include <linux/fib_rules.h>
@@ -20,8 +21,6 @@
 
 struct reading {
 	struct vmm_net *net;
-	const char *const *ifnames;
-	const char *tap;
 	int r; /* the first error of a callback */
 };
 
@@ -68,15 +67,6 @@ const struct vmm_net_link *vmm_net_link_by_name(const struct vmm_net *net, const
 
 /* ---- links --------------------------------------------------------------------------------------------- */
 
-static bool is_named(const char *const *names, const char *name)
-{
-	for (; *names; names++) {
-		if (str_eq(*names, name))
-			return true;
-	}
-	return false;
-}
-
 static void take_link(struct reading *rd, struct nlmsghdr *h)
 {
 	const struct ifinfomsg *info = nlmsg_data(h);
@@ -84,17 +74,12 @@ static void take_link(struct reading *rd, struct nlmsghdr *h)
 	struct vmm_net_link link = {0};
 
 	if (h->nlmsg_type != RTM_NEWLINK || nlmsg_parse(h, sizeof(*info), attr, IFLA_MTU, NULL) < 0 ||
-	    !attr[IFLA_IFNAME] || !(info->ifi_flags & IFF_UP))
+	    !attr[IFLA_IFNAME] || (info->ifi_type != ARPHRD_LOOPBACK && info->ifi_type != ARPHRD_ETHER))
 		return;
 	link.index = info->ifi_index;
 	link.flags = info->ifi_flags;
 	nla_strlcpy(link.name, attr[IFLA_IFNAME], sizeof(link.name));
-	if (info->ifi_type == ARPHRD_ETHER && !is_named(rd->ifnames, link.name)) {
-		if (!rd->tap || !str_eq(link.name, rd->tap))
-			memcpy(rd->net->other, link.name, sizeof(link.name));
-		return;
-	}
-	if (info->ifi_type != ARPHRD_LOOPBACK && info->ifi_type != ARPHRD_ETHER)
+	if (vmm_tap_named(link.name))
 		return;
 	if (attr[IFLA_ADDRESS] && nla_len(attr[IFLA_ADDRESS]) == sizeof(link.mac))
 		memcpy(link.mac, nla_data(attr[IFLA_ADDRESS]), sizeof(link.mac));
@@ -164,7 +149,8 @@ static void take_neighbour(struct reading *rd, struct nlmsghdr *h)
 
 /* ---- routes and rules ---------------------------------------------------------------------------------- */
 
-static void append_message(struct reading *rd, struct vmm_net_message **list, size_t *n, struct nl_msg *msg)
+static void append_message(struct reading *rd, struct vmm_net_message **list, size_t *n, struct nl_msg *msg,
+			   int link)
 {
 	struct nlmsghdr *h = nlmsg_hdr(msg);
 	struct vmm_net_message *to = netview_append(list, n, sizeof(*to), &rd->r);
@@ -179,6 +165,7 @@ static void append_message(struct reading *rd, struct vmm_net_message **list, si
 		return;
 	}
 	memcpy(to->bytes, nlmsg_data(h), to->len);
+	to->link = link;
 }
 
 /* Next hops: their flags reduced as a route's own. False: one goes through an interface that is left out. */
@@ -194,6 +181,15 @@ static bool clean_next_hops(const struct vmm_net *net, struct nlattr *attr)
 			return false;
 	}
 	return true;
+}
+
+static int link_of(struct nlattr *const *attr)
+{
+	const struct rtnexthop *hop = attr[RTA_MULTIPATH] ? nla_data(attr[RTA_MULTIPATH]) : NULL;
+
+	if (hop && nla_len(attr[RTA_MULTIPATH]) >= (int)sizeof(*hop))
+		return hop->rtnh_ifindex;
+	return attr[RTA_OIF] ? (int)nla_get_u32(attr[RTA_OIF]) : 0;
 }
 
 /* Is it a route that a guest's kernel does not make by itself? */
@@ -261,7 +257,7 @@ static void take_route(struct reading *rd, struct nlmsghdr *h)
 	if (r < 0)
 		rd->r = -E2BIG;
 	else
-		append_message(rd, &rd->net->routes, &rd->net->n_routes, msg);
+		append_message(rd, &rd->net->routes, &rd->net->n_routes, msg, link_of(attr));
 	nlmsg_free(msg);
 }
 
@@ -293,7 +289,7 @@ static void take_rule(struct reading *rd, struct nlmsghdr *h)
 	if (!msg || nlmsg_append(msg, nlmsg_data(h), (size_t)nlmsg_datalen(h), NLMSG_ALIGNTO) < 0)
 		rd->r = -ENOMEM;
 	else
-		append_message(rd, &rd->net->rules, &rd->net->n_rules, msg);
+		append_message(rd, &rd->net->rules, &rd->net->n_rules, msg, 0);
 	nlmsg_free(msg);
 }
 
@@ -401,11 +397,10 @@ static int read_job(void *arg, struct err *err)
 	return r < 0 ? err_set_status(err, -EIO, ERR_INTERNAL, "rtnetlink: %s", nl_geterror(r)) : 0;
 }
 
-int vmm_net_read(const char *netns_path, const char *const *ifnames, const char *tap,
-		 struct vmm_net **ret_net, struct err *err)
+int vmm_net_read(const char *netns_path, struct vmm_net **ret_net, struct err *err)
 {
 	struct vmm_net *net CLEANUP_VMM_NET = calloc(1, sizeof(*net));
-	struct reading rd = {.net = net, .ifnames = ifnames, .tap = tap};
+	struct reading rd = {.net = net};
 	int r = net ? netns_run(netns_path, read_job, &rd, err) : err_oom(err);
 
 	if (r == 0)

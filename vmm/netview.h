@@ -5,9 +5,9 @@
  * Purpose:   CNI plugins tell in their answer a part of what they did; the namespace has all of it. This
  *            reads what a guest needs to have the same network: interfaces with their addresses, permanent
  *            neighbours, routes of all tables, rules, and the sysctls below net/ that differ from a fresh
- *            namespace's. Left out: interfaces that are down or not Ethernet, and what belongs to them; the
- *            table `local`, IPv6 link-local addresses and their prefix routes, multicast routes and the three
- *            default rules: the guest's kernel makes its own. Routes from router advertisements.
+ *            namespace's. Left out: taps of VMs and interfaces that are not Ethernet, and what belongs to
+ *            them; the table `local`, IPv6 link-local addresses and their prefix routes, multicast routes and
+ *            the three default rules: the guest's kernel makes its own. Routes from router advertisements.
  * Threads:   any; blocks for as long as the kernel needs.
  * Ownership: vmm_net_read allocates; vmm_net_free frees all.
  * Limits:    VMM_NET_LINKS_MAX interfaces, VMM_NET_MAX entries of each other kind: -E2BIG.
@@ -23,7 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define VMM_NET_LINKS_MAX 16
+#define VMM_NET_LINKS_MAX 32
 #define VMM_NET_MAX	  4096
 #define VMM_NET_TEXT	  46 /* INET6_ADDRSTRLEN */
 
@@ -39,7 +39,7 @@ struct vmm_net_link {
 	char name[IF_NAMESIZE];
 	uint8_t mac[6];
 	uint32_t mtu;
-	unsigned int flags; /* IFF_… */
+	unsigned int flags; /* IFF_…; one that is down is here too */
 };
 struct vmm_net_neighbour {
 	int link;
@@ -51,13 +51,13 @@ struct vmm_net_neighbour {
 struct vmm_net_message {
 	uint8_t *bytes;
 	size_t len;
+	int link; /* of a route: the interface it goes through, that of its first hop; 0: none */
 };
 struct vmm_net_sysctl {
 	char *key;   /* "net/ipv4/tcp_ecn" */
 	char *value; /* without the line break */
 };
 struct vmm_net {
-	char other[IF_NAMESIZE]; /* an Ethernet interface that is up and was not asked for, "" none */
 	struct vmm_net_link links[VMM_NET_LINKS_MAX];
 	struct vmm_net_address *addresses;
 	struct vmm_net_neighbour *neighbours;
@@ -66,12 +66,7 @@ struct vmm_net {
 	size_t n_links, n_addresses, n_neighbours, n_routes, n_rules, n_sysctls;
 };
 
-/*
- * Of lo and of the interfaces named (NULL-terminated). `tap` (may be NULL) is never an `other`. One that is
- * missing or down is not in the result.
- */
-int vmm_net_read(const char *netns_path, const char *const *ifnames, const char *tap,
-		 struct vmm_net **ret_net, struct err *err);
+int vmm_net_read(const char *netns_path, struct vmm_net **ret_net, struct err *err);
 /* Returns NULL. NULL-safe. */
 struct vmm_net *vmm_net_free(struct vmm_net *net);
 static inline void vmm_net_cleanup(struct vmm_net **net)
@@ -85,6 +80,17 @@ struct vmm_net_filters {
 	unsigned int nftables, iptables; /* iptables: of its older tables; over nftables they count there */
 };
 int vmm_net_filters(const char *netns_path, struct vmm_net_filters *ret, struct err *err);
+
+/*
+ * Opens a socket (CLOEXEC, non-blocking) that becomes readable when links, addresses, neighbours, routes or
+ * rules of the namespace have changed; the caller closes it. It keeps the namespace alive.
+ */
+int vmm_net_watch(const char *netns_path, struct err *err);
+/*
+ * Takes what has come, never blocks; true: something may have changed (also where the kernel has dropped
+ * messages).
+ */
+bool vmm_net_watch_take(int fd);
 
 const struct vmm_net_link *vmm_net_link_by_name(const struct vmm_net *net, const char *name);
 

@@ -73,10 +73,12 @@ static int take_file(const struct walk *w, int dirfd, const char *name, const ch
 /* Below conf/ and neigh/ there is a directory for each interface. */
 static bool is_wanted(const struct walk *w, const char *parent, const char *name)
 {
+	const struct vmm_net_link *link = w->net ? vmm_net_link_by_name(w->net, name) : NULL;
+
 	if (!str_ends(parent, "/conf") && !str_ends(parent, "/neigh"))
 		return true;
 	return str_eq(name, "all") || str_eq(name, "default") || str_eq(name, "lo") ||
-	       (w->net && vmm_net_link_by_name(w->net, name));
+	       (link && link->flags & IFF_UP);
 }
 
 static int walk_dir(const struct walk *w, const char *dir, int depth)

@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Makes a network namespace held by a bind mount at `path` (the file is created), with lo up. -EEXIST. */
@@ -18,8 +19,20 @@ int vmm_netns_create(const char *path, struct err *err);
 /* Unmounts and removes it. A missing one is success. */
 int vmm_netns_destroy(const char *path, struct err *err);
 
+/*
+ * The names of taps: of the boot NIC, and of the NIC for the further interface with that index. Nothing else
+ * in the namespace is named so.
+ */
+#define VMM_TAP_BOOT	 "tap0"
+#define VMM_TAP_NAME_MAX 16
+void vmm_tap_name(int ifindex, char ret_name[VMM_TAP_NAME_MAX]);
+bool vmm_tap_named(const char *name);
+
 /* Makes a persistent tap `name` (one queue, vnet_hdr) in the namespace, up, with `mtu`. Not joined yet. */
 int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, struct err *err);
+
+/* Removes a tap that no VM uses any more. A missing one is success. */
+int vmm_tap_destroy(const char *netns_path, const char *name, struct err *err);
 
 struct vmm_if_info {
 	uint8_t mac[6];

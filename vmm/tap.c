@@ -28,6 +28,7 @@
 #include <sys/ioctl.h>
 
 #define FILTER_PRIO 1
+#define TAP_PREFIX  "ctap"
 
 /* ---- the device file ----------------------------------------------------------------------------------- */
 
@@ -137,6 +138,43 @@ int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, struc
 	struct tap_job j = {.name = name, .mtu = mtu};
 
 	return netns_run(netns_path, create_job, &j, err);
+}
+
+void vmm_tap_name(int ifindex, char ret_name[VMM_TAP_NAME_MAX])
+{
+	snprintf(ret_name, VMM_TAP_NAME_MAX, TAP_PREFIX "%d", ifindex);
+}
+
+bool vmm_tap_named(const char *name)
+{
+	size_t len = strlen(TAP_PREFIX);
+
+	return str_eq(name, VMM_TAP_BOOT) || (str_starts(name, TAP_PREFIX) && name[len] &&
+					      name[len + strspn(name + len, "0123456789")] == 0);
+}
+
+static int destroy_job(void *arg, struct err *err)
+{
+	const struct tap_job *j = arg;
+	struct nl_sock *sk = tap_netlink(err);
+	struct rtnl_link *link = rtnl_link_alloc();
+	int r = sk && link ? 0 : -NLE_NOMEM;
+
+	if (r == 0) {
+		rtnl_link_set_name(link, j->name);
+		r = rtnl_link_delete(sk, link);
+	}
+	rtnl_link_put(link);
+	nl_socket_free(sk);
+	return r < 0 && r != -NLE_NODEV && r != -NLE_OBJ_NOTFOUND ? tap_nl_err(err, r, j->name) : 0;
+}
+
+int vmm_tap_destroy(const char *netns_path, const char *name, struct err *err)
+{
+	struct tap_job j = {.name = name};
+	int r = netns_run(netns_path, destroy_job, &j, err);
+
+	return r < 0 ? err_wrap(err, "removing a tap") : 0;
 }
 
 /* ---- joining ------------------------------------------------------------------------------------------- */

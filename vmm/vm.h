@@ -113,6 +113,8 @@ int vm_dispatch(struct vm *vm, struct vm_event *ret_event);
 
 /* ---- devices, size, state ------------------------------------------------------------------------------ */
 
+#define VM_DEVICE_ID_MAX 64 /* with the NUL */
+
 enum vm_device_type {
 	VM_DEVICE_DISK,
 	VM_DEVICE_PMEM,
@@ -139,6 +141,11 @@ int vm_attach(struct vm *vm, const struct vm_device *device, char ret_pci[VM_PCI
  * Unknown id: -ENOENT.
  */
 int vm_detach(struct vm *vm, const char *id, int64_t deadline_ns, struct err *err);
+/*
+ * The ids of the devices of a type that are plugged now, also those that were before vm_recover. How many
+ * there are; `max` are written.
+ */
+size_t vm_device_ids(struct vm *vm, enum vm_device_type type, char (*ret_ids)[VM_DEVICE_ID_MAX], size_t max);
 /* vcpus or memory 0: unchanged. Nothing shrinks below its boot size (-EINVAL). */
 int vm_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
 /* How many vCPUs it has now. Asks nobody. */

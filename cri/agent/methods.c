@@ -57,6 +57,8 @@ const struct agent_method AGENT_ONLINE_RESOURCES = AGENT(
 /* A second call joins the first. */
 const struct agent_method AGENT_SHUTDOWN =
 	AGENT("Shutdown", shutdown_request, crivisor__agent__v1__shutdown_response, true);
+const struct agent_method AGENT_UPDATE_NETWORK =
+	AGENT("UpdateNetwork", update_network_request, google__protobuf__empty, true);
 const struct agent_method AGENT_DIAL = AGENT("Dial", dial_data, crivisor__agent__v1__dial_data, false);
 
 const struct agent_method AGENT_TASK_STATE =

@@ -127,11 +127,16 @@ static void check_network(struct pod *pod)
 /* True if its sandbox is ready again. */
 static bool adopt_sandbox(struct pod *pod, struct call *call)
 {
+	/* Its row does not change while it is adopted. */
+	const struct sandbox_network network = {.ifname = POD_IFNAME,
+						.spoof_check = pod->pods->parts.config->sandbox.spoof_check,
+						.ips = pod->state->ips,
+						.n_ips = pod->state->n_ips};
 	struct err err = ERR_INIT;
 
 	if (!pod_is_ready(pod))
 		return false;
-	if (sandbox_adopt(pod->sandbox, call, &err) < 0) {
+	if (sandbox_adopt(pod->sandbox, call, &network, &err) < 0) {
 		pod_lost(pod, &err);
 		return false;
 	}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a booted sandbox is told of its pod: files, network, name and sysctls, in one SetupSandbox. */
 #include "cri/sandbox/clock_internal.h"
+#include "cri/sandbox/follow_internal.h"
 #include "cri/sandbox/sandbox_internal.h"
 
 #include "cri/core/outcome.h"
@@ -9,7 +10,6 @@
 #include "api/agent/guest_abi.h"
 #include "api/agent/sandbox.pb-c.h"
 #include "api/pb.h"
-#include "base/log.h"
 
 #include <linux/rtnetlink.h>
 
@@ -101,29 +101,29 @@ static int refuse_filters(struct sandbox *s, const struct sandbox_assignment *a,
 /*
  * What the namespace has; what CNI has answered where the namespace says nothing, or the agent takes no more.
  */
-static int fill_network(struct sandbox *s, struct agent *agent, const struct sandbox_assignment *a,
-			const struct vmm_if_info *nic, Request *req, struct err *err)
+static int fill_network(struct sandbox *s, struct agent *agent, struct call *call,
+			const struct sandbox_assignment *a, const struct vmm_if_info *nic, Request *req,
+			struct err *err)
 {
-	struct vmm_net *net CLEANUP_VMM_NET = NULL;
 	bool told = false;
-	int r = 0;
+	int r;
 
-	if (!s->driver->network || !agent_has(agent, "network"))
-		return fill_answer(a, nic, req, err);
-	r = s->driver->network(s, a->ifname, &net, err);
-	if (r < 0)
-		return r;
-	if (net->other[0])
-		log_line(LOG_LEVEL_WARN, LOG_FIELDS("sandbox", s->id, "pod", a->pod_id),
-			 "interface %s of the pod's network namespace does not reach its VM: %s alone does",
-			 net->other, a->ifname);
-	req->network = pb_new(&grpc__network__descriptor);
-	if (!req->network)
-		return err_oom(err);
-	r = sandbox_network_fill(net, a->ifname, req->network, &told, err);
-	if (r < 0)
-		return r;
-	return told ? 0 : fill_answer(a, nic, req, err);
+	if (s->driver->network && agent_has(agent, "network"))
+		r = follow_first(s, agent, call, &req->network, &told, err);
+	else
+		r = sandbox_network_guard(s, s->follow, NULL, err);
+	return r < 0 || told ? r : fill_answer(a, nic, req, err);
+}
+
+static int begin_network(struct sandbox *s, const struct sandbox_assignment *a, struct err *err)
+{
+	char *ips[ARRAY_SIZE(a->network->ips)];
+	struct sandbox_network network = {
+		.ifname = a->ifname, .spoof_check = a->spoof_check, .ips = ips, .n_ips = a->network->n_ips};
+
+	for (size_t i = 0; i < a->network->n_ips; i++)
+		ips[i] = (char *)(uintptr_t)a->network->ips[i].address;
+	return follow_new(s, &network, err);
 }
 
 /* ---- the name and the rest ----------------------------------------------------------------------------- */
@@ -252,16 +252,15 @@ int sandbox_assign(struct sandbox *sandbox, struct call *call, const struct sand
 	if (r == 0)
 		r = refuse_filters(sandbox, assignment, err);
 	if (r == 0)
+		r = begin_network(sandbox, assignment, err);
+	if (r == 0)
 		r = sandbox->driver->join(sandbox, assignment->ifname, &nic, err);
 	if (r < 0)
 		return r;
 	req = pb_new(&grpc__setup_sandbox_request__descriptor);
 	if (!req)
 		return err_oom(err);
-	r = fill_network(sandbox, agent, assignment, &nic, req, err);
-	if (r == 0 && assignment->spoof_check)
-		r = sandbox_network_guard(sandbox, assignment->ifname, req->network, assignment->network,
-					  err);
+	r = fill_network(sandbox, agent, call, assignment, &nic, req, err);
 	if (r == 0)
 		r = fill_sandbox(assignment, req, err);
 	if (r == 0) {
@@ -270,6 +269,8 @@ int sandbox_assign(struct sandbox *sandbox, struct call *call, const struct sand
 			err_wrap(err, "setting up the pod in its VM");
 	}
 	pb_free(req);
+	if (r == 0)
+		follow_begin(sandbox, false);
 	call_step(call, "assign");
 	return r;
 }

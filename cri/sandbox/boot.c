@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From nothing, or from a saved one, to a sandbox whose agent answers. */
+#include "cri/sandbox/follow_internal.h"
 #include "cri/sandbox/sandbox_internal.h"
 
 #include "base/log.h"
@@ -203,7 +204,8 @@ int sandbox_boot(struct sandbox *sandbox, struct call *call, const struct sandbo
 
 /* ---- adopting ------------------------------------------------------------------------------------------ */
 
-int sandbox_adopt(struct sandbox *sandbox, struct call *call, struct err *err)
+int sandbox_adopt(struct sandbox *sandbox, struct call *call, const struct sandbox_network *network,
+		  struct err *err)
 {
 	struct err why = ERR_INIT;
 	int r = become(sandbox, SANDBOX_LOADED, SANDBOX_BOOTING, err);
@@ -215,6 +217,8 @@ int sandbox_adopt(struct sandbox *sandbox, struct call *call, struct err *err)
 		r = sandbox_reach(sandbox, call, sandbox->saved_boot_id, call_until(call, ADOPT_NS), &why);
 	if (r == -ESTALE)
 		err_set_status(&why, r, ERR_UNAVAILABLE, "the guest was reset while no server watched");
+	if (r == 0 && network && sandbox->driver->network)
+		r = follow_new(sandbox, network, &why);
 	if (r == 0)
 		r = become(sandbox, SANDBOX_BOOTING, SANDBOX_READY, &why);
 	if (r < 0) {
@@ -222,5 +226,7 @@ int sandbox_adopt(struct sandbox *sandbox, struct call *call, struct err *err)
 		return err_copy(err, &why);
 	}
 	sandbox_watch(sandbox);
+	if (sandbox->follow)
+		follow_begin(sandbox, true);
 	return 0;
 }

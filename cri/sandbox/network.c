@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The network of a namespace as the agent is told of it. */
+#include "cri/sandbox/follow_internal.h"
 #include "cri/sandbox/sandbox_internal.h"
 
 #include "api/pb.h"
@@ -14,10 +15,47 @@ static void mac_text(const uint8_t mac[6], char text[18])
 	snprintf(text, 18, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
 }
 
-/* lo is there without being told of, unless it has more than its two own addresses. */
-static bool is_told(const struct vmm_net_link *link, const char *ifname)
+static bool has_address(const struct vmm_net *net, const struct vmm_net_link *link)
 {
-	return str_eq(link->name, ifname) || link->flags & IFF_LOOPBACK;
+	for (size_t i = 0; i < net->n_addresses; i++) {
+		if (net->addresses[i].link == link->index)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * The pod's own interface where the namespace has its addresses; each further one that is up; and lo, which
+ * may have more than its two own addresses.
+ */
+static bool is_told(const struct vmm_net *net, const struct vmm_net_link *link, const char *ifname)
+{
+	if (link->flags & IFF_LOOPBACK)
+		return true;
+	return link->flags & IFF_UP && (!str_eq(link->name, ifname) || has_address(net, link));
+}
+
+static bool is_told_index(const struct vmm_net *net, int index, const char *ifname)
+{
+	for (size_t i = 0; i < net->n_links; i++) {
+		if (net->links[i].index == index)
+			return is_told(net, &net->links[i], ifname);
+	}
+	return false;
+}
+
+bool sandbox_network_is_further(const struct vmm_net_link *link, const char *ifname)
+{
+	return !(link->flags & IFF_LOOPBACK) && !str_eq(link->name, ifname);
+}
+
+void sandbox_network_nic_mac(int index, uint8_t ret_mac[6])
+{
+	const uint8_t mac[6] = {
+		0x02,	       0x63, (uint8_t)(index >> 24), (uint8_t)(index >> 16), (uint8_t)(index >> 8),
+		(uint8_t)index};
+
+	memcpy(ret_mac, mac, sizeof(mac));
 }
 
 static int add_addresses(const struct vmm_net *net, const struct vmm_net_link *link, Grpc__Interface *to)
@@ -41,9 +79,11 @@ static int add_addresses(const struct vmm_net *net, const struct vmm_net_link *l
 	return 0;
 }
 
-static int add_interface(const struct vmm_net *net, const struct vmm_net_link *link, Grpc__Network *to)
+static int add_interface(const struct vmm_net *net, const struct vmm_net_link *link, const char *ifname,
+			 Grpc__Network *to)
 {
 	Grpc__Interface *ifc = pb_append(&to->interfaces, &to->n_interfaces, &grpc__interface__descriptor);
+	uint8_t own[6];
 	char mac[18];
 
 	mac_text(link->mac, mac);
@@ -55,13 +95,17 @@ static int add_interface(const struct vmm_net *net, const struct vmm_net_link *l
 		if (pb_set_str(&ifc->hwaddr, mac) < 0)
 			return -ENOMEM;
 	}
+	if (sandbox_network_is_further(link, ifname)) {
+		sandbox_network_nic_mac(link->index, own);
+		mac_text(own, mac);
+		if (pb_set_str(&ifc->permhwaddr, mac) < 0)
+			return -ENOMEM;
+	}
 	return add_addresses(net, link, ifc);
 }
 
-static int add_neighbours(const struct vmm_net *net, const char *ifname, Grpc__Network *to)
+static int add_neighbours(const struct vmm_net *net, const struct vmm_net_link *link, Grpc__Network *to)
 {
-	const struct vmm_net_link *link = vmm_net_link_by_name(net, ifname);
-
 	for (size_t i = 0; i < net->n_neighbours; i++) {
 		const struct vmm_net_neighbour *from = &net->neighbours[i];
 		Grpc__Neighbour *n;
@@ -80,23 +124,33 @@ static int add_neighbours(const struct vmm_net *net, const char *ifname, Grpc__N
 	return 0;
 }
 
-static int add_messages(const struct vmm_net_message *from, size_t n, ProtobufCBinaryData **ret,
-			size_t *ret_n)
+static int add_bytes(const struct vmm_net_message *from, ProtobufCBinaryData **list, size_t *n)
 {
-	if (n == 0)
-		return 0;
-	*ret = calloc(n, sizeof(**ret));
-	if (!*ret)
+	ProtobufCBinaryData *more = reallocarray(*list, *n + 1, sizeof(*more));
+	uint8_t *bytes = malloc(from->len ? from->len : 1);
+
+	if (more)
+		*list = more;
+	if (!more || !bytes) {
+		free(bytes);
 		return -ENOMEM;
-	for (size_t i = 0; i < n; i++) {
-		(*ret)[i].data = malloc(from[i].len ? from[i].len : 1);
-		if (!(*ret)[i].data)
-			return -ENOMEM;
-		memcpy((*ret)[i].data, from[i].bytes, from[i].len);
-		(*ret)[i].len = from[i].len;
-		*ret_n = i + 1;
 	}
+	memcpy(bytes, from->bytes, from->len);
+	more[(*n)++] = (ProtobufCBinaryData){.data = bytes, .len = from->len};
 	return 0;
+}
+
+static int add_routes_and_rules(const struct vmm_net *net, const char *ifname, Grpc__Network *to)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < net->n_routes; i++) {
+		if (net->routes[i].link == 0 || is_told_index(net, net->routes[i].link, ifname))
+			r = add_bytes(&net->routes[i], &to->routes, &to->n_routes);
+	}
+	for (size_t i = 0; r == 0 && i < net->n_rules; i++)
+		r = add_bytes(&net->rules[i], &to->rules, &to->n_rules);
+	return r;
 }
 
 static int add_sysctls(const struct vmm_net *net, Grpc__Network *to)
@@ -111,73 +165,104 @@ static int add_sysctls(const struct vmm_net *net, Grpc__Network *to)
 	return 0;
 }
 
-static bool has_address(const struct vmm_net *net, const char *ifname)
-{
-	const struct vmm_net_link *link = vmm_net_link_by_name(net, ifname);
-
-	for (size_t i = 0; link && i < net->n_addresses; i++) {
-		if (net->addresses[i].link == link->index)
-			return true;
-	}
-	return false;
-}
-
 int sandbox_network_fill(const struct vmm_net *net, const char *ifname, Grpc__Network *to, bool *ret_told,
 			 struct err *err)
 {
+	bool any = false;
 	int r = add_sysctls(net, to);
 
-	*ret_told = has_address(net, ifname);
-	for (size_t i = 0; *ret_told && r == 0 && i < net->n_links; i++) {
-		if (is_told(&net->links[i], ifname))
-			r = add_interface(net, &net->links[i], to);
+	*ret_told = false;
+	for (size_t i = 0; i < net->n_links; i++) {
+		const struct vmm_net_link *link = &net->links[i];
+		bool told = !(link->flags & IFF_LOOPBACK) && is_told(net, link, ifname);
+
+		any |= told;
+		*ret_told |= told && str_eq(link->name, ifname);
 	}
-	if (*ret_told && r == 0)
-		r = add_neighbours(net, ifname, to);
-	if (*ret_told && r == 0)
-		r = add_messages(net->routes, net->n_routes, &to->routes, &to->n_routes);
-	if (*ret_told && r == 0)
-		r = add_messages(net->rules, net->n_rules, &to->rules, &to->n_rules);
+	for (size_t i = 0; any && r == 0 && i < net->n_links; i++) {
+		if (!is_told(net, &net->links[i], ifname))
+			continue;
+		r = add_interface(net, &net->links[i], ifname, to);
+		if (r == 0)
+			r = add_neighbours(net, &net->links[i], to);
+	}
+	if (any && r == 0)
+		r = add_routes_and_rules(net, ifname, to);
 	return r < 0 ? err_oom(err) : 0;
 }
 
 /* ---- what may leave the guest -------------------------------------------------------------------------- */
 
-static size_t addresses_of(const Grpc__Network *network, const char *ifname, const char **list, size_t max)
+/* What lo has is the pod's own too, but for the loopback addresses. */
+static size_t own_addresses(const struct vmm_net *net, const char *ifname, char *const *ips, size_t n_ips,
+			    const char **list, size_t max)
 {
 	size_t n = 0;
+	bool told = false;
 
-	for (size_t i = 0; network && i < network->n_interfaces; i++) {
-		const Grpc__Interface *ifc = network->interfaces[i];
+	for (size_t i = 0; net && i < net->n_addresses && n < max; i++) {
+		const struct vmm_net_address *a = &net->addresses[i];
+		const struct vmm_net_link *own = vmm_net_link_by_name(net, ifname);
 
-		/* What lo has is the pod's own too, but for the loopback addresses. */
-		if (!str_eq(ifc->name, ifname) && !str_eq(ifc->name, "lo"))
+		if (!is_told_index(net, a->link, ifname) || str_starts(a->address, "127.") ||
+		    str_eq(a->address, "::1"))
 			continue;
-		for (size_t k = 0; k < ifc->n_ipaddresses && n < max; k++) {
-			const char *address = ifc->ipaddresses[k]->address;
-
-			if (!str_starts(address, "127.") && !str_eq(address, "::1"))
-				list[n++] = address;
-		}
+		told |= own && own->index == a->link;
+		list[n++] = a->address;
 	}
+	for (size_t i = 0; !told && i < n_ips && n < max; i++)
+		list[n++] = ips[i];
 	return n;
 }
 
-int sandbox_network_guard(struct sandbox *s, const char *ifname, const Grpc__Network *network,
-			  const struct cni_result *answer, struct err *err)
+/* What the filters are made from; NULL: no memory. */
+static char *guard_text(const struct vmm_net *net, const char *ifname, const char *const *list, size_t n)
+{
+	char *text = NULL;
+	size_t len = 0;
+	FILE *f = open_memstream(&text, &len);
+
+	for (size_t i = 0; f && net && i < net->n_links; i++) {
+		char mac[18];
+
+		if (!is_told(net, &net->links[i], ifname))
+			continue;
+		mac_text(net->links[i].mac, mac);
+		fprintf(f, "%d %s %s\n", net->links[i].index, net->links[i].name, mac);
+	}
+	for (size_t i = 0; f && i < n; i++)
+		fprintf(f, "%s\n", list[i]);
+	if (f && fclose(f) == 0)
+		return text;
+	free(text);
+	return NULL;
+}
+
+int sandbox_network_guard(struct sandbox *s, struct follow *f, const struct vmm_net *net, struct err *err)
 {
 	const char *list[GUARD_MAX];
-	char texts[ARRAY_SIZE(answer->ips)][64];
-	size_t n = addresses_of(network, ifname, list, ARRAY_SIZE(list));
+	size_t n = own_addresses(net, f->ifname, f->ips, f->n_ips, list, ARRAY_SIZE(list));
+	char *text CLEANUP_FREE = NULL;
+	int r;
 
-	if (!s->driver->guard)
+	if (!s->driver->guard || !f->spoof_check)
 		return 0;
-	for (size_t i = 0; n == 0 && i < answer->n_ips; i++)
-		snprintf(texts[i], sizeof(texts[i]), "%.*s", (int)strcspn(answer->ips[i].address, "/"),
-			 answer->ips[i].address);
-	if (n == 0) {
-		for (n = 0; n < answer->n_ips; n++)
-			list[n] = texts[n];
+	text = guard_text(net, f->ifname, list, n);
+	if (!text)
+		return err_oom(err);
+	if (f->guarded && str_eq(text, f->guarded))
+		return 0;
+	r = s->driver->guard(s, VMM_TAP_BOOT, f->ifname, list, n, err);
+	for (size_t i = 0; r == 0 && net && i < net->n_links; i++) {
+		const struct vmm_net_link *link = &net->links[i];
+		char tap[VMM_TAP_NAME_MAX];
+
+		if (!sandbox_network_is_further(link, f->ifname) || !is_told(net, link, f->ifname))
+			continue;
+		vmm_tap_name(link->index, tap);
+		r = s->driver->guard(s, tap, link->name, list, n, err);
 	}
-	return s->driver->guard(s, ifname, list, n, err);
+	free(f->guarded);
+	f->guarded = r == 0 ? move_ptr(text) : NULL;
+	return r;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One sandbox: its life, its death, and its saving. */
+#include "cri/sandbox/follow_internal.h"
 #include "cri/sandbox/sandbox_internal.h"
 
 #include "api/agent/agent.pb-c.h"
@@ -109,6 +110,7 @@ struct sandbox *sandbox_unref(struct sandbox *sandbox)
 	delist(sandbox);
 	agent_free(sandbox->agent);
 	agent_free(sandbox->dead_agent);
+	follow_free(sandbox->follow);
 	sandbox_machine_unref(sandbox->machine);
 	free(sandbox->saved_machine);
 	free(sandbox->saved_boot_id);

@@ -146,6 +146,13 @@ struct sandbox_spec {
 int sandbox_boot(struct sandbox *sandbox, struct call *call, const struct sandbox_spec *spec,
 		 struct err *err);
 
+/* How the network of its namespace reaches the sandbox. Lent, as the spec. */
+struct sandbox_network {
+	const char *ifname; /* of the interface that CNI made in the network namespace */
+	bool spoof_check;   /* drop what the guest sends with addresses that are not its own */
+	char *const *ips;   /* as CNI has answered (what stands behind a slash does not count): the pod's */
+	size_t n_ips;	    /* addresses where the interface has none in the namespace */
+};
 struct sandbox_sysctl {
 	const char *key, *value;
 };
@@ -160,7 +167,11 @@ struct sandbox_assignment {
 	size_t n_sysctls;
 	const char *resolv_conf, *hosts; /* the files' contents */
 };
-/* Makes a booted sandbox the pod's: network, name, files. Once. Blocks, 20 s at most. */
+/*
+ * Makes a booted sandbox the pod's: network, name, files. Once. Blocks, 20 s at most, and as long for each
+ * interface of the namespace beside `ifname`. What changes in the namespace's network later reaches the guest
+ * within a second or so, as long as the sandbox lives.
+ */
 int sandbox_assign(struct sandbox *sandbox, struct call *call, const struct sandbox_assignment *assignment,
 		   struct err *err);
 
@@ -274,8 +285,9 @@ int sandbox_load(struct sandboxes *room, const struct sandbox_hooks *hooks, cons
 /*
  * Makes a loaded sandbox ready again: its machine runs, its agent answers and it is the same boot of the
  * guest (-ESTALE if not). Blocks, 45 s at most. On failure it stays dead, of what the error says, and its
- * processes are killed.
+ * processes are killed. The network of its namespace is followed again, from how it is by then; NULL: not.
  */
-int sandbox_adopt(struct sandbox *sandbox, struct call *call, struct err *err);
+int sandbox_adopt(struct sandbox *sandbox, struct call *call, const struct sandbox_network *network,
+		  struct err *err);
 
 #endif

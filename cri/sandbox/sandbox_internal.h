@@ -66,13 +66,28 @@ struct sandbox_driver {
 	int (*join)(struct sandbox *sandbox, const char *ifname, struct vmm_if_info *ret_nic,
 		    struct err *err);
 	/* The network of its namespace. NULL: there is none, and what CNI has answered is all. */
-	int (*network)(struct sandbox *sandbox, const char *ifname, struct vmm_net **ret_net,
-		       struct err *err);
+	int (*network)(struct sandbox *sandbox, struct vmm_net **ret_net, struct err *err);
+	/* A socket that tells of its changes: vmm_net_watch. May be NULL. */
+	int (*follow)(struct sandbox *sandbox, struct err *err);
+	/*
+	 * NICs for further interfaces, named by their index; all four or none. `tap` makes and joins what
+	 * the NIC needs on the host (*ret_made false: it is plugged already), `plug` plugs it in (ret_pci
+	 * "": it was). `nics` says which are plugged, how many in all; never blocks. `unplug` waits for the
+	 * guest.
+	 */
+	int (*tap)(struct sandbox *sandbox, const struct vmm_net_link *link, bool *ret_made, struct err *err);
+	int (*plug)(struct sandbox *sandbox, const struct vmm_net_link *link,
+		    char ret_pci[VM_PCI_ADDRESS_MAX], int64_t deadline_ns, struct err *err);
+	int (*unplug)(struct sandbox *sandbox, int index, int64_t deadline_ns, struct err *err);
+	size_t (*nics)(struct sandbox *sandbox, int *ret_indexes, size_t max);
 	/* How many packet filter rules its namespace has. May be NULL. */
 	int (*filters)(struct sandbox *sandbox, struct vmm_net_filters *ret, struct err *err);
-	/* After join: only frames from these addresses (text, no prefix) leave the guest. May be NULL. */
-	int (*guard)(struct sandbox *sandbox, const char *ifname, const char *const *addresses, size_t n,
-		     struct err *err);
+	/*
+	 * Of a joined tap: only frames from these addresses (text, no prefix) leave the guest by it. May be
+	 * NULL.
+	 */
+	int (*guard)(struct sandbox *sandbox, const char *tap, const char *ifname,
+		     const char *const *addresses, size_t n, struct err *err);
 
 	/*
 	 * Loop, never block. An fd that polls readable when look has something; true: the machine has died.
@@ -108,18 +123,24 @@ extern const struct sandbox_driver sandbox_vm_driver;
 struct sandbox_machine *sandbox_machine_ref(struct sandbox_machine *machine);
 void sandbox_machine_unref(struct sandbox_machine *machine);
 
+struct follow;
 /*
- * Has the driver drop what the guest sends with addresses other than those of `network` (or, where that is
- * NULL or names none, of `answer`). Nothing for a driver that has no such filter.
+ * Has the driver drop what the guest sends with addresses that are none of the pod's, on whichever of its
+ * interfaces: those of the namespace, and f->ips where its own interface has none there. Nothing where they
+ * are as before. net NULL: only f->ips.
  */
-int sandbox_network_guard(struct sandbox *sandbox, const char *ifname, const Grpc__Network *network,
-			  const struct cni_result *answer, struct err *err);
+int sandbox_network_guard(struct sandbox *sandbox, struct follow *f, const struct vmm_net *net,
+			  struct err *err);
 /*
- * Fills the message with the namespace's network, as far as it belongs to `ifname` or lo. False in *ret_told:
- * the interface has no address there (its plugin left them to the runtime), and the message is empty.
+ * Fills the message with the namespace's network. False in *ret_told: `ifname` has no address there (its
+ * plugin left them to the runtime), and the message says nothing of it.
  */
 int sandbox_network_fill(const struct vmm_net *net, const char *ifname, Grpc__Network *to, bool *ret_told,
 			 struct err *err);
+/* Neither lo nor the interface that CNI made. */
+bool sandbox_network_is_further(const struct vmm_net_link *link, const char *ifname);
+/* What a further interface's NIC is plugged with: by it the agent finds it. Its own MAC may not be unique. */
+void sandbox_network_nic_mac(int index, uint8_t ret_mac[6]);
 
 /* ---- the room and its sandboxes ------------------------------------------------------------------------ */
 
@@ -163,6 +184,7 @@ struct sandbox {
 	struct sandbox_hooks hooks;
 	struct agent *agent;	  /* set once a machine runs; freed with the sandbox */
 	struct agent *dead_agent; /* that of a machine that was started again */
+	struct follow *follow;	  /* set once, by its assignment or adoption; freed with the sandbox */
 
 	/* The loop's thread: watch.c. The watch holds a reference. */
 	bool watched;

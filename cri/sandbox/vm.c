@@ -7,7 +7,9 @@
 
 #include <sys/sysinfo.h>
 
-#define TAP	    "tap0"
+#define TAP	    VMM_TAP_BOOT
+#define NIC_MTU	    65521 /* the most that a tap can have: the agent sets what the interface has */
+#define NIC_ID	    "if"  /* and the interface's index */
 #define MIB	    (UINT64_C(1) << 20)
 #define VMM_OWN_KVM (160 * MIB) /* VMM, virtiofsd and vsock daemon beside guest memory */
 #define VMM_OWN_TCG (768 * MIB) /* and the translation cache */
@@ -190,11 +192,93 @@ static int join(struct sandbox *s, const char *ifname, struct vmm_if_info *ret_n
 	return vmm_tap_join(s->netns, TAP, ifname, ret_nic, err);
 }
 
-static int network(struct sandbox *s, const char *ifname, struct vmm_net **ret_net, struct err *err)
+static int network(struct sandbox *s, struct vmm_net **ret_net, struct err *err)
 {
-	const char *const names[] = {ifname, NULL};
+	return vmm_net_read(s->netns, ret_net, err);
+}
 
-	return vmm_net_read(s->netns, names, TAP, ret_net, err);
+static int follow(struct sandbox *s, struct err *err)
+{
+	return vmm_net_watch(s->netns, err);
+}
+
+/* ---- NICs of further interfaces ------------------------------------------------------------------------ */
+
+static size_t nics(struct sandbox *s, int *ret_indexes, size_t max)
+{
+	char ids[64][VM_DEVICE_ID_MAX];
+	struct vm *vm = vm_of(machine_of(s));
+	size_t n = vm ? vm_device_ids(vm, VM_DEVICE_NET, ids, ARRAY_SIZE(ids)) : 0, found = 0;
+
+	for (size_t i = 0; i < n && i < ARRAY_SIZE(ids); i++) {
+		uint64_t index;
+
+		if (!str_starts(ids[i], NIC_ID) || parse_u64(ids[i] + strlen(NIC_ID), &index) < 0)
+			continue;
+		if (found < max)
+			ret_indexes[found] = (int)index;
+		found++;
+	}
+	return found;
+}
+
+static bool is_plugged(struct sandbox *s, int index)
+{
+	int have[64];
+	size_t n = nics(s, have, ARRAY_SIZE(have));
+
+	for (size_t i = 0; i < n && i < ARRAY_SIZE(have); i++) {
+		if (have[i] == index)
+			return true;
+	}
+	return false;
+}
+
+static int make_tap(struct sandbox *s, const struct vmm_net_link *link, bool *ret_made, struct err *err)
+{
+	char tap[VMM_TAP_NAME_MAX];
+	struct vmm_if_info ignored;
+	struct err why = ERR_INIT;
+	int r;
+
+	*ret_made = false;
+	if (is_plugged(s, link->index))
+		return 0;
+	vmm_tap_name(link->index, tap);
+	r = vmm_tap_create(s->netns, tap, NIC_MTU, &why);
+	if (r < 0 && r != -EEXIST) /* a look that failed has left it */
+		return err_copy(err, &why);
+	*ret_made = true;
+	return vmm_tap_join(s->netns, tap, link->name, &ignored, err);
+}
+
+static int plug(struct sandbox *s, const struct vmm_net_link *link, char ret_pci[VM_PCI_ADDRESS_MAX],
+		int64_t deadline_ns, struct err *err)
+{
+	char id[VM_DEVICE_ID_MAX], tap[VMM_TAP_NAME_MAX];
+	struct vm_device device = {.type = VM_DEVICE_NET, .id = id, .path = tap, .mtu = NIC_MTU};
+	struct vm *vm = vm_of(machine_of(s));
+
+	ret_pci[0] = 0;
+	if (is_plugged(s, link->index))
+		return 0;
+	vmm_tap_name(link->index, tap);
+	snprintf(id, sizeof(id), NIC_ID "%d", link->index);
+	sandbox_network_nic_mac(link->index, device.mac);
+	return vm ? vm_attach(vm, &device, ret_pci, deadline_ns, err)
+		  : err_set(err, -ENOTCONN, "the VM does not run");
+}
+
+static int unplug(struct sandbox *s, int index, int64_t deadline_ns, struct err *err)
+{
+	char id[VM_DEVICE_ID_MAX], tap[VMM_TAP_NAME_MAX];
+	struct vm *vm = vm_of(machine_of(s));
+	int r;
+
+	vmm_tap_name(index, tap);
+	snprintf(id, sizeof(id), NIC_ID "%d", index);
+	r = vm ? vm_detach(vm, id, deadline_ns, err) : err_set(err, -ENOTCONN, "the VM does not run");
+	return r < 0 && r != -ENOENT ? r : vmm_tap_destroy(s->netns, tap, err);
 }
 
 static int filters(struct sandbox *s, struct vmm_net_filters *ret, struct err *err)
@@ -202,10 +286,10 @@ static int filters(struct sandbox *s, struct vmm_net_filters *ret, struct err *e
 	return vmm_net_filters(s->netns, ret, err);
 }
 
-static int guard(struct sandbox *s, const char *ifname, const char *const *addresses, size_t n,
-		 struct err *err)
+static int guard(struct sandbox *s, const char *tap, const char *ifname, const char *const *addresses,
+		 size_t n, struct err *err)
 {
-	return vmm_tap_filter(s->netns, TAP, ifname, addresses, n, err);
+	return vmm_tap_filter(s->netns, tap, ifname, addresses, n, err);
 }
 
 static int event_fd(struct sandbox *s)
@@ -330,6 +414,11 @@ const struct sandbox_driver sandbox_vm_driver = {
 	.dial = dial,
 	.join = join,
 	.network = network,
+	.follow = follow,
+	.tap = make_tap,
+	.plug = plug,
+	.unplug = unplug,
+	.nics = nics,
 	.filters = filters,
 	.guard = guard,
 	.fd = event_fd,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What is watched of a ready sandbox on the loop's thread: its machine, its agent, its clock. */
 #include "cri/sandbox/clock_internal.h"
+#include "cri/sandbox/follow_internal.h"
 #include "cri/sandbox/sandbox_internal.h"
 
 #include "api/agent/agent.pb-c.h"
@@ -123,6 +124,7 @@ static void unwatch(struct sandbox *s)
 	s->watched = false;
 	s->machine_source = loop_source_free(s->machine_source);
 	s->health = loop_source_free(s->health);
+	follow_stop(s);
 	agent_watch_remove(s->agent, &s->agent_watch);
 	sandbox_unref(s);
 }

@@ -9,6 +9,7 @@
 #include "guest/container/container.h"
 #include "guest/device/device.h"
 #include "guest/pod/methods_internal.h"
+#include "guest/pod/net_internal.h"
 #include "guest/pod/stats_internal.h"
 #include "guest/rpc/request.h"
 
@@ -19,7 +20,7 @@ static bool feature_here(const struct agent *agent, const char *feature)
 	if (str_eq(feature, "cgroup2"))
 		return agent->cgroup2;
 	if (str_eq(feature, "attach-device") || str_eq(feature, "online-resources") ||
-	    str_eq(feature, GUEST_FILES_FEATURE))
+	    str_eq(feature, "network-update") || str_eq(feature, GUEST_FILES_FEATURE))
 		return agent->in_vm;
 	return true;
 }
@@ -27,9 +28,10 @@ static bool feature_here(const struct agent *agent, const char *feature)
 static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {
 	static const char *const features[] = {
-		"readlog",	    "dial",	    "stats",	   "attach-device",
-		"online-resources", "shared-pidns", "instance-id", "shutdown",
-		"cgroup2",	    "exec-held",    "network",	   GUEST_FILES_FEATURE,
+		"readlog",	     "dial",	     "stats",	    "attach-device",
+		"online-resources",  "shared-pidns", "instance-id", "shutdown",
+		"cgroup2",	     "exec-held",    "network",	    "network-update",
+		GUEST_FILES_FEATURE,
 	};
 	char *list[ARRAY_SIZE(features)];
 	size_t n = 0;
@@ -61,6 +63,27 @@ static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload
 	rpc_reply(req, &resp.base);
 }
 
+static void agent_network(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
+{
+	Crivisor__Agent__V1__UpdateNetworkRequest *m RPC_MESSAGE =
+		rpc_unpack(req, &crivisor__agent__v1__update_network_request__descriptor, payload, len);
+	struct err err = ERR_INIT;
+	int r;
+
+	if (!m)
+		return;
+	agent_settle(ctx);
+	r = agent_vm_only(ctx, "UpdateNetwork", &err);
+	if (r == 0 && !m->network)
+		r = err_set(&err, -EINVAL, "UpdateNetwork without a network");
+	if (r == 0)
+		r = network_update(move_ptr(m->network), &err);
+	if (r < 0)
+		ttrpc_fail(req, &err);
+	else
+		rpc_reply_empty(req);
+}
+
 const struct ttrpc_method agent_methods[] = {
 	{.name = "Info", .unary = agent_info},
 	{.name = "ReadLog", .unary = readlog_get},
@@ -69,6 +92,7 @@ const struct ttrpc_method agent_methods[] = {
 	{.name = "Stats", .unary = stats_get},
 	{.name = "AttachDevice", .unary = device_attach},
 	{.name = "OnlineResources", .unary = device_online},
+	{.name = "UpdateNetwork", .unary = agent_network},
 	{.name = "Shutdown", .unary = shutdown_request},
 	{.name = NULL},
 };

@@ -34,8 +34,19 @@ static void quiet_ipv6(const char *ifname)
 }
 
 static const struct rtnl_link *find_link(const struct rtnl_link *links, int n, const Grpc__Interface *want,
-					 const unsigned char *mac)
+					 const unsigned char *mac, const unsigned char *perm)
 {
+	/* Where the kernel tells no permanent address, the present one. */
+	for (int i = 0; perm && i < n; i++) {
+		const unsigned char *its = links[i].has_perm  ? links[i].perm
+					   : links[i].has_mac ? links[i].mac
+							      : NULL;
+
+		if (its && memcmp(its, perm, 6) == 0)
+			return &links[i];
+	}
+	if (perm)
+		return NULL;
 	for (int i = 0; mac && i < n; i++) {
 		if (links[i].has_mac && memcmp(links[i].mac, mac, 6) == 0 && !(links[i].flags & IFF_LOOPBACK))
 			return &links[i];
@@ -51,6 +62,15 @@ static const struct rtnl_link *find_link(const struct rtnl_link *links, int n, c
 	return NULL;
 }
 
+static const struct rtnl_link *link_by_index(const struct rtnl_link *links, int n, int index)
+{
+	for (int i = 0; i < n; i++) {
+		if (links[i].index == index)
+			return &links[i];
+	}
+	return NULL;
+}
+
 static bool name_valid(const char *name)
 {
 	size_t len = strlen(name);
@@ -59,13 +79,12 @@ static bool name_valid(const char *name)
 	       !str_eq(name, "..");
 }
 
-/* Finds the interface and gives it MAC, name and MTU; its index. */
-static int set_link(struct rtnl *nl, const Grpc__Interface *want, struct err *err)
+int net_link_set(struct rtnl *nl, const Grpc__Interface *want, int index, struct err *err)
 {
 	struct rtnl_link links[RTNL_LINKS_MAX];
 	struct rtnl_change change = {.mac = NULL};
 	const struct rtnl_link *link;
-	unsigned char mac[6];
+	unsigned char mac[6], perm[6];
 	int n, r;
 
 	if (!str_empty(want->name) && !name_valid(want->name))
@@ -78,10 +97,16 @@ static int set_link(struct rtnl *nl, const Grpc__Interface *want, struct err *er
 			return r;
 		change.mac = mac;
 	}
+	if (!str_empty(want->permhwaddr)) {
+		r = rtnl_parse_mac(want->permhwaddr, perm, err);
+		if (r < 0)
+			return r;
+	}
 	n = rtnl_links(nl, links, ARRAY_SIZE(links), err);
 	if (n < 0)
 		return n;
-	link = find_link(links, n, want, change.mac);
+	link = index > 0 ? link_by_index(links, n, index)
+			 : find_link(links, n, want, change.mac, str_empty(want->permhwaddr) ? NULL : perm);
 	if (!link)
 		return err_set(err, -ENOENT, "no network interface with MAC \"%s\" or name \"%s\"",
 			       want->hwaddr, str_empty(want->device) ? want->name : want->device);
@@ -92,7 +117,7 @@ static int set_link(struct rtnl *nl, const Grpc__Interface *want, struct err *er
 	return r < 0 ? r : link->index;
 }
 
-static int parse_address(const Grpc__IPAddress *want, struct rtnl_addr *ret, struct err *err)
+int net_address_parse(const Grpc__IPAddress *want, struct rtnl_addr *ret, struct err *err)
 {
 	struct rtnl_addr peer;
 	int r = rtnl_parse_addr(want->address, want->mask, ret, err);
@@ -116,7 +141,7 @@ bool net_ipv6_off(const char *ifname)
 	return !path || read_file(path, 16, &value, NULL) < 0 || value[0] != '0';
 }
 
-static int set_addresses(struct rtnl *nl, const Grpc__Interface *want, int index, struct err *err)
+int net_addresses_set(struct rtnl *nl, const Grpc__Interface *want, int index, struct err *err)
 {
 	struct rtnl_addr addrs[NET_ADDRS_MAX];
 	char name[IF_NAMESIZE];
@@ -130,7 +155,7 @@ static int set_addresses(struct rtnl *nl, const Grpc__Interface *want, int index
 		return err_set_errno(err, -errno, "interface %d", index);
 	off = net_ipv6_off(name);
 	for (size_t i = 0; i < want->n_ipaddresses; i++) {
-		int r = parse_address(want->ipaddresses[i], &addrs[n], err);
+		int r = net_address_parse(want->ipaddresses[i], &addrs[n], err);
 
 		if (r < 0)
 			return r;
@@ -140,10 +165,11 @@ static int set_addresses(struct rtnl *nl, const Grpc__Interface *want, int index
 	return rtnl_addrs_set(nl, index, addrs, n, err);
 }
 
-int net_links(struct rtnl *nl, Grpc__Interface *const *ifaces, size_t n, int *ret_indexes, struct err *err)
+static int net_links(struct rtnl *nl, Grpc__Interface *const *ifaces, size_t n, int *ret_indexes,
+		     struct err *err)
 {
 	for (size_t i = 0; i < n; i++) {
-		ret_indexes[i] = set_link(nl, ifaces[i], err);
+		ret_indexes[i] = net_link_set(nl, ifaces[i], 0, err);
 		if (ret_indexes[i] < 0) {
 			err_wrap(err, "interface \"%.64s\"",
 				 str_empty(ifaces[i]->name) ? ifaces[i]->device : ifaces[i]->name);
@@ -153,11 +179,11 @@ int net_links(struct rtnl *nl, Grpc__Interface *const *ifaces, size_t n, int *re
 	return 0;
 }
 
-int net_addresses(struct rtnl *nl, Grpc__Interface *const *ifaces, size_t n, const int *indexes,
-		  struct err *err)
+static int net_addresses(struct rtnl *nl, Grpc__Interface *const *ifaces, size_t n, const int *indexes,
+			 struct err *err)
 {
 	for (size_t i = 0; i < n; i++) {
-		int r = set_addresses(nl, ifaces[i], indexes[i], err);
+		int r = net_addresses_set(nl, ifaces[i], indexes[i], err);
 
 		if (r < 0)
 			return err_wrap(err, "interface \"%.64s\"",

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The network of the pod's namespace on the host, made here.
+ * The network of the pod's namespace on the host, made here, and followed as it changes.
  *
- * Routes and rules come as the host's kernel dumps them. In them interfaces are named by the host's numbers,
- * which are replaced by this kernel's.
+ * What was told last is kept: a later call is compared with it, so that what containers have made themselves
+ * is neither taken for the host's nor taken away.
  */
 #include "guest/pod/net_internal.h"
 
+#include "api/pb.h"
 #include "base/log.h"
 #include "base/util.h"
+#include "guest/pod/network_internal.h"
 #include "guest/pod/setup_internal.h"
 
 #include <linux/fib_rules.h>
@@ -17,101 +19,48 @@
 
 #define ROUTE_PASSES 3 /* through the link; through those; through those */
 
-struct numbers {
-	Grpc__Interface *const *ifaces;
-	const int *indexes;
-	size_t n;
+/* What was told last. */
+static struct {
+	Grpc__Network *network;
+	int indexes[RTNL_LINKS_MAX];
+	bool failed; /* not all of it was done */
+} told;
+
+struct update {
+	struct rtnl nl;
+	const Grpc__Network *before, *want;
+	struct numbers was, is;
+	int indexes[RTNL_LINKS_MAX];
+	bool again; /* what is in both is done again */
+	int r;	    /* the first error */
+	struct err *err;
 };
 
-/* ---- the host's numbers -------------------------------------------------------------------------------- */
-
-static int translate(const struct numbers *numbers, unsigned char *at, struct err *err)
+static void note(struct update *u, int r, const struct err *why)
 {
-	uint32_t number;
+	if (r < 0 && u->r == 0) {
+		u->r = r;
+		err_copy(u->err, why);
+	}
+}
 
-	memcpy(&number, at, sizeof(number));
+static const Grpc__Interface *same_interface(const Grpc__Network *in, uint32_t index, size_t *ret_at)
+{
+	for (size_t i = 0; i < in->n_interfaces; i++) {
+		if (in->interfaces[i]->index == index) {
+			*ret_at = i;
+			return in->interfaces[i];
+		}
+	}
+	return NULL;
+}
+
+/* This kernel's number of an interface that the host has named; 0: none. */
+static int number_of(const struct numbers *numbers, const char *name)
+{
 	for (size_t i = 0; i < numbers->n; i++) {
-		if (numbers->ifaces[i]->index == number) {
-			memcpy(at, &numbers->indexes[i], sizeof(number));
+		if (str_eq(numbers->ifaces[i]->name, name))
 			return numbers->indexes[i];
-		}
-	}
-	return err_set(err, -EINVAL, "interface number %u is not among the interfaces", number);
-}
-
-static int translate_hops(const struct numbers *numbers, unsigned char *at, size_t len, struct err *err)
-{
-	struct rtnexthop hop;
-	int r = 0;
-
-	for (size_t step; r >= 0 && len >= sizeof(hop); at += step, len -= step) {
-		memcpy(&hop, at, sizeof(hop));
-		if (hop.rtnh_len < sizeof(hop) || hop.rtnh_len > len)
-			return err_set(err, -EINVAL, "malformed next hop");
-		r = translate(numbers, at + offsetof(struct rtnexthop, rtnh_ifindex), err);
-		step = (hop.rtnh_len + 3u) & ~3u;
-		step = step < len ? step : len;
-	}
-	return r < 0 ? r : 0;
-}
-
-/* What is looked at in a route on its way. */
-struct route_view {
-	int family, oif;
-	bool indirect;
-};
-
-/* Replaces the numbers in a route. */
-static int route_translate(const struct numbers *numbers, unsigned char *bytes, size_t len,
-			   struct route_view *ret, struct err *err)
-{
-	struct rtmsg info;
-	int r = 0;
-
-	if (len < sizeof(info))
-		return err_set(err, -EINVAL, "a route of %zu bytes", len);
-	memcpy(&info, bytes, sizeof(info));
-	*ret = (struct route_view){.family = info.rtm_family};
-	if (info.rtm_family != AF_INET && info.rtm_family != AF_INET6)
-		return err_set(err, -EINVAL, "a route of address family %d", info.rtm_family);
-	for (size_t at = (size_t)NLMSG_ALIGN(sizeof(info));
-	     r >= 0 && len - at >= sizeof(struct rtattr) && at < len;) {
-		unsigned char *data = bytes + at + RTA_LENGTH(0);
-		struct rtattr rta;
-
-		memcpy(&rta, bytes + at, sizeof(rta));
-		if (rta.rta_len < RTA_LENGTH(0) || rta.rta_len > len - at)
-			return err_set(err, -EINVAL, "a route with a malformed attribute");
-		if ((rta.rta_type == RTA_OIF || rta.rta_type == RTA_IIF) && rta.rta_len == RTA_LENGTH(4)) {
-			r = translate(numbers, data, err);
-			if (rta.rta_type == RTA_OIF)
-				ret->oif = r;
-		} else if (rta.rta_type == RTA_MULTIPATH) {
-			r = translate_hops(numbers, data, rta.rta_len - RTA_LENGTH(0), err);
-		}
-		ret->indirect |= rta.rta_type == RTA_GATEWAY || rta.rta_type == RTA_VIA ||
-				 rta.rta_type == RTA_MULTIPATH;
-		at += RTA_ALIGN(rta.rta_len) < len - at ? RTA_ALIGN(rta.rta_len) : len - at;
-	}
-	return r < 0 ? r : 0;
-}
-
-/* ---- the parts ----------------------------------------------------------------------------------------- */
-
-static int set_sysctls(const Grpc__Network *want, struct err *err)
-{
-	for (size_t i = 0; i < want->n_sysctls; i++) {
-		const char *key = want->sysctls[i]->key, *value = want->sysctls[i]->value;
-		char *path CLEANUP_FREE = str_starts(key, "net") ? pod_sysctl_path(key) : NULL;
-		int r;
-
-		if (!path)
-			return err_set(err, -EINVAL, "sysctl \"%.128s\" is not a valid name", key);
-		r = write_file(path, value, strlen(value), 0);
-		/* The namespace's kernel may be newer, or have more built in. */
-		if (r < 0)
-			log_warn("network: sysctl %s cannot be set to \"%.64s\": %s", key, value,
-				 strerror(-r));
 	}
 	return 0;
 }
@@ -126,30 +75,188 @@ static bool is_off(int family, int oif)
 	       (oif > 0 && if_indextoname((unsigned int)oif, name) && net_ipv6_off(name));
 }
 
-static int set_neighbours(struct rtnl *nl, const Grpc__Network *want, struct err *err)
-{
-	for (size_t i = 0; i < want->n_neighbours; i++) {
-		const Grpc__Neighbour *n = want->neighbours[i];
-		unsigned int index = if_nametoindex(n->device);
-		struct rtnl_addr addr;
-		unsigned char mac[6];
-		int r = rtnl_parse_addr(n->address, NULL, &addr, err);
+/* ---- interfaces ---------------------------------------------------------------------------------------- */
 
-		if (r == 0 && index == 0)
-			r = err_set(err, -ENODEV, "neighbour %s: no network interface \"%.64s\"", n->address,
-				    n->device);
-		if (r == 0 && !n->proxy)
-			r = rtnl_parse_mac(n->hwaddr, mac, err);
-		if (r == 0 && !is_off(addr.family, (int)index))
-			r = rtnl_neigh_set(nl, (int)index, &addr, n->proxy ? NULL : mac, err);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+static void update_link(struct update *u, size_t i)
+{
+	const Grpc__Interface *want = u->want->interfaces[i];
+	struct err err = ERR_INIT;
+	size_t at = 0;
+	const Grpc__Interface *before = same_interface(u->before, want->index, &at);
+	int index = before ? u->was.indexes[at] : 0, r = index;
+
+	if (index == 0 || u->again || !str_eq(before->name, want->name) || before->mtu != want->mtu ||
+	    !str_eq(before->hwaddr, want->hwaddr))
+		r = net_link_set(&u->nl, want, index, &err);
+	if (r == -ENOENT && index > 0) /* it was plugged anew */
+		r = net_link_set(&u->nl, want, 0, &err);
+	if (r < 0)
+		err_wrap(&err, "interface \"%.64s\"", want->name);
+	note(u, r, &err);
+	u->indexes[i] = r > 0 ? r : 0;
 }
 
-static int set_route(struct rtnl *nl, const ProtobufCBinaryData *route, const struct numbers *numbers,
-		     int pass, bool *ret_again, struct err *err)
+/*
+ * A container may have renamed it, or it was unplugged: only its number counts, and its absence is no error.
+ */
+static void end_gone_links(struct update *u)
+{
+	size_t at;
+
+	for (size_t i = 0; i < u->before->n_interfaces; i++) {
+		if (u->was.indexes[i] > 0 && !same_interface(u->want, u->before->interfaces[i]->index, &at))
+			(void)rtnl_link_down(&u->nl, u->was.indexes[i], NULL);
+	}
+}
+
+static void set_sysctls(struct update *u)
+{
+	for (size_t i = 0; i < u->want->n_sysctls; i++) {
+		const char *key = u->want->sysctls[i]->key, *value = u->want->sysctls[i]->value;
+		char *path CLEANUP_FREE = str_starts(key, "net") ? pod_sysctl_path(key) : NULL;
+		struct err err = ERR_INIT;
+		bool known = false;
+		int r;
+
+		for (size_t k = 0; k < u->before->n_sysctls && !u->again; k++)
+			known |= str_eq(u->before->sysctls[k]->key, key) &&
+				 str_eq(u->before->sysctls[k]->value, value);
+		if (known)
+			continue;
+		if (!path) {
+			note(u, err_set(&err, -EINVAL, "sysctl \"%.128s\" is not a valid name", key), &err);
+			continue;
+		}
+		r = write_file(path, value, strlen(value), 0);
+		/* The namespace's kernel may be newer, or have more built in. */
+		if (r < 0)
+			log_warn("network: sysctl %s cannot be set to \"%.64s\": %s", key, value,
+				 strerror(-r));
+	}
+}
+
+/* ---- addresses ----------------------------------------------------------------------------------------- */
+
+static bool has_address(const Grpc__Interface *ifc, const Grpc__IPAddress *a)
+{
+	for (size_t i = 0; i < ifc->n_ipaddresses; i++) {
+		const Grpc__IPAddress *b = ifc->ipaddresses[i];
+
+		if (str_eq(a->address, b->address) && str_eq(a->mask, b->mask) && str_eq(a->peer, b->peer))
+			return true;
+	}
+	return false;
+}
+
+static void change_address(struct update *u, int index, const Grpc__IPAddress *a, bool add)
+{
+	struct rtnl_addr addr;
+	struct err err = ERR_INIT;
+	int r = net_address_parse(a, &addr, &err);
+
+	if (r == 0 && !is_off(addr.family, index))
+		r = add ? rtnl_addr_add(&u->nl, index, &addr, &err)
+			: rtnl_addr_remove(&u->nl, index, &addr, &err);
+	note(u, r, &err);
+}
+
+/* New ones first: connections and routes find an address at any time. */
+static void update_addresses(struct update *u, size_t i)
+{
+	const Grpc__Interface *want = u->want->interfaces[i];
+	struct err err = ERR_INIT;
+	size_t at;
+	const Grpc__Interface *before = same_interface(u->before, want->index, &at);
+	int index = u->indexes[i];
+	bool removed = false;
+
+	if (index == 0)
+		return;
+	if (!before) {
+		note(u, net_addresses_set(&u->nl, want, index, &err), &err);
+		return;
+	}
+	for (size_t k = 0; k < want->n_ipaddresses; k++) {
+		if (u->again || !has_address(before, want->ipaddresses[k]))
+			change_address(u, index, want->ipaddresses[k], true);
+	}
+	for (size_t k = 0; k < before->n_ipaddresses; k++) {
+		if (has_address(want, before->ipaddresses[k]))
+			continue;
+		change_address(u, index, before->ipaddresses[k], false);
+		removed = true;
+	}
+	/*
+	 * With a primary address the kernel removes the secondary ones of its subnet, and routes from them.
+	 */
+	for (size_t k = 0; removed && k < want->n_ipaddresses; k++)
+		change_address(u, index, want->ipaddresses[k], true);
+	u->again |= removed;
+}
+
+/* ---- neighbours ---------------------------------------------------------------------------------------- */
+
+/* Of the same address; with `whole` of the same MAC too. */
+static bool has_neighbour(const Grpc__Network *in, const Grpc__Neighbour *a, bool whole)
+{
+	for (size_t i = 0; i < in->n_neighbours; i++) {
+		const Grpc__Neighbour *b = in->neighbours[i];
+
+		if (str_eq(a->device, b->device) && str_eq(a->address, b->address) && a->proxy == b->proxy &&
+		    (!whole || str_eq(a->hwaddr, b->hwaddr)))
+			return true;
+	}
+	return false;
+}
+
+static void change_neighbour(struct update *u, const Grpc__Neighbour *n, int index, bool add)
+{
+	struct rtnl_addr addr;
+	struct err err = ERR_INIT;
+	unsigned char mac[6];
+	int r = rtnl_parse_addr(n->address, NULL, &addr, &err);
+
+	if (r == 0 && index == 0)
+		r = err_set(&err, -ENODEV, "neighbour %s: no network interface \"%.64s\"", n->address,
+			    n->device);
+	if (r == 0 && add && !n->proxy)
+		r = rtnl_parse_mac(n->hwaddr, mac, &err);
+	if (r == 0 && !is_off(addr.family, index))
+		r = add ? rtnl_neigh_set(&u->nl, index, &addr, n->proxy ? NULL : mac, &err)
+			: rtnl_neigh_remove(&u->nl, index, &addr, n->proxy, &err);
+	note(u, r, &err);
+}
+
+static void update_neighbours(struct update *u)
+{
+	for (size_t i = 0; i < u->want->n_neighbours; i++) {
+		const Grpc__Neighbour *n = u->want->neighbours[i];
+
+		if (u->again || !has_neighbour(u->before, n, true))
+			change_neighbour(u, n, number_of(&u->is, n->device), true);
+	}
+	for (size_t i = 0; i < u->before->n_neighbours; i++) {
+		const Grpc__Neighbour *n = u->before->neighbours[i];
+		int index = number_of(&u->is, n->device);
+
+		if (index > 0 && !has_neighbour(u->want, n, false))
+			change_neighbour(u, n, index, false);
+	}
+}
+
+/* ---- routes and rules ---------------------------------------------------------------------------------- */
+
+static bool has_bytes(const ProtobufCBinaryData *list, size_t n, const ProtobufCBinaryData *a)
+{
+	for (size_t i = 0; i < n; i++) {
+		if (list[i].len == a->len && memcmp(list[i].data, a->data, a->len) == 0)
+			return true;
+	}
+	return false;
+}
+
+static int add_route(struct update *u, const ProtobufCBinaryData *route, int pass, bool *ret_again,
+		     struct err *err)
 {
 	unsigned char bytes[RTNL_MESSAGE_MAX];
 	struct route_view view = {0};
@@ -158,14 +265,14 @@ static int set_route(struct rtnl *nl, const ProtobufCBinaryData *route, const st
 	if (route->len > sizeof(bytes))
 		return err_set(err, -E2BIG, "a route of %zu bytes", route->len);
 	memcpy(bytes, route->data, route->len);
-	r = route_translate(numbers, bytes, route->len, &view, err);
+	r = route_translate(&u->is, bytes, route->len, &view, err);
 	if (r < 0 || is_off(view.family, view.oif))
 		return r;
 	if (view.indirect && pass == 0) {
 		*ret_again = true;
 		return 0;
 	}
-	r = rtnl_raw(nl, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, bytes, route->len);
+	r = rtnl_raw(&u->nl, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_APPEND, bytes, route->len);
 	if ((r == -ENETUNREACH || r == -EHOSTUNREACH) && pass + 1 < ROUTE_PASSES) {
 		*ret_again = true;
 		return 0;
@@ -173,64 +280,125 @@ static int set_route(struct rtnl *nl, const ProtobufCBinaryData *route, const st
 	return r < 0 && r != -EEXIST ? err_set_errno(err, r, "adding a route of the pod's namespace") : 0;
 }
 
-static int set_routes(struct rtnl *nl, const Grpc__Network *want, const struct numbers *numbers,
-		      struct err *err)
+static void add_routes(struct update *u)
 {
 	bool again = true;
-	int r = 0;
 
-	for (int pass = 0; r == 0 && again && pass < ROUTE_PASSES; pass++) {
+	for (int pass = 0; again && pass < ROUTE_PASSES; pass++) {
 		again = false;
-		for (size_t i = 0; r == 0 && i < want->n_routes; i++) {
-			r = set_route(nl, &want->routes[i], numbers, pass, &again, err);
+		for (size_t i = 0; i < u->want->n_routes; i++) {
+			const ProtobufCBinaryData *route = &u->want->routes[i];
+			struct err err = ERR_INIT;
+			int r = 0;
+
+			if (u->again || !has_bytes(u->before->routes, u->before->n_routes, route))
+				r = add_route(u, route, pass, &again, &err);
 			if (r < 0)
-				err_wrap(err, "route %zu", i);
+				err_wrap(&err, "route %zu", i);
+			note(u, r, &err);
 		}
 	}
-	return r;
 }
 
-static int set_rules(struct rtnl *nl, const Grpc__Network *want, struct err *err)
+static void remove_routes(struct update *u, int family)
 {
-	for (size_t i = 0; i < want->n_rules; i++) {
-		const ProtobufCBinaryData *rule = &want->rules[i];
-		struct fib_rule_hdr info;
-		int r;
+	for (size_t i = 0; i < u->before->n_routes; i++) {
+		const ProtobufCBinaryData *route = &u->before->routes[i];
+		unsigned char bytes[RTNL_MESSAGE_MAX];
+		struct route_view view = {0};
 
-		if (rule->len < sizeof(info))
-			return err_set(err, -EINVAL, "a rule of %zu bytes", rule->len);
-		memcpy(&info, rule->data, sizeof(info));
-		if (is_off(info.family, 0))
+		if (has_bytes(u->want->routes, u->want->n_routes, route) || route->len > sizeof(bytes))
 			continue;
-		r = rtnl_raw(nl, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule->data, rule->len);
-		if (r < 0 && r != -EEXIST)
-			return err_set_errno(err, r, "adding rule %zu of the pod's namespace", i);
+		memcpy(bytes, route->data, route->len);
+		/* One through an interface that has gone went with it. */
+		if (route_translate(&u->was, bytes, route->len, &view, NULL) == 0 && view.family == family)
+			(void)rtnl_raw(&u->nl, RTM_DELROUTE, 0, bytes, route->len);
 	}
-	return 0;
 }
 
-int network_apply(const Grpc__Network *want, struct err *err)
+static void update_rules(struct update *u)
 {
-	int indexes[RTNL_LINKS_MAX];
-	struct numbers numbers = {want->interfaces, indexes, want->n_interfaces};
-	struct rtnl nl = {.fd = -1};
-	int r = rtnl_open(&nl, err);
+	for (size_t i = 0; i < u->want->n_rules; i++) {
+		const ProtobufCBinaryData *rule = &u->want->rules[i];
+		struct err err = ERR_INIT;
+		struct fib_rule_hdr info;
+		int r = 0;
 
-	if (r == 0 && want->n_interfaces > ARRAY_SIZE(indexes))
+		if (!u->again && has_bytes(u->before->rules, u->before->n_rules, rule))
+			continue;
+		if (rule->len < sizeof(info)) {
+			note(u, err_set(&err, -EINVAL, "a rule of %zu bytes", rule->len), &err);
+			continue;
+		}
+		memcpy(&info, rule->data, sizeof(info));
+		if (!is_off(info.family, 0))
+			r = rtnl_raw(&u->nl, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule->data, rule->len);
+		if (r < 0 && r != -EEXIST)
+			note(u, err_set_errno(&err, r, "adding rule %zu of the pod's namespace", i), &err);
+	}
+	for (size_t i = 0; i < u->before->n_rules; i++) {
+		const ProtobufCBinaryData *rule = &u->before->rules[i];
+
+		if (!has_bytes(u->want->rules, u->want->n_rules, rule))
+			(void)rtnl_raw(&u->nl, RTM_DELRULE, 0, rule->data, rule->len);
+	}
+}
+
+/* ---- all of it ----------------------------------------------------------------------------------------- */
+
+static void update_all(struct update *u)
+{
+	for (size_t i = 0; i < u->want->n_interfaces; i++)
+		update_link(u, i);
+	set_sysctls(u);
+	for (size_t i = 0; i < u->want->n_interfaces; i++)
+		update_addresses(u, i);
+	update_neighbours(u);
+	/*
+	 * A changed route of IPv4 stands beside its old form for a moment, so that there is always one; IPv6
+	 * would take the two for one route with two hops.
+	 */
+	remove_routes(u, AF_INET6);
+	add_routes(u);
+	remove_routes(u, AF_INET);
+	update_rules(u);
+	end_gone_links(u);
+}
+
+int network_update(Grpc__Network *want, struct err *err)
+{
+	Grpc__Network none = GRPC__NETWORK__INIT;
+	struct err scratch = ERR_INIT;
+	struct update u = {.before = told.network ? told.network : &none,
+			   .want = want,
+			   .again = told.failed,
+			   .err = &scratch};
+	int r = 0;
+
+	u.was = (struct numbers){u.before->interfaces, told.indexes, u.before->n_interfaces};
+	u.is = (struct numbers){want->interfaces, u.indexes, want->n_interfaces};
+	if (want->n_interfaces > ARRAY_SIZE(u.indexes))
 		r = err_set(err, -E2BIG, "%zu interfaces: want at most %d", want->n_interfaces,
 			    RTNL_LINKS_MAX);
 	if (r == 0)
-		r = net_links(&nl, want->interfaces, want->n_interfaces, indexes, err);
-	if (r == 0)
-		r = set_sysctls(want, err);
-	if (r == 0)
-		r = net_addresses(&nl, want->interfaces, want->n_interfaces, indexes, err);
-	if (r == 0)
-		r = set_neighbours(&nl, want, err);
-	if (r == 0)
-		r = set_routes(&nl, want, &numbers, err);
-	if (r == 0)
-		r = set_rules(&nl, want, err);
-	rtnl_close(&nl);
-	return r;
+		r = rtnl_open(&u.nl, err);
+	if (r < 0) {
+		pb_free(want);
+		return r;
+	}
+	update_all(&u);
+	rtnl_close(&u.nl);
+	pb_free(told.network);
+	told.network = want;
+	memcpy(told.indexes, u.indexes, sizeof(told.indexes));
+	told.failed = u.r < 0;
+	return u.r < 0 ? err_copy(err, &scratch) : 0;
+}
+
+int network_apply(Grpc__Network *want, struct err *err)
+{
+	pb_free(told.network);
+	told.network = NULL;
+	told.failed = false;
+	return network_update(want, err);
 }

@@ -233,6 +233,9 @@ static void link_attr(unsigned int type, const void *data, size_t len, void *arg
 	} else if (type == IFLA_ADDRESS && len == sizeof(l->mac)) {
 		memcpy(l->mac, data, len);
 		l->has_mac = true;
+	} else if (type == IFLA_PERM_ADDRESS && len == sizeof(l->perm)) {
+		memcpy(l->perm, data, len);
+		l->has_perm = true;
 	} else if (type == IFLA_MTU && len == sizeof(l->mtu)) {
 		memcpy(&l->mtu, data, len);
 	}
@@ -297,6 +300,13 @@ int rtnl_link_set(struct rtnl *nl, const struct rtnl_link *link, const struct rt
 	if (r == 0)
 		r = link_flags(nl, link->index, true);
 	return r < 0 ? err_set_errno(err, r, "set up interface %s", link->name) : 0;
+}
+
+int rtnl_link_down(struct rtnl *nl, int index, struct err *err)
+{
+	int r = link_flags(nl, index, false);
+
+	return r < 0 ? err_set_errno(err, r, "take interface %d down", index) : 0;
 }
 
 /* ---- addresses ----------------------------------------------------------------------------------------- */
@@ -402,12 +412,31 @@ static const char *addr_text(const struct rtnl_addr *a, char *buf, size_t len)
 	return inet_ntop(a->family, a->bytes, buf, (socklen_t)len) ? buf : "?";
 }
 
+int rtnl_addr_add(struct rtnl *nl, int index, const struct rtnl_addr *addr, struct err *err)
+{
+	int r = addr_change(nl, index, addr, true);
+	char text[INET6_ADDRSTRLEN];
+
+	return r < 0 ? err_set_errno(err, r, "add address %s/%u", addr_text(addr, text, sizeof(text)),
+				     addr->prefix)
+		     : 0;
+}
+
+int rtnl_addr_remove(struct rtnl *nl, int index, const struct rtnl_addr *addr, struct err *err)
+{
+	int r = addr_change(nl, index, addr, false);
+	char text[INET6_ADDRSTRLEN];
+
+	return r < 0 && r != -EADDRNOTAVAIL
+		       ? err_set_errno(err, r, "remove address %s", addr_text(addr, text, sizeof(text)))
+		       : 0;
+}
+
 int rtnl_addrs_set(struct rtnl *nl, int index, const struct rtnl_addr *addrs, size_t n, struct err *err)
 {
 	struct ifaddrmsg info = {.ifa_family = AF_UNSPEC, .ifa_index = (unsigned int)index};
 	struct addrs *have CLEANUP_FREE = calloc(1, sizeof(*have));
 	struct rtnl_msg m;
-	char text[INET6_ADDRSTRLEN];
 	int r;
 
 	if (!have)
@@ -420,18 +449,13 @@ int rtnl_addrs_set(struct rtnl *nl, int index, const struct rtnl_addr *addrs, si
 	for (size_t i = 0; i < have->len; i++) {
 		if (addr_in(&have->list[i], addrs, n))
 			continue;
-		r = addr_change(nl, index, &have->list[i], false);
-		if (r < 0 && r != -EADDRNOTAVAIL)
-			return err_set_errno(err, r, "remove address %s",
-					     addr_text(&have->list[i], text, sizeof(text)));
-	}
-	for (size_t i = 0; i < n; i++) {
-		r = addr_change(nl, index, &addrs[i], true);
+		r = rtnl_addr_remove(nl, index, &have->list[i], err);
 		if (r < 0)
-			return err_set_errno(err, r, "add address %s/%u",
-					     addr_text(&addrs[i], text, sizeof(text)), addrs[i].prefix);
+			return r;
 	}
-	return 0;
+	for (size_t i = 0; r >= 0 && i < n; i++)
+		r = rtnl_addr_add(nl, index, &addrs[i], err);
+	return r < 0 ? r : 0;
 }
 
 /* ---- neighbours ---------------------------------------------------------------------------------------- */
@@ -454,6 +478,24 @@ int rtnl_neigh_set(struct rtnl *nl, int index, const struct rtnl_addr *addr, con
 	if (r == 0)
 		r = talk(nl, &m, NULL, NULL);
 	return r < 0 ? err_set_errno(err, r, "add neighbour %s", addr_text(addr, text, sizeof(text))) : 0;
+}
+
+int rtnl_neigh_remove(struct rtnl *nl, int index, const struct rtnl_addr *addr, bool proxy, struct err *err)
+{
+	struct ndmsg info = {.ndm_family = (unsigned char)addr->family,
+			     .ndm_ifindex = index,
+			     .ndm_flags = proxy ? NTF_PROXY : 0};
+	char text[INET6_ADDRSTRLEN];
+	struct rtnl_msg m;
+	int r;
+
+	rtnl_begin(&m, RTM_DELNEIGH, 0, &info, sizeof(info));
+	r = rtnl_put(&m, NDA_DST, addr->bytes, addr_len(addr->family));
+	if (r == 0)
+		r = talk(nl, &m, NULL, NULL);
+	return r < 0 && r != -ENOENT && r != -ESRCH
+		       ? err_set_errno(err, r, "remove neighbour %s", addr_text(addr, text, sizeof(text)))
+		       : 0;
 }
 
 int rtnl_raw(struct rtnl *nl, uint16_t type, uint16_t flags, const void *payload, size_t len)

@@ -67,8 +67,8 @@ struct rtnl_link {
 	int index;
 	unsigned int flags;
 	char name[IF_NAMESIZE];
-	unsigned char mac[6];
-	bool has_mac;
+	unsigned char mac[6], perm[6]; /* perm: the one it came with */
+	bool has_mac, has_perm;
 	uint32_t mtu;
 };
 
@@ -85,6 +85,11 @@ struct rtnl_change {
 /* Takes the link down if name or MAC must change, changes it, brings it up. */
 int rtnl_link_set(struct rtnl *nl, const struct rtnl_link *link, const struct rtnl_change *change,
 		  struct err *err);
+int rtnl_link_down(struct rtnl *nl, int index, struct err *err);
+/* Adds or replaces. */
+int rtnl_addr_add(struct rtnl *nl, int index, const struct rtnl_addr *addr, struct err *err);
+/* One that is not there is success. */
+int rtnl_addr_remove(struct rtnl *nl, int index, const struct rtnl_addr *addr, struct err *err);
 /* Makes `addrs` the link's addresses (its IPv6 link-local one stays). They are usable at once: no DAD. */
 int rtnl_addrs_set(struct rtnl *nl, int index, const struct rtnl_addr *addrs, size_t n, struct err *err);
 
@@ -98,6 +103,8 @@ struct rtnl_route {
 /* A permanent entry of the neighbour table, or (mac NULL) an address to answer for. Adds or replaces. */
 int rtnl_neigh_set(struct rtnl *nl, int index, const struct rtnl_addr *addr, const unsigned char *mac,
 		   struct err *err);
+/* Removes one (proxy: an address to answer for). One that is not there is success. */
+int rtnl_neigh_remove(struct rtnl *nl, int index, const struct rtnl_addr *addr, bool proxy, struct err *err);
 /*
  * Sends a request whose payload (fixed part and attributes) is given; its length is at most RTNL_MESSAGE_MAX
  * less a header's. The kernel's answer, -EMSGSIZE.

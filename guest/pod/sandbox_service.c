@@ -84,7 +84,7 @@ static void sandbox_setup(struct ttrpc_request *req, void *ctx, const void *payl
 	if (r == 0)
 		r = net_routes(m->routes, m->n_routes, &err);
 	if (r == 0 && m->network)
-		r = network_apply(m->network, &err);
+		r = network_apply(move_ptr(m->network), &err);
 	reply(req, r, &err);
 }
 

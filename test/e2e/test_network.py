@@ -4,7 +4,7 @@
 import json
 import subprocess
 
-from harness import Case, CliError
+from harness import Case, CliError, eventually
 
 ADDRESS, OUTSIDE = "10.97.64.1", "10.97.100.1"
 
@@ -145,6 +145,73 @@ class Mimics(Case):
         with self.assertRaises(CliError):
             root.exec("ping", "-c", "2", "-W", "3", OUTSIDE)
         root.exec("ip", "link", "set", "eth0", "address", own)
+
+    def in_netns(self, netns, *args):
+        subprocess.run(["nsenter", f"--net={netns}", *args], check=True)
+
+    def netns(self, pod):
+        return self.server.run_dir / "netns" / pod.sandbox[:20]
+
+    def pings(self, container, *options):
+        try:
+            return "1 packets received" in container.exec("ping", "-c", "1", "-W", "3", *options, OUTSIDE)
+        except CliError:
+            return False
+
+    def becomes(self, container, words, *command):
+        eventually(lambda: words in container.exec(*command), 15, f"{' '.join(command)} never says: {words}")
+
+    def loses(self, container, words, *command):
+        eventually(lambda: words not in container.exec(*command), 15, f"{' '.join(command)} still says: {words}")
+
+    def test_later_changes(self):
+        """faults N1, U: what an agent changes in the namespace later reaches the guest, and what may leave it follows; after a restart of
+        the server, too."""
+        container = self.container(
+            f"ns ip addr add {ADDRESS}/32 dev eth0; ns ip route add 169.254.1.1 dev eth0 scope link; "
+            "ns ip route add default via 169.254.1.1 dev eth0; ip route add 10.97.64.3/32 dev $host",
+            {"ips": [{"address": ADDRESS + "/32"}]})
+        netns = self.netns(container.pod)
+        self.in_netns(netns, "ip", "route", "add", "10.55.0.0/16", "via", "169.254.1.1", "dev", "eth0", "onlink")
+        self.becomes(container, "10.55.0.0/16 via 169.254.1.1", "ip", "route")
+        self.in_netns(netns, "ip", "addr", "add", "10.97.64.3/32", "dev", "eth0")
+        self.becomes(container, "10.97.64.3/32", "ip", "addr", "show", "dev", "eth0")
+        self.assertTrue(self.pings(container, "-I", "10.97.64.3"), "a new address does not get out of the VM")
+        self.server.stop()
+        self.in_netns(netns, "ip", "route", "del", "10.55.0.0/16")
+        self.server.start()
+        self.loses(container, "10.55.0.0/16", "ip", "route")
+        self.in_netns(netns, "ip", "route", "add", "10.56.0.0/16", "via", "169.254.1.1", "dev", "eth0", "onlink")
+        self.becomes(container, "10.56.0.0/16 via 169.254.1.1", "ip", "route")
+        self.in_netns(netns, "ip", "addr", "del", "10.97.64.3/32", "dev", "eth0")
+        self.loses(container, "10.97.64.3/32", "ip", "addr", "show", "dev", "eth0")
+        self.reaches(container)
+
+    def test_two_interfaces(self):
+        """fault N1: further interfaces of the namespace reach the guest, those that come later too, and leave it with it; after a restart of
+        the server, too."""
+        container = self.container(
+            f"ns ip addr add {ADDRESS}/32 dev eth0; ns ip route add 169.254.1.1 dev eth0 scope link; "
+            "ns ip route add default via 169.254.1.1 dev eth0; "
+            "ip link add ${host}b type veth peer name net1 netns $CNI_NETNS; ip link set ${host}b up; "
+            "ip addr add 10.97.70.1/24 dev ${host}b; ns ip link set net1 mtu 1400 up; ns ip addr add 10.97.70.5/24 dev net1; "
+            "ns ip route add 10.57.0.0/16 via 10.97.70.1",
+            {"ips": [{"address": ADDRESS + "/32"}]})
+        netns = self.netns(container.pod)
+        self.reaches(container)
+        self.assertIn("mtu 1400", container.exec("ip", "link", "show", "dev", "net1"))
+        self.assertIn("10.57.0.0/16 via 10.97.70.1 dev net1", container.exec("ip", "route"))
+        self.assertIn("1 packets received", container.exec("ping", "-c", "1", "-W", "10", "-I", "10.97.70.5", "10.97.70.1"))
+        self.server.stop()
+        self.in_netns(netns, "ip", "link", "add", "net2", "type", "veth", "peer", "name", "far2")
+        self.in_netns(netns, "ip", "link", "set", "net2", "up")
+        self.in_netns(netns, "ip", "addr", "add", "10.97.71.5/24", "dev", "net2")
+        self.server.start()
+        self.becomes(container, "10.97.71.5/24", "ip", "addr")
+        self.in_netns(netns, "ip", "link", "del", "net1")
+        self.loses(container, "net1", "ip", "link")
+        self.assertIn("net2", container.exec("ip", "link"))
+        self.reaches(container)
 
     def test_capabilities(self):
         """fault K5: a plugin gets the capabilities that containerd and CRI-O have a source for, and none that they have none for."""

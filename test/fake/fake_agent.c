@@ -31,6 +31,8 @@
 	M(Ack, 1)                                                                                            \
 	M(Stats, 1)                                                                                          \
 	M(OnlineResources, 1)                                                                                \
+	M(AttachDevice, 1)                                                                                   \
+	M(UpdateNetwork, 1)                                                                                  \
 	M(Shutdown, 1) M(Create, 2) M(Start, 2) M(Kill, 2) M(Wait, 2) M(Delete, 2) M(State, 2)
 
 enum method {

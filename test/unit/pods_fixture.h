@@ -549,10 +549,12 @@ int sandbox_load(struct sandboxes *room, const struct sandbox_hooks *hooks, cons
 	return 0;
 }
 
-int sandbox_adopt(struct sandbox *s, struct call *call, struct err *err)
+int sandbox_adopt(struct sandbox *s, struct call *call, const struct sandbox_network *network,
+		  struct err *err)
 {
 	int r = fake_step(STEP_ADOPT, call, err);
 
+	assert_string_equal(network->ifname, "eth0");
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&fake.lock);

@@ -13,6 +13,9 @@
 #include "vmm/netview.h"
 #include "vmm/network.h"
 
+#include <poll.h>
+#include <sys/socket.h>
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,7 +24,7 @@
 
 #define OUT_MAX 16384
 
-static char dir[] = "/tmp/crvtest-netview-XXXXXX", host[64], guest[64];
+static char dir[] = "/tmp/crvtest-netview-XXXXXX", host[64], guest[64], far[64];
 
 static void in_ns(const char *ns, const char *command, char out[OUT_MAX])
 {
@@ -59,19 +62,23 @@ static int teardown_dir(void **state)
 static int setup(void **state)
 {
 	struct err err = ERR_INIT;
-	char out[OUT_MAX];
+	char out[OUT_MAX], command[512];
 
 	(void)state;
+	snprintf(far, sizeof(far), "%s/far", dir);
 	snprintf(host, sizeof(host), "%s/host", dir);
 	snprintf(guest, sizeof(guest), "%s/guest", dir);
-	if (vmm_netns_create(host, &err) < 0 || vmm_netns_create(guest, &err) < 0) {
+	if (vmm_netns_create(host, &err) < 0 || vmm_netns_create(guest, &err) < 0 ||
+	    vmm_netns_create(far, &err) < 0) {
 		print_error("%s\n", err.msg);
 		return -1;
 	}
-	in_ns(host,
-	      "ip link add eth0 address 02:00:00:00:00:17 type veth peer name peer0; ip link set peer0 up; "
-	      "ip link set eth0 up",
-	      out);
+	snprintf(command, sizeof(command),
+		 "ip link add eth0 address 02:00:00:00:00:17 type veth peer name peer0 netns %s; "
+		 "ip link add wire1 type veth peer name peer1 netns %s; ip link set eth0 up",
+		 far, far);
+	in_ns(host, command, out);
+	in_ns(far, "ip link set peer0 up; ip link set peer1 up", out);
 	in_ns(guest,
 	      "ip link add a0 type veth peer name b0; "
 	      "ip link add ens7 address 02:00:00:00:00:17 type veth peer name peer0; ip link set peer0 up",
@@ -84,28 +91,29 @@ static int teardown(void **state)
 	(void)state;
 	vmm_netns_destroy(host, NULL);
 	vmm_netns_destroy(guest, NULL);
+	vmm_netns_destroy(far, NULL);
 	return 0;
 }
 
-struct apply {
-	const Grpc__Network *network;
-};
-
+/* Takes the message over. */
 static int apply_job(void *arg, struct err *err)
 {
-	return network_apply(((struct apply *)arg)->network, err);
+	return network_apply(arg, err);
+}
+
+static int update_job(void *arg, struct err *err)
+{
+	return network_update(arg, err);
 }
 
 static Grpc__Network *read_host(bool want_told)
 {
-	static const char *const names[] = {"eth0", NULL};
 	struct vmm_net *net CLEANUP_VMM_NET = NULL;
 	Grpc__Network *network = pb_new(&grpc__network__descriptor);
 	struct err err = ERR_INIT;
 	bool told;
 
-	if (vmm_net_read(host, names, "tap0", &net, &err) < 0 ||
-	    sandbox_network_fill(net, "eth0", network, &told, &err) < 0)
+	if (vmm_net_read(host, &net, &err) < 0 || sandbox_network_fill(net, "eth0", network, &told, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_int_equal(told, want_told);
 	return network;
@@ -113,12 +121,19 @@ static Grpc__Network *read_host(bool want_told)
 
 static void carry(void)
 {
-	struct apply a = {.network = read_host(true)};
 	struct err err = ERR_INIT;
 
-	if (netns_run(guest, apply_job, &a, &err) < 0)
+	if (netns_run(guest, apply_job, read_host(true), &err) < 0)
 		fail_msg("%s", err.msg);
-	pb_free((void *)(uintptr_t)a.network);
+}
+
+/* A later change. */
+static void carry_on(void)
+{
+	struct err err = ERR_INIT;
+
+	if (netns_run(guest, update_job, read_host(true), &err) < 0)
+		fail_msg("%s", err.msg);
 }
 
 static void same(const char *command)
@@ -280,22 +295,204 @@ static void network_without_address_is_not_told(void **state)
 	pb_free(read_host(false));
 }
 
-/* A second interface (as Multus makes) is seen; one that is down, and the tap, are not. */
-static void network_further_interface_is_told(void **state)
+/*
+ * What a second one has (as Multus makes it) reaches the guest's NIC that was plugged for it, which is known
+ * by the MAC it was plugged with: its own may be another's too, as with ipvlan. Taps are no interfaces of the
+ * pod's.
+ */
+static void network_further_interface_reaches_the_guest(void **state)
 {
-	static const char *const names[] = {"eth0", NULL};
+	char command[512], out[OUT_MAX];
+	const struct vmm_net_link *link;
 	struct vmm_net *net = NULL;
 	struct err err = ERR_INIT;
+	uint8_t mac[6];
 
 	(void)state;
-	in_host("ip link set peer0 down; ip link add net1 type veth peer name tap0; ip link set tap0 up");
-	assert_int_equal(vmm_net_read(host, names, "tap0", &net, &err), 0);
-	assert_string_equal(net->other, "");
-	net = vmm_net_free(net);
-	in_host("ip link set net1 up");
-	assert_int_equal(vmm_net_read(host, names, "tap0", &net, &err), 0);
-	assert_string_equal(net->other, "net1");
+	in_host("ip addr add 10.97.0.5/24 brd + dev eth0; ip link set wire1 name net1 address "
+		"02:00:00:00:00:17; "
+		"ip link set net1 up mtu 1400; ip addr add 10.98.0.5/24 brd + dev net1; "
+		"ip link add ctap77 type veth peer name net2; ip link set ctap77 up; "
+		"ip route add 10.1.0.0/16 via 10.98.0.1; "
+		"ip neigh add 10.98.0.1 lladdr ee:ee:ee:ee:ee:ee dev net1 nud permanent");
+	assert_int_equal(vmm_net_read(host, &net, &err), 0);
+	assert_null(vmm_net_link_by_name(net, "ctap77"));
+	link = vmm_net_link_by_name(net, "net1");
+	assert_non_null(link);
+	sandbox_network_nic_mac(link->index, mac);
+	snprintf(command, sizeof(command),
+		 "ip link add nic1 address %02x:%02x:%02x:%02x:%02x:%02x type veth peer name peer1; "
+		 "ip link set peer1 up",
+		 mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+	in_ns(guest, command, out);
 	vmm_net_free(net);
+	carry();
+	same("ip -4 route show table main | sed 's/ linkdown//'");
+	guest_has("ip link show dev net1", "mtu 1400");
+	guest_has("ip link show dev net1", "02:00:00:00:00:17");
+	guest_has("ip link show dev eth0", "02:00:00:00:00:17");
+	guest_has("ip addr show dev net1", "10.98.0.5/24");
+	guest_has("ip neigh show dev net1", "10.98.0.1 lladdr ee:ee:ee:ee:ee:ee");
+	in_ns(guest, "ip link", out);
+	assert_null(strstr(out, "net2"));
+	/* It goes down on the host, and comes back. */
+	in_host("ip link set net1 down");
+	carry_on();
+	in_ns(guest, "ip -4 route show; ip link show dev net1", out);
+	assert_null(strstr(out, "10.1.0.0"));
+	assert_null(strstr(out, ",UP"));
+	/* A veth forgets what it was made with. */
+	snprintf(command, sizeof(command), "ip link set net1 address %02x:%02x:%02x:%02x:%02x:%02x", mac[0],
+		 mac[1], mac[2], mac[3], mac[4], mac[5]);
+	in_ns(guest, command, out);
+	in_host("ip link set net1 up; ip route add 10.2.0.0/16 via 10.98.0.1");
+	carry_on();
+	same("ip -4 route show table main | sed 's/ linkdown//'");
+}
+
+/* What changes later is changed in the guest: routes, rules, neighbours, addresses, MTU. */
+static void network_changes_reach_the_guest(void **state)
+{
+	char out[OUT_MAX];
+
+	(void)state;
+	in_host("ip addr add 10.97.0.5/24 brd + dev eth0; ip addr add fd00::5/64 dev eth0 nodad; "
+		"ip route add default via 10.97.0.1 mtu 1400; ip route add 10.1.0.0/16 via 10.97.0.2; "
+		"ip -6 route add fd01::/64 via fd00::1 mtu 1300; ip rule add from 10.97.0.5 table 200 "
+		"priority 1000; "
+		"ip neigh add 10.97.0.1 lladdr ee:ee:ee:ee:ee:01 dev eth0 nud permanent; "
+		"ip neigh add 10.97.0.2 lladdr ee:ee:ee:ee:ee:02 dev eth0 nud permanent");
+	carry();
+	in_host("ip route add 10.3.0.0/16 via 10.97.0.3; ip route del 10.1.0.0/16; "
+		"ip route replace default via 10.97.0.1 mtu 1300; ip -6 route replace fd01::/64 via fd00::1 "
+		"mtu 1280; "
+		"ip rule del from 10.97.0.5 table 200 priority 1000; ip rule add fwmark 7 table 300 priority "
+		"1001; "
+		"ip neigh del 10.97.0.2 dev eth0; ip neigh replace 10.97.0.1 lladdr ee:ee:ee:ee:ee:99 dev "
+		"eth0 nud permanent; "
+		"ip addr add 10.98.0.5/24 brd + dev eth0; ip addr del fd00::5/64 dev eth0; "
+		"ip addr add fd00::6/64 dev eth0 nodad; ip link set eth0 mtu 1350");
+	carry_on();
+	same(ROUTES4);
+	same(ADDRESSES);
+	same("ip -4 rule");
+	same("ip neigh show nud permanent dev eth0 | sort");
+	same("ip -6 route show table main | grep -v -e fe80::/ -e peer0");
+	guest_has("ip link show dev eth0", "mtu 1350");
+	in_ns(guest, "ip -4 route show", out);
+	assert_null(strstr(out, "10.1.0.0/16"));
+	assert_null(strstr(out, "mtu 1400"));
+	/* The address of the subnet in which another is secondary. */
+	in_host("echo 1 > /proc/sys/net/ipv4/conf/eth0/promote_secondaries; ip addr add 10.97.0.7/24 brd + "
+		"dev eth0");
+	carry_on();
+	in_host("ip addr del 10.97.0.5/24 dev eth0; ip route replace default via 10.97.0.1 mtu 1300");
+	carry_on();
+	same(ADDRESSES);
+	same("ip -4 route show table main");
+}
+
+/*
+ * What a container has made itself is not the host's to take away, nor is what it has removed to bring back.
+ */
+static void network_changes_leave_containers_own_alone(void **state)
+{
+	char out[OUT_MAX];
+
+	(void)state;
+	in_host("ip addr add 10.97.0.5/24 brd + dev eth0; ip route add default via 10.97.0.1; "
+		"ip route add 10.1.0.0/16 via 10.97.0.2");
+	carry();
+	in_ns(guest,
+	      "ip addr add 10.50.0.1/32 dev eth0; ip route add 10.51.0.0/16 via 10.97.0.9; "
+	      "ip rule add from 10.50.0.1 table 9 priority 9; ip neigh add 10.97.0.9 lladdr "
+	      "02:02:02:02:02:02 dev eth0; "
+	      "ip route del default; ip link set eth0 down; ip link set eth0 name inet address "
+	      "02:00:00:00:00:55; "
+	      "ip link set inet up; ip route add 10.97.0.0/24 dev inet; ip route add 10.51.0.0/16 via "
+	      "10.97.0.9; ip route add 10.1.0.0/16 via "
+	      "10.97.0.2",
+	      out);
+	in_host("ip route del 10.1.0.0/16; ip route add 10.3.0.0/16 via 10.97.0.3");
+	carry_on();
+	in_ns(guest, "ip -4 addr; ip -4 route show; ip rule", out);
+	assert_non_null(strstr(out, "10.50.0.1/32"));
+	assert_non_null(strstr(out, "10.51.0.0/16"));
+	assert_non_null(strstr(out, "lookup 9"));
+	assert_non_null(strstr(out, "10.3.0.0/16"));
+	assert_null(strstr(out, "10.1.0.0/16"));
+	assert_null(strstr(out, "default via"));
+}
+
+/* What cannot be done does not keep the rest from being done, and is tried again. */
+static void network_change_that_fails_is_tried_again(void **state)
+{
+	struct err err = ERR_INIT;
+	char out[OUT_MAX];
+
+	(void)state;
+	in_host("ip addr add 10.97.0.5/24 brd + dev eth0");
+	carry();
+	in_host("ip route add 10.1.0.0/16 via 10.97.0.2; ip route add 10.2.0.0/16 via 10.97.0.2");
+	in_ns(guest, "ip addr flush dev eth0; ip route add 10.97.0.0/24 via 127.0.0.1 dev lo", out);
+	assert_true(netns_run(guest, update_job, read_host(true), &err) < 0);
+	in_ns(guest, "ip route flush table main; ip addr add 10.97.0.5/24 dev eth0", out);
+	carry_on();
+	guest_has("ip route", "10.1.0.0/16");
+	guest_has("ip route", "10.2.0.0/16");
+}
+
+/* A change is told within moments; what is not the namespace's own is not. */
+static void network_watch_tells_of_changes(void **state)
+{
+	static const char *const changes[] = {
+		"ip addr add 10.97.0.5/24 dev eth0",
+		"ip route add 10.1.0.0/16 via 10.97.0.2",
+		"ip -6 route add fd01::/64 dev eth0",
+		"ip rule add from 10.97.0.5 table 200",
+		"ip neigh add 10.97.0.1 lladdr ee:ee:ee:ee:ee:01 dev eth0 nud permanent",
+		"ip link set eth0 mtu 1400",
+		"ip route del 10.1.0.0/16",
+	};
+	struct err err = ERR_INIT;
+	int fd;
+
+	(void)state;
+	fd = vmm_net_watch(host, &err);
+	assert_true(fd >= 0);
+	for (size_t i = 0; i < ARRAY_SIZE(changes); i++) {
+		struct pollfd p = {.fd = fd, .events = POLLIN};
+
+		while (vmm_net_watch_take(fd))
+			(void)poll(NULL, 0, 20);
+		in_host(changes[i]);
+		if (poll(&p, 1, 2000) != 1 || !vmm_net_watch_take(fd))
+			fail_msg("nothing is told of: %s", changes[i]);
+	}
+	close(fd);
+}
+
+/* More changes than the socket holds: the kernel drops messages, and says so. */
+static void network_watch_that_overflows_tells_of_changes(void **state)
+{
+	struct err err = ERR_INIT;
+	int fd, small = 0;
+	char first[16];
+
+	(void)state;
+	fd = vmm_net_watch(host, &err);
+	assert_true(fd >= 0);
+	while (vmm_net_watch_take(fd))
+		(void)poll(NULL, 0, 20);
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)), 0);
+	in_host("for i in $(seq 40); do ip addr add 10.97.1.$i/32 dev eth0; done");
+	/* The overflow is the first thing that it says. */
+	assert_int_equal(recv(fd, first, sizeof(first), MSG_PEEK), -1);
+	assert_int_equal(errno, ENOBUFS);
+	in_host("for i in $(seq 40); do ip addr del 10.97.1.$i/32 dev eth0; done");
+	assert_true(vmm_net_watch_take(fd));
+	assert_false(vmm_net_watch_take(fd));
+	close(fd);
 }
 
 static struct vmm_net_filters filters(void)
@@ -363,7 +560,6 @@ static void network_apply_refuses_malformed_routes(void **state)
 	in_host("ip addr add 10.97.0.5/32 dev eth0");
 	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
 		Grpc__Network *network = read_host(true);
-		struct apply a = {.network = network};
 		struct err err = ERR_INIT;
 
 		network->routes = calloc(1, sizeof(*network->routes));
@@ -371,8 +567,7 @@ static void network_apply_refuses_malformed_routes(void **state)
 		network->routes[0].data = malloc(wrong[i].len);
 		memcpy(network->routes[0].data, wrong[i].bytes, wrong[i].len);
 		network->routes[0].len = wrong[i].len;
-		assert_int_equal(netns_run(guest, apply_job, &a, &err), -EINVAL);
-		pb_free(network);
+		assert_int_equal(netns_run(guest, apply_job, network, &err), -EINVAL);
 	}
 }
 
@@ -390,7 +585,13 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(network_of_a_fresh_namespace_has_no_sysctls, setup, teardown),
 		cmocka_unit_test_setup_teardown(network_without_address_is_not_told, setup, teardown),
-		cmocka_unit_test_setup_teardown(network_further_interface_is_told, setup, teardown),
+		cmocka_unit_test_setup_teardown(network_further_interface_reaches_the_guest, setup, teardown),
+		cmocka_unit_test_setup_teardown(network_changes_reach_the_guest, setup, teardown),
+		cmocka_unit_test_setup_teardown(network_changes_leave_containers_own_alone, setup, teardown),
+		cmocka_unit_test_setup_teardown(network_change_that_fails_is_tried_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(network_watch_tells_of_changes, setup, teardown),
+		cmocka_unit_test_setup_teardown(network_watch_that_overflows_tells_of_changes, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(network_filters_are_counted, setup, teardown),
 		cmocka_unit_test_setup_teardown(network_legacy_filters_are_counted, setup, teardown),
 		cmocka_unit_test_setup_teardown(network_apply_refuses_malformed_routes, setup, teardown),

@@ -775,9 +775,9 @@ static void adopt_finds_the_machine_again(void **state)
 	assert_dead(o.sandbox, "not adopted yet");
 	assert_int_equal(sandbox_place(o.sandbox, CID, &place, &err), 0);
 	assert_string_equal(sandbox_dir(o.sandbox), saved.dir);
-	assert_int_equal(sandbox_adopt(o.sandbox, NULL, &err), 0);
+	assert_int_equal(sandbox_adopt(o.sandbox, NULL, NULL, &err), 0);
 	assert_int_equal(sandbox_agent(o.sandbox, &agent, &err), 0);
-	assert_int_equal(sandbox_adopt(o.sandbox, NULL, &err), -EBUSY);
+	assert_int_equal(sandbox_adopt(o.sandbox, NULL, NULL, &err), -EBUSY);
 	fake_sandbox_end(o.sandbox, "gone", 1);
 	AWAIT(atomic_load(&o.deaths) == 1);
 	sandbox_saved_done(&saved);
@@ -815,7 +815,7 @@ static void adopt_fails_where_it_must(void **state)
 		if (i == 3)
 			fake_sandbox_fail(FAKE_RECOVER, -EINVAL);
 		assert_int_equal(sandbox_load(x->room, &hooks, &saved, "", &o.sandbox, &err), 0);
-		assert_true(sandbox_adopt(o.sandbox, call, &err) < 0);
+		assert_true(sandbox_adopt(o.sandbox, call, NULL, &err) < 0);
 		if (i != 2)
 			assert_non_null(strstr(err.msg, words[i]));
 		assert_dead(o.sandbox, "");

@@ -5,6 +5,7 @@
  * real one. Needs root and python3; mounts and namespaces are of the test's own.
  */
 #include "base/util.h"
+#include "cri/sandbox/follow_internal.h"
 #include "cri/sandbox/sandbox_internal.h"
 #include "fake_agent.h"
 #include "loop_fixture.h"
@@ -351,6 +352,130 @@ static void vm_lives_from_boot_to_shutdown(void **state)
 	disown(x);
 }
 
+/* ---- the network of the namespace ---------------------------------------------------------------------- */
+
+static void in_netns(struct fixture *x, const char *command)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text), "nsenter --net=%s sh -ec '%s'", sandbox_netns(x->sandbox), command);
+	if (system(text) != 0)
+		fail_msg("failed: %s", command);
+}
+
+/* The traffic control of a tap holds an address, as u32 shows it. */
+static bool guards(struct fixture *x, const char *tap, const char *hex)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text), "nsenter --net=%s tc filter show dev %s ingress | grep -q %s",
+		 sandbox_netns(x->sandbox), tap, hex);
+	return system(text) == 0;
+}
+
+/* As a server that has ended. */
+static void stop_job(void *arg)
+{
+	follow_stop(arg);
+}
+
+static void unfollow(struct fixture *x, struct sandbox *old)
+{
+	usleep(1000000); /* a look may be under way */
+	must(loop_post(x->l.loop, stop_job, old) == 0);
+	looping_turn(&x->l);
+}
+
+static void assign(struct fixture *x, struct cni_result *result)
+{
+	static const char *const features[] = {"network", "network-update", NULL};
+	const struct sandbox_assignment a = {.pod_id = "pod",
+					     .hostname = "name",
+					     .network = result,
+					     .ifname = "eth0",
+					     .spoof_check = true,
+					     .resolv_conf = "",
+					     .hosts = ""};
+	struct err err = ERR_INIT;
+
+	fake_agent_set_features(x->agent, features);
+	must_boot(x);
+	in_netns(x, "ip addr add 10.97.0.5/24 dev eth0");
+	if (sandbox_assign(x->sandbox, NULL, &a, &err) < 0)
+		fail_msg("%s", err.msg);
+}
+
+/*
+ * Faults N1, U: what changes in the namespace is told to the agent, once for what comes together, and the
+ * filter follows; what fails is told again.
+ */
+static void vm_follows_the_network_of_its_namespace(void **state)
+{
+	struct fixture *x = *state;
+	struct cni_result result = {0};
+
+	assign(x, &result);
+	assert_true(guards(x, "tap0", "0a610005"));
+	/* What changes nothing that a guest has is not told. */
+	in_netns(x, "ip link add x0 type veth peer name x1");
+	usleep(400000);
+	assert_int_equal(fake_agent_calls(x->agent, "UpdateNetwork"), 0);
+	in_netns(x, "for i in 1 2 3 4 5 6 7 8; do ip route add 10.9$i.0.0/16 via 10.97.0.1; done");
+	fake_agent_await(x->agent, "UpdateNetwork", 1);
+	usleep(1000000);
+	assert_true(fake_agent_calls(x->agent, "UpdateNetwork") <= 2);
+	in_netns(x, "ip addr add 10.97.0.6/24 dev eth0");
+	AWAIT(guards(x, "tap0", "0a610006"));
+	in_netns(x, "ip addr del 10.97.0.6/24 dev eth0");
+	AWAIT(!guards(x, "tap0", "0a610006"));
+	usleep(1000000);
+	fake_agent_fail(x->agent, "UpdateNetwork", -EINVAL, "not now");
+	in_netns(x, "ip route del 10.91.0.0/16");
+	fake_agent_await(x->agent, "UpdateNetwork", fake_agent_calls(x->agent, "UpdateNetwork") + 2);
+	disown(x);
+}
+
+/*
+ * Fault N1: an interface that comes later gets a tap, a filter and a NIC, and one that goes takes them with
+ * it. A later server finds them, and follows what has changed meanwhile.
+ */
+static void vm_gets_nics_for_further_interfaces(void **state)
+{
+	struct fixture *x = *state;
+	struct cni_result result = {0};
+	struct sandbox_hooks hooks = hooks_of(x);
+	const struct sandbox_network network = {.ifname = "eth0", .spoof_check = true};
+	struct sandbox_saved saved;
+	struct sandbox *old;
+	struct err err = ERR_INIT;
+
+	assign(x, &result);
+	in_netns(x, "ip link add net1 index 77 type veth peer name far1; ip addr add 10.98.0.5/24 dev net1; "
+		    "ip link set net1 up");
+	fake_agent_await(x->agent, "AttachDevice", 1);
+	fake_agent_await(x->agent, "UpdateNetwork", 1);
+	assert_true(guards(x, "ctap77", "0a620005"));
+	/* The pod's addresses are its own on either. */
+	assert_true(guards(x, "ctap77", "0a610005"));
+	AWAIT(guards(x, "tap0", "0a620005"));
+	/* A later server. */
+	old = x->sandbox;
+	sandbox_forget_hooks(old);
+	assert_int_equal(sandbox_save(old, &saved, NULL), 0);
+	unfollow(x, old);
+	in_netns(x,
+		 "ip link add net2 index 78 type veth peer name far2; ip link set net2 up; ip link del net1");
+	assert_int_equal(sandbox_load(x->room, &hooks, &saved, "", &x->sandbox, &err), 0);
+	if (sandbox_adopt(x->sandbox, NULL, &network, &err) < 0)
+		fail_msg("%s", err.msg);
+	AWAIT(guards(x, "ctap78", "0a610005"));
+	AWAIT(!guards(x, "ctap77", "0a610005"));
+	sandbox_saved_done(&saved);
+	disown(x);
+	assert_int_equal(sandbox_kill(old, "", now_monotonic_ns() + NS_PER_SEC, NULL), 0);
+	sandbox_unref(old);
+}
+
 static void vm_death_is_told_with_its_status(void **state)
 {
 	struct fixture *x = *state;
@@ -454,7 +579,7 @@ static void vm_is_adopted_by_a_later_server(void **state)
 	sandbox_forget_hooks(old);
 	assert_int_equal(sandbox_save(old, &saved, NULL), 0);
 	assert_int_equal(sandbox_load(x->room, &hooks, &saved, "", &x->sandbox, &err), 0);
-	assert_int_equal(sandbox_adopt(x->sandbox, NULL, &err), 0);
+	assert_int_equal(sandbox_adopt(x->sandbox, NULL, NULL, &err), 0);
 	assert_int_equal(vmm_pid(x), pid);
 	assert_int_equal(kill(pid, SIGKILL), 0);
 	AWAIT(atomic_load(&x->deaths) == 1);
@@ -482,7 +607,7 @@ static void vm_of_another_boot_is_not_adopted_and_killed(void **state)
 	free(saved.boot_id);
 	saved.boot_id = strdup("boot-0");
 	assert_int_equal(sandbox_load(x->room, &hooks, &saved, "", &x->sandbox, &err), 0);
-	assert_int_equal(sandbox_adopt(x->sandbox, NULL, &err), -ESTALE);
+	assert_int_equal(sandbox_adopt(x->sandbox, NULL, NULL, &err), -ESTALE);
 	AWAIT(sandbox_is_dead(old)); /* which reaps the VMM, its child */
 	assert_int_equal(sandbox_kill(old, "", now_monotonic_ns() + 5 * NS_PER_SEC, NULL), 0);
 	assert_int_equal(kill(pid, 0), -1);
@@ -505,6 +630,8 @@ int main(void)
 		cmocka_unit_test(oom_score_follows_the_pod_s_class),
 		TEST(processes_have_their_pod_s_oom_score),
 		TEST(vm_lives_from_boot_to_shutdown),
+		TEST(vm_follows_the_network_of_its_namespace),
+		TEST(vm_gets_nics_for_further_interfaces),
 		TEST(vm_death_is_told_with_its_status),
 		TEST(vm_that_does_not_start_is_undone),
 		TEST(vm_whose_agent_is_silent_ends_with_its_call),

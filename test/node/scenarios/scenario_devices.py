@@ -13,6 +13,7 @@ import unittest
 from harness import eventually, rows
 from vmmctl import CLH, Vm, alive
 import second_cpu
+import test_network
 import ttrpc
 
 MIB = 1 << 20
@@ -220,3 +221,10 @@ class Snapshot(unittest.TestCase):
             self.assertEqual(second.sh("cat /proc/sys/kernel/random/boot_id"), boot_id)
         finally:
             second.end()
+
+
+class Networks(test_network.Mimics):
+    """NICs that a pod gets later, by the server: of the tests of networks the one that plugs."""
+
+    test_aws = test_calico = test_capabilities = test_cilium = test_ipv6_off = test_later_changes = None
+    test_rules_are_refused = test_spoofed = None
