@@ -232,3 +232,103 @@ class Mimics(Case):
             self.container(
                 f"ns ip addr add {ADDRESS}/32 dev eth0; ns nft add table inet t; ns nft add chain inet t c; "
                 "ns nft add rule inet t c accept", {"ips": [{"address": ADDRESS + "/32"}]})
+
+
+class Plugins(Case):
+    """The plugins of the CNI project, as Debian has them."""
+
+    cni = False
+    BRIDGES = ("crvb1", "crvb2", "crvb3", "crvb4")
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        # What macvlan and ipvlan sit on, and its other end; a device to give away; bridges, which the plugin leaves behind.
+        ip("link", "add", "crvpar", "type", "veth", "peer", "name", "crvout")
+        ip("link", "add", "crvgive", "type", "veth", "peer", "name", "crvkeep")
+        for name in ("crvpar", "crvout", "crvkeep"):
+            ip("link", "set", name, "up")
+        for address in ("10.98.1.1/24", "10.98.2.1/24"):
+            ip("addr", "add", address, "dev", "crvout")
+        ip("addr", "add", "10.98.3.1/24", "dev", "crvkeep")
+        for name in cls.BRIDGES:
+            ip("link", "add", name, "type", "bridge")
+        cls.baseline = cls.server.traces()
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        for name in ("crvpar", "crvgive", *cls.BRIDGES):
+            ip("link", "del", name)
+
+    def container(self, plugin, *subnets, chained=(), fields=None):
+        """A container in a pod with addresses of these subnets, whose first is the gateway."""
+        ranges = [[{"subnet": subnet, "gateway": subnet.split("/")[0] + "1" if ":" in subnet else subnet.replace(".0/24", ".1")}]
+                  for subnet in subnets]
+        routes = [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in subnets]
+        ipam = {"type": "host-local", "dataDir": str(self.server.dir / "ipam"), "ranges": ranges, "routes": routes}
+        (self.server.cni_dir / "10-plugins.conflist").write_text(json.dumps(
+            {"cniVersion": "1.0.0", "name": "plugins", "plugins": [{**plugin, "ipam": ipam}, *chained]}))
+        container = self.server.runp(**(fields or {})).create(command=["sleep", "1000"])
+        container.start()
+        return container
+
+    def pings(self, container, address, *options):
+        self.assertIn("1 packets received", container.exec("ping", "-c", "1", "-W", "10", *options, address))
+
+    def mtu(self, container):
+        return int(container.exec("cat", "/sys/class/net/eth0/mtu"))
+
+    def test_bridge_with_a_small_mtu(self):
+        container = self.container({"type": "bridge", "bridge": "crvb1", "isGateway": True, "mtu": 1300}, "10.98.10.0/24")
+        self.assertEqual(self.mtu(container), 1300)
+        self.pings(container, "10.98.10.1", "-s", "1272")
+
+    def test_bridge_with_a_large_mtu(self):
+        container = self.container({"type": "bridge", "bridge": "crvb2", "isGateway": True, "mtu": 9000}, "10.98.11.0/24")
+        self.assertEqual(self.mtu(container), 9000)
+        self.pings(container, "10.98.11.1", "-s", "8972")
+
+    def test_bridge_with_ipv6_alone(self):
+        container = self.container({"type": "bridge", "bridge": "crvb3", "isGateway": True}, "fd98:3::/64")
+        self.assertTrue(container.pod.ip.startswith("fd98:3::"), container.pod.ip)
+        self.assertNotIn("inet 10.", container.exec("ip", "addr"))
+        self.pings(container, "fd98:3::1")
+
+    def test_ptp_with_both_families(self):
+        container = self.container({"type": "ptp"}, "10.98.12.0/24", "fd98:4::/64")
+        self.pings(container, "10.98.12.1")
+        self.pings(container, "fd98:4::1")
+
+    def test_macvlan(self):
+        self.pings(self.container({"type": "macvlan", "master": "crvpar", "mode": "bridge"}, "10.98.1.0/24"), "10.98.1.1")
+
+    def test_ipvlan(self):
+        made = subprocess.run(["ip", "link", "add", "link", "crvpar", "name", "crvtry", "type", "ipvlan"], stderr=subprocess.PIPE, text=True)
+        if made.returncode:
+            self.skipTest(f"this kernel makes no ipvlan: {made.stderr.strip()}")
+        ip("link", "del", "crvtry")
+        self.pings(self.container({"type": "ipvlan", "master": "crvpar", "mode": "l2"}, "10.98.2.0/24"), "10.98.2.1")
+
+    def test_host_device(self):
+        self.pings(self.container({"type": "host-device", "device": "crvgive"}, "10.98.3.0/24"), "10.98.3.1")
+
+    def test_chain(self):
+        """tuning's sysctl and MTU are the guest's; bandwidth, portmap and firewall do their part on the host."""
+        container = self.container(
+            {"type": "bridge", "bridge": "crvb4", "isGateway": True}, "10.98.13.0/24",
+            chained=[{"type": "tuning", "sysctl": {"net.ipv4.tcp_keepalive_time": "777"}, "mtu": 1380},
+                     {"type": "bandwidth", "capabilities": {"bandwidth": True}},
+                     {"type": "portmap", "capabilities": {"portMappings": True}},
+                     {"type": "firewall", "backend": "iptables"}],
+            fields={"annotations": {"kubernetes.io/ingress-bandwidth": "10M"},
+                    "port_mappings": [{"host_port": 18080, "container_port": 80}]})
+        self.assertEqual(container.exec("cat", "/proc/sys/net/ipv4/tcp_keepalive_time").strip(), "777")
+        self.assertEqual(self.mtu(container), 1380)
+        self.pings(container, "10.98.13.1")
+        qdiscs = subprocess.run(["tc", "qdisc"], stdout=subprocess.PIPE, check=True, text=True).stdout
+        self.assertIn("tbf", qdiscs)
+        self.assertTrue(any("18080" in rule for rule in subprocess.run(
+            ["iptables-save", "-t", "nat"], stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()))
+        self.assertIn(container.pod.ip, subprocess.run(
+            ["iptables-save", "-t", "filter"], stdout=subprocess.PIPE, check=True, text=True).stdout)
