@@ -56,13 +56,18 @@ struct rpc_watchers;
 int rpc_watchers_new(size_t messages, struct rpc_watchers **ret_watchers, struct err *err);
 /*
  * Takes the stream over, in success and failure: it gets what is published from now on and is ended when its
- * client leaves or is dropped, or by rpc_watchers_free.
+ * client leaves or is dropped, or by rpc_watchers_drop or rpc_watchers_close. In a closed set it is ended at
+ * once, with that error.
  */
 int rpc_watchers_add(struct rpc_watchers *watchers, struct rpc_stream *stream, struct err *err);
 /* To all watchers, in the same order. Fails only where the message cannot be packed: then nobody gets it. */
 int rpc_watchers_publish(struct rpc_watchers *watchers, const ProtobufCMessage *msg, struct err *err);
 size_t rpc_watchers_count(struct rpc_watchers *watchers);
-/* Ends all streams with `err` (NULL: success). Nobody adds or publishes any more. NULL-safe, returns NULL. */
+/* Ends the streams that are in the set with `err` (NULL: success). */
+void rpc_watchers_drop(struct rpc_watchers *watchers, const struct err *err);
+/* As rpc_watchers_drop, and all that are added from now on. The first error counts. */
+void rpc_watchers_close(struct rpc_watchers *watchers, const struct err *err);
+/* As rpc_watchers_close; then no function of the set runs or will run. NULL-safe, returns NULL. */
 struct rpc_watchers *rpc_watchers_free(struct rpc_watchers *watchers, const struct err *err);
 
 #endif

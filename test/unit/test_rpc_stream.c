@@ -376,6 +376,65 @@ static void watchers_come_and_leave_while_all_is_published(void **state)
 	client_close(&last);
 }
 
+/* They come and are ended, by the set or by themselves. */
+static void *guest(void *arg)
+{
+	struct fixture *f = arg;
+	struct client c;
+
+	client_open(&c, f->socket);
+	for (int i = 0; i < 60; i++) {
+		client_begin(&c, EVENTS, "", 0, -1);
+		client_wait(&c);
+		if (i % 3 == 0)
+			grpc_call_cancel(c.call, NULL);
+		client_end(&c);
+		assert_true(c.status == GRPC_STATUS_CANCELLED || c.status == GRPC_STATUS_UNAVAILABLE);
+	}
+	client_close(&c);
+	return NULL;
+}
+
+static void *dropper(void *arg)
+{
+	struct fixture *f = arg;
+	struct err err = ERR_INIT;
+
+	err_set_status(&err, -EAGAIN, ERR_UNAVAILABLE, "an event was lost");
+	while (publishing)
+		rpc_watchers_drop(f->watchers, &err);
+	return NULL;
+}
+
+/* A watcher that is added while the set ends its watchers is ended by exactly one of them. */
+static void watchers_come_while_the_set_drops_them(void **state)
+{
+	struct fixture *f = *state;
+	pthread_t threads[8], one;
+	struct err err = ERR_INIT;
+	struct client late;
+
+	publishing = true;
+	pthread_create(&one, NULL, dropper, f);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		pthread_create(&threads[i], NULL, guest, f);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		pthread_join(threads[i], NULL);
+	publishing = false;
+	pthread_join(one, NULL);
+	assert_int_equal(rpc_watchers_count(f->watchers), 0);
+	err_set_status(&err, -ESHUTDOWN, ERR_UNAVAILABLE, "the server is stopping");
+	rpc_watchers_close(f->watchers, &err);
+	client_open(&late, f->socket);
+	client_begin(&late, EVENTS, "", 0, -1);
+	client_wait(&late);
+	assert_int_equal(take_event(&late), -1);
+	assert_int_equal(client_end(&late), GRPC_STATUS_UNAVAILABLE);
+	assert_string_equal(late.message, "the server is stopping");
+	client_close(&late);
+	f->watchers = rpc_watchers_free(f->watchers, NULL);
+}
+
 static int setup_watchers(void **state)
 {
 	int r = setup_with(state, watch_methods);
@@ -609,6 +668,8 @@ int main(int argc, char **argv)
 		E(stream_of_a_client_that_does_not_read_is_dropped),
 		cmocka_unit_test_setup_teardown(watchers_come_and_leave_while_all_is_published,
 						setup_watchers, teardown),
+		cmocka_unit_test_setup_teardown(watchers_come_while_the_set_drops_them, setup_watchers,
+						teardown),
 		cmocka_unit_test(thousand_watchers_one_of_which_is_slow),
 	};
 
