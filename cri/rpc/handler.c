@@ -115,8 +115,9 @@ void rpc_handler_job(void *arg)
 		call->method->async(call->server->ctx, call->call, req, &call->reply);
 	} else {
 		rpc_call_ref(call); /* the stream's */
-		rpc_stream_begin(call);
 		call->method->stream(call->server->ctx, call->call, req, call->stream);
+		/* A client that has the headers misses nothing that is published from then on. */
+		rpc_stream_begin(call);
 	}
 	if (req)
 		protobuf_c_message_free_unpacked(req, NULL);

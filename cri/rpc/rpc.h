@@ -55,7 +55,8 @@ void rpc_reply_end(struct rpc_reply *reply, const ProtobufCMessage *resp, const 
 
 /*
  * A server-streaming handler: gives the stream to whoever will send (stream.h) and returns. `req` lives until
- * it returns, `call` until rpc_stream_end.
+ * it returns, `call` until rpc_stream_end. The client gets the headers once it has returned, or with the
+ * first message.
  */
 typedef void rpc_stream_fn(void *ctx, struct call *call, const ProtobufCMessage *req,
 			   struct rpc_stream *stream);

@@ -91,6 +91,8 @@ struct rpc_stream {
 	bool dropped;
 	bool finish_later;  /* claimed, and to be finished once nothing is under way */
 	struct err end_err; /* of both */
+	void (*drained)(void *arg);
+	void *drained_arg;
 };
 
 int rpc_stream_new(struct rpc_call *call)
@@ -167,6 +169,22 @@ static void send_batch(struct rpc_stream *s, struct rpc_message *message, bool h
 		grpc_byte_buffer_destroy(buffer);
 }
 
+/* Tells the producer, if it waits and nothing is on its way to the client any more. */
+static void tell_drained(struct rpc_stream *s)
+{
+	void (*fn)(void *arg) = NULL;
+	void *arg = NULL;
+
+	pthread_mutex_lock(&s->call->lock);
+	if (!s->sending && (!s->head || s->call->claimed)) {
+		fn = move_ptr(s->drained);
+		arg = s->drained_arg;
+	}
+	pthread_mutex_unlock(&s->call->lock);
+	if (fn)
+		fn(arg);
+}
+
 /* What is to be done next. The wire is held. */
 static void pump(struct rpc_stream *s)
 {
@@ -189,6 +207,8 @@ static void pump(struct rpc_stream *s)
 		send_batch(s, message, headers);
 	else if (finish)
 		rpc_call_finish(call, s->end_err.status, s->end_err.msg, NULL);
+	else
+		tell_drained(s);
 }
 
 void rpc_stream_sent(struct rpc_call *call, bool success)
@@ -202,10 +222,12 @@ void rpc_stream_sent(struct rpc_call *call, bool success)
 	if (!success || call->claimed)
 		clear(s);
 	pthread_mutex_unlock(&call->lock);
-	if (finish)
+	if (finish) {
 		rpc_call_finish(call, s->end_err.status, s->end_err.msg, NULL);
-	else
+		tell_drained(s);
+	} else {
 		pump(s);
+	}
 }
 
 bool rpc_stream_finish_later(struct rpc_call *call, enum err_status status, const char *message)
@@ -379,6 +401,17 @@ int rpc_stream_send(struct rpc_stream *s, struct rpc_message *message, struct er
 	if (ended)
 		return err_set_status(err, -ECANCELED, ERR_CANCELLED, "the stream has ended");
 	return r < 0 ? err_copy(err, &why) : 0;
+}
+
+void rpc_stream_when_drained(struct rpc_stream *s, void (*fn)(void *arg), void *arg)
+{
+	rpc_call_ref(s->call); /* fn may give the stream up */
+	pthread_mutex_lock(&s->call->lock);
+	s->drained = fn;
+	s->drained_arg = arg;
+	pthread_mutex_unlock(&s->call->lock);
+	tell_drained(s);
+	rpc_call_unref(s->call);
 }
 
 void rpc_stream_end(struct rpc_stream *s, const struct err *err)

@@ -44,6 +44,12 @@ void rpc_stream_limit(struct rpc_stream *stream, size_t messages);
 /* Queues a message (a reference of its own). A full queue ends the RPC. */
 int rpc_stream_send(struct rpc_stream *stream, struct rpc_message *message, struct err *err);
 /*
+ * For a producer that makes a message only when the one before has gone: fn(arg) runs once, when nothing
+ * waits in the queue any more or the RPC has ended; perhaps before this returns. On the completion queue's
+ * thread or this one: it hands the work to another. One at a time; before rpc_stream_end.
+ */
+void rpc_stream_when_drained(struct rpc_stream *stream, void (*fn)(void *arg), void *arg);
+/*
  * Ends the RPC after what is queued, with `err` if its code is negative (NULL: success), and gives the stream
  * up. Exactly once, also if the RPC has ended already.
  */
