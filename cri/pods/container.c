@@ -259,8 +259,14 @@ void container_tell(struct container *container, enum pods_event event)
 
 	if (!hooks->container)
 		return;
-	view(container, &v);
-	hooks->container(hooks->arg, event, &v);
+	pthread_mutex_lock(&container->pod->telling);
+	/* A start that is overtaken by the death of its sandbox is not told of after the exit. */
+	if (event > container->told) {
+		container->told = event;
+		view(container, &v);
+		hooks->container(hooks->arg, event, &v);
+	}
+	pthread_mutex_unlock(&container->pod->telling);
 }
 
 void container_tell_stats(struct container *container, const ProtobufCMessage *stats)

@@ -21,6 +21,7 @@ struct pod *pod_new(struct pods *pods, const char *id, PodState *state)
 	object_init(&pod->object, &pods->pods, id);
 	pod->pods = pods;
 	pod->state = state;
+	pthread_mutex_init(&pod->telling, NULL);
 	pthread_mutex_init(&pod->rows, NULL);
 	pthread_mutex_init(&pod->lock, NULL);
 	return pod;
@@ -37,6 +38,7 @@ void pod_free(struct object *object)
 	pthread_cond_destroy(&pod->changed);
 	pthread_mutex_destroy(&pod->lock);
 	pthread_mutex_destroy(&pod->rows);
+	pthread_mutex_destroy(&pod->telling);
 	object_done(object);
 	free(pod);
 }
@@ -347,8 +349,10 @@ void pod_tell(struct pod *pod, enum pods_event event)
 
 	if (!hooks->pod)
 		return;
+	pthread_mutex_lock(&pod->telling);
 	view(pod, &v);
 	hooks->pod(hooks->arg, event, &v);
+	pthread_mutex_unlock(&pod->telling);
 }
 
 int pods_each(struct pods *pods, const char *id, pod_view_fn *fn, void *arg, struct err *err)

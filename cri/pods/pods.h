@@ -73,8 +73,10 @@ enum pods_event {
 	CONTAINER_IS_REMOVED,
 };
 /*
- * What other rooms want to be told of. On any thread, with no lock held; quick. A hook may be NULL. For one
- * object the events come in their order.
+ * What other rooms want to be told of. On any thread; quick. A hook may be NULL. The events of one pod and
+ * its containers come one after the other, in their order: a hook may ask for views, which then are of the
+ * event's moment or later, and begins no work. A new pod or container is told of before it is listed, a
+ * removed one when it is listed no more.
  */
 struct pods_hooks {
 	void (*pod)(void *arg, enum pods_event event, const struct pod_view *pod);

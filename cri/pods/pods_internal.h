@@ -3,6 +3,8 @@
  * pods_internal.h: what the files of this room share: the room, a pod, a container, and the work on them.
  *
  * Locks:     in the order in which they may nest:
+ *            - pod.telling: held while a hook of the room is told of the pod or one of its containers, so
+ *              that the events of a pod come in their order. Taken with no other lock held.
  *            - pod.rows: the rows of one pod and of its containers in the store. Held while a state is read
  *              and written, so that an older state never overwrites a newer one and no row comes back after
  *              its removal.
@@ -73,6 +75,7 @@ struct pod {
 	 */
 	struct outcome *adopted;
 
+	pthread_mutex_t telling;
 	pthread_mutex_t rows;
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* of op, phase, gone, and of its containers */
@@ -164,6 +167,7 @@ struct container {
 
 	enum work op;
 	bool gone;
+	enum pods_event told; /* pod.telling: the last one, 0: none */
 	ContainerState *state;
 	struct log_pump *pump; /* set at start, freed with the container */
 	bool wait_pending;     /* the agent has been asked to tell its exit */
