@@ -38,6 +38,7 @@ struct server {
 	struct health *health;
 	struct sandboxes *sandboxes;
 	struct pods *pods;
+	struct service_events *events;
 	struct service service;
 	struct rpc_server *rpc;
 	int lock_fd;
@@ -135,6 +136,7 @@ static void *stop_all(void *arg)
 	struct server *server = arg;
 
 	pods_close(server->pods);
+	service_events_close(server->events); /* else they would be waited for */
 	server->rpc = rpc_server_stop(server->rpc, now_monotonic_ns() + RPC_STOP_NS);
 	if (!workers_stop(server->workers, WORKERS_STOP_NS))
 		log_warn("work in progress did not end within %d s", (int)(WORKERS_STOP_NS / NS_PER_SEC));
@@ -265,12 +267,17 @@ static int build_upper(struct server *server, struct err *err)
 		.health = server->health,
 		.unclaimed_ns = unclaimed_ns(),
 	};
+	struct pods_hooks hooks;
 	int r = sandboxes_new(&sandboxes, &server->sandboxes, err);
 
+	if (r == 0)
+		r = service_events_new(&server->events, err);
 	if (r < 0)
 		return r;
 	pods.sandboxes = server->sandboxes;
-	r = pods_new(&pods, NULL, &server->pods, err);
+	service_events_hooks(server->events, &hooks);
+	r = pods_new(&pods, &hooks, &server->pods, err);
+	service_events_begin(server->events, server->pods);
 	server->service = (struct service){
 		.config = server->config,
 		.workers = server->workers,
@@ -279,6 +286,7 @@ static int build_upper(struct server *server, struct err *err)
 		.health = server->health,
 		.pods = server->pods,
 		.sandboxes = server->sandboxes,
+		.events = server->events,
 	};
 	return r;
 }

@@ -82,7 +82,7 @@ static int fill_network(Runtime__V1__PodSandboxStatus *s, const struct pod_view 
 	return pb_set_str(&s->network->ip, pod->ips[0]);
 }
 
-static int fill_status(Runtime__V1__PodSandboxStatus *s, const struct pod_view *pod)
+int service_pod_status_of(Runtime__V1__PodSandboxStatus *s, const struct pod_view *pod)
 {
 	s->state = cri_state(pod);
 	s->created_at = pod->created_at_ns;
@@ -124,7 +124,7 @@ static int take_pod(void *arg, const struct pod_view *pod, struct err *err)
 	snprintf(st->reason, sizeof(st->reason), "%s", pod->reason);
 	st->resp->timestamp = now_realtime_ns();
 	st->resp->status = pb_new(&runtime__v1__pod_sandbox_status__descriptor);
-	if (!st->resp->status || fill_status(st->resp->status, pod) < 0)
+	if (!st->resp->status || service_pod_status_of(st->resp->status, pod) < 0)
 		return err_oom(err);
 	return containers_each(st->service->pods, NULL, pod->id, add_container, st->resp, err);
 }

@@ -50,7 +50,7 @@ const struct rpc_method service_methods[] = {
 	RUNTIME(Status, status, LANE_QUICK, .unary = service_status),
 	RUNTIME(CheckpointContainer, checkpoint_container, LANE_QUICK, NONE),
 	METHOD("RuntimeService", GetContainerEvents, get_events_request, container_event_response, LANE_QUICK,
-	       NONE),
+	       .stream = service_get_container_events),
 	RUNTIME(ListMetricDescriptors, list_metric_descriptors, LANE_QUICK, NONE),
 	RUNTIME(ListPodSandboxMetrics, list_pod_sandbox_metrics, LANE_QUICK, NONE),
 	RUNTIME(StreamPodSandboxMetrics, stream_pod_sandbox_metrics, LANE_QUICK, NONE),

@@ -22,7 +22,29 @@ struct service {
 	struct pods *pods;
 	struct sandboxes *sandboxes;
 	struct health *health;
+	struct service_events *events;
 };
+
+/* ---- events.c: what GetContainerEvents tells ----------------------------------------------------------- */
+
+/*
+ * Each change of a pod or container becomes one message to all who listen, with the status of the pod and of
+ * its containers at that moment or later. Events of one pod come in their order. A listener gets every event
+ * from its call on, or its stream ends with the reason: ResourceExhausted where it reads too slowly, or where
+ * the server had no memory for an event; Unavailable where the server stops. Then it must list, and listen
+ * anew.
+ */
+struct service_events;
+int service_events_new(struct service_events **ret_events, struct err *err);
+/* The hooks to make the pods with; then the pods, before anything happens to them. */
+void service_events_hooks(struct service_events *events, struct pods_hooks *ret_hooks);
+void service_events_begin(struct service_events *events, struct pods *pods);
+/* Ends all streams, and those that begin later. Before the RPC server waits for its calls. NULL-safe. */
+void service_events_close(struct service_events *events);
+/* Once no hook and no handler runs any more. Returns NULL. NULL-safe. */
+struct service_events *service_events_free(struct service_events *events);
+
+/* ---- the methods --------------------------------------------------------------------------------------- */
 
 /* All 41 methods, those without handler included (Unimplemented); ends with a NULL path. */
 extern const struct rpc_method service_methods[];
@@ -36,6 +58,9 @@ extern const struct rpc_method service_methods[];
 #define SERVICE_ASYNC(name)                                                                                  \
 	void service_##name(void *ctx, SERVICE_MAYBE struct call *call, const ProtobufCMessage *request,     \
 			    struct rpc_reply *reply)
+#define SERVICE_STREAM(name)                                                                                 \
+	void service_##name(void *ctx, SERVICE_MAYBE struct call *call,                                      \
+			    SERVICE_MAYBE const ProtobufCMessage *request, struct rpc_stream *stream)
 /* status.c */
 SERVICE_HANDLER(version);
 SERVICE_HANDLER(status);
@@ -55,6 +80,8 @@ SERVICE_ASYNC(remove_container);
 SERVICE_HANDLER(list_containers);
 SERVICE_HANDLER(container_status);
 SERVICE_HANDLER(reopen_container_log);
+/* events.c */
+SERVICE_STREAM(get_container_events);
 /* exec.c */
 SERVICE_HANDLER(exec_sync);
 /* image.c */

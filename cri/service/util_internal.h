@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * util_internal.h: what several CRI handlers need: label maps and a container's status.
+ * util_internal.h: what several CRI handlers need: label maps, and the status of a pod and of a container.
  *
  * Threads:   pure functions.
  * Errors:    -ENOMEM.
@@ -25,6 +25,8 @@ int service_copy_map(void *to_vector, size_t *n_to, const void *from_vector, siz
 bool service_labels_match(const void *selector, size_t n_selector, const void *labels, size_t n_labels);
 Runtime__V1__ContainerState service_container_state(const struct container_view *view);
 int service_container_status_of(Runtime__V1__ContainerStatus *s, const struct container_view *view);
+/* pod.c */
+int service_pod_status_of(Runtime__V1__PodSandboxStatus *s, const struct pod_view *pod);
 /* A pods_done_fn for RPCs whose answer is empty; arg is the struct rpc_reply. */
 void service_done(void *arg, const char *id, const struct err *err);
 

@@ -1167,16 +1167,23 @@ static inline void event_letter(char letter)
 	pthread_mutex_unlock(&fake.lock);
 }
 
+/* Is told of all that happens, too. */
+static struct pods_hooks fake_listener;
+
 static inline void on_pod(void *arg, enum pods_event event, const struct pod_view *pod)
 {
 	(void)arg;
 	assert_non_null(pod->config);
+	if (fake_listener.pod)
+		fake_listener.pod(fake_listener.arg, event, pod);
 	event_letter("RNX----"[event]);
 }
 static inline void on_container(void *arg, enum pods_event event, const struct container_view *container)
 {
 	(void)arg;
 	assert_non_null(container->config);
+	if (fake_listener.container)
+		fake_listener.container(fake_listener.arg, event, container);
 	event_letter("---cser"[event]);
 }
 static inline void on_stats(void *arg, const struct container_view *container, const ProtobufCMessage *stats)
