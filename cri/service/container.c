@@ -61,24 +61,18 @@ SERVICE_HANDLER(reopen_container_log)
 
 /* ---- list ---------------------------------------------------------------------------------------------- */
 
-struct list {
-	const Runtime__V1__ContainerFilter *filter; /* may be NULL */
-	Runtime__V1__ListContainersResponse *resp;
-};
-
-static int add_container(void *arg, const struct container_view *view, struct err *err)
+bool service_container_wanted(const Runtime__V1__ContainerFilter *f, const struct container_view *view)
 {
-	struct list *list = arg;
-	const Runtime__V1__ContainerFilter *f = list->filter;
-	const Runtime__V1__ContainerConfig *config = view->config;
-	Runtime__V1__Container *c;
+	return !f || ((!f->state || f->state->state == service_container_state(view)) &&
+		      service_labels_match(f->label_selector, f->n_label_selector, view->config->labels,
+					   view->config->n_labels));
+}
 
-	if (f &&
-	    ((f->state && f->state->state != service_container_state(view)) ||
-	     !service_labels_match(f->label_selector, f->n_label_selector, config->labels, config->n_labels)))
-		return 0;
-	c = pb_append(&list->resp->containers, &list->resp->n_containers,
-		      &runtime__v1__container__descriptor);
+int service_add_container(void *vector, size_t *n, const struct container_view *view, struct err *err)
+{
+	const Runtime__V1__ContainerConfig *config = view->config;
+	Runtime__V1__Container *c = pb_append(vector, n, &runtime__v1__container__descriptor);
+
 	if (!c)
 		return err_oom(err);
 	c->state = service_container_state(view);
@@ -94,6 +88,20 @@ static int add_container(void *arg, const struct container_view *view, struct er
 		    0)
 		return err_oom(err);
 	return 0;
+}
+
+struct list {
+	const Runtime__V1__ContainerFilter *filter; /* may be NULL */
+	Runtime__V1__ListContainersResponse *resp;
+};
+
+static int add_container(void *arg, const struct container_view *view, struct err *err)
+{
+	struct list *list = arg;
+
+	if (!service_container_wanted(list->filter, view))
+		return 0;
+	return service_add_container(&list->resp->containers, &list->resp->n_containers, view, err);
 }
 
 SERVICE_HANDLER(list_containers)

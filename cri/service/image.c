@@ -6,8 +6,9 @@
 #include "cri/image/image.h"
 #include "api/cri/runtime.pb-c.h"
 #include "api/pb.h"
+#include "cri/service/util_internal.h"
 
-static int fill_image(Runtime__V1__Image *to, const struct image *from)
+int service_image_of(Runtime__V1__Image *to, const struct image *from)
 {
 	uint64_t uid;
 	char user[256];
@@ -48,7 +49,7 @@ SERVICE_HANDLER(list_images)
 		Runtime__V1__Image *im =
 			pb_append(&resp->images, &resp->n_images, &runtime__v1__image__descriptor);
 
-		if (!im || fill_image(im, list[i]) < 0)
+		if (!im || service_image_of(im, list[i]) < 0)
 			r = err_oom(err);
 	}
 	for (size_t i = 0; list && list[i]; i++)
@@ -73,7 +74,7 @@ SERVICE_HANDLER(image_status)
 	if (r < 0)
 		return r;
 	resp->image = pb_new(&runtime__v1__image__descriptor);
-	r = resp->image ? fill_image(resp->image, image) : -ENOMEM;
+	r = resp->image ? service_image_of(resp->image, image) : -ENOMEM;
 	if (r == 0 && req->verbose && image->config_json)
 		r = pb_map_add(&resp->info, &resp->n_info,
 			       &runtime__v1__image_status_response__info_entry__descriptor, "imageSpec",

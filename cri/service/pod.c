@@ -241,23 +241,18 @@ SERVICE_ASYNC(pod_sandbox_status)
 
 /* ---- list ---------------------------------------------------------------------------------------------- */
 
-struct list {
-	const Runtime__V1__PodSandboxFilter *filter; /* may be NULL */
-	Runtime__V1__ListPodSandboxResponse *resp;
-};
-
-static int add_pod(void *arg, const struct pod_view *pod, struct err *err)
+bool service_pod_wanted(const Runtime__V1__PodSandboxFilter *f, const struct pod_view *pod)
 {
-	struct list *list = arg;
-	const Runtime__V1__PodSandboxFilter *f = list->filter;
-	const Runtime__V1__PodSandboxConfig *config = pod->config;
-	Runtime__V1__PodSandbox *p;
+	return !f || ((!f->state || f->state->state == cri_state(pod)) &&
+		      service_labels_match(f->label_selector, f->n_label_selector, pod->config->labels,
+					   pod->config->n_labels));
+}
 
-	if (f &&
-	    ((f->state && f->state->state != cri_state(pod)) ||
-	     !service_labels_match(f->label_selector, f->n_label_selector, config->labels, config->n_labels)))
-		return 0;
-	p = pb_append(&list->resp->items, &list->resp->n_items, &runtime__v1__pod_sandbox__descriptor);
+int service_add_pod(void *vector, size_t *n, const struct pod_view *pod, struct err *err)
+{
+	const Runtime__V1__PodSandboxConfig *config = pod->config;
+	Runtime__V1__PodSandbox *p = pb_append(vector, n, &runtime__v1__pod_sandbox__descriptor);
+
 	if (!p)
 		return err_oom(err);
 	p->metadata = PB_CLONE(config->metadata);
@@ -270,6 +265,20 @@ static int add_pod(void *arg, const struct pod_view *pod, struct err *err)
 		    0)
 		return err_oom(err);
 	return 0;
+}
+
+struct list {
+	const Runtime__V1__PodSandboxFilter *filter; /* may be NULL */
+	Runtime__V1__ListPodSandboxResponse *resp;
+};
+
+static int add_pod(void *arg, const struct pod_view *pod, struct err *err)
+{
+	struct list *list = arg;
+
+	if (!service_pod_wanted(list->filter, pod))
+		return 0;
+	return service_add_pod(&list->resp->items, &list->resp->n_items, pod, err);
 }
 
 SERVICE_HANDLER(list_pod_sandbox)

@@ -82,6 +82,10 @@ SERVICE_HANDLER(container_status);
 SERVICE_HANDLER(reopen_container_log);
 /* events.c */
 SERVICE_STREAM(get_container_events);
+/* streams.c */
+SERVICE_STREAM(stream_pod_sandboxes);
+SERVICE_STREAM(stream_containers);
+SERVICE_STREAM(stream_images);
 /* exec.c */
 SERVICE_HANDLER(exec_sync);
 /* image.c */

@@ -27,6 +27,15 @@ Runtime__V1__ContainerState service_container_state(const struct container_view 
 int service_container_status_of(Runtime__V1__ContainerStatus *s, const struct container_view *view);
 /* pod.c */
 int service_pod_status_of(Runtime__V1__PodSandboxStatus *s, const struct pod_view *pod);
+bool service_pod_wanted(const Runtime__V1__PodSandboxFilter *filter, const struct pod_view *pod);
+/* Appends to a repeated field of PodSandbox. */
+int service_add_pod(void *vector, size_t *n, const struct pod_view *pod, struct err *err);
+/* container.c */
+bool service_container_wanted(const Runtime__V1__ContainerFilter *filter, const struct container_view *view);
+int service_add_container(void *vector, size_t *n, const struct container_view *view, struct err *err);
+/* image.c */
+int service_image_of(Runtime__V1__Image *to, const struct image *from);
+
 /* A pods_done_fn for RPCs whose answer is empty; arg is the struct rpc_reply. */
 void service_done(void *arg, const char *id, const struct err *err);
 

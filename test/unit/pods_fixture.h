@@ -80,6 +80,15 @@ struct fake {
 	unsigned int sandboxes; /* alive */
 	unsigned int attached;	/* CNI */
 	unsigned int roots;
+	unsigned int images; /* of a list */
+	unsigned int asked;  /* questions for figures */
+	char updated[2048];  /* the resources of the last update, as the guest got them */
+	unsigned int updates;
+	struct vmm_resources limits; /* of the last resize, but for strings */
+	uint64_t vm_memory_bytes;
+	atomic_uint measured; /* layers */
+	bool mute;	      /* figures are not told */
+	void (*lie)(Crivisor__Agent__V1__StatsResponse *stats);
 	bool tagged;	     /* images have tags and digests in two repositories */
 	bool held;	     /* an exec's output is held until it is killed */
 	size_t output;	     /* bytes of an exec's output, in records of 64 KiB; 0: "out\n" */
@@ -1076,6 +1085,21 @@ int image_get(struct image_store *images, const char *ref, struct image **ret_im
 		snprintf(text, sizeof(text), "%s@sha256:2", repos[i]);
 		assert_int_equal(strv_add(&(*ret_image)->repo_digests, text), 0);
 	}
+	return 0;
+}
+/* As many as fake.images. */
+int image_list(struct image_store *images, const char *ref, struct image ***ret_list, struct err *err)
+{
+	struct image **list = calloc(fake.images + 1, sizeof(*list));
+
+	(void)images;
+	(void)ref;
+	(void)err;
+	for (unsigned int i = 0; i < fake.images; i++) {
+		list[i] = calloc(1, sizeof(**list));
+		list[i]->id = xasprintf("sha256:%u", i);
+	}
+	*ret_list = list;
 	return 0;
 }
 struct image *image_free(struct image *image)
