@@ -60,6 +60,16 @@ static uint64_t number_at(bool v2, const char *controller, const char *path, con
 	return n;
 }
 
+char *cgroup_read(const char *path, const char *file)
+{
+	return read_at(true, "", path, file);
+}
+
+uint64_t cgroup_number(const char *path, const char *file)
+{
+	return number_at(true, "", path, file);
+}
+
 uint64_t cgroup_keyed(const char *text, const char *key)
 {
 	size_t len = strlen(key);

@@ -63,6 +63,10 @@ struct cgroup_stats {
 /* What cannot be read stays 0. path "" is the root. */
 void cgroup_stats(bool v2, const char *path, struct cgroup_stats *ret);
 uint64_t cgroup_oom_kills(bool v2, const char *path);
+/* v2 alone: a file of the cgroup, malloc'ed, or NULL. */
+char *cgroup_read(const char *path, const char *file);
+/* v2 alone: a file of one number; 0: it is missing, or "max". */
+uint64_t cgroup_number(const char *path, const char *file);
 /* The value of `key` in "key value\n" lines; 0 if it is missing. */
 uint64_t cgroup_keyed(const char *text, const char *key);
 

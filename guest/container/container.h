@@ -32,11 +32,22 @@ extern const struct ttrpc_method streaming_methods[]; /* containerd.services.str
 void readlog_get(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len);
 void readlog_ack(struct ttrpc_request *req, void *service_ctx, const void *payload, size_t len);
 
-/* The figures of one container; *ret holds no allocated memory. -ENOENT if there is none. */
-int container_stats(struct agent *agent, const char *id, Crivisor__Agent__V1__StatsResponse *ret,
-		    struct err *err);
+/* Figures, with what the message points to. */
+struct figures {
+	Crivisor__Agent__V1__StatsResponse stats;
+	Crivisor__Agent__V1__Pressure cpu, memory, io;
+};
+/* Of a cgroup (path "": the root). What cannot be read stays 0 or unset. */
+void figures_of_cgroup(const struct agent *agent, const char *path, struct figures *ret);
+/* Of one container. -ENOENT if there is none. */
+int container_stats(struct agent *agent, const char *id, struct figures *ret, struct err *err);
+/*
+ * Of each container that has a cgroup: a vector for StatsResponse.containers. One allocation, the caller's to
+ * free once the message is packed; it points to the containers' ids. NULL with *ret_n 0: none, or -ENOMEM.
+ */
+Crivisor__Agent__V1__ContainerStats **containers_stats(struct agent *agent, size_t *ret_n);
 
-/* ---- the end ------------------------------------------------------------------------------------------ */
+/* ---- the end ------------------------------------------------------------------------------------------- */
 
 /* SIGKILL to every process of every container. */
 void containers_kill(struct agent *agent);

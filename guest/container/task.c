@@ -314,14 +314,14 @@ static void task_stats(struct ttrpc_request *req, void *ctx, const void *payload
 		rpc_unpack(req, &containerd__task__v2__stats_request__descriptor, payload, len);
 	Containerd__Task__V2__StatsResponse resp = CONTAINERD__TASK__V2__STATS_RESPONSE__INIT;
 	Google__Protobuf__Any any = GOOGLE__PROTOBUF__ANY__INIT;
-	Crivisor__Agent__V1__StatsResponse stats;
+	struct figures figures;
 	void *data CLEANUP_FREE = NULL;
 	struct err err = ERR_INIT;
 
 	if (!m)
 		return;
-	if (container_stats(ctx, m->id, &stats, &err) == 0) {
-		data = rpc_pack(&stats.base, &any.value.len);
+	if (container_stats(ctx, m->id, &figures, &err) == 0) {
+		data = rpc_pack(&figures.stats.base, &any.value.len);
 		if (!data)
 			err_oom(&err);
 	}

@@ -28,10 +28,9 @@ static bool feature_here(const struct agent *agent, const char *feature)
 static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {
 	static const char *const features[] = {
-		"readlog",	     "dial",	     "stats",	    "attach-device",
-		"online-resources",  "shared-pidns", "instance-id", "shutdown",
-		"cgroup2",	     "exec-held",    "network",	    "network-update",
-		GUEST_FILES_FEATURE,
+		"readlog",	"dial",		  "stats",     "attach-device",	    "online-resources",
+		"shared-pidns", "instance-id",	  "shutdown",  "cgroup2",	    "exec-held",
+		"network",	"network-update", "stats-all", GUEST_FILES_FEATURE,
 	};
 	char *list[ARRAY_SIZE(features)];
 	size_t n = 0;

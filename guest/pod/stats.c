@@ -32,7 +32,7 @@ uint64_t stats_own_rss(void)
 	return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-bool stats_parse_netdev(const char *line, char *name, uint64_t counters[4])
+bool stats_parse_netdev(const char *line, char *name, uint64_t counters[8])
 {
 	const char *colon = strchr(line, ':');
 	const char *start = line + strspn(line, " ");
@@ -44,8 +44,11 @@ bool stats_parse_netdev(const char *line, char *name, uint64_t counters[4])
 	 * Receive: bytes packets errs drop fifo frame compressed multicast; then transmit: bytes packets errs
 	 * …
 	 */
-	if (sscanf(colon + 1, "%" SCNu64 " %*u %" SCNu64 " %*u %*u %*u %*u %*u %" SCNu64 " %*u %" SCNu64,
-		   &counters[0], &counters[1], &counters[2], &counters[3]) != 4)
+	if (sscanf(colon + 1,
+		   "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %*u %*u %*u %*u %" SCNu64 " %" SCNu64
+		   " %" SCNu64 " %" SCNu64,
+		   &counters[0], &counters[1], &counters[2], &counters[3], &counters[4], &counters[5],
+		   &counters[6], &counters[7]) != 8)
 		return false;
 	memcpy(name, start, len);
 	name[len] = 0;
@@ -69,37 +72,22 @@ static void read_netdev(struct netdev *nd)
 	for (char *line = strtok_r(text, "\n", &save); line && nd->len < INTERFACES_MAX;
 	     line = strtok_r(NULL, "\n", &save)) {
 		Crivisor__Agent__V1__InterfaceStats *s = &nd->stats[nd->len];
-		uint64_t n[4];
+		uint64_t n[8];
 
 		if (!stats_parse_netdev(line, nd->names[nd->len], n))
 			continue;
 		crivisor__agent__v1__interface_stats__init(s);
 		s->name = nd->names[nd->len];
 		s->rx_bytes = n[0];
-		s->rx_errors = n[1];
-		s->tx_bytes = n[2];
-		s->tx_errors = n[3];
+		s->rx_packets = n[1];
+		s->rx_errors = n[2];
+		s->rx_dropped = n[3];
+		s->tx_bytes = n[4];
+		s->tx_packets = n[5];
+		s->tx_errors = n[6];
+		s->tx_dropped = n[7];
 		nd->list[nd->len++] = s;
 	}
-}
-
-/* Beside a VM: of the pod's cgroup. */
-static void cgroup_figures(struct agent *agent, Crivisor__Agent__V1__StatsResponse *ret)
-{
-	struct cgroup_stats s;
-
-	cgroup_stats(agent->cgroup2, agent->paths.cgroup_parent, &s);
-	ret->timestamp_ns = (uint64_t)now_realtime_ns();
-	ret->cpu_usage_ns = s.cpu_usage_ns;
-	ret->memory_usage = s.memory_usage;
-	ret->memory_working_set = s.memory_working_set;
-	ret->memory_rss = s.memory_rss;
-	ret->memory_limit = s.memory_limit;
-	ret->memory_page_faults = s.memory_page_faults;
-	ret->memory_major_page_faults = s.memory_major_page_faults;
-	ret->swap_usage = s.swap_usage;
-	ret->oom_kills = s.oom_kills;
-	ret->pids = s.pids;
 }
 
 static void vm_figures(struct agent *agent, Crivisor__Agent__V1__StatsResponse *ret)
@@ -132,28 +120,32 @@ void stats_get(struct ttrpc_request *req, void *service_ctx, const void *payload
 {
 	Crivisor__Agent__V1__StatsRequest *m RPC_MESSAGE =
 		rpc_unpack(req, &crivisor__agent__v1__stats_request__descriptor, payload, len);
-	Crivisor__Agent__V1__StatsResponse resp = CRIVISOR__AGENT__V1__STATS_RESPONSE__INIT;
+	Crivisor__Agent__V1__ContainerStats **all CLEANUP_FREE = NULL;
 	struct netdev *nd CLEANUP_FREE = NULL;
+	struct agent *agent = service_ctx;
+	struct figures f;
 	struct err err = ERR_INIT;
 
 	if (!m)
 		return;
 	if (!str_empty(m->container_id)) {
-		if (container_stats(service_ctx, m->container_id, &resp, &err) < 0)
+		if (container_stats(agent, m->container_id, &f, &err) < 0)
 			ttrpc_fail(req, &err);
 		else
-			rpc_reply(req, &resp.base);
+			rpc_reply(req, &f.stats.base);
 		return;
 	}
-	if (((struct agent *)service_ctx)->in_vm)
-		vm_figures(service_ctx, &resp);
-	else
-		cgroup_figures(service_ctx, &resp);
+	/* Beside a VM the pod is a cgroup. */
+	figures_of_cgroup(agent, agent->in_vm ? "" : agent->paths.cgroup_parent, &f);
+	if (agent->in_vm)
+		vm_figures(agent, &f.stats);
 	nd = calloc(1, sizeof(*nd));
 	if (nd) {
 		read_netdev(nd);
-		resp.interfaces = nd->list;
-		resp.n_interfaces = nd->len;
+		f.stats.interfaces = nd->list;
+		f.stats.n_interfaces = nd->len;
 	}
-	rpc_reply(req, &resp.base);
+	if (m->all)
+		f.stats.containers = all = containers_stats(agent, &f.stats.n_containers);
+	rpc_reply(req, &f.stats.base);
 }

@@ -14,7 +14,10 @@
 
 /* The agent's own resident memory in bytes, from /proc. */
 uint64_t stats_own_rss(void);
-/* One line of /proc/net/dev into counters and name (16 bytes); false for the two headings. For tests too. */
-bool stats_parse_netdev(const char *line, char *name, uint64_t counters[4]);
+/*
+ * One line of /proc/net/dev: its name (16 bytes), and bytes, packets, errors and drops received, then sent;
+ * false for the two headings. For tests too.
+ */
+bool stats_parse_netdev(const char *line, char *name, uint64_t counters[8]);
 
 #endif

@@ -4,6 +4,7 @@
 #include "guest/container/config_internal.h"
 #include "guest/container/crun_internal.h"
 #include "guest/container/cgroup.h"
+#include "guest/container/figures_internal.h"
 #include "guest/device/device_internal.h"
 #include "guest/host/options_internal.h"
 #include "guest/pod/setup_internal.h"
@@ -216,7 +217,7 @@ static void device_mount_path_valid_stays_below_run(void **state)
 
 static void stats_parse_netdev_takes_lines_and_no_headings(void **state)
 {
-	uint64_t n[4];
+	uint64_t n[8];
 	char name[16];
 
 	(void)state;
@@ -225,15 +226,53 @@ static void stats_parse_netdev_takes_lines_and_no_headings(void **state)
 	assert_false(stats_parse_netdev(
 		" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs",
 		name, n));
-	assert_true(stats_parse_netdev("  eth0: 1000 10 2 0 0 0 0 0 2000 20 4 0 0 0 0 0", name, n));
+	assert_true(stats_parse_netdev("  eth0: 1000 10 2 1 0 0 0 0 2000 20 4 3 0 0 0 0", name, n));
 	assert_string_equal(name, "eth0");
 	assert_int_equal(n[0], 1000);
-	assert_int_equal(n[1], 2);
-	assert_int_equal(n[2], 2000);
-	assert_int_equal(n[3], 4);
+	assert_int_equal(n[1], 10);
+	assert_int_equal(n[2], 2);
+	assert_int_equal(n[3], 1);
+	assert_int_equal(n[4], 2000);
+	assert_int_equal(n[5], 20);
+	assert_int_equal(n[6], 4);
+	assert_int_equal(n[7], 3);
 	assert_false(stats_parse_netdev("aaaaaaaaaaaaaaaaaaaaaaaaaa: 1 1 1 1 1 1 1 1 1 1 1", name, n));
 	assert_false(stats_parse_netdev("eth0: 1 2", name, n));
 	assert_false(stats_parse_netdev("", name, n));
+}
+
+static void figures_parse_pressure_takes_both_lines(void **state)
+{
+	Crivisor__Agent__V1__Pressure p;
+
+	(void)state;
+	assert_true(figures_parse_pressure("some avg10=1.50 avg60=0.25 avg300=0.00 total=1234\n"
+					   "full avg10=0.50 avg60=0.00 avg300=0.00 total=99\n",
+					   &p));
+	assert_int_equal(p.some_total_ns, 1234000);
+	assert_true(p.some_avg10 > 1.49 && p.some_avg10 < 1.51);
+	assert_int_equal(p.full_total_ns, 99000);
+	assert_true(p.full_avg10 > 0.49 && p.full_avg10 < 0.51);
+	assert_true(figures_parse_pressure("some avg10=0.00 avg60=0.00 avg300=0.00 total=1\n", &p));
+	assert_int_equal(p.full_total_ns, 0);
+	assert_false(figures_parse_pressure("", &p));
+	assert_false(figures_parse_pressure(NULL, &p));
+	assert_false(figures_parse_pressure("some avg10=x", &p));
+}
+
+static void figures_io_sum_adds_the_devices(void **state)
+{
+	const char *text = "254:0 rbytes=10 wbytes=1 rios=2 wios=3 dbytes=0 dios=0\n"
+			   "254:16 rbytes=5 wbytes=7 rios=1 wios=1 dbytes=0 dios=0\n";
+
+	(void)state;
+	assert_int_equal(figures_io_sum(text, "rbytes"), 15);
+	assert_int_equal(figures_io_sum(text, "wbytes"), 8);
+	assert_int_equal(figures_io_sum(text, "rios"), 3);
+	assert_int_equal(figures_io_sum(text, "ios"), 0);
+	assert_int_equal(figures_io_sum(NULL, "rios"), 0);
+	assert_int_equal(figures_count_lines("1\n22\n"), 2);
+	assert_int_equal(figures_count_lines(NULL), 0);
 }
 
 int main(void)
@@ -250,6 +289,8 @@ int main(void)
 		cmocka_unit_test(device_parse_pci_takes_short_and_long),
 		cmocka_unit_test(device_mount_path_valid_stays_below_run),
 		cmocka_unit_test(stats_parse_netdev_takes_lines_and_no_headings),
+		cmocka_unit_test(figures_parse_pressure_takes_both_lines),
+		cmocka_unit_test(figures_io_sum_adds_the_devices),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
