@@ -46,6 +46,7 @@ int vmm_cgroup_pids(const char *path, pid_t *pids, size_t max);
 
 struct vmm_cgroup_stats {
 	uint64_t cpu_usage_ns, memory_usage_bytes, memory_working_set_bytes, oom_kills;
+	uint64_t memory_rss_bytes, page_faults, major_page_faults;
 };
 /* A figure whose controller is missing is 0. */
 int vmm_cgroup_stats(const char *path, struct vmm_cgroup_stats *ret, struct err *err);

@@ -201,10 +201,16 @@ int vmm_cgroup_stats(const char *path, struct vmm_cgroup_stats *ret, struct err 
 		s.memory_usage_bytes = number(mem, path, "memory.current");
 		inactive = keyed(mem, path, "memory.stat", "inactive_file");
 		s.oom_kills = keyed(mem, path, "memory.events", "oom_kill");
+		s.memory_rss_bytes = keyed(mem, path, "memory.stat", "anon");
+		s.page_faults = keyed(mem, path, "memory.stat", "pgfault");
+		s.major_page_faults = keyed(mem, path, "memory.stat", "pgmajfault");
 	} else {
 		s.memory_usage_bytes = number(mem, path, "memory.usage_in_bytes");
 		inactive = keyed(mem, path, "memory.stat", "total_inactive_file");
 		s.oom_kills = keyed(mem, path, "memory.oom_control", "oom_kill");
+		s.memory_rss_bytes = keyed(mem, path, "memory.stat", "total_rss");
+		s.page_faults = keyed(mem, path, "memory.stat", "total_pgfault");
+		s.major_page_faults = keyed(mem, path, "memory.stat", "total_pgmajfault");
 	}
 	s.memory_working_set_bytes = s.memory_usage_bytes > inactive ? s.memory_usage_bytes - inactive : 0;
 	*ret = s;

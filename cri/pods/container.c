@@ -28,6 +28,7 @@ void container_free(struct object *object)
 	struct container *c = container_of(object);
 
 	log_pump_free(c->pump);
+	free(c->usage);
 	pb_free(c->state);
 	object_unref(&c->pod->object);
 	object_done(object);

@@ -33,6 +33,7 @@ void pod_free(struct object *object)
 	struct pod *pod = (struct pod *)(void *)object;
 
 	sandbox_unref(pod->sandbox);
+	free(pod->stats.usage);
 	outcome_unref(pod->adopted);
 	pb_free(pod->state);
 	pthread_cond_destroy(&pod->changed);

@@ -29,6 +29,8 @@
 #include "cri/spec/spec.h"
 
 struct log_pump;
+struct container_usage;
+struct pod_usage;
 
 typedef Crivisor__State__V1__Pod PodState;
 typedef Crivisor__State__V1__Container ContainerState;
@@ -87,6 +89,12 @@ struct pod {
 	PodState *state;	  /* as stored */
 	struct outcome *stopping; /* of the stop in progress, else NULL */
 	struct outcome *removing;
+	struct pod_stats {
+		struct outcome *sampling; /* of the sample under way, which holds it; else NULL */
+		int64_t begun_ns;	  /* of the last sample; 0: none yet */
+		int64_t layers_at_ns;	  /* when writable layers were measured */
+		struct pod_usage *usage;  /* NULL before the first sample */
+	} stats;
 };
 
 /* Takes over `state`. NULL: out of memory, and the state is the caller's still. */
@@ -176,6 +184,7 @@ struct container {
 	int32_t exit_code;     /* with `ending` */
 	int64_t exit_at_ns;
 	struct outcome *starting, *removing; /* of the work in progress, else NULL */
+	struct container_usage *usage;	     /* NULL before the first sample */
 
 	struct outcome *stopping; /* of the stop in progress, else NULL */
 	int64_t kill_at_ns;	  /* when it sends SIGKILL */

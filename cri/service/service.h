@@ -86,6 +86,13 @@ SERVICE_STREAM(get_container_events);
 SERVICE_STREAM(stream_pod_sandboxes);
 SERVICE_STREAM(stream_containers);
 SERVICE_STREAM(stream_images);
+/* stats.c */
+SERVICE_ASYNC(container_stats);
+SERVICE_ASYNC(list_container_stats);
+SERVICE_STREAM(stream_container_stats);
+SERVICE_ASYNC(pod_sandbox_stats);
+SERVICE_ASYNC(list_pod_sandbox_stats);
+SERVICE_STREAM(stream_pod_sandbox_stats);
 /* exec.c */
 SERVICE_HANDLER(exec_sync);
 /* image.c */

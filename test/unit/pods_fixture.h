@@ -53,6 +53,8 @@ enum step {
 	STEP_KILL,
 	STEP_DELETE,
 	STEP_EXEC,
+	STEP_UPDATE,
+	STEP_RESIZE,
 	STEPS,
 };
 
@@ -81,13 +83,13 @@ struct fake {
 	unsigned int attached;	/* CNI */
 	unsigned int roots;
 	unsigned int images; /* of a list */
-	unsigned int asked;  /* questions for figures */
+	atomic_uint asked;   /* questions for figures */
 	char updated[2048];  /* the resources of the last update, as the guest got them */
-	unsigned int updates;
+	atomic_uint updates;
 	struct vmm_resources limits; /* of the last resize, but for strings */
-	uint64_t vm_memory_bytes;
+	_Atomic uint64_t vm_memory_bytes;
 	atomic_uint measured; /* layers */
-	bool mute;	      /* figures are not told */
+	atomic_bool mute;     /* figures are not told */
 	void (*lie)(Crivisor__Agent__V1__StatsResponse *stats);
 	bool tagged;	     /* images have tags and digests in two repositories */
 	bool held;	     /* an exec's output is held until it is killed */
@@ -486,10 +488,35 @@ int sandbox_pin(struct sandbox *s, struct call *call, const cpu_set_t *sets, uin
 	return r;
 }
 
+int sandbox_resize(struct sandbox *s, struct call *call, uint32_t vcpus, uint64_t memory_bytes,
+		   const struct vmm_resources *limits, struct err *err)
+{
+	int r = fake_step(STEP_RESIZE, call, err);
+
+	assert_int_equal(vcpus, 0);
+	assert_int_equal(memory_bytes, 0);
+	(void)s;
+	pthread_mutex_lock(&fake.lock);
+	fake.limits = *limits;
+	pthread_mutex_unlock(&fake.lock);
+	return r;
+}
+
+int sandbox_usage(struct sandbox *s, struct vmm_cgroup_stats *ret, struct err *err)
+{
+	if (sandbox_is_dead(s))
+		return err_set(err, -ENOENT, "there is no cgroup");
+	*ret = (struct vmm_cgroup_stats){.cpu_usage_ns = 5 * NS_PER_SEC,
+					 .memory_usage_bytes = 300 << 20,
+					 .memory_working_set_bytes = 200 << 20,
+					 .memory_rss_bytes = 100 << 20};
+	return 0;
+}
+
 int sandbox_info(struct sandbox *s, struct sandbox_info *ret, struct err *err)
 {
 	(void)err;
-	*ret = (struct sandbox_info){.epoch = 1};
+	*ret = (struct sandbox_info){.epoch = 1, .machine.memory_bytes = fake.vm_memory_bytes};
 	snprintf(ret->dir, sizeof(ret->dir), "%s", s->dir);
 	return 0;
 }
@@ -733,6 +760,20 @@ static int wait_guest(struct agent *agent, struct call *call, const char *id, co
 	return r < 0 ? err_set(err, r, "the wait for a process ended") : 0;
 }
 
+/* Keeps the last one in fake.updated. */
+static int guest_update_now(struct agent *agent, const Containerd__Task__V2__UpdateTaskRequest *req,
+			    struct err *err)
+{
+	int r = fake_step(STEP_UPDATE, agent->sandbox->ended, err);
+
+	pthread_mutex_lock(&fake.lock);
+	snprintf(fake.updated, sizeof(fake.updated), "%.*s", (int)req->resources->value.len,
+		 (const char *)req->resources->value.data);
+	fake.updates++;
+	pthread_mutex_unlock(&fake.lock);
+	return r;
+}
+
 static int guest_task(struct agent *agent, struct call *call, const struct agent_method *method,
 		      const ProtobufCMessage *msg, int64_t timeout_ns, ProtobufCMessage *resp,
 		      struct err *err)
@@ -756,6 +797,8 @@ static int guest_task(struct agent *agent, struct call *call, const struct agent
 		r = fake_step(STEP_STATE, agent->sandbox->ended, err);
 	else if (method == &AGENT_TASK_EXEC)
 		r = fake_step(STEP_EXEC, agent->sandbox->ended, err);
+	else if (method == &AGENT_TASK_UPDATE)
+		return guest_update_now(agent, (const void *)msg, err);
 	if (r < 0)
 		return r;
 	if (method == &AGENT_TASK_KILL)
@@ -828,6 +871,53 @@ int agent_call_by(struct agent *agent, struct call *call, const struct agent_met
 	return r;
 }
 
+/*
+ * The n-th answer of a guest: each of its running containers has used n seconds of CPU. fake.mute: none comes
+ * in time.
+ */
+static int guest_stats(struct agent *agent, const Crivisor__Agent__V1__StatsRequest *req,
+		       agent_reply_fn *reply, void *arg)
+{
+	Crivisor__Agent__V1__StatsResponse *resp = pb_new(&crivisor__agent__v1__stats_response__descriptor);
+	struct err err = ERR_INIT;
+
+	pthread_mutex_lock(&fake.lock);
+	fake.asked++;
+	resp->memory_limit = 256 << 20;
+	resp->cpu_usage_ns = fake.asked * NS_PER_SEC;
+	for (size_t i = 0; req->all && i < ARRAY_SIZE(fake.guest); i++) {
+		Crivisor__Agent__V1__ContainerStats *c;
+
+		if (fake.guest[i].state != GUEST_RUNNING || fake.guest[i].exec_id[0] ||
+		    !str_eq(fake.guest[i].sandbox, agent->sandbox->id))
+			continue;
+		c = pb_append(&resp->containers, &resp->n_containers,
+			      &crivisor__agent__v1__container_stats__descriptor);
+		pb_set_str(&c->container_id, fake.guest[i].id);
+		c->stats = pb_new(&crivisor__agent__v1__stats_response__descriptor);
+		c->stats->cpu_usage_ns = fake.asked * NS_PER_SEC;
+		c->stats->memory_working_set = 1 << 20;
+		c->stats->memory_usage = 2 << 20;
+		c->stats->processes = 3;
+		if (fake.lie)
+			fake.lie(c->stats);
+	}
+	if (req->all) {
+		Crivisor__Agent__V1__InterfaceStats *n =
+			pb_append(&resp->interfaces, &resp->n_interfaces,
+				  &crivisor__agent__v1__interface_stats__descriptor);
+
+		pb_set_str(&n->name, "eth0");
+		n->rx_bytes = 1000;
+		n->tx_bytes = 2000;
+	}
+	pthread_mutex_unlock(&fake.lock);
+	if (fake.mute)
+		err_set_status(&err, -ETIMEDOUT, ERR_DEADLINE_EXCEEDED, "no answer");
+	reply_later(reply, arg, fake.mute ? &err : NULL, &resp->base);
+	return 0;
+}
+
 int agent_call_async(struct agent *agent, const struct agent_method *method, const ProtobufCMessage *req,
 		     int64_t timeout_ns, agent_reply_fn *reply, void *arg)
 {
@@ -848,6 +938,8 @@ int agent_call_async(struct agent *agent, const struct agent_method *method, con
 		reply_later(reply, arg, err.code ? &err : NULL, pb_new(method->response));
 		return 0;
 	}
+	if (method == &AGENT_STATS)
+		return guest_stats(agent, (const void *)req, reply, arg);
 	assert_ptr_equal(method, &AGENT_TASK_WAIT);
 	pthread_mutex_lock(&fake.lock);
 	g = guest_find(wait->id, "");
@@ -1136,6 +1228,17 @@ int rootfs_mount(struct rootfs *rootfs, const char *image_id, const char *contai
 		fake.roots++;
 	pthread_mutex_unlock(&fake.lock);
 	return r;
+}
+int rootfs_usage(struct rootfs *rootfs, const char *container_id, uint64_t *ret_bytes, uint64_t *ret_inodes,
+		 struct err *err)
+{
+	(void)rootfs;
+	(void)container_id;
+	(void)err;
+	fake.measured++;
+	*ret_bytes = 4096;
+	*ret_inodes = 2;
+	return 0;
 }
 int rootfs_remove(struct rootfs *rootfs, const char *container_id, struct err *err)
 {
