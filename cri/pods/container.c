@@ -29,6 +29,9 @@ void container_free(struct object *object)
 
 	log_pump_free(c->pump);
 	free(c->usage);
+	for (size_t i = 0; i < c->n_kept; i++)
+		pb_free(c->kept[i]);
+	free(c->kept);
 	pb_free(c->state);
 	object_unref(&c->pod->object);
 	object_done(object);
@@ -220,6 +223,24 @@ int container_state(struct container *container)
 	return state;
 }
 
+/* With the pod's lock held. */
+static const Runtime__V1__LinuxContainerResources *resources_of(const struct container *c)
+{
+	const Runtime__V1__LinuxContainerConfig *lx = c->state->config ? c->state->config->linux : NULL;
+
+	return c->state->resources ? c->state->resources : lx ? lx->resources : NULL;
+}
+
+const Runtime__V1__LinuxContainerResources *container_resources(struct container *container)
+{
+	const Runtime__V1__LinuxContainerResources *r;
+
+	pthread_mutex_lock(&container->pod->lock);
+	r = resources_of(container);
+	pthread_mutex_unlock(&container->pod->lock);
+	return r;
+}
+
 /* False once it is gone. */
 static bool view(struct container *c, struct container_view *ret)
 {
@@ -232,6 +253,7 @@ static bool view(struct container *c, struct container_view *ret)
 		.id = c->object.id,
 		.pod_id = c->pod->object.id,
 		.config = s->config,
+		.resources = resources_of(c),
 		.image_id = s->image_id,
 		.image_ref = s->image_ref,
 		.image_name = s->image_name,

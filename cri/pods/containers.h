@@ -25,8 +25,9 @@ enum container_state {
 /* One moment of a container. Times are ns since the epoch, 0: not yet. */
 struct container_view {
 	const char *id, *pod_id;
-	const Runtime__V1__ContainerConfig *config;
-	const char *image_id;	/* "sha256:…" */
+	const Runtime__V1__ContainerConfig *config;	       /* as it was created */
+	const Runtime__V1__LinuxContainerResources *resources; /* as they are now; NULL: none */
+	const char *image_id;				       /* "sha256:…" */
 	const char *image_ref;	/* "repo@sha256:…" of its manifest; an image without one: the id */
 	const char *image_name; /* "repo:tag"; "": as the config names it */
 	enum container_state state;
@@ -62,6 +63,14 @@ void containers_stop(struct pods *pods, const char *id, int64_t timeout_s, struc
 		     pods_done_fn *done, void *arg);
 /* Idempotent; an unknown id is success. A running one is killed first. */
 void containers_remove(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg);
+/*
+ * Other limits for one that is created or runs: those that `resources` sets, the others stay. All of them, or
+ * none with the error. FailedPrecondition: it has exited, or asks for more memory than its VM has. A
+ * container that was updated is a retry's object all the same: its config is that of its creation.
+ */
+void containers_update(struct pods *pods, const char *id,
+		       const Runtime__V1__LinuxContainerResources *resources, struct call *call,
+		       pods_done_fn *done, void *arg);
 /* The new log file exists when this returns. Blocks while a file is opened. */
 int containers_reopen_log(struct pods *pods, const char *id, struct call *call, struct err *err);
 

@@ -64,6 +64,8 @@ static const char *cpus_of(const struct container *c)
 {
 	const Runtime__V1__LinuxContainerConfig *lx = c->state->config ? c->state->config->linux : NULL;
 
+	if (c->state->resources)
+		return c->state->resources->cpuset_cpus;
 	return lx && lx->resources ? lx->resources->cpuset_cpus : "";
 }
 

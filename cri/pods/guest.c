@@ -50,6 +50,18 @@ int guest_start(struct agent *agent, const char *id, struct err *err)
 	return ask(agent, &AGENT_TASK_START, &req.base, START_NS, err);
 }
 
+int guest_update(struct agent *agent, const char *id, const char *resources, struct err *err)
+{
+	Containerd__Task__V2__UpdateTaskRequest req = CONTAINERD__TASK__V2__UPDATE_TASK_REQUEST__INIT;
+	Google__Protobuf__Any any = GOOGLE__PROTOBUF__ANY__INIT;
+
+	any.value.data = (uint8_t *)lend(resources);
+	any.value.len = strlen(resources);
+	req.id = lend(id);
+	req.resources = &any;
+	return ask(agent, &AGENT_TASK_UPDATE, &req.base, CALL_NS, err);
+}
+
 int guest_kill(struct agent *agent, const char *id, uint32_t signo, bool all, int64_t timeout_ns,
 	       struct err *err)
 {

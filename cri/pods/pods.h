@@ -145,5 +145,11 @@ void pods_run(struct pods *pods, const Runtime__V1__PodSandboxConfig *config, co
 /* Both idempotent; an unknown id is success. One that is stopping or being removed already is joined. */
 void pods_stop(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg);
 void pods_remove(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg);
+/*
+ * Other limits for the CPUs of the pod's cgroup on the host: those that `resources` sets. NULL: nothing to
+ * do.
+ */
+void pods_update(struct pods *pods, const char *id, const Runtime__V1__LinuxContainerResources *resources,
+		 struct call *call, pods_done_fn *done, void *arg);
 
 #endif

@@ -10,10 +10,9 @@
  *              its removal.
  *            - pod.lock: one pod's fields and those of its containers. Held for an access, never across a
  *              call to a sandbox's agent, a CNI plugin, a registry or the store.
- *            - table.lock: innermost (object_internal.h).
- * Turns:     long work is marked, not locked: pod.op and container.op say who is changing the object. Jobs
- *            wait for their turn on pod.changed, at most until their call's deadline. Reads take pod.lock
- *            alone, so they never wait for work.
+ *            - table.lock: innermost (object_internal.h). Turns: long work is marked, not locked: pod.op and
+ *              container.op say who is changing the object. Jobs wait for their turn on pod.changed, at most
+ *              until their call's deadline. Reads take pod.lock alone, so they never wait for work.
  * Ownership: strings and messages of a state are written before the object is shown, or once at its end: a
  *            view may keep pointers to them while it holds a reference.
  */
@@ -65,6 +64,7 @@ enum work {
 	WORK_STOP,
 	WORK_REMOVE,
 	WORK_ADOPT,
+	WORK_UPDATE,
 };
 
 struct pod {
@@ -183,8 +183,10 @@ struct container {
 	bool exit_unknown;     /* the guest does not know it */
 	int32_t exit_code;     /* with `ending` */
 	int64_t exit_at_ns;
-	struct outcome *starting, *removing; /* of the work in progress, else NULL */
-	struct container_usage *usage;	     /* NULL before the first sample */
+	struct outcome *starting, *removing;	     /* of the work in progress, else NULL */
+	struct container_usage *usage;		     /* NULL before the first sample */
+	Runtime__V1__LinuxContainerResources **kept; /* former state->resources, which views may point to */
+	size_t n_kept;
 
 	struct outcome *stopping; /* of the stop in progress, else NULL */
 	int64_t kill_at_ns;	  /* when it sends SIGKILL */
@@ -227,6 +229,8 @@ int container_store_object(struct object *object, struct err *err);
 int container_forget(struct container *container, struct err *err);
 int container_turn_take(struct container *container, enum work op, struct call *call, struct err *err);
 void container_turn_give(struct container *container);
+/* Its limits as they are now, NULL: none. Valid as long as the container. */
+const Runtime__V1__LinuxContainerResources *container_resources(struct container *container);
 /* Its state at this moment; -1 once it is gone. */
 int container_state(struct container *container);
 void container_tell(struct container *container, enum pods_event event);
@@ -325,6 +329,10 @@ void exec_leave(struct pod *pod, size_t held);
  */
 int container_place_cpus(struct container *container, struct call *call, char **ret_guest, struct err *err);
 
+/* container_update.c */
+/* `old` (NULL: none) with all that `wanted` sets: malloc'ed, or NULL. */
+Runtime__V1__LinuxContainerResources *resources_merge(const Runtime__V1__LinuxContainerResources *old,
+						      const Runtime__V1__LinuxContainerResources *wanted);
 /* container_remove.c */
 int container_remove_now(struct container *container, struct call *call, struct err *err);
 
@@ -333,6 +341,8 @@ int container_remove_now(struct container *container, struct call *call, struct 
 int guest_create(struct agent *agent, const char *id, const char *bundle, bool terminal, bool stdin_open,
 		 struct err *err);
 int guest_start(struct agent *agent, const char *id, struct err *err);
+/* resources: the OCI object, as JSON. */
+int guest_update(struct agent *agent, const char *id, const char *resources, struct err *err);
 int guest_kill(struct agent *agent, const char *id, uint32_t signo, bool all, int64_t timeout_ns,
 	       struct err *err);
 /* exec_id "": the container itself. reply as of agent_call_async: only if this returns 0. */

@@ -33,7 +33,8 @@ const struct rpc_method service_methods[] = {
 	RUNTIME(ListContainers, list_containers, LANE_QUICK, .unary = service_list_containers),
 	RUNTIME(StreamContainers, stream_containers, LANE_QUICK, .stream = service_stream_containers),
 	RUNTIME(ContainerStatus, container_status, LANE_QUICK, .unary = service_container_status),
-	RUNTIME(UpdateContainerResources, update_container_resources, LANE_QUICK, NONE),
+	RUNTIME(UpdateContainerResources, update_container_resources, LANE_QUICK,
+		.async = service_update_container_resources),
 	RUNTIME(ReopenContainerLog, reopen_container_log, LANE_SLOW, .unary = service_reopen_container_log),
 	RUNTIME(ExecSync, exec_sync, LANE_EXEC, .unary = service_exec_sync),
 	RUNTIME(Exec, exec, LANE_QUICK, NONE),
@@ -58,7 +59,8 @@ const struct rpc_method service_methods[] = {
 	RUNTIME(ListPodSandboxMetrics, list_pod_sandbox_metrics, LANE_QUICK, NONE),
 	RUNTIME(StreamPodSandboxMetrics, stream_pod_sandbox_metrics, LANE_QUICK, NONE),
 	RUNTIME(RuntimeConfig, runtime_config, LANE_QUICK, .unary = service_runtime_config),
-	RUNTIME(UpdatePodSandboxResources, update_pod_sandbox_resources, LANE_QUICK, NONE),
+	RUNTIME(UpdatePodSandboxResources, update_pod_sandbox_resources, LANE_QUICK,
+		.async = service_update_pod_sandbox_resources),
 
 	/* ImageService */
 	IMAGE(ListImages, list_images, LANE_QUICK, .unary = service_list_images),

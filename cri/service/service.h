@@ -93,6 +93,9 @@ SERVICE_STREAM(stream_container_stats);
 SERVICE_ASYNC(pod_sandbox_stats);
 SERVICE_ASYNC(list_pod_sandbox_stats);
 SERVICE_STREAM(stream_pod_sandbox_stats);
+/* update.c */
+SERVICE_ASYNC(update_container_resources);
+SERVICE_ASYNC(update_pod_sandbox_resources);
 /* exec.c */
 SERVICE_HANDLER(exec_sync);
 /* image.c */

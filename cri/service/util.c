@@ -148,11 +148,11 @@ int service_container_status_of(Runtime__V1__ContainerStatus *s, const struct co
 	    pb_set_str(&s->log_path, view->log_path) < 0 ||
 	    (!str_empty(view->image_name) && pb_set_str(&s->image->image, view->image_name) < 0))
 		return -ENOMEM;
-	if (config->linux && config->linux->resources) {
+	if (view->resources) {
 		s->resources = pb_new(&runtime__v1__container_resources__descriptor);
 		if (!s->resources)
 			return -ENOMEM;
-		s->resources->linux = PB_CLONE(config->linux->resources);
+		s->resources->linux = PB_CLONE(view->resources);
 	}
 	if (fill_user(s, view) < 0 || fill_mounts(s, config) < 0 ||
 	    service_copy_map(&s->labels, &s->n_labels, config->labels, config->n_labels) < 0)
