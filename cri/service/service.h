@@ -96,6 +96,10 @@ SERVICE_STREAM(stream_pod_sandbox_stats);
 /* update.c */
 SERVICE_ASYNC(update_container_resources);
 SERVICE_ASYNC(update_pod_sandbox_resources);
+/* metrics.c */
+SERVICE_HANDLER(list_metric_descriptors);
+SERVICE_ASYNC(list_pod_sandbox_metrics);
+SERVICE_STREAM(stream_pod_sandbox_metrics);
 /* exec.c */
 SERVICE_HANDLER(exec_sync);
 /* image.c */
