@@ -34,7 +34,8 @@ struct vmm_config {
 	char *virtiofsd_log_level;
 	char *virtiofsd_cache;
 	uint32_t virtiofsd_thread_pool_size;
-	bool task_debug; /* task.debug on the kernel command line */
+	uint32_t virtiofsd_max_files; /* descriptors of a virtiofsd; 0: what the server itself may have */
+	bool task_debug;	      /* task.debug on the kernel command line */
 	bool task_enable_tracing;
 	char *spawn_helper;	 /* NULL: looked for as a helper */
 	char *vsock_daemon_path; /* NULL: vhost-device-vsock, as a helper, else /dev/vhost-vsock */

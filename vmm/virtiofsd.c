@@ -12,7 +12,9 @@
 #include "base/util.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <limits.h>
+#include <sys/resource.h>
 
 #define LEGACY_PATH "/usr/lib/qemu/virtiofsd"
 #define RUST_NAME   "virtiofsd"
@@ -60,6 +62,21 @@ int virtiofsd_find(const struct vmm_config *config, char *out, size_t size, bool
 			      "no virtiofsd on this host: looked for in %s, and as /usr/libexec/virtiofsd, "
 			      "/usr/lib/virtiofsd and " LEGACY_PATH,
 			      searched);
+}
+
+/*
+ * A file that the guest knows of is a descriptor of virtiofsd: without a bound one guest takes the host's
+ * memory for them, and what all processes may open together. The bound is the daemon's own hard limit at
+ * most, which it has from this process and may not raise. 0: none is configured.
+ */
+static uint64_t max_files(const struct vmm_config *config)
+{
+	struct rlimit own;
+
+	if (config->virtiofsd_max_files == 0 || getrlimit(RLIMIT_NOFILE, &own) < 0 ||
+	    own.rlim_max > config->virtiofsd_max_files)
+		return config->virtiofsd_max_files;
+	return own.rlim_max;
 }
 
 /* The cache policies of the Rust program by the names of the C one. */
@@ -147,6 +164,9 @@ int virtiofsd_command(const struct vmm_config *config, const char *path, bool le
 	else
 		r = rust_command(path, cache, level, config->virtiofsd_thread_pool_size, shared_dir, fd,
 				 &argv);
+	/* Both programs take 0 for "as it is". */
+	if (r == 0)
+		r = strv_addf(&argv, "--rlimit-nofile=%" PRIu64, max_files(config));
 	if (r < 0)
 		return err_set_errno(err, r, "virtiofsd's command line");
 	*ret_argv = move_ptr(argv);

@@ -96,6 +96,9 @@ static const struct key keys[] = {
 	 "never auto always metadata", "never, auto, always or metadata."},
 	{"hypervisor.virtiofsd", "thread_pool_size", KEY_U32, AT(hypervisor.virtiofsd_thread_pool_size), 0,
 	 256, NULL, NULL},
+	{"hypervisor.virtiofsd", "max_files", KEY_U32, AT(hypervisor.virtiofsd_max_files), 256, 1048576, NULL,
+	 "Files of the host that one pod's virtiofsd holds at most; each one that the guest knows of "
+	 "counts."},
 	{"hypervisor.task", "debug", KEY_BOOL, AT(hypervisor.task_debug), 0, 0, NULL,
 	 "The agent's debug log, and a root shell in the guest on vsock port 1025."},
 	{"hypervisor.task", "enable_tracing", KEY_BOOL, AT(hypervisor.task_enable_tracing), 0, 0, NULL, NULL},
@@ -115,10 +118,12 @@ static const void *field_of_const(const struct config *config, const struct key 
 
 int config_init(struct config *config)
 {
-	struct config c = {
-		.server.log_level = LOG_LEVEL_INFO,
-		.sandbox.spoof_check = true,
-		.hypervisor = {.vcpus = 1, .memory_bytes = 1024 * MIB, .virtiofsd_thread_pool_size = 4}};
+	struct config c = {.server.log_level = LOG_LEVEL_INFO,
+			   .sandbox.spoof_check = true,
+			   .hypervisor = {.vcpus = 1,
+					  .memory_bytes = 1024 * MIB,
+					  .virtiofsd_thread_pool_size = 4,
+					  .virtiofsd_max_files = 262144}};
 	const struct {
 		char **field;
 		const char *value;

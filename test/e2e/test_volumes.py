@@ -220,3 +220,26 @@ class Volumes(Case):
             flags = os.statvfs(path).f_flag
             self.assertTrue(flags & os.ST_NOSUID and flags & 4, f"{path}: {flags:#x}")  # 4: ST_NODEV
         container.remove(force=True)
+
+
+class ManyFiles(Case):
+    """A bound on the files that one pod's virtiofsd holds."""
+
+    config = {"hypervisor.virtiofsd": {"max_files": 1000}}
+
+    def test_a_pod_that_holds_too_many_files_gets_an_error(self):
+        """Each file that the guest knows of is one of virtiofsd's: beyond the bound the pod gets an error, and others get none."""
+        volume = self.server.dir / "many"
+        volume.mkdir()
+        pod, other = self.server.runp(), self.server.runp()
+        container = pod.run(SHELL + ["i=0; while [ $i -lt 2000 ]; do : > /v/$i || break; i=$((i+1)); done; echo $i; sleep 1000"],
+                            mounts=[mount(volume, "/v")])
+        eventually(lambda: container.log_lines(), 120, "it goes on")
+        text = container.logs()
+        self.assertRegex(text.lower(), "too many open files|no file descriptors available")
+        made = len(list(volume.iterdir()))
+        self.assertTrue(500 < made < 1000, made)
+        self.assertEqual(pod.status()["state"], "SANDBOX_READY")
+        self.assertEqual(other.output(SHELL + ["echo x > /file && cat /file"]), "x\n")
+        container.remove(force=True)
+        self.assertEqual(pod.output(SHELL + ["echo again > /file && cat /file"]), "again\n")

@@ -87,6 +87,7 @@ static void empty_file_gives_the_defaults(void **state)
 	assert_string_equal(f->config.hypervisor.entropy_source, "/dev/urandom");
 	assert_string_equal(f->config.hypervisor.virtiofsd_cache, "auto");
 	assert_int_equal(f->config.hypervisor.virtiofsd_thread_pool_size, 4);
+	assert_int_equal(f->config.hypervisor.virtiofsd_max_files, 262144);
 	assert_false(f->config.hypervisor.hugepages);
 }
 
@@ -136,7 +137,7 @@ static void A5_every_key_is_read(void **state)
 		"kernel_path = '/j'\nimage_path = '/k'\nkernel_params = 'quiet x=y'\n"
 		"hugepages = true\nentropy_source = '/l'\ndebug = true\n"
 		"[hypervisor.virtiofsd]\npath = '/m'\nlog_level = 'debug'\ncache = 'never'\n"
-		"thread_pool_size = 7\n"
+		"thread_pool_size = 7\nmax_files = 4096\n"
 		"[hypervisor.task]\ndebug = true\nenable_tracing = true\n";
 	const struct config *c = &f->config;
 
@@ -169,6 +170,7 @@ static void A5_every_key_is_read(void **state)
 	assert_string_equal(c->hypervisor.virtiofsd_log_level, "debug");
 	assert_string_equal(c->hypervisor.virtiofsd_cache, "never");
 	assert_int_equal(c->hypervisor.virtiofsd_thread_pool_size, 7);
+	assert_int_equal(c->hypervisor.virtiofsd_max_files, 4096);
 	assert_true(c->hypervisor.task_debug);
 	assert_true(c->hypervisor.task_enable_tracing);
 }

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <cmocka.h>
 
@@ -352,6 +353,31 @@ static void virtiofsd_command_speaks_both_dialects(void **state)
 			"source=/s,cache=none,log_level=info,sandbox=namespace,xattr,announce_submounts"));
 }
 
+/* The bound on the descriptors of a virtiofsd; what the server itself may not have, it cannot give. */
+static void virtiofsd_command_bounds_the_files(void **state)
+{
+	struct vmm_config config = {.virtiofsd_max_files = 300};
+	char **few CLEANUP_STRV = NULL, **legacy CLEANUP_STRV = NULL, **many CLEANUP_STRV = NULL,
+		   **any CLEANUP_STRV = NULL;
+	struct err err = ERR_INIT;
+	struct rlimit own;
+	char text[64];
+
+	(void)state;
+	assert_int_equal(virtiofsd_command(&config, "v", false, "/s", 4, &few, &err), 0);
+	assert_string_equal(few[strv_len(few) - 1], "--rlimit-nofile=300");
+	assert_int_equal(virtiofsd_command(&config, "v", true, "/s", 4, &legacy, &err), 0);
+	assert_string_equal(legacy[strv_len(legacy) - 1], "--rlimit-nofile=300");
+	config.virtiofsd_max_files = 0;
+	assert_int_equal(virtiofsd_command(&config, "v", false, "/s", 4, &any, &err), 0);
+	assert_string_equal(any[strv_len(any) - 1], "--rlimit-nofile=0");
+	config.virtiofsd_max_files = UINT32_MAX;
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &own), 0);
+	snprintf(text, sizeof(text), "--rlimit-nofile=%llu", (unsigned long long)own.rlim_max);
+	assert_int_equal(virtiofsd_command(&config, "v", false, "/s", 4, &many, &err), 0);
+	assert_string_equal(many[strv_len(many) - 1], text);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -369,6 +395,7 @@ int main(void)
 		cmocka_unit_test(qemu_command_has_what_the_vm_needs),
 		cmocka_unit_test(commands_refuse_what_options_cannot_carry),
 		cmocka_unit_test(virtiofsd_command_speaks_both_dialects),
+		cmocka_unit_test(virtiofsd_command_bounds_the_files),
 	};
 
 	return cmocka_run_group_tests_name("vmm_parse", tests, NULL, NULL);
