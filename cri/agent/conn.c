@@ -168,8 +168,10 @@ static int take_in(struct agent_conn *conn, struct err *err)
 			return err_set_status(err, -ECONNRESET, ERR_UNAVAILABLE,
 					      "the guest agent closed the connection");
 		r = ttrpc_feed(conn->ttrpc, data, (size_t)n, err);
-		if (r < 0)
+		if (r < 0) {
+			err->status = ERR_INTERNAL; /* no argument of a caller's is at fault */
 			return err_wrap(err, "malformed reply from the guest agent");
+		}
 		if ((size_t)n < sizeof(data))
 			return 0;
 	}

@@ -17,6 +17,7 @@
 
 #define START_NS (60 * NS_PER_SEC)
 #define POLL_MS	 10000
+#define LATE_NS	 (1 * NS_PER_SEC) /* after the command's time no answer is waited for longer */
 #define PAUSE_NS (100 * NS_PER_MS)
 
 struct exec {
@@ -77,7 +78,9 @@ static void forget(struct exec *e, bool ended)
 	kill_req.exec_id = wait.exec_id = del.exec_id = e->exec_id;
 	kill_req.signal = SIGKILL;
 	if (!ended) {
-		(void)ask(e, &AGENT_TASK_KILL, &kill_req.base, CALL_NS, NULL);
+		/* A guest that is silent once is not waited for again. */
+		if (ask(e, &AGENT_TASK_KILL, &kill_req.base, CALL_NS, NULL) == -ETIMEDOUT)
+			return;
 		(void)ask(e, &AGENT_TASK_WAIT, &wait.base, CALL_NS, NULL);
 	}
 	(void)ask(e, &AGENT_TASK_DELETE, &del.base, CALL_NS, NULL);
@@ -121,7 +124,7 @@ static int read_output(struct exec *e, struct err *err)
 	Crivisor__Agent__V1__ReadLogRequest req = CRIVISOR__AGENT__V1__READ_LOG_REQUEST__INIT;
 	Crivisor__Agent__V1__AckRequest ack = CRIVISOR__AGENT__V1__ACK_REQUEST__INIT;
 	uint64_t offset = 0, before;
-	int64_t left_ns;
+	int64_t left_ns, answer_ns;
 	int r = 0;
 
 	req.container_id = ack.container_id = e->container->object.id;
@@ -134,15 +137,21 @@ static int read_output(struct exec *e, struct err *err)
 			return r;
 		req.offset = offset;
 		req.wait_ms = left_ns / NS_PER_MS < POLL_MS ? (uint32_t)(left_ns / NS_PER_MS) + 1 : POLL_MS;
-		r = agent_conn_call_by(e->conn, e->call, &AGENT_READ_LOG, &req.base,
-				       POLL_MS * NS_PER_MS + CALL_NS, (ProtobufCMessage **)&resp, err);
+		answer_ns = POLL_MS * NS_PER_MS + CALL_NS;
+		if (left_ns < answer_ns - LATE_NS)
+			answer_ns = left_ns + LATE_NS;
+		r = agent_conn_call_by(e->conn, e->call, &AGENT_READ_LOG, &req.base, answer_ns,
+				       (ProtobufCMessage **)&resp, err);
 		if (r < 0)
 			return r;
 		before = offset;
 		r = take_records(e, resp, &offset, err);
 		e->eof = resp->eof;
 		pb_free(resp);
-		/* An honest agent has waited before it says nothing; one that says it at once must not busy this thread. */
+		/*
+		 * An honest agent has waited before it says nothing; one that says it at once must not busy
+		 * this thread.
+		 */
 		if (r == 0 && offset == before && !e->eof)
 			r = call_sleep(e->call, now_monotonic_ns() + PAUSE_NS, err);
 		if (r == 0 && offset > ack.offset && !e->eof) {
