@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A registry over HTTP on loopback that serves what a test gives it, right or wrong."""
+"""What is hostile: the list of behaviours, and a registry over HTTP on loopback that serves what a test gives it, right or wrong.
+
+A behaviour is a function `name(world)` with a docstring, in evil_guests.py, evil_containers.py, evil_images.py or
+evil_registries.py; test_evil.py runs them all against one server, and looks after each one whether anything was harmed.
+"""
 
 import http.server
 import json
@@ -7,6 +11,19 @@ import re
 import threading
 
 from harness import oci
+
+KINDS = ("guest", "container", "image", "registry")
+BEHAVIOURS = {kind: [] for kind in KINDS}
+
+
+def hostile(kind):
+    """Adds a function to the behaviours of that kind."""
+    def add(function):
+        if not function.__doc__:
+            raise TypeError(f"{function.__name__} does not say what it does")
+        BEHAVIOURS[kind].append(function)
+        return function
+    return add
 
 
 class EvilRegistry:
