@@ -118,10 +118,19 @@ class Link:
                 method = parts.get(2, b"").decode()
                 self.methods[id] = method
                 lie = self.agent.lies.get(method)
-                if lie and lie(self, id, parts.get(3, b"")):
-                    self.agent.told[method] = self.agent.told.get(method, 0) + 1
+                if lie and self.told(method, lie, id, parts.get(3, b"")):
                     continue
             self.guest.sendall(raw)
+
+    def told(self, method, lie, id, request):
+        """Lets the lie answer; counts it if it did, also where the server has hung up before its end."""
+        taken = True
+        try:
+            taken = lie(self, id, request)
+        finally:
+            if taken:
+                self.agent.told[method] = self.agent.told.get(method, 0) + 1
+        return taken
 
     def from_guest(self):
         for id, kind, flags, body, raw in frames(self.guest):

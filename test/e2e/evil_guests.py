@@ -94,15 +94,15 @@ def answers_that_nobody_asked_for(world):
 
 @guest
 def calls_to_the_server(world):
-    """The guest sends requests of its own: the server serves none."""
+    """The guest sends requests of its own: the server serves none, and gives the connection up."""
     body = data(1, "containerd.task.v2.Task") + data(2, "Create") + data(3, data(1, "x" * 64))
 
     def lie(link, id, request):
         for n in range(1000):
             link.frame(2 * n + 2, REQUEST, body)
-        return False
+        return True
     world.victim.lie(Exec=lie)
-    world.exec()
+    world.exec_fails("Internal", "nobody asked for")
 
 
 @guest

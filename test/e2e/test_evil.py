@@ -122,7 +122,7 @@ class World:
 
     def look_at_victim(self):
         """A guest whose frames make no sense may be given up."""
-        if self.held and self.held.pod.status()["state"] != "SANDBOX_READY":
+        if self.held and not self.held.spoiled and self.held.pod.status()["state"] != "SANDBOX_READY":
             self.held.spoiled = True
 
     def fails(self, code, function, *args, words=(), **kw):
@@ -241,11 +241,11 @@ class Evil(Case):
         cls.counts = {}
 
     def run_all(self, kind):
-        """Every behaviour of the kind; the first harm ends the test. Which ones were seen is printed."""
+        """Every behaviour of the kind, or those whose name has the pattern CRV_EVIL. Each is printed, and their number."""
         world, seen = World(self), 0
         wanted = os.environ.get("CRV_EVIL", "")
         for behaviour in evil.BEHAVIOURS[kind]:
-            if wanted not in behaviour.__name__:
+            if not re.search(wanted, behaviour.__name__):
                 continue
             began = time.monotonic()
             with self.subTest(kind=kind, behaviour=behaviour.__name__):
@@ -260,8 +260,8 @@ class Evil(Case):
             print(f"    {kind}: {behaviour.__name__} ({time.monotonic() - began:.1f} s)", flush=True)
         if world.held:
             world.end_victim()
-        self.assertEqual(seen, len([b for b in evil.BEHAVIOURS[kind] if wanted in b.__name__]))
-        print(f"    hostile behaviours of a {kind} that harmed nobody: {seen}", flush=True)
+        self.assertEqual(seen, len([b for b in evil.BEHAVIOURS[kind] if re.search(wanted, b.__name__)]))
+        print(f"    hostile behaviours that harmed nobody, of kind {kind}: {seen}", flush=True)
 
     def test_guests(self):
         self.run_all("guest")
