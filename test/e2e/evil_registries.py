@@ -142,7 +142,7 @@ def a_byte_a_second(world):
                 handler.connection.sendall(b" ")
             except OSError:
                 return
-    world.pull(served(world, drip), "DeadlineExceeded", seconds=3)
+    world.pull(served(world, drip, "evil/registry/manifests/"), "DeadlineExceeded", seconds=3)
     good = world.registry.add("evil/good", image("good"))
     world.server.crictl("pull", good)
     world.server.crictl("rmi", good)

