@@ -52,7 +52,8 @@ def records(*texts, offset=0, eof=False, stream=1):
 @guest
 def a_frame_of_4_gib(world):
     """The header of an answer announces 4 GiB."""
-    world.victim.lie(Exec=once(lambda link, id, request: link.raw(HEADER.pack(0xFFFFFFFF, id, RESPONSE, 0) + b"x" * 4096)))
+    world.victim.lie(ReadLog=of_an_exec(once(
+        lambda link, id, request: link.raw(HEADER.pack(0xFFFFFFFF, id, RESPONSE, 0) + b"x" * 4096))))
     world.exec_fails()
 
 
