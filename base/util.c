@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "base/util.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -301,16 +302,19 @@ int write_file(const char *path, const void *data, size_t len, mode_t mode)
 	return write_full(fd, data, len);
 }
 
+#define UNFINISHED   ".tmp."
+#define RANDOM_BYTES 8
+
 int write_file_atomic(const char *path, const void *data, size_t len, mode_t mode, bool sync)
 {
-	char suffix[17];
+	char suffix[2 * RANDOM_BYTES + 1];
 	char *tmp CLEANUP_FREE = NULL;
 	int fd CLEANUP_CLOSE = -1;
-	int r = random_hex(8, suffix);
+	int r = random_hex(RANDOM_BYTES, suffix);
 
 	if (r < 0)
 		return r;
-	tmp = xasprintf("%s.tmp.%s", path, suffix);
+	tmp = xasprintf("%s" UNFINISHED "%s", path, suffix);
 	if (!tmp)
 		return -ENOMEM;
 	fd = open(tmp, O_WRONLY | O_CLOEXEC | O_CREAT | O_EXCL, mode);
@@ -323,6 +327,32 @@ int write_file_atomic(const char *path, const void *data, size_t len, mode_t mod
 		r = -errno;
 	if (r < 0)
 		unlink(tmp);
+	return r;
+}
+
+static bool is_unfinished(const char *name)
+{
+	size_t len = strlen(name), tail = strlen(UNFINISHED) + 2 * RANDOM_BYTES;
+	const char *end = len > tail ? name + len - tail : "";
+
+	return str_starts(end, UNFINISHED) &&
+	       strspn(end + strlen(UNFINISHED), "0123456789abcdef") == 2 * RANDOM_BYTES;
+}
+
+int remove_unfinished(const char *dir)
+{
+	DIR *d = opendir(dir);
+	const struct dirent *de;
+	int r = 0;
+
+	if (!d)
+		return errno == ENOENT ? 0 : -errno;
+	while ((de = readdir(d))) {
+		if (is_unfinished(de->d_name) && unlinkat(dirfd(d), de->d_name, 0) < 0 && errno != ENOENT &&
+		    r == 0)
+			r = -errno;
+	}
+	closedir(d);
 	return r;
 }
 

@@ -157,8 +157,16 @@ static inline int read_file(const char *path, size_t max, char **ret_data, size_
 }
 /* Writes a file in place (O_TRUNC|O_CREAT if mode != 0, else it must exist: /proc and cgroup files). */
 int write_file(const char *path, const void *data, size_t len, mode_t mode);
-/* Writes path.tmp.<random>, fsyncs if sync, renames over path. */
+/*
+ * Writes path.tmp.<random>, fsyncs if sync, renames over path. A process that is killed in between leaves
+ * that file: the directory's owner calls remove_unfinished at its next start.
+ */
 int write_file_atomic(const char *path, const void *data, size_t len, mode_t mode, bool sync);
+/*
+ * Removes the files of a directory that a write_file_atomic has left unfinished, while nobody writes there. A
+ * missing directory is success. Goes on after an error and returns the first.
+ */
+int remove_unfinished(const char *dir);
 /* mkdir -p. An existing directory is success. */
 int mkdir_p(const char *path, mode_t mode);
 /*

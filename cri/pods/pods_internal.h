@@ -439,9 +439,9 @@ void container_adopt_all(struct pod *pod, struct call *call);
 
 /* sweep.c */
 /*
- * At the first start after a boot of the host, once rows have been read: removes what lies in state_dir and
- * no row knows. A power cut may have taken the last commits, but not what they were about. What fails is
- * logged. Blocks.
+ * Once rows have been read: removes what a killed server was writing into state_dir; at the first start after
+ * a boot of the host also what lies there and no row knows. A power cut may have taken the last commits, but
+ * not what they were about. What fails is logged. Blocks.
  */
 void state_sweep(struct pods *pods);
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* After a power cut: removes files whose rows are gone, since the database lost its last commits. */
+/*
+ * What the server's end has left beside its rows: files that were not finished, and after a power cut files
+ * whose rows are gone, since the database lost its last commits.
+ */
 #include "cri/pods/pods_internal.h"
 
 #include "base/log.h"
@@ -94,6 +97,20 @@ static void sweep_attachments(struct pods *pods)
 	}
 }
 
+static void sweep_unfinished(struct pods *pods)
+{
+	static const char *const places[] = {"", "/cni"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+		char *path CLEANUP_FREE = xasprintf("%s%s", pods->parts.config->server.state_dir, places[i]);
+		int r = path ? remove_unfinished(path) : -ENOMEM;
+
+		if (r < 0)
+			log_error("removing unfinished files in %s: %s", path ? path : "the state directory",
+				  strerror(-r));
+	}
+}
+
 void state_sweep(struct pods *pods)
 {
 	char *path CLEANUP_FREE = xasprintf("%s/boot_id", pods->parts.config->server.state_dir);
@@ -101,6 +118,7 @@ void state_sweep(struct pods *pods)
 	char *then CLEANUP_FREE = NULL;
 	int r = procfs_boot_id(now);
 
+	sweep_unfinished(pods);
 	if (r < 0 || !path)
 		return;
 	/* Within one boot no row is ever lost, and files that a VM may use are never removed on a guess. */

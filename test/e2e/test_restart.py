@@ -113,11 +113,13 @@ class Restart(Case):
         lost, state = "f" * 64, self.server.state_dir
         left = [state / "containers" / lost / "upper" / "file", state / "logs" / f"{lost}.pos", state / "cni" / f"{lost}.json",
                 self.server.dir / "ipam" / "crvtest" / (self.server.subnet.rsplit(".", 1)[0] + ".77")]
-        for path in left:
+        unfinished = [state / "cni" / f"{lost}.json.tmp.0123456789abcdef", state / "boot_id.tmp.0123456789abcdef"]
+        for path in left + unfinished:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{lost}\r\neth0")
         self.restart(signal.SIGTERM)
         self.assertEqual([path for path in left if not path.exists()], [], "removed though the host was not booted")
+        self.assertEqual([path for path in unfinished if path.exists()], [], "a killed server was writing them")
         (state / "boot_id").write_text("another\n")
         self.restart(signal.SIGTERM)
         self.assertEqual([path for path in [*left, left[0].parents[1]] if path.exists()], [])

@@ -127,6 +127,35 @@ static void write_file_atomic_replaces_and_leaves_nothing_behind(void **state)
 	assert_int_equal(remove_tree(dir), 0);
 }
 
+static void remove_unfinished_takes_what_a_killed_writer_left_and_nothing_else(void **state)
+{
+	static const char *const kept[] = {"f",
+					   "f.tmp.",
+					   "f.tmp.0123456789abcde",
+					   "f.tmp.0123456789abcdeg",
+					   ".tmp.0123456789abcdef",
+					   "f.tmp.0123456789abcdef.json"};
+	char *dir CLEANUP_FREE = make_dir();
+	char *gone CLEANUP_FREE = xasprintf("%s/f.json.tmp.0123456789abcdef", dir);
+
+	(void)state;
+	assert_int_equal(write_file(gone, "x", 1, 0600), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(kept); i++) {
+		char *path CLEANUP_FREE = xasprintf("%s/%s", dir, kept[i]);
+
+		assert_int_equal(write_file(path, "x", 1, 0600), 0);
+	}
+	assert_int_equal(remove_unfinished(dir), 0);
+	assert_int_equal(access(gone, F_OK), -1);
+	for (size_t i = 0; i < ARRAY_SIZE(kept); i++) {
+		char *path CLEANUP_FREE = xasprintf("%s/%s", dir, kept[i]);
+
+		assert_int_equal(access(path, F_OK), 0);
+	}
+	assert_int_equal(remove_tree(dir), 0);
+	assert_int_equal(remove_unfinished(dir), 0);
+}
+
 /* Moves chains that are deeper than a removal goes at once into the tree, for ever. */
 static void keep_writing(const char *tree, const char *outside)
 {
@@ -336,6 +365,7 @@ int main(void)
 		cmocka_unit_test(utf8_valid_refuses_what_rfc3629_does),
 		cmocka_unit_test(strv_add_grows_and_frees),
 		cmocka_unit_test(write_file_atomic_replaces_and_leaves_nothing_behind),
+		cmocka_unit_test(remove_unfinished_takes_what_a_killed_writer_left_and_nothing_else),
 		cmocka_unit_test(remove_tree_until_with_writers_ends_in_time),
 		cmocka_unit_test(remove_tree_follows_no_symlink),
 		cmocka_unit_test(remove_tree_stops_at_a_bind_mount_of_the_same_file_system),
