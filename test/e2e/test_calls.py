@@ -156,6 +156,25 @@ class GoesOn(WithAPod):
         took = stamp_seconds(status["finishedAt"]) - began
         self.assertTrue(4 <= took < 4 + secs(2), f"killed after {took:.1f} s, not 4")
 
+    def test_of_stops_that_overtake_each_other_the_shortest_grace_wins(self):
+        """Whichever comes first, and both callers are answered when it has ended."""
+        for graces in (("60", "2"), ("2", "60")):
+            with self.subTest(graces):
+                deaf = self.pod.run(["sh", "-c", "trap 'echo term' TERM; echo up; while :; do sleep 0.1; done"])
+                eventually(deaf.logs, 10, "it did not start")
+                began = time.time()
+                clients = []
+                for grace in graces:
+                    clients.append(self.server.crictl_start("stop", "-t", grace, deaf.id))
+                    eventually(lambda: "term" in deaf.logs(), 4, "no SIGTERM came")
+                for client in clients:
+                    _, err = client.communicate(timeout=secs(20))
+                    self.assertEqual(client.returncode, 0, err)
+                status = deaf.status()
+                self.assertEqual(int(status["exitCode"]), 137)
+                took = stamp_seconds(status["finishedAt"]) - began
+                self.assertTrue(2 <= took < 2 + secs(4), f"killed after {took:.1f} s, not 2")
+
     def test_a_creation_completes_and_the_same_request_answers_it(self):
         def create(**fields):
             return self.pod.create(["sleep", "1000"], name="twice", **fields).id

@@ -63,6 +63,23 @@ class Pull(Case):
         self.server.pull(reference)
         self.assertIn(reference, self.server.json("inspecti", reference)["status"]["repoDigests"])
 
+    def test_pull_by_the_digest_of_an_index_and_of_its_platform(self):
+        """Each of the three names leads to the same image; by the index's digest its platform is chosen as by the tag."""
+        index = catalog.multi()
+        own = next(image for image in index.parts() if image.id == self.image_id_of_tag(f"{REGISTRY}/test/multi:1"))
+        for digest in (oci.digest(index.manifest), oci.digest(own.manifest)):
+            with self.subTest(digest):
+                reference = f"{REGISTRY}/test/multi@{digest}"
+                self.server.pull(reference)
+                status = self.server.json("inspecti", reference)["status"]
+                self.assertEqual(status["id"], own.id)
+                self.assertIn(reference, status["repoDigests"])
+                self.assertEqual(self.pod.output(image=reference), "amd64 was chosen\n")
+
+    def image_id_of_tag(self, reference):
+        self.server.pull(reference)
+        return self.image_id(reference)
+
     def test_a_moved_tag_leaves_the_old_image_untagged(self):
         for text in ("one", "two"):
             oci.push(oci.Image([oci.Layer().add("f", text)]), REGISTRY, "test/moving", "1")

@@ -190,6 +190,28 @@ class Network(Case):
         with self.refused("Internal", "bad", "badnet"):
             self.server.runp()
 
+    def test_plugin_whose_del_fails_or_is_nonsense(self):
+        """An answer to DEL counts for nothing. One that fails is told to who removes, and is tried again; the VM is gone all the same."""
+        answer = '{"cniVersion": "1.0.0", "ips": [{"address": "10.94.7.5/24"}]}'
+        add = f"[ $CNI_COMMAND != ADD ] || {{ nsenter --net=$CNI_NETNS ip link add $CNI_IFNAME type dummy; echo '{answer}'; exit 0; }}\n"
+        mark = self.server.dir / "mended"
+        self.plugin(f"cat >/dev/null\n{add}echo this is no JSON\n")
+        pod = self.server.runp()
+        pod.stop()
+        pod.remove()
+        self.plugin(f"cat >/dev/null\n{add}[ -e {mark} ] || {{ echo '{{\"cniVersion\": \"1.0.0\", \"code\": 102, "
+                    f"\"msg\": \"the mice are back\"}}'; exit 1; }}\n")
+        pod = self.server.runp()
+        sandbox = pod.sandbox
+        with self.refused("Internal", "bad", "the mice are back"):
+            pod.stop()
+        self.assertEqual([line for line, _ in self.server.process_texts().values() if sandbox in line], [])
+        mark.write_text("")
+        pod.stop()
+        pod.remove()
+        self.assertEqual(self.server.pod_ids(), [])
+        self.assertEqual(self.server.rows(), [])
+
     @waits
     def test_plugin_that_hangs(self):
         self.plugin('[ "$CNI_COMMAND" = ADD ] || exit 0; sleep 4714\n')
