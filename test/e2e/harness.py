@@ -84,7 +84,7 @@ def rows(*names, driver=None):
 
 
 def waits(test):
-    """Marks a test, or a class of them, that mostly waits for a time limit of the product to pass: test/e2e/run runs it beside others."""
+    """Marks a test, or a class of them, that mostly waits, for a time limit of the product or a guest: test/e2e/run runs it beside others."""
     test.waiting = True
     return test
 

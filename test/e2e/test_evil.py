@@ -18,7 +18,7 @@ import evil_guests  # noqa: F401
 import evil_images  # noqa: F401
 import evil_registries  # noqa: F401
 from evil_agent import EvilAgent, await_socket
-from harness import BUSYBOX, Background, Case, CliError, below, eventually, secs
+from harness import BUSYBOX, Background, Case, CliError, below, eventually, secs, waits
 
 RSS_KB = 64 << 10  # more than at the beginning; what the store of images and the buffers of calls may keep
 HOST_FILES = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/hosts", "/etc/resolv.conf", "/dev/null", "/bin/sh")
@@ -263,9 +263,11 @@ class Evil(Case):
         self.assertEqual(seen, len([b for b in evil.BEHAVIOURS[kind] if re.search(wanted, b.__name__)]))
         print(f"    hostile behaviours that harmed nobody, of kind {kind}: {seen}", flush=True)
 
+    @waits
     def test_guests(self):
         self.run_all("guest")
 
+    @waits
     def test_containers(self):
         self.run_all("container")
 
