@@ -202,10 +202,16 @@ int ch_call(struct vm *vm, const char *method, const char *endpoint, struct json
 				.body = body,
 				.stop_fd = vm->stop_fd,
 				.pid_fd = vm->procs[VM_ROLE_VMM].pidfd};
+	struct sockaddr_un a;
 	int r = vm_path(vm, VM_FILE_API, path, sizeof(path), err);
+	int target CLEANUP_CLOSE = r == 0 ? sock_target(path, &a) : -1;
 
+	if (target >= 0)
+		rq.socket = a.sun_path;
 	if (r == 0)
 		r = vm_check_alive(vm, err);
+	if (r == 0 && target == -ENOTSOCK)
+		r = err_set_errno(err, target, "cloud-hypervisor's API %s", path);
 	if (r == 0) {
 		r = ch_request(&rq, deadline_ns, ret_reply, err);
 		if (r == -ENOTCONN) {

@@ -174,6 +174,11 @@ int ch_prepare_restore(const struct vm *vm, const struct vm_launch *l, struct er
 	json_object_put(o);
 	if (r < 0)
 		return err_set_errno(err, r, "writing %s", path);
+	r = vm_give(vm, dir, err);
+	if (r == 0)
+		r = vm_give(vm, path, err);
+	if (r < 0)
+		return r;
 	r = link_file(l->restore_dir, dir, "state.json", err);
 	return r < 0 ? r : link_file(l->restore_dir, dir, "memory-ranges", err);
 }

@@ -43,6 +43,29 @@ static void read_exe(pid_t pid, char *out, size_t size)
 	snprintf(out, size, "%.63s", base);
 }
 
+static int add_jail(char ***argv, const struct child_spec *spec)
+{
+	int r = strv_add(argv, "--uid");
+
+	if (r == 0)
+		r = strv_addf(argv, "%u", spec->uid);
+	if (r == 0)
+		r = strv_add(argv, "--home");
+	if (r == 0)
+		r = strv_add(argv, spec->home);
+	/* A program that is named without a slash comes from PATH, whose directories are the system's. */
+	if (r == 0 && spec->argv[0][0] == '/')
+		r = strv_add(argv, "--path");
+	if (r == 0 && spec->argv[0][0] == '/')
+		r = strv_add(argv, spec->argv[0]);
+	for (size_t i = 0; r == 0 && spec->paths && spec->paths[i]; i++) {
+		r = strv_add(argv, "--path");
+		if (r == 0)
+			r = strv_add(argv, spec->paths[i]);
+	}
+	return r;
+}
+
 static char **helper_argv(const struct child_spec *spec)
 {
 	char **argv = NULL;
@@ -75,6 +98,8 @@ static char **helper_argv(const struct child_spec *spec)
 		r = strv_add(&argv, "--oom-score-adj");
 	if (r == 0)
 		r = strv_addf(&argv, "%d", spec->oom_score_adj);
+	if (r == 0 && spec->uid)
+		r = add_jail(&argv, spec);
 	for (size_t i = 0; r == 0 && i < spec->n_fds; i++) {
 		r = strv_add(&argv, "--keep-fd");
 		if (r == 0)

@@ -43,7 +43,15 @@ struct child_spec {
 	const int *fds;	    /* inherited, in order */
 	size_t n_fds;
 	uint64_t caps; /* the most capabilities that it and what it starts can have; bit n: capability n */
-	int oom_score_adj; /* proc(5); below the server's own only where the server has CAP_SYS_RESOURCE */
+	/*
+	 * Not 0: it runs as this user, and as the group of the same number, in mount and IPC namespaces of
+	 * its own. Of the host's files it sees the program, the system's programs and libraries, the paths,
+	 * and `home`, which alone it may write (spawn_internal.h).
+	 */
+	uid_t uid;
+	const char *home;   /* where uid is not 0 */
+	char *const *paths; /* NULL-terminated; NULL: none */
+	int oom_score_adj;  /* proc(5); below the server's own only where the server has CAP_SYS_RESOURCE */
 };
 
 /*

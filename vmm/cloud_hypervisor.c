@@ -28,6 +28,9 @@ static int ch_prepare(struct vm *vm, struct vm_launch *launch, struct err *err)
 	r = write_file(path, "", 0, 0600);
 	if (r < 0)
 		return err_set_errno(err, r, "making %s", path);
+	r = vm_give(vm, path, err);
+	if (r < 0)
+		return r;
 	r = vm_path(vm, VM_FILE_API, path, sizeof(path), err);
 	if (r < 0)
 		return r;
@@ -48,13 +51,16 @@ static void skip_hole(struct ch *c)
 static int open_events(struct vm *vm, struct ch *c, struct err *err)
 {
 	char path[256];
+	struct stat st;
 	int r = vm_path(vm, VM_FILE_EVENTS, path, sizeof(path), err);
 
 	if (r < 0)
 		return r;
-	c->events = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	if (c->events < 0)
+	c->events = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	if (c->events < 0 || fstat(c->events, &st) < 0)
 		return err_set_errno(err, -errno, "cloud-hypervisor's events %s", path);
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, -EINVAL, "cloud-hypervisor's events %s are not a regular file", path);
 	if (vm->files_watch < 0)
 		return err_set(err, -EMFILE,
 			       "watching %s: no inotify instance (fs.inotify.max_user_instances)",
@@ -205,6 +211,10 @@ static int ch_snapshot(struct vm *vm, const char *dir, int64_t deadline_ns, stru
 			       "snapshot directory %s is not an absolute path of at most %zu bytes", dir,
 			       sizeof(url) - 8);
 	}
+	if (vm_give(vm, dir, err) < 0) {
+		json_object_put(body);
+		return err ? err->code : -EIO;
+	}
 	json_object_object_add(body, "destination_url", json_object_new_string(url));
 	return ch_call(vm, "PUT", "vm.snapshot", body, deadline_ns, NULL, err);
 }
@@ -260,6 +270,7 @@ const struct vmm_driver vmm_driver_cloud_hypervisor = {
 	.name = "cloud-hypervisor",
 	.exe = "cloud-hypervisor",
 	.own_vsock = true,
+	.tap_by_name = true,
 	.caps = VMM_CAP_HOTPLUG_DISK | VMM_CAP_HOTPLUG_NET | VMM_CAP_HOTPLUG_PMEM | VMM_CAP_HOTPLUG_FS |
 		VMM_CAP_HOTPLUG_VFIO | VMM_CAP_RESIZE | VMM_CAP_PAUSE | VMM_CAP_SNAPSHOT,
 	.mtu_max = 65521, /* it tells the guest the tap's MTU */

@@ -20,6 +20,7 @@
 #include "vmm/vm.h"
 
 #include <pthread.h>
+#include <sys/un.h>
 #include <linux/capability.h>
 
 struct json_object;
@@ -65,6 +66,7 @@ struct vm {
 	char accel[16];
 	char exe[VM_ROLE_COUNT][64]; /* their names, for messages */
 	bool debug;
+	uid_t uid;    /* of VMM and vsock daemon */
 	uint32_t cid; /* AF_VSOCK CID; 0: hybrid vsock on VM_FILE_VSOCK */
 	uint32_t vcpus_boot, vcpus_max;
 	uint64_t memory_boot, memory_max;
@@ -112,9 +114,10 @@ struct vm_launch {
 
 struct vmm_driver {
 	const char *name;
-	const char *exe; /* default program name */
-	bool own_vsock;	 /* serves hybrid vsock itself */
-	bool fs_by_fd;	 /* takes a connected vhost-user fd; else connects to VM_FILE_FS */
+	const char *exe;  /* default program name */
+	bool own_vsock;	  /* serves hybrid vsock itself */
+	bool tap_by_name; /* opens plugged taps itself */
+	bool fs_by_fd;	  /* takes a connected vhost-user fd; else connects to VM_FILE_FS */
 	uint32_t caps;
 	uint32_t mtu_max;
 	/* Opens what the VMM must inherit besides the common fds; may be NULL. */
@@ -154,6 +157,8 @@ const struct vmm_driver *vmm_driver_find(const char *name);
 
 /* "<run_dir>/<file>" into out; 0 or -ENAMETOOLONG. */
 int vm_path(const struct vm *vm, const char *file, char *out, size_t size, struct err *err);
+/* Makes a file or socket of run_dir the VMM's. It is none that the VMM has made. */
+int vm_give(const struct vm *vm, const char *path, struct err *err);
 /*
  * Queues an event and marks the VM as ending if it is an end. A full queue drops what is no death: room for
  * each death that a VM can have is kept.
@@ -278,6 +283,11 @@ int vsock_parse_ok(const char *data, size_t len);
 /* ---- sock.c -------------------------------------------------------------------------------------------- */
 
 int sock_listen(const char *path, struct err *err);
+/*
+ * The address of the socket at `path`, which may lie in a directory that a VMM writes: no symlink is followed
+ * to another's socket. An fd that must stay open until the connection is made; -ENOENT; -ENOTSOCK.
+ */
+int sock_target(const char *path, struct sockaddr_un *ret_address);
 /*
  * Connects to a listening UNIX socket; waits by inotify while the file is missing. Blocking socket, CLOEXEC.
  */

@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* Makes a network namespace held by a bind mount at `path` (the file is created), with lo up. -EEXIST. */
 int vmm_netns_create(const char *path, struct err *err);
@@ -28,8 +29,11 @@ int vmm_netns_destroy(const char *path, struct err *err);
 void vmm_tap_name(int ifindex, char ret_name[VMM_TAP_NAME_MAX]);
 bool vmm_tap_named(const char *name);
 
-/* Makes a persistent tap `name` (one queue, vnet_hdr) in the namespace, up, with `mtu`. Not joined yet. */
-int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, struct err *err);
+/*
+ * Makes a persistent tap `name` (one queue, vnet_hdr) in the namespace, up, with `mtu`. Not joined yet.
+ * Without CAP_NET_ADMIN only `owner` may open it.
+ */
+int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, uid_t owner, struct err *err);
 
 /* Removes a tap that no VM uses any more. A missing one is success. */
 int vmm_tap_destroy(const char *netns_path, const char *name, struct err *err);

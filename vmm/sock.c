@@ -4,8 +4,10 @@
 #include "base/util.h"
 #include "vmm/wait_internal.h"
 
+#include <fcntl.h>
 #include <libgen.h>
 #include <sys/inotify.h>
+#include <sys/stat.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -64,13 +66,31 @@ static int wait_in_directory(int watch, int stop_fd, const struct child *owner, 
 	return -EAGAIN;
 }
 
-static int connect_once(const struct sockaddr_un *a)
+int sock_target(const char *path, struct sockaddr_un *ret_address)
+{
+	int fd CLEANUP_CLOSE = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -ENOTSOCK;
+	*ret_address = (struct sockaddr_un){.sun_family = AF_UNIX};
+	snprintf(ret_address->sun_path, sizeof(ret_address->sun_path), "/proc/self/fd/%d", fd);
+	return move_fd(fd);
+}
+
+static int connect_once(const char *path)
 {
 	int fd CLEANUP_CLOSE = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct sockaddr_un a;
+	int target CLEANUP_CLOSE = sock_target(path, &a);
 
+	if (target < 0)
+		return target;
 	if (fd < 0)
 		return -errno;
-	if (connect(fd, (const struct sockaddr *)a, sizeof(*a)) < 0)
+	if (connect(fd, (const struct sockaddr *)&a, sizeof(a)) < 0)
 		return -errno;
 	return move_fd(fd);
 }
@@ -80,15 +100,12 @@ int sock_connect(const char *path, int64_t deadline_ns, int stop_fd, const struc
 {
 	char *copy CLEANUP_FREE = strdup(path);
 	int watch CLEANUP_CLOSE = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-	struct sockaddr_un a;
-	int r = fill_address(path, &a, err);
+	int r;
 
-	if (r < 0)
-		return r;
 	if (!copy || watch < 0 || inotify_add_watch(watch, dirname(copy), IN_CREATE | IN_MOVED_TO) < 0)
 		return err_set_errno(err, copy ? -errno : -ENOMEM, "watching for %s", path);
 	for (;;) {
-		int fd = connect_once(&a);
+		int fd = connect_once(path);
 
 		if (fd >= 0) {
 			set_nonblock(fd, false);

@@ -4,20 +4,25 @@
  * given.
  *
  * Usage: crivisor-spawn [--status-fd N] [--hold-fd N] [--netns PATH] [--log FILE] [--keep-fd N]…
- *        [--caps MASK] [--oom-score-adj N] -- PROGRAM ARG…
+ *        [--caps MASK] [--oom-score-adj N] [--uid N --home DIR [--path PATH]…] -- PROGRAM ARG…
  *
  * So the program is in its place from its first instruction, and nothing is moved afterwards. The parent
  * moves this process to its cgroup and then writes a byte to the hold fd; if the parent ends before, so does
  * this process. The program gets a session of its own, default signals, /dev/null as stdin, the log file as
  * stdout and stderr, no core dumps and no fd but the kept ones. It may gain no privilege (no_new_privs), and
  * of the capabilities it has those of MASK at most (bit n: capability n; default 0, none), be it root or not,
- * as have all that it starts. What fails is written as text to the status fd, which is close-on-exec: a
- * reader sees the reason, or EOF once the program runs. Exit status 127 after a failure. Static and
- * single-threaded, so that setns concerns no other thread.
+ * as have all that it starts. With --uid it runs as that user, of the group of the same number alone, in a
+ * root directory that holds DIR, the paths and the system's programs, and nothing else (spawn_internal.h).
+ * What fails is written as text to the status fd, which is close-on-exec: a reader sees the reason, or EOF
+ * once the program runs. Exit status 127 after a failure. Static and single-threaded, so that setns concerns
+ * no other thread.
  */
+#include "vmm/spawn_internal.h"
+
 #include "base/util.h"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -34,9 +39,10 @@ static int status_fd = STDERR_FILENO;
 struct confinement {
 	uint64_t caps;
 	const char *oom_score_adj;
+	struct spawn_jail jail; /* uid 0: none */
 };
 
-__attribute__((noreturn, format(printf, 1, 2))) static void die(const char *fmt, ...)
+void spawn_die(const char *fmt, ...)
 {
 	char msg[512];
 	int saved = errno;
@@ -64,7 +70,7 @@ static int fd_arg(const char *s)
 
 	if (parse_u64(s, &v) < 0 || v > 1023) {
 		errno = EINVAL;
-		die("file descriptor \"%s\"", s);
+		spawn_die("file descriptor \"%s\"", s);
 	}
 	return (int)v;
 }
@@ -75,9 +81,20 @@ static uint64_t number_arg(const char *s)
 
 	if (parse_u64(s, &v) < 0) {
 		errno = EINVAL;
-		die("number \"%s\"", s);
+		spawn_die("number \"%s\"", s);
 	}
 	return v;
+}
+
+static uid_t uid_arg(const char *s)
+{
+	uint64_t v = number_arg(s);
+
+	if (v >= UINT32_MAX) {
+		errno = EINVAL;
+		spawn_die("user \"%s\"", s);
+	}
+	return (uid_t)v;
 }
 
 /* Waits for the byte that says that this process has been moved. EOF: the parent has ended or gives up. */
@@ -98,9 +115,9 @@ static void enter_netns(const char *path)
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
-		die("opening the network namespace %s", path);
+		spawn_die("opening the network namespace %s", path);
 	if (setns(fd, CLONE_NEWNET) < 0)
-		die("entering the network namespace %s", path);
+		spawn_die("entering the network namespace %s", path);
 	close_fd(fd);
 }
 
@@ -110,20 +127,20 @@ static void open_stdio(const char *log)
 	int out = log ? open(log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600) : in;
 
 	if (in < 0)
-		die("opening /dev/null");
+		spawn_die("opening /dev/null");
 	if (out < 0)
-		die("opening the log %s", log);
+		spawn_die("opening the log %s", log);
 	if (dup2(in, STDIN_FILENO) < 0 || dup2(out, STDOUT_FILENO) < 0 || dup2(out, STDERR_FILENO) < 0)
-		die("dup2");
+		spawn_die("dup2");
 }
 
 static void close_others(const int *keep, size_t n_keep)
 {
 	if (close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
-		die("close_range");
+		spawn_die("close_range");
 	for (size_t i = 0; i < n_keep; i++) {
 		if (fcntl(keep[i], F_SETFD, 0) < 0)
-			die("keeping fd %d", keep[i]);
+			spawn_die("keeping fd %d", keep[i]);
 	}
 }
 
@@ -139,7 +156,7 @@ static void reset_process(void)
 	setsid();
 	umask(0077);
 	if (chdir("/") < 0)
-		die("chdir /");
+		spawn_die("chdir /");
 	setrlimit(RLIMIT_CORE, &no_core); /* a core would hold the guest's memory */
 	if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
 		files.rlim_cur = files.rlim_max;
@@ -155,35 +172,53 @@ static void set_oom_score(const char *score)
 	write_file("/proc/self/oom_score_adj", score, strlen(score), 0);
 }
 
-/* The bounding set, which no execve(2) gets past, then what this process has. */
+/* No execve(2) gets past it. */
+static void drop_bounding_set(uint64_t keep)
+{
+	for (unsigned cap = 0; cap < 64 && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++) {
+		if (!(keep >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
+			spawn_die("dropping capability %u", cap);
+	}
+	errno = 0;
+}
+
 static void drop_capabilities(uint64_t keep)
 {
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
 
-	for (unsigned cap = 0; cap < 64 && prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++) {
-		if (!(keep >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0)
-			die("dropping capability %u", cap);
-	}
-	errno = 0;
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
-		die("clearing the ambient capabilities");
+		spawn_die("clearing the ambient capabilities");
 	if (syscall(SYS_capget, &head, data) < 0)
-		die("capget");
+		spawn_die("capget");
 	for (unsigned i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
 		data[i].permitted &= (uint32_t)(keep >> (32 * i));
 		data[i].effective = data[i].permitted;
 		data[i].inheritable = 0;
 	}
 	if (syscall(SYS_capset, &head, data) < 0)
-		die("capset");
+		spawn_die("capset");
+}
+
+/* All ids, so that there is no way back. */
+static void become_user(uid_t uid)
+{
+	if (setgroups(0, NULL) < 0 || setresgid(uid, uid, uid) < 0 || setresuid(uid, uid, uid) < 0)
+		spawn_die("becoming user %u", uid);
 }
 
 static void confine(const struct confinement *c)
 {
 	set_oom_score(c->oom_score_adj);
+	if (c->jail.uid) {
+		spawn_jail_enter(&c->jail);
+		spawn_jail_limits();
+	}
+	drop_bounding_set(c->caps);
+	if (c->jail.uid)
+		become_user(c->jail.uid);
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		die("no_new_privs");
+		spawn_die("no_new_privs");
 	drop_capabilities(c->caps);
 }
 
@@ -211,15 +246,23 @@ int main(int argc, char **argv)
 			confinement.oom_score_adj = value;
 		} else if (str_eq(argv[i], "--log")) {
 			log = value;
+		} else if (str_eq(argv[i], "--uid")) {
+			confinement.jail.uid = uid_arg(value);
+		} else if (str_eq(argv[i], "--home")) {
+			confinement.jail.home = value;
+		} else if (str_eq(argv[i], "--path") && confinement.jail.n_paths < SPAWN_PATHS_MAX) {
+			confinement.jail.paths[confinement.jail.n_paths++] = value;
 		} else if (str_eq(argv[i], "--keep-fd") && n_keep < KEEP_MAX) {
 			keep[n_keep++] = fd_arg(value);
 		} else {
-			die("crivisor-spawn: option \"%s\" is unknown or comes too often", argv[i]);
+			spawn_die("crivisor-spawn: option \"%s\" is unknown or comes too often", argv[i]);
 		}
 	}
 	errno = 0;
 	if (i >= argc - 1 || !str_eq(argv[i], "--"))
-		die("crivisor-spawn: no program given after --");
+		spawn_die("crivisor-spawn: no program given after --");
+	if (confinement.jail.uid && !confinement.jail.home)
+		spawn_die("crivisor-spawn: --uid without --home");
 	if (netns)
 		enter_netns(netns);
 	open_stdio(log);
@@ -229,5 +272,5 @@ int main(int argc, char **argv)
 		wait_for_word(hold_fd);
 	confine(&confinement);
 	execvp(argv[i + 1], argv + i + 1);
-	die("running %s", argv[i + 1]);
+	spawn_die("running %s", argv[i + 1]);
 }

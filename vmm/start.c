@@ -161,19 +161,49 @@ static int open_boot_tap(struct vm_launch *l, struct err *err)
 	return fd < 0 ? fd : launch_add_fd(l, fd, &l->tap, err);
 }
 
+/* What the VMM opens by itself, beside what lies in run_dir. */
+static int jail_paths(const struct vm *vm, const struct vm_launch *l, char ***paths)
+{
+	const char *entropy =
+		str_empty(l->config->entropy_source) ? "/dev/urandom" : l->config->entropy_source;
+	int r = strv_add(paths, l->config->kernel_path);
+
+	if (r == 0)
+		r = strv_add(paths, l->config->image_path);
+	if (r == 0)
+		r = strv_add(paths, entropy);
+	if (r == 0 && l->restore_dir)
+		r = strv_add(paths, l->restore_dir);
+	if (r == 0 && str_eq(vm->accel, "kvm"))
+		r = strv_add(paths, "/dev/kvm");
+	if (r == 0 && vm->driver->tap_by_name)
+		r = strv_add(paths, "/dev/net/tun");
+	/* Where it looks whether a tap exists already. */
+	if (r == 0 && vm->driver->tap_by_name)
+		r = strv_add(paths, "/sys/class/net");
+	if (r == 0 && vm->driver->tap_by_name)
+		r = strv_add(paths, "/sys/devices/virtual/net");
+	return r;
+}
+
 static int spawn_vmm(struct vm *vm, struct vm_launch *l, const char *helper, struct err *err)
 {
 	struct child_spec ps = {.helper = helper, .netns = l->spec->netns_path, .cgroup = l->spec->cgroup};
-	char **argv CLEANUP_STRV = NULL;
+	char **argv CLEANUP_STRV = NULL, **paths CLEANUP_STRV = NULL;
 	const char *slash = strrchr(l->choice->path, '/');
 	char log[256];
 	int r = vm_path(vm, VM_FILE_LOG, log, sizeof(log), err);
 
 	if (r == 0)
 		r = vm->driver->command(vm, l, &argv, err);
+	if (r == 0 && vm->uid && jail_paths(vm, l, &paths) < 0)
+		r = err_oom(err);
 	if (r < 0)
 		return r;
 	ps.argv = argv;
+	ps.uid = vm->uid;
+	ps.home = vm->run_dir;
+	ps.paths = paths;
 	ps.log = log;
 	ps.fds = l->fds;
 	ps.n_fds = l->n_fds;
@@ -204,6 +234,15 @@ static int check_helpers(struct vm *vm, struct err *err)
 				      words[0] ? ": " : "", words);
 	}
 	return 0;
+}
+
+static int own_run_dir(const struct vm *vm, struct err *err)
+{
+	if (!vm->uid)
+		return 0;
+	if (chmod(vm->run_dir, 0700) < 0)
+		return err_set_errno(err, -errno, "mode of %s", vm->run_dir);
+	return vm_give(vm, vm->run_dir, err);
 }
 
 static int launch_all(struct vm *vm, struct vm_launch *l, struct err *err)
@@ -264,6 +303,8 @@ static int start(struct vm *vm, struct vm_launch *l, struct err *err)
 	if (r == 0)
 		r = set_mac(l, err);
 	if (r == 0)
+		r = own_run_dir(vm, err);
+	if (r == 0)
 		r = launch_all(vm, l, err);
 	launch_done(l);
 	if (r == 0)
@@ -306,6 +347,7 @@ static int start_from(const struct vmm_config *config, const struct vmm_choice *
 		return err ? err->code : -ENOMEM;
 	snprintf(vm->accel, sizeof(vm->accel), "%s", choice->accel);
 	vm->debug = config->debug;
+	vm->uid = spec->uid;
 	set_sizes(vm, config, spec);
 	r = str_set(&vm->netns_path, spec->netns_path);
 	if (r < 0)

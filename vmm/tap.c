@@ -35,7 +35,7 @@
 struct tap_job {
 	const char *name;
 	uint32_t mtu;
-	bool create;
+	uid_t owner;
 };
 
 static int open_queue(const char *name, int more_flags, struct err *err)
@@ -128,14 +128,16 @@ static int create_job(void *arg, struct err *err)
 		return fd;
 	silence(j->name);
 	r = set_flags(j->name, j->mtu, err);
+	if (r == 0 && ioctl(fd, TUNSETOWNER, j->owner) < 0)
+		r = err_set_errno(err, -errno, "owner of tap %s", j->name);
 	if (r == 0 && ioctl(fd, TUNSETPERSIST, 1) < 0)
 		r = err_set_errno(err, -errno, "keeping tap %s", j->name);
 	return r; /* without TUNSETPERSIST it goes away with the fd */
 }
 
-int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, struct err *err)
+int vmm_tap_create(const char *netns_path, const char *name, uint32_t mtu, uid_t owner, struct err *err)
 {
-	struct tap_job j = {.name = name, .mtu = mtu};
+	struct tap_job j = {.name = name, .mtu = mtu, .owner = owner};
 
 	return netns_run(netns_path, create_job, &j, err);
 }

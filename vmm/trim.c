@@ -32,7 +32,8 @@ int trim_file(const char *path, off_t end)
 
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return -errno;
-	if (!S_ISREG(st.st_mode))
+	/* The VMM may put any file of its user there, and a link to another's where the host lets it. */
+	if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
 		return -EINVAL;
 	if (end > st.st_size)
 		end = st.st_size;

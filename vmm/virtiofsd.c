@@ -196,6 +196,9 @@ int virtiofsd_spawn(struct vm *vm, const struct vm_launch *launch, const char *h
 	listener = sock_listen(sock, err);
 	if (listener < 0)
 		return listener;
+	r = vm_give(vm, sock, err);
+	if (r < 0)
+		return r;
 	ps.argv = argv;
 	ps.log = log;
 	ps.caps = VIRTIOFSD_CAPS;

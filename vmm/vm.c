@@ -74,6 +74,13 @@ int vm_path(const struct vm *vm, const char *file, char *out, size_t size, struc
 	return 0;
 }
 
+int vm_give(const struct vm *vm, const char *path, struct err *err)
+{
+	if (vm->uid && lchown(path, vm->uid, vm->uid) < 0)
+		return err_set_errno(err, -errno, "giving %s to user %u", path, vm->uid);
+	return 0;
+}
+
 /* ---- events -------------------------------------------------------------------------------------------- */
 
 static void wake(int fd)

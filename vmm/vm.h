@@ -35,6 +35,13 @@ struct vm;
 struct vm_spec {
 	const char *id;	     /* [a-z0-9-], at most 64 */
 	const char *run_dir; /* exists, private to this VM: sockets, console, logs. A short path: sockets */
+	/*
+	 * Not 0: VMM and vsock daemon run as this user, whom no other VM has, with `run_dir` (which becomes
+	 * theirs) as the one directory that they may write, and of the host's other files with what they need
+	 * alone: what they are to open later (a plugged disk, a snapshot) lies in run_dir. 0: as root, with
+	 * all of the host's files.
+	 */
+	uid_t uid;
 	const char *shared_dir;	   /* what virtiofsd exports with GUEST_SHARE_TAG */
 	const char *netns_path;	   /* NULL: the caller's */
 	const char *cgroup;	   /* as for vmm_cgroup_create; exists; NULL: none */

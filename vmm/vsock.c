@@ -107,6 +107,8 @@ int vsock_daemon_spawn(struct vm *vm, const struct vm_launch *launch, const char
 	ps.argv = argv;
 	ps.log = log;
 	ps.oom_score_adj = launch->spec->oom_score_adj;
+	ps.uid = vm->uid;
+	ps.home = vm->run_dir;
 	snprintf(vm->exe[VM_ROLE_VSOCK], sizeof(vm->exe[0]), "%s", DAEMON_NAME);
 	return child_spawn(&vm->procs[VM_ROLE_VSOCK], &ps, err);
 }
@@ -184,15 +186,17 @@ int vsock_dial_hybrid(const char *path, uint32_t port, int stop_fd, int pid_fd, 
 		      struct err *err)
 {
 	int fd CLEANUP_CLOSE = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct sockaddr_un a;
+	int target CLEANUP_CLOSE = sock_target(path, &a);
 	char request[32];
 	int n, r;
 
 	if (fd < 0)
 		return err_set_errno(err, -errno, "socket");
-	if (strlen(path) >= sizeof(a.sun_path))
-		return err_set(err, -ENAMETOOLONG, "socket path %s is too long", path);
-	strcpy(a.sun_path, path);
+	if (target < 0 && target != -ENOENT)
+		return err_set_errno(err, target, "connecting to %s", path);
+	if (target < 0)
+		return err_set(err, -EAGAIN, "hybrid vsock is not served yet");
 	if (connect(fd, (const struct sockaddr *)&a, sizeof(a)) < 0) {
 		if (errno == ENOENT || errno == ECONNREFUSED || errno == EAGAIN)
 			return err_set(err, -EAGAIN, "hybrid vsock is not served yet");

@@ -99,7 +99,8 @@ static int prepare(struct sandbox *s, const struct sandbox_spec *spec, struct ca
 		r = vmm_netns_create(s->netns, err);
 	call_step(call, "network namespace");
 	if (r == 0)
-		r = vmm_tap_create(s->netns, TAP, spec->choice->mtu_max ? spec->choice->mtu_max : 1500, err);
+		r = vmm_tap_create(s->netns, TAP, spec->choice->mtu_max ? spec->choice->mtu_max : 1500, 0,
+				   err);
 	call_step(call, "tap");
 	if (r == 0)
 		r = sandbox_journal(s, "cgroup", s->cgroup, err);
@@ -245,7 +246,7 @@ static int make_tap(struct sandbox *s, const struct vmm_net_link *link, bool *re
 	if (is_plugged(s, link->index))
 		return 0;
 	vmm_tap_name(link->index, tap);
-	r = vmm_tap_create(s->netns, tap, NIC_MTU, &why);
+	r = vmm_tap_create(s->netns, tap, NIC_MTU, 0, &why);
 	if (r < 0 && r != -EEXIST) /* a look that failed has left it */
 		return err_copy(err, &why);
 	*ret_made = true;

@@ -227,7 +227,7 @@ static int command(struct vm *vm, const struct args *a, char *line)
 	else if (str_eq(w[0], "snapshot") && n == 2)
 		r = vm_snapshot(vm, w[1], 0, &err);
 	else if (str_eq(w[0], "tap") && n == 3)
-		r = vmm_tap_create(a->spec.netns_path, w[1], (uint32_t)strtoul(w[2], NULL, 10), &err);
+		r = vmm_tap_create(a->spec.netns_path, w[1], (uint32_t)strtoul(w[2], NULL, 10), 0, &err);
 	else if (str_eq(w[0], "save") && n == 2)
 		r = run_save(vm, w[1], &err);
 	else if (str_eq(w[0], "connect") && n == 2)

@@ -110,7 +110,7 @@ static void devices_are_taken_by_the_real_one(void **state)
 	if (!program[0])
 		skip();
 	launch();
-	check(vmm_tap_create(ns, "tap1", 1450, &err), &err, "tap");
+	check(vmm_tap_create(ns, "tap1", 1450, 0, &err), &err, "tap");
 	snprintf(body, sizeof(body),
 		 "{\"payload\": {\"kernel\": \"%s\", \"cmdline\": \"x\"}, \"cpus\": {\"boot_vcpus\": 1, "
 		 "\"max_vcpus\": 2}, "
@@ -162,7 +162,7 @@ static void command_line_is_taken_by_the_real_one(void **state)
 	snprintf(choice.path, sizeof(choice.path), "%s", program);
 	spec.run_dir = run_dir;
 	spec.shared_dir = shared;
-	check(vmm_tap_create(ns, "tap2", 65521, &err), &err, "tap");
+	check(vmm_tap_create(ns, "tap2", 65521, 0, &err), &err, "tap");
 	/* The VMM reads all options and makes every device before it finds that this file is not a kernel. */
 	if (vm_start(&config, &choice, &spec, LONG, &vm, &err) == 0)
 		fail_msg("a file of zeros has booted");

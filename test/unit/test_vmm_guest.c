@@ -13,6 +13,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -23,8 +24,11 @@
 #include <sys/stat.h>
 #include <cmocka.h>
 
-#define AGENT_PORT 1024
-#define LONG	   (now_monotonic_ns() + 60 * NS_PER_SEC)
+#define TO_TEXT_(x) #x
+#define TO_TEXT(x)  TO_TEXT_(x)
+#define AGENT_PORT  1024
+#define VM_UID	    1987654321
+#define LONG	    (now_monotonic_ns() + 60 * NS_PER_SEC)
 
 static char dir[32];
 static char run_dir[64], shared[64], ns[64], cgroup_top[64], cgroup[80], kernel[256], image[256];
@@ -76,6 +80,7 @@ static int setup(void **state)
 				     .virtiofsd_thread_pool_size = 1};
 	spec = (struct vm_spec){.id = "test",
 				.run_dir = run_dir,
+				.uid = VM_UID,
 				.shared_dir = shared,
 				.netns_path = ns,
 				.tap = "tap0",
@@ -114,7 +119,7 @@ static struct vm *boot(void)
 	assert_int_equal(mkdir(run_dir, 0700), 0);
 	vmm_netns_destroy(ns, NULL);
 	check(vmm_netns_create(ns, &err), &err, "netns");
-	check(vmm_tap_create(ns, "tap0", 1500, &err), &err, "tap");
+	check(vmm_tap_create(ns, "tap0", 1500, spec.uid, &err), &err, "tap");
 	check(vmm_cgroup_create(cgroup, &res, &err), &err, "cgroup");
 	check(vmm_choose(&config, NULL, &choice, &err), &err, "choose");
 	check(vm_start(&config, &choice, &spec, LONG, &vm, &err), &err, "start");
@@ -138,10 +143,12 @@ static void make_file(const char *name, off_t size, char out[96])
 {
 	int fd;
 
-	snprintf(out, 96, "%s/%s", dir, name);
+	/* Where the VMM, which is not root, finds and may open it. */
+	snprintf(out, 96, "%s/%s", run_dir, name);
 	fd = open(out, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	assert_true(fd >= 0);
 	assert_int_equal(ftruncate(fd, size), 0);
+	assert_int_equal(fchown(fd, VM_UID, VM_UID), 0);
 	close_fd(fd);
 }
 
@@ -290,19 +297,48 @@ static const char *seccomp_words(pid_t pid)
 	return with == 0 ? "no" : without == 1 ? "all threads but one" : "some threads";
 }
 
+/* What the process's root holds of the host. */
+static const char *root_words(pid_t pid)
+{
+	static const char *const secrets[] = {"proc", "root", "home", "etc/shadow", "etc/passwd", "var"};
+	char path[PATH_MAX];
+	struct stat st;
+	size_t seen = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(secrets); i++) {
+		snprintf(path, sizeof(path), "/proc/%d/root/%s", (int)pid, secrets[i]);
+		seen += lstat(path, &st) == 0;
+	}
+	snprintf(path, sizeof(path), "/proc/%d/root%s", (int)pid, run_dir);
+	if (lstat(path, &st) < 0)
+		return seen ? "unknown" : "the share";
+	snprintf(path, sizeof(path), "/proc/%d/root%s", (int)pid, shared);
+	if (seen == ARRAY_SIZE(secrets) && lstat(path, &st) == 0)
+		return "the host's";
+	return seen == 0 && lstat(path, &st) < 0 ? "own" : "unknown";
+}
+
 /* The process's row, as /proc has it, is one of the table's. */
 static void assert_row(const char *readme, const char *process, pid_t pid)
 {
-	char uid[64], nnp[64], has[256], bound[256], ns_words[64];
+	char uid[64], gid[64], groups[64], nnp[64], has[256], bound[256], ns_words[64];
 	char *row CLEANUP_FREE = NULL;
 
 	status_value(pid, "Uid", uid);
+	status_value(pid, "Gid", gid);
+	status_value(pid, "Groups", groups);
+	assert_string_equal(uid, gid);
+	if (str_eq(uid, TO_TEXT(VM_UID))) {
+		assert_int_equal(strspn(groups, " "), strlen(groups));
+		snprintf(uid, sizeof(uid), "own");
+	}
 	status_value(pid, "NoNewPrivs", nnp);
 	caps_words(pid, "CapPrm", has);
 	caps_words(pid, "CapBnd", bound);
 	namespaces_words(pid, ns_words);
-	row = xasprintf("| %s | %s | %s | %s | %s | %s | %s |\n", process, uid,
-			str_eq(nnp, "1") ? "yes" : "no", has, bound, seccomp_words(pid), ns_words);
+	row = xasprintf("| %s | %s | %s | %s | %s | %s | %s | %s |\n", process, uid,
+			str_eq(nnp, "1") ? "yes" : "no", has, bound, seccomp_words(pid), ns_words,
+			root_words(pid));
 	assert_non_null(row);
 	if (!strstr(readme, row))
 		fail_msg("vmm/README.md does not have the row: %s", row);
@@ -355,13 +391,14 @@ static void second_share_is_plugged(void **state)
 	int fd;
 
 	(void)state;
-	snprintf(sock, sizeof(sock), "%s/second.sock", dir);
+	snprintf(sock, sizeof(sock), "%s/second.sock", run_dir);
 	check(find_spawn_helper(&config, helper, sizeof(helper), &err), &err, "helper");
 	check(virtiofsd_find(&config, program, sizeof(program), &legacy, &err), &err, "virtiofsd");
 	check(virtiofsd_command(&config, program, legacy, shared, CHILD_FD_BASE, &argv, &err), &err,
 	      "virtiofsd");
 	fd = sock_listen(sock, &err);
 	check(fd, &err, "listen");
+	assert_int_equal(lchown(sock, VM_UID, VM_UID), 0);
 	cs.argv = argv;
 	cs.fds = &fd;
 	check(child_spawn(&c, &cs, &err), &err, "spawn");
@@ -392,7 +429,7 @@ static void devices_are_plugged_found_again_and_removed(void **state)
 	d = (struct vm_device){.type = VM_DEVICE_DISK, .id = "none", .path = "/nonexistent"};
 	assert_true(vm_attach(vm, &d, pci, LONG, &err) < 0);
 	assert_non_null(strstr(err.msg, "No such file"));
-	check(vmm_tap_create(ns, "tap1", 1500, &err), &err, "tap1");
+	check(vmm_tap_create(ns, "tap1", 1500, spec.uid, &err), &err, "tap1");
 	d = (struct vm_device){
 		.type = VM_DEVICE_NET, .id = "nic-1", .path = "tap1", .mac = {2, 1, 2, 3, 4, 5}, .mtu = 1500};
 	check(vm_attach(vm, &d, pci, LONG, &err), &err, "net");
@@ -467,7 +504,7 @@ static void snapshot_comes_back(void **state)
 	struct err err = ERR_INIT;
 	struct vm_info info;
 	struct vm *vm = NULL;
-	char snap[64];
+	char snap[80], kept[64];
 	int fd;
 
 	(void)state;
@@ -479,15 +516,17 @@ static void snapshot_comes_back(void **state)
 		return;
 	}
 	vm = boot();
-	snprintf(snap, sizeof(snap), "%s/snap", dir);
+	snprintf(snap, sizeof(snap), "%s/snap", run_dir);
 	assert_int_equal(mkdir(snap, 0700), 0);
 	check(vm_pause(vm, LONG, &err), &err, "pause");
 	check(vm_snapshot(vm, snap, LONG, &err), &err, "snapshot");
 	end(vm);
+	snprintf(kept, sizeof(kept), "%s/snap", dir);
+	assert_int_equal(rename(snap, kept), 0);
 	check(remove_tree(run_dir), &err, "run dir");
 	assert_int_equal(mkdir(run_dir, 0700), 0);
 	check(vmm_cgroup_create(cgroup, &(struct vmm_resources){0}, &err), &err, "cgroup");
-	check(vm_restore(&config, &choice, &spec, snap, LONG, &vm, &err), &err, "restore");
+	check(vm_restore(&config, &choice, &spec, kept, LONG, &vm, &err), &err, "restore");
 	check(vm_info(vm, &info, &err), &err, "info");
 	assert_string_equal(info.state, "Paused");
 	check(vm_resume(vm, LONG, &err), &err, "resume");

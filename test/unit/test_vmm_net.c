@@ -67,7 +67,7 @@ static void netns_create_is_whole_and_destroy_repeats(void **state)
 	assert_int_equal(access(ns, F_OK), -1);
 	/* After a crash between file and mount there is a plain file; it is removed as well. */
 	assert_int_equal(write_file(ns, "", 0, 0600), 0);
-	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, &err), -EINVAL);
+	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, 0, &err), -EINVAL);
 	assert_int_equal(vmm_netns_destroy(ns, &err), 0);
 	assert_int_equal(access(ns, F_OK), -1);
 }
@@ -84,9 +84,9 @@ static void tap_join_redirects_both_ways_and_repeats(void **state)
 	in_ns("ip link add eth0 address 02:00:00:00:00:17 mtu 1400 type veth peer name peer0 && ip link set "
 	      "peer0 up && "
 	      "ip link set eth0 up && ip addr add 10.9.8.7/24 dev eth0 && ip addr add fd00::7/64 dev eth0");
-	if (vmm_tap_create(ns, "tap0", 65521, &err) < 0)
+	if (vmm_tap_create(ns, "tap0", 65521, 0, &err) < 0)
 		fail_msg("%s", err.msg);
-	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, &err), -EEXIST);
+	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, 0, &err), -EEXIST);
 	fd = tap_open(ns, "tap0", &err);
 	if (fd < 0)
 		fail_msg("%s", err.msg);
@@ -125,7 +125,7 @@ static void tap_join_carries_frames(void **state)
 	(void)state;
 	assert_int_equal(vmm_netns_create(ns, &err), 0);
 	in_ns("ip link add eth0 type veth peer name peer0 && ip link set peer0 up && ip link set eth0 up");
-	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, &err), 0);
+	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, 0, &err), 0);
 	fd = tap_open(ns, "tap0", &err);
 	assert_true(fd >= 0);
 	if (vmm_tap_join(ns, "tap0", "eth0", &info, &err) < 0)
@@ -336,7 +336,7 @@ static void tap_filter_passes_only_the_pods_own_addresses(void **state)
 	in_ns("ip link add eth0 address 02:00:00:00:00:17 type veth peer name peer0; ip link set peer0 up; "
 	      "ip link "
 	      "set eth0 up");
-	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, &err), 0);
+	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, 0, &err), 0);
 	fd = tap_open(ns, "tap0", &err);
 	peer = netns_run(ns, peer_socket, NULL, &err);
 	assert_true(fd >= 0 && peer >= 0);
@@ -454,7 +454,7 @@ static void tap_filter_leaves_nothing_to_the_namespaces_own_stack(void **state)
 	assert_int_equal(vmm_netns_create(ns, &err), 0);
 	in_ns("ip link add eth0 address 02:00:00:00:00:17 type veth peer name peer0; ip link set peer0 up; "
 	      "ip link set eth0 up; ip addr add 10.9.8.7/24 dev eth0; ip addr add fd00::7/64 dev eth0 nodad");
-	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, &err), 0);
+	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, 0, &err), 0);
 	in_ns("ip link set tap0 address 02:00:00:00:00:aa");
 	fd = tap_open(ns, "tap0", &err);
 	peer = netns_run(ns, peer_socket, NULL, &err);
@@ -492,7 +492,7 @@ static void tap_filter_refuses_what_is_no_address(void **state)
 	(void)state;
 	assert_int_equal(vmm_netns_create(ns, &err), 0);
 	in_ns("ip link add eth0 type veth peer name peer0");
-	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, &err), 0);
+	assert_int_equal(vmm_tap_create(ns, "tap0", 1500, 0, &err), 0);
 	assert_int_equal(vmm_tap_join(ns, "tap0", "eth0", &info, &err), 0);
 	assert_int_equal(vmm_tap_filter(ns, "tap0", "eth0", addresses, 1, &err), -EINVAL);
 	assert_int_equal(vmm_tap_filter(ns, "tap0", "eth7", addresses, 0, &err), -ENODEV);
