@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "base/version.h"
+#include "cri/config/uid_range.h"
 #include "cri/health/readiness.h"
 #include "cri/image/image.h"
 #include "cri/network/cni.h"
@@ -248,7 +249,8 @@ static int build_lower(struct server *server, struct err *err)
 
 static int build_upper(struct server *server, struct err *err)
 {
-	const struct sandboxes_options sandboxes = {
+	struct uid_range uids = {0};
+	struct sandboxes_options sandboxes = {
 		.hypervisor = &server->config->hypervisor,
 		.run_dir = server->config->server.run_dir,
 		.loop = server->loop,
@@ -268,8 +270,12 @@ static int build_upper(struct server *server, struct err *err)
 		.unclaimed_ns = unclaimed_ns(),
 	};
 	struct pods_hooks hooks;
-	int r = sandboxes_new(&sandboxes, &server->sandboxes, err);
+	int r;
 
+	uid_range_parse(server->config->sandbox.uid_range, &uids); /* checked when it was read */
+	sandboxes.uid_first = uids.first;
+	sandboxes.uid_count = uids.count;
+	r = sandboxes_new(&sandboxes, &server->sandboxes, err);
 	if (r == 0)
 		r = service_events_new(&server->events, err);
 	if (r < 0)

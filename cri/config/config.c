@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/config/config.h"
+#include "cri/config/uid_range.h"
 #include "cri/config/ulimit.h"
 
 #include "base/text.h"
@@ -24,6 +25,7 @@ enum key_type {
 	KEY_PATH_AUTO, /* absolute, or empty: NULL, found by the program */
 	KEY_PATHS,     /* a list of absolute paths */
 	KEY_ULIMITS,   /* a list of words of ulimit.h */
+	KEY_UIDS,      /* words of uid_range.h */
 	KEY_CGROUP,    /* absolute, without ".." */
 	KEY_CHOICE,    /* one of `choices`, kept as a string */
 	KEY_LEVEL,     /* one of `choices`, kept as enum log_level */
@@ -70,6 +72,9 @@ static const struct key keys[] = {
 	 "Run pods whose network namespace has nftables or iptables rules, without these rules."},
 	{"sandbox", "spoof_check", KEY_BOOL, AT(sandbox.spoof_check), 0, 0, NULL,
 	 "Drop frames that leave a pod with a MAC or an address that is not its own."},
+	{"sandbox", "uid_range", KEY_UIDS, AT(sandbox.uid_range), 0, 0, NULL,
+	 "Each VM runs as a user of its own out of these. Nothing else on the host may use them. Empty: as "
+	 "root."},
 	{"hypervisor", "driver", KEY_CHOICE, AT(hypervisor.driver), 0, 0, "auto cloud-hypervisor qemu",
 	 "auto, cloud-hypervisor or qemu. auto: Cloud Hypervisor if it is there and KVM really virtualizes, "
 	 "else QEMU."},
@@ -134,6 +139,7 @@ int config_init(struct config *config)
 		{&c.cni.conf_dir, "/etc/cni/net.d"},
 		{&c.image.registry_config_dir, "/etc/crivisor/certs.d"},
 		{&c.sandbox.cgroup_parent, "/crivisor"},
+		{&c.sandbox.uid_range, UID_RANGE_DEFAULT},
 		{&c.hypervisor.driver, "auto"},
 		{&c.hypervisor.kernel_path, DEFAULT_KERNEL},
 		{&c.hypervisor.image_path, DEFAULT_IMAGE},
@@ -165,6 +171,7 @@ void config_done(struct config *config)
 		case KEY_PATH:
 		case KEY_PATH_AUTO:
 		case KEY_CGROUP:
+		case KEY_UIDS:
 		case KEY_CHOICE:
 			free(move_ptr(*string));
 			break;
@@ -240,6 +247,7 @@ static int take_string(struct config *config, const struct key *key, const struc
 		       const char *value, struct err *err)
 {
 	char **field = field_of(config, key);
+	struct uid_range range;
 
 	switch (key->type) {
 	case KEY_PATH:
@@ -253,6 +261,13 @@ static int take_string(struct config *config, const struct key *key, const struc
 	case KEY_CGROUP:
 		if (!is_path(value) || has_dotdot(value))
 			return bad(o, "an absolute path without \"..\"", err);
+		return set_string(field, value, err);
+	case KEY_UIDS:
+		if (uid_range_parse(value, &range) < 0)
+			return bad(o,
+				   "empty, or a range of user ids such as \"" UID_RANGE_DEFAULT
+				   "\", above 999",
+				   err);
 		return set_string(field, value, err);
 	case KEY_CHOICE:
 		if (!is_choice(key->choices, value))

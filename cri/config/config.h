@@ -39,6 +39,7 @@ struct config {
 		bool enable_tracing;
 		bool allow_netns_rules;
 		bool spoof_check; /* true */
+		char *uid_range;  /* words of uid_range.h */
 	} sandbox;
 	struct vmm_config hypervisor;
 };

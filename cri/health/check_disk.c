@@ -18,8 +18,8 @@
 #define SPACE_WANTED  (2048 * MIB) /* an image or two */
 #define INODES_WANTED 100000	   /* an image of a distribution has some ten thousand files */
 
-/* "<run_dir>/pods/<20 characters of the id>/<socket>" (pod.c) in struct sockaddr_un. */
-#define BELOW_RUN_DIR (sizeof("/pods/") - 1 + 20 + 1 + VM_SOCKET_NAME_MAX)
+/* "<run_dir>/pods/<20 characters of the id>/vm/<socket>" in struct sockaddr_un. */
+#define BELOW_RUN_DIR (sizeof("/pods/") - 1 + 20 + sizeof("/vm/") - 1 + VM_SOCKET_NAME_MAX)
 #define SOCKET_MAX    (sizeof(((struct sockaddr_un *)0)->sun_path) - 1)
 
 /*

@@ -11,8 +11,8 @@
 /* ---- privileges ---------------------------------------------------------------------------------------- */
 
 /*
- * Those that the server cannot do without: namespaces, mounts and cgroups; taps and CNI; and image layers
- * with their device nodes, owners and file capabilities. root in a container has often fewer.
+ * Those that the server cannot do without: namespaces, mounts and cgroups; taps and CNI; VMs' users; image
+ * layers with their device nodes, owners and file capabilities. root in a container has often fewer.
  */
 static const struct {
 	int bit;
@@ -22,6 +22,8 @@ static const struct {
 	{CAP_MKNOD, "CAP_MKNOD"},	  {CAP_CHOWN, "CAP_CHOWN"},
 	{CAP_FOWNER, "CAP_FOWNER"},	  {CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE"},
 	{CAP_SETFCAP, "CAP_SETFCAP"},	  {CAP_KILL, "CAP_KILL"},
+	{CAP_SETUID, "CAP_SETUID"},	  {CAP_SETGID, "CAP_SETGID"},
+	{CAP_SETPCAP, "CAP_SETPCAP"},
 };
 
 /* The effective set of /proc/self/status (proc(5)). All of them where it cannot be read. */

@@ -54,6 +54,8 @@ struct sandboxes_options {
 	struct loop *loop;
 	struct workers *workers;
 	struct store *store;
+	uid_t uid_first;		     /* each VM runs as a user of its own, of these; see config.h */
+	uint32_t uid_count;		     /* 0: as root */
 	unsigned int boots;		     /* how many may boot at once; others wait in their order */
 	const struct sandbox_driver *driver; /* NULL: virtual machines */
 	int64_t health_every_ns;	     /* between two looks at an agent; 0: 10 s */

@@ -16,6 +16,7 @@
 #include "api/agent/sandbox.pb-c.h"
 #include "cri/core/gate.h"
 #include "cri/sandbox/sandbox.h"
+#include "cri/sandbox/uids_internal.h"
 #include "cri/sandbox/volumes_internal.h"
 #include "vmm/netview.h"
 #include "vmm/network.h"
@@ -148,6 +149,7 @@ struct sandboxes {
 	struct sandboxes_options options;
 	const struct sandbox_driver *driver;
 	struct gate gate;
+	struct uids uids;
 	struct clock_watch *clock; /* loop */
 	pthread_mutex_t lock;
 	struct sandbox *list; /* all; no references */

@@ -8,12 +8,18 @@
 int sandboxes_new(const struct sandboxes_options *options, struct sandboxes **ret_room, struct err *err)
 {
 	struct sandboxes *room = calloc(1, sizeof(*room));
+	int r;
 
 	if (!room)
 		return err_oom(err);
 	room->options = *options;
 	room->driver = options->driver ? options->driver : &sandbox_vm_driver;
 	gate_init(&room->gate, options->boots > 0 ? options->boots : 1);
+	r = uids_init(&room->uids, options->uid_first, options->uid_count, options->store, err);
+	if (r < 0) {
+		free(room);
+		return r;
+	}
 	pthread_mutex_init(&room->lock, NULL);
 	*ret_room = room;
 	return 0;
@@ -25,6 +31,7 @@ struct sandboxes *sandboxes_free(struct sandboxes *room)
 		return NULL;
 	assert(!room->list);
 	clock_unwatch(room->clock);
+	uids_done(&room->uids);
 	pthread_mutex_destroy(&room->lock);
 	free(room);
 	return NULL;

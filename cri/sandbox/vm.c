@@ -5,6 +5,7 @@
 
 #include "vmm/death.h"
 
+#include <sys/stat.h>
 #include <sys/sysinfo.h>
 
 #define TAP	    VMM_TAP_BOOT
@@ -17,9 +18,11 @@
 struct vm_machine {
 	struct sandbox_machine base;
 	pthread_mutex_t lock;
-	bool killed;	 /* whatever starts is to end */
-	struct vm *vm;	 /* set once it runs; freed with the machine */
-	struct vm *mute; /* one that died before its kernel wrote anything */
+	char run_dir[SANDBOX_PATH_MAX + sizeof("/vm")]; /* set by prepare */
+	uid_t uid;					/* of its VM; 0: root */
+	bool killed;					/* whatever starts is to end */
+	struct vm *vm;					/* set once it runs; freed with the machine */
+	struct vm *mute;				/* one that died before its kernel wrote anything */
 };
 
 static struct vm_machine *machine_of(struct sandbox *s)
@@ -78,17 +81,57 @@ static uint64_t memory_limit(uint64_t memory_bytes, const char *accel)
 	return memory_bytes + (str_eq(accel, "kvm") ? VMM_OWN_KVM : VMM_OWN_TCG);
 }
 
+/*
+ * The step comes first, so that it is undone last: nobody gets the user while anything of the VM's is left.
+ */
+static int prepare_user(struct sandbox *s, struct vm_machine *m, struct err *err)
+{
+	struct uids *uids = &s->room->uids;
+	char text[16];
+	int r;
+
+	if (uids->count == 0)
+		return 0;
+	r = uids_take(uids, &m->uid, err);
+	if (r < 0)
+		return r;
+	snprintf(text, sizeof(text), "%u", m->uid);
+	r = sandbox_journal(s, "uid", text, err);
+	if (r < 0)
+		uids_give(uids, m->uid);
+	return r;
+}
+
+static int undo_user(struct sandboxes *room, const char *arg, struct err *err)
+{
+	uint64_t uid;
+
+	if (parse_u64(arg, &uid) < 0 || uid == 0 || uid >= UINT32_MAX)
+		return err_set(err, -EINVAL, "\"%s\" is not a user", arg);
+	if (uids_runs((uid_t)uid))
+		return err_set(err, -EBUSY, "a process still runs as user %s", arg);
+	uids_give(&room->uids, (uid_t)uid);
+	return 0;
+}
+
 /* In the order whose reverse is the right order of undoing. */
 static int prepare(struct sandbox *s, const struct sandbox_spec *spec, struct call *call, struct err *err)
 {
 	struct vmm_resources res = spec->limits ? *spec->limits : (struct vmm_resources){0};
-	int r = sandbox_journal(s, "rundir", s->dir, err);
+	struct vm_machine *m = machine_of(s);
+	int r = prepare_user(s, m, err);
 
+	if (r == 0)
+		r = sandbox_journal(s, "rundir", s->dir, err);
 	if (r < 0)
 		return r;
+	/* The VM has a directory of its own below: it must not touch the share's. */
+	snprintf(m->run_dir, sizeof(m->run_dir), "%s/vm", s->dir);
 	r = mkdir_p(s->dir, 0711);
+	if (r == 0 && mkdir(m->run_dir, 0700) < 0 && errno != EEXIST)
+		r = -errno;
 	if (r < 0)
-		return err_set_errno(err, r, "making %s", s->dir);
+		return err_set_errno(err, r, "making %s", m->run_dir);
 	r = sandbox_journal(s, "share", s->dir, err);
 	if (r == 0)
 		r = share_create(s->dir, err);
@@ -99,8 +142,8 @@ static int prepare(struct sandbox *s, const struct sandbox_spec *spec, struct ca
 		r = vmm_netns_create(s->netns, err);
 	call_step(call, "network namespace");
 	if (r == 0)
-		r = vmm_tap_create(s->netns, TAP, spec->choice->mtu_max ? spec->choice->mtu_max : 1500, 0,
-				   err);
+		r = vmm_tap_create(s->netns, TAP, spec->choice->mtu_max ? spec->choice->mtu_max : 1500,
+				   m->uid, err);
 	call_step(call, "tap");
 	if (r == 0)
 		r = sandbox_journal(s, "cgroup", s->cgroup, err);
@@ -116,7 +159,8 @@ static int undo(struct sandboxes *room, const char *kind, const char *arg, bool 
 {
 	int r;
 
-	(void)room;
+	if (str_eq(kind, "uid"))
+		return undo_user(room, arg, err);
 	if (str_eq(kind, "cgroup"))
 		return vmm_cgroup_destroy(arg, now_monotonic_ns() + SANDBOX_KILL_NS, err);
 	if (str_eq(kind, "netns"))
@@ -135,9 +179,11 @@ static int undo(struct sandboxes *room, const char *kind, const char *arg, bool 
 static int start(struct sandbox *s, const struct sandbox_spec *spec, int64_t deadline_ns, struct err *err)
 {
 	char shared[SANDBOX_PATH_MAX + sizeof("/shared")];
+	struct vm_machine *m = machine_of(s);
 	struct vm_spec vm_spec = {
 		.id = s->id,
-		.run_dir = s->dir,
+		.run_dir = m->run_dir,
+		.uid = m->uid,
 		.shared_dir = shared,
 		.netns_path = s->netns,
 		.cgroup = s->cgroup,
@@ -158,12 +204,14 @@ static int start(struct sandbox *s, const struct sandbox_spec *spec, int64_t dea
 	/* As vm_explain_start says it: whether a VMM ends before or after its monitor answers is chance. */
 	if (r < 0 && err && err->status == ERR_UNAVAILABLE)
 		err->status = ERR_INTERNAL;
-	return r < 0 ? r : take(machine_of(s), vm, err);
+	return r < 0 ? r : take(m, vm, err);
 }
 
 static int explain(struct sandbox *s, struct err *err)
 {
-	return vm_explain_start(vm_of(machine_of(s)), s->dir, err);
+	struct vm_machine *m = machine_of(s);
+
+	return vm_explain_start(vm_of(m), m->run_dir, err);
 }
 
 /* The VM ended before its kernel wrote a word: nothing in the guest's configuration can be the reason. */
@@ -172,8 +220,9 @@ static bool start_again(struct sandbox *s)
 	struct vm_machine *m = machine_of(s);
 	struct vm *vm = vm_of(m);
 
-	if (!vm || m->mute || !vm_said_nothing(s->dir) ||
-	    vm_stop(vm, now_monotonic_ns() + SANDBOX_KILL_NS, NULL) < 0 || vm_clear_files(s->dir, NULL) < 0)
+	if (!vm || m->mute || !vm_said_nothing(m->run_dir) ||
+	    vm_stop(vm, now_monotonic_ns() + SANDBOX_KILL_NS, NULL) < 0 ||
+	    vm_clear_files(m->run_dir, NULL) < 0)
 		return false;
 	pthread_mutex_lock(&m->lock);
 	m->mute = move_ptr(m->vm);

@@ -122,6 +122,26 @@ int journal_undo_owner(struct store *store, const char *owner, journal_undo_fn *
 	return first;
 }
 
+int journal_each(struct store *store, const char *kind, journal_each_fn *fn, void *arg, struct err *err)
+{
+	sqlite3_stmt *stmt;
+	int r, rc = SQLITE_DONE;
+
+	store_lock(store);
+	r = store_stmt(store, STMT_STEP_OF_KIND, &stmt, err);
+	if (r == 0) {
+		store_bind_text(stmt, 1, kind);
+		while (r == 0 && (rc = sqlite3_step(stmt)) == SQLITE_ROW)
+			r = fn(arg, (const char *)sqlite3_column_text(stmt, 0),
+			       (const char *)sqlite3_column_text(stmt, 1));
+		if (r == 0 && rc != SQLITE_DONE)
+			r = store_fail(store, rc, "journal", err);
+		store_stmt_done(stmt);
+	}
+	store_unlock(store);
+	return r;
+}
+
 int journal_owners(struct store *store, char ***ret_owners, struct err *err)
 {
 	char **owners CLEANUP_STRV = calloc(1, sizeof(*owners));

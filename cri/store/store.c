@@ -38,6 +38,7 @@ static const char *const statements[STMT_COUNT] = {
 	[STMT_STEP_BEGIN] = "INSERT INTO step (owner, kind, arg) VALUES (?1, ?2, ?3)",
 	[STMT_STEP_END] = "DELETE FROM step WHERE step = ?1",
 	[STMT_STEP_OF_OWNER] = "SELECT step, kind, arg FROM step WHERE owner = ?1 ORDER BY step DESC",
+	[STMT_STEP_OF_KIND] = "SELECT owner, arg FROM step WHERE kind = ?1 ORDER BY step",
 	[STMT_STEP_OWNERS] = "SELECT owner FROM step GROUP BY owner ORDER BY min(step)",
 };
 

@@ -75,6 +75,11 @@ typedef int journal_undo_fn(void *ctx, const char *owner, const char *kind, cons
  */
 int journal_undo_owner(struct store *store, const char *owner, journal_undo_fn *undo, void *ctx,
 		       struct err *err);
+/*
+ * Calls fn for the open steps of a kind, of all owners. fn does not use the store. A non-zero result stops.
+ */
+typedef int journal_each_fn(void *arg, const char *owner, const char *step_arg);
+int journal_each(struct store *store, const char *kind, journal_each_fn *fn, void *arg, struct err *err);
 /* Owners that have open steps: a NULL-terminated vector (strv_free). */
 int journal_owners(struct store *store, char ***ret_owners, struct err *err);
 

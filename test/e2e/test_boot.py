@@ -34,7 +34,7 @@ class DiesMute(Case):
                 eventually(lambda: 'step="start VM"' in self.text()[self.seen:], 30, "the VM's start")
             eventually(vmm, 30, "a VMM")
             if number:
-                qmp = next(self.server.run_dir.glob("pods/*")) / "qmp.sock"
+                qmp = next(self.server.run_dir.glob("pods/*")) / "vm" / "qmp.sock"
                 eventually(qmp.exists, 10, "the second VMM's monitor")
             pid = vmm()[0]
             killed.add(pid)

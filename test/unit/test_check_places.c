@@ -276,14 +276,14 @@ static void directories_that_cannot_be_are_missing(void **state)
 	set_dirs(f, below, below);
 	assert_found(f, "state-dir", CHECK_MISSING, "is not a directory", "correct [server]");
 	assert_found(f, "run-dir", CHECK_MISSING, "is not a directory", "correct [server]");
-	/* The last length at which "/pods/<20>/<16>" still fits into 107. */
+	/* The last length at which "/pods/<20>/vm/<16>" still fits into 107. */
 	memset(longest, 'a', sizeof(longest));
 	longest[0] = '/';
-	longest[64] = 0;
+	longest[61] = 0;
 	set_dirs(f, f->dir, longest);
 	assert_int_not_equal(finding(f, "run-dir")->status, CHECK_MISSING);
-	longest[64] = 'a';
-	longest[65] = 0;
+	longest[61] = 'a';
+	longest[62] = 0;
 	set_dirs(f, f->dir, longest);
 	assert_found(f, "run-dir", CHECK_MISSING, "1 bytes too long", "shorter");
 }

@@ -132,6 +132,7 @@ static void A5_every_key_is_read(void **state)
 		"[sandbox]\ncgroup_parent = '/h'\nenable_tracing = true\n"
 		"default_ulimits = ['nofile=5:6', 'core=-1']\n"
 		"spoof_check = false\n"
+		"uid_range = '70000-70009'\n"
 		"allow_netns_rules = true\n"
 		"[hypervisor]\ndriver = 'qemu'\npath = '/i'\nvcpus = 3\nmemory_in_mb = 96\n"
 		"kernel_path = '/j'\nimage_path = '/k'\nkernel_params = 'quiet x=y'\n"
@@ -155,6 +156,7 @@ static void A5_every_key_is_read(void **state)
 	assert_string_equal(c->sandbox.default_ulimits[0], "nofile=5:6");
 	assert_string_equal(c->sandbox.default_ulimits[1], "core=-1");
 	assert_false(c->sandbox.spoof_check);
+	assert_string_equal(c->sandbox.uid_range, "70000-70009");
 	assert_true(c->sandbox.allow_netns_rules);
 	assert_string_equal(c->hypervisor.driver, "qemu");
 	assert_string_equal(c->hypervisor.path, "/i");
@@ -186,6 +188,9 @@ static void unknown_key_is_refused_with_its_line(void **state)
 	assert_refused(f, "[server]\nsocket.path = '/x'", "2: server.socket must be a string");
 }
 
+static const char *const bad_uids[] = {
+	"5",	       "70000", "70000-",	    "-70000",	     "999-70000",
+	"70001-70000", "a-b",	"70000-2147483648", "70000-1118576", "70000-70001-"};
 static const char *const bad_ulimits[] = {"",		"nofile",    "nofile=",	     "files=1",
 					  "nofile=2:1", "nofile=1:", "nofile=1:2:3", "nofile=-2",
 					  "NOFILE=1",	"=1",	     "nofile=-1:5"};
@@ -225,6 +230,14 @@ static void wrong_type_or_value_is_refused_with_its_line(void **state)
 		assert_refused(f, text,
 			       "2: sandbox.default_ulimits must be a list of limits such as "
 			       "\"nofile=1024:524288\"");
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(bad_uids); i++) {
+		char text[96];
+
+		snprintf(text, sizeof(text), "[sandbox]\nuid_range = '%s'", bad_uids[i]);
+		assert_refused(f, text,
+			       "2: sandbox.uid_range must be empty, or a range of user ids such as "
+			       "\"1900000000-1900065535\", above 999");
 	}
 	assert_refused(f, "[sandbox]\ncgroup_parent = '/a/../b'",
 		       "2: sandbox.cgroup_parent must be an absolute path without \"..\"");

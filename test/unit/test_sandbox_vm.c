@@ -201,7 +201,7 @@ static int network(void *arg, const char *netns, struct err *err)
 	char path[256], text[256], command[400];
 
 	(void)err;
-	snprintf(path, sizeof(path), "%s/fake.json", sandbox_dir(x->sandbox));
+	snprintf(path, sizeof(path), "%s/vm/fake.json", sandbox_dir(x->sandbox));
 	snprintf(text, sizeof(text), "{\"vsock_forward\": \"%s\"}", x->socket);
 	must(write_file(path, text, strlen(text), 0600) == 0);
 	snprintf(command, sizeof(command),

@@ -146,7 +146,7 @@ def in_netns_of(pid, *argv):
 def dial(server, pod, port):
     """Returns a socket that is connected to a port of a pod's guest, in the VMM's way."""
     if CLH:
-        return dial_hybrid(server.run_dir / "pods" / pod.sandbox[:20] / "task.vsock", port)
+        return dial_hybrid(server.run_dir / "pods" / pod.sandbox[:20] / "vm" / "task.vsock", port)
     argv = next(argv for _, argv in command_lines(server)[PROGRAM] if f"crivisor-{pod.sandbox}" in argv)
     return dial_vsock(int(next(a for a in argv if "guest-cid=" in a).split("guest-cid=")[1].split(",")[0]), port)
 
