@@ -22,15 +22,20 @@
 #define TAIL_BYTES   4096
 #define CHILDREN_MAX 4096
 
-/* The base name of what a process runs; "" if it cannot be told. */
-static void read_exe(pid_t pid, char *out, size_t size)
+/* What a process runs; unknown if it cannot be told. */
+static void read_exe(pid_t pid, struct child_exe *ret_exe)
 {
 	char path[64], target[512];
+	struct stat st;
 	char *base;
 	ssize_t n;
 
-	out[0] = 0;
+	*ret_exe = (struct child_exe){0};
 	snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
+	if (stat(path, &st) == 0) {
+		ret_exe->device = st.st_dev;
+		ret_exe->inode = st.st_ino;
+	}
 	n = readlink(path, target, sizeof(target) - 1);
 	if (n <= 0)
 		return;
@@ -40,7 +45,14 @@ static void read_exe(pid_t pid, char *out, size_t size)
 	/* The kernel's mark for a file that has been replaced since. */
 	if (str_ends(base, " (deleted)"))
 		base[strlen(base) - strlen(" (deleted)")] = 0;
-	snprintf(out, size, "%.63s", base);
+	snprintf(ret_exe->name, sizeof(ret_exe->name), "%.63s", base);
+}
+
+static bool is_same_exe(const struct child_exe *a, const struct child_exe *b)
+{
+	if (a->inode && b->inode)
+		return a->device == b->device && a->inode == b->inode;
+	return str_empty(a->name) || str_empty(b->name) || str_eq(a->name, b->name);
 }
 
 static int add_jail(char ***argv, const struct child_spec *spec)
@@ -219,7 +231,7 @@ int child_confirm(struct child *p, int64_t deadline_ns, struct err *err)
 		len += (size_t)n;
 	}
 	if (r >= 0 && len == 0) {
-		read_exe(p->pid, p->exe, sizeof(p->exe));
+		read_exe(p->pid, &p->exe);
 		return 0;
 	}
 	send_signal(p, SIGKILL);
@@ -232,9 +244,9 @@ int child_confirm(struct child *p, int64_t deadline_ns, struct err *err)
 	return err_set_errno(err, r, "waiting for the spawn helper");
 }
 
-int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe, struct err *err)
+int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const struct child_exe *exe, struct err *err)
 {
-	char runs[sizeof(p->exe)];
+	struct child_exe runs;
 	int fd CLEANUP_CLOSE = pid > 0 ? pidfd_open(pid, 0) : -1;
 	struct procfs_stat stat;
 
@@ -248,10 +260,11 @@ int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe
 	if (procfs_stat(pid, &stat) < 0 || stat.start_time != start_time)
 		return err_set(err, -ESRCH, "process %d is gone; its number belongs to another one now",
 			       (int)pid);
-	read_exe(pid, runs, sizeof(runs));
-	if (!str_empty(exe) && runs[0] && !str_eq(runs, exe))
-		return err_set(err, -ESRCH, "process %d runs %s, not %s", (int)pid, runs, exe);
-	memcpy(p->exe, runs, sizeof(runs));
+	read_exe(pid, &runs);
+	if (!is_same_exe(&runs, exe))
+		return err_set(err, -ESRCH, "process %d runs another program (\"%s\") than it did (\"%s\")",
+			       (int)pid, runs.name, exe->name);
+	p->exe = runs;
 	p->pid = pid;
 	p->pidfd = move_fd(fd);
 	p->start_time = start_time;

@@ -20,15 +20,21 @@
 #define CHILD_FDS_MAX 8
 #define CHILD_FD_BASE 4 /* the i-th inherited fd is CHILD_FD_BASE + i in the child */
 
+/* What a process executes. The file is told by device and inode: in a root of its own a path says little. */
+struct child_exe {
+	char name[64];		/* base name of /proc/<pid>/exe; "": unknown */
+	uint64_t device, inode; /* of that file (stat(2)); inode 0: unknown */
+};
+
 struct child {
-	pid_t pid;	     /* 0: none */
-	int pidfd;	     /* -1: none */
-	int confirm_fd;	     /* -1, or the status socket that child_confirm has yet to read */
-	bool adopted;	     /* not our child: its exit status is unknown */
-	bool exited;	     /* reaped or known dead; status is valid */
-	int status;	     /* exit code, 128+n for a signal, -1 unknown */
-	char exe[64];	     /* base name of the executable, as /proc/<pid>/exe has it; "" until confirmed */
-	uint64_t start_time; /* /proc/<pid>/stat field 22 (proc(5)): with pid, names the process until reboot
+	pid_t pid;	      /* 0: none */
+	int pidfd;	      /* -1: none */
+	int confirm_fd;	      /* -1, or the status socket that child_confirm has yet to read */
+	bool adopted;	      /* not our child: its exit status is unknown */
+	bool exited;	      /* reaped or known dead; status is valid */
+	int status;	      /* exit code, 128+n for a signal, -1 unknown */
+	struct child_exe exe; /* unknown until confirmed */
+	uint64_t start_time;  /* /proc/<pid>/stat field 22 (proc(5)): with pid, names the process until reboot
 			      */
 };
 
@@ -66,10 +72,12 @@ int child_spawn(struct child *p, const struct child_spec *spec, struct err *err)
 int child_confirm(struct child *p, int64_t deadline_ns, struct err *err);
 /*
  * Takes over a process that was started by somebody else. -ESRCH if pid is gone or names another process by
- * now: its start time, or the base name of its executable (exe, from struct child; NULL or "": not checked),
- * differs.
+ * now: its start time or its executable (from struct child) differs. Of an executable, device and inode are
+ * compared; the name, where they are unknown, as in what earlier versions have saved; nothing, where the name
+ * is unknown too. The kernel hides a process's executable from a server without CAP_SYS_PTRACE.
  */
-int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const char *exe, struct err *err);
+int child_adopt(struct child *p, pid_t pid, uint64_t start_time, const struct child_exe *exe,
+		struct err *err);
 /* True once it has exited; reaps it then and sets status. Never blocks. */
 bool child_poll(struct child *p);
 /* Waits for the exit: 0, or -ETIMEDOUT. */

@@ -38,7 +38,9 @@ static void save_procs(const struct vm *vm, struct json_object *o)
 		p = json_object_new_object();
 		add(p, "pid", json_object_new_int(vm->procs[i].pid));
 		add(p, "start_time", json_object_new_uint64(vm->procs[i].start_time));
-		add(p, "exe", json_object_new_string(vm->procs[i].exe));
+		add(p, "exe", json_object_new_string(vm->procs[i].exe.name));
+		add(p, "exe_device", json_object_new_uint64(vm->procs[i].exe.device));
+		add(p, "exe_inode", json_object_new_uint64(vm->procs[i].exe.inode));
 		add(p, "name", json_object_new_string(vm->exe[i]));
 		add(o, role_keys[i], p);
 	}
@@ -146,6 +148,16 @@ static void fill(struct vm *vm, struct json_object *o)
 	vm->memory = vjson_u64(o, "memory");
 }
 
+/* Earlier versions have saved the name alone. */
+static struct child_exe saved_exe(struct json_object *p)
+{
+	struct child_exe exe = {.device = vjson_u64(p, "exe_device"), .inode = vjson_u64(p, "exe_inode")};
+	const char *name = get_str(p, "exe");
+
+	snprintf(exe.name, sizeof(exe.name), "%.63s", name ? name : "");
+	return exe;
+}
+
 /* Each process that still lives is adopted; the first one that does not is reported. */
 static int adopt_procs(struct vm *vm, struct json_object *o, struct err *err)
 {
@@ -153,7 +165,8 @@ static int adopt_procs(struct vm *vm, struct json_object *o, struct err *err)
 
 	for (int i = 0; i < VM_ROLE_COUNT; i++) {
 		struct json_object *p;
-		const char *exe, *name;
+		struct child_exe exe;
+		const char *name;
 		struct err e = ERR_INIT;
 		int r;
 
@@ -163,10 +176,10 @@ static int adopt_procs(struct vm *vm, struct json_object *o, struct err *err)
 				result = err_set(err, -EINVAL, "a saved VM without its VMM's process");
 			continue;
 		}
-		exe = get_str(p, "exe");
+		exe = saved_exe(p);
 		name = get_str(p, "name");
 		snprintf(vm->exe[i], sizeof(vm->exe[0]), "%.63s", name ? name : "");
-		r = child_adopt(&vm->procs[i], (pid_t)vjson_u64(p, "pid"), vjson_u64(p, "start_time"), exe,
+		r = child_adopt(&vm->procs[i], (pid_t)vjson_u64(p, "pid"), vjson_u64(p, "start_time"), &exe,
 				&e);
 		if (r < 0 && result == 0)
 			result = err_set(err, -ESRCH, "%s has ended meanwhile (%s)",

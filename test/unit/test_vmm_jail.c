@@ -140,6 +140,69 @@ static void missing_path_is_named(void **state)
 	assert_non_null(strstr(err.msg, "/does/not/exist: No such file"));
 }
 
+/*
+ * fault I: recovery tells a program in a root of its own by device and inode, whatever its path is now.
+ */
+static void adopt_compares_device_and_inode(void **state)
+{
+	struct fixture *f = *state;
+	char program[96], other[96];
+	char *argv[] = {program, (char *)(uintptr_t) "60", NULL};
+	struct child_spec spec = {.helper = f->helper, .argv = argv, .uid = USER, .home = f->home};
+	struct child c, again;
+	struct child_exe exe;
+	struct err err = ERR_INIT;
+	char *cp CLEANUP_FREE = NULL;
+	struct stat st;
+
+	snprintf(program, sizeof(program), "%s/program", f->dir);
+	snprintf(other, sizeof(other), "%s/other", f->dir);
+	cp = xasprintf("cp /bin/sleep %s && cp /bin/sleep %s", program, other);
+	assert_int_equal(system(cp), 0);
+	assert_int_equal(stat(program, &st), 0);
+	if (child_spawn(&c, &spec, &err) < 0 || child_confirm(&c, LONG, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(c.exe.device, st.st_dev);
+	assert_int_equal(c.exe.inode, st.st_ino);
+	/* An upgrade replaces the file while the program runs. */
+	assert_int_equal(rename(other, program), 0);
+	if (child_adopt(&again, c.pid, c.start_time, &c.exe, &err) < 0)
+		fail_msg("%s", err.msg);
+	child_done(&again);
+	exe = (struct child_exe){.name = "sleep", .device = c.exe.device, .inode = c.exe.inode + 1};
+	assert_int_equal(child_adopt(&again, c.pid, c.start_time, &exe, &err), -ESRCH);
+	exe = c.exe;
+	exe.device++;
+	assert_int_equal(child_adopt(&again, c.pid, c.start_time, &exe, &err), -ESRCH);
+	exe = (struct child_exe){0};
+	assert_int_equal(child_adopt(&again, c.pid, c.start_time, &exe, &err), 0);
+	child_done(&again);
+	child_kill_family(&c);
+	assert_int_equal(child_wait(&c, LONG), 0);
+	child_done(&c);
+}
+
+/* What earlier versions have saved of a program is its name. */
+static void adopt_of_an_earlier_version_s_child_compares_names(void **state)
+{
+	struct fixture *f = *state;
+	char *argv[] = {(char *)(uintptr_t) "/bin/sleep", (char *)(uintptr_t) "60", NULL};
+	struct child_spec spec = {.helper = f->helper, .argv = argv};
+	struct child_exe exe = {.name = "another"};
+	struct err err = ERR_INIT;
+	struct child c, again;
+
+	if (child_spawn(&c, &spec, &err) < 0 || child_confirm(&c, LONG, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(child_adopt(&again, c.pid, c.start_time, &exe, &err), -ESRCH);
+	exe = (struct child_exe){.name = "sleep"};
+	assert_int_equal(child_adopt(&again, c.pid, c.start_time, &exe, &err), 0);
+	child_done(&again);
+	child_kill_family(&c);
+	assert_int_equal(child_wait(&c, LONG), 0);
+	child_done(&c);
+}
+
 /* fault I: a symlink where the server expects a VM's socket does not lead it to another's. */
 static void socket_behind_a_symlink_is_refused(void **state)
 {
@@ -193,6 +256,8 @@ int main(void)
 		TEST(program_sees_what_it_was_given_alone),
 		TEST(program_writes_its_own_directory_alone),
 		TEST(missing_path_is_named),
+		TEST(adopt_compares_device_and_inode),
+		TEST(adopt_of_an_earlier_version_s_child_compares_names),
 		TEST(socket_behind_a_symlink_is_refused),
 		TEST(trim_leaves_a_linked_file_alone),
 	};
