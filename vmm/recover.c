@@ -8,6 +8,7 @@
 #include "vmm/wait_internal.h"
 
 #include <json-c/json.h>
+#include <sys/stat.h>
 
 #define SAVE_VERSION 1
 #define JSON_DEPTH   8
@@ -188,6 +189,17 @@ static int adopt_procs(struct vm *vm, struct json_object *o, struct err *err)
 	return result;
 }
 
+/* Its run directory is theirs, whom VMM and vsock daemon run as; root's with VMs of earlier versions. */
+static int take_uid(struct vm *vm, struct err *err)
+{
+	struct stat st;
+
+	if (lstat(vm->run_dir, &st) < 0)
+		return err_set_errno(err, -errno, "%s", vm->run_dir);
+	vm->uid = st.st_uid;
+	return 0;
+}
+
 int vm_recover(const char *json, struct vm **ret_vm, struct err *err)
 {
 	const struct vmm_driver *driver = NULL;
@@ -209,6 +221,8 @@ int vm_recover(const char *json, struct vm **ret_vm, struct err *err)
 	}
 	if (r == 0) {
 		r = adopt_procs(vm, o, err);
+		if (r == 0)
+			r = take_uid(vm, err);
 		if (r == 0)
 			r = driver->ready(vm, true, now_monotonic_ns() + ADOPT_NS, err);
 		if (r == 0)

@@ -74,6 +74,11 @@ int vm_path(const struct vm *vm, const char *file, char *out, size_t size, struc
 	return 0;
 }
 
+uid_t vm_uid(const struct vm *vm)
+{
+	return vm->uid;
+}
+
 int vm_give(const struct vm *vm, const char *path, struct err *err)
 {
 	if (vm->uid && lchown(path, vm->uid, vm->uid) < 0)

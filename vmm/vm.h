@@ -76,6 +76,8 @@ char *vm_save(const struct vm *vm);
  * processes is killed then.
  */
 int vm_recover(const char *json, struct vm **ret_vm, struct err *err);
+/* The user of its spec, also after vm_recover. */
+uid_t vm_uid(const struct vm *vm);
 /* Forgets the VM without touching it. Returns NULL. */
 struct vm *vm_free(struct vm *vm);
 /*

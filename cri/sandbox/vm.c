@@ -295,7 +295,7 @@ static int make_tap(struct sandbox *s, const struct vmm_net_link *link, bool *re
 	if (is_plugged(s, link->index))
 		return 0;
 	vmm_tap_name(link->index, tap);
-	r = vmm_tap_create(s->netns, tap, NIC_MTU, 0, &why);
+	r = vmm_tap_create(s->netns, tap, NIC_MTU, machine_of(s)->uid, &why);
 	if (r < 0 && r != -EEXIST) /* a look that failed has left it */
 		return err_copy(err, &why);
 	*ret_made = true;
@@ -384,7 +384,10 @@ static int recover(struct sandbox *s, const char *saved, struct err *err)
 	struct vm *vm;
 	int r = vm_recover(saved, &vm, err);
 
-	return r < 0 ? r : take(machine_of(s), vm, err);
+	if (r < 0)
+		return r;
+	machine_of(s)->uid = vm_uid(vm);
+	return take(machine_of(s), vm, err);
 }
 
 /* ---- use ----------------------------------------------------------------------------------------------- */

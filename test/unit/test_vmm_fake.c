@@ -628,6 +628,22 @@ static void flood_of_events_is_read_in_turns_and_given_back(void **state)
 	end(again);
 }
 
+static void recover_knows_the_user_by_the_run_directory(void **state)
+{
+	struct vm *vm = start("cloud-hypervisor", NULL), *again = NULL;
+	char *saved CLEANUP_FREE = vm_save(vm);
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(vm_uid(vm), 0);
+	vm_free(vm);
+	assert_int_equal(chown(run_dir, 4242, 4242), 0);
+	check(vm_recover(saved, &again, &err), &err, "recover");
+	assert_int_equal(vm_uid(again), 4242);
+	assert_int_equal(chown(run_dir, 0, 0), 0);
+	end(again);
+}
+
 static void recover_of_a_dead_vm_kills_what_is_left(void **state)
 {
 	struct err err = ERR_INIT;
@@ -926,6 +942,7 @@ int main(void)
 		cmocka_unit_test(guest_ends_are_told_apart),
 		cmocka_unit_test(floods_into_files_take_bounded_room),
 		cmocka_unit_test(flood_of_events_is_read_in_turns_and_given_back),
+		cmocka_unit_test(recover_knows_the_user_by_the_run_directory),
 		cmocka_unit_test(recover_of_a_dead_vm_kills_what_is_left),
 		cmocka_unit_test(recover_of_somebody_else_s_vm_has_no_status),
 		cmocka_unit_test(clh_command_line_has_the_described_order),
