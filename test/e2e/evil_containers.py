@@ -30,14 +30,6 @@ PRIVILEGED = {"linux": {"security_context": {"privileged": True}}}
 
 
 @container
-def a_flood_of_the_console(world):
-    """64 MiB to the guest's console (fault C): the run directory keeps a bounded part of it."""
-    run(world, "for i in 1 2 3 4 5 6 7 8; do head -c 8388608 /dev/zero | tr '\\0' x > /dev/hvc0; done; true", **PRIVILEGED)
-    used = sum(path.stat().st_blocks * 512 for path in world.server.run_dir.glob("pods/*/*.log"))
-    world.case.assertLess(used, 32 << 20)
-
-
-@container
 def a_flood_of_the_log(world):
     """Output without a line end for two seconds."""
     made = world.victim.pod.run(SHELL + ["yes | tr -d '\\n'"])
