@@ -11,6 +11,7 @@
 #define BASE_PROCFS_H
 
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/types.h>
@@ -57,6 +58,14 @@ struct procfs_stat {
 	unsigned long flags; /* field 9: PF_* of the kernel */
 	uint64_t start_time; /* field 22, in clock ticks: with the pid, it names a process until a reboot */
 };
+
+/* True once its main thread has ended or begun to: nothing of the process's own runs there any more. */
+static inline bool procfs_stat_ending(const struct procfs_stat *stat)
+{
+	const unsigned long exiting = 0x00000004; /* PF_EXITING (include/linux/sched.h) */
+
+	return stat->state == 'Z' || stat->state == 'X' || (stat->flags & exiting);
+}
 
 /* -ESRCH if there is no such process. */
 int procfs_stat(pid_t pid, struct procfs_stat *ret);

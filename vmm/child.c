@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "base/util.h"
 #include "vmm/cgroup_internal.h"
+#include "vmm/spawn_internal.h"
 #include "vmm/wait_internal.h"
 
 #include <ctype.h>
@@ -17,8 +18,8 @@
 #include <sys/wait.h>
 
 #define STATUS_FD    3
-#define PF_EXITING   0x00000004 /* include/linux/sched.h; field 9 of /proc/<pid>/stat */
 #define LAST_LINES   4
+#define HELPER_NS    (30 * NS_PER_SEC) /* it waits for nothing but the kernel */
 #define TAIL_BYTES   4096
 #define CHILDREN_MAX 4096
 
@@ -166,11 +167,71 @@ static int enter_cgroup(const struct child *p, const char *cgroup, int helper, s
 	return err_set_errno(err, -errno, "releasing the spawn helper");
 }
 
+static void settle_pid(struct child *p)
+{
+	struct procfs_stat stat;
+
+	if (procfs_stat(p->pid, &stat) == 0)
+		p->start_time = stat.start_time;
+}
+
+/*
+ * The helper's first words, of which none is lost: the program's pid, or why there is none. Returns the
+ * length; 0: the helper has said nothing until the deadline, or until it ended.
+ */
+static size_t read_first_words(int fd, char *text, size_t size, int64_t deadline_ns)
+{
+	size_t len = 0;
+
+	/* Byte by byte: what follows the pid is child_confirm's. */
+	while (len < size - 1 && wait_fd(fd, POLLIN, deadline_ns) > 0) {
+		ssize_t n = read(fd, text + len, 1);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n != 1 || (text[0] == SPAWN_PID_MARK && text[len] == '\n'))
+			break;
+		len++;
+	}
+	text[len] = 0;
+	return len;
+}
+
+/*
+ * The program of a PID namespace is a child of this process beside the helper. p becomes the program; the
+ * helper is reaped.
+ */
+static int take_program(struct child *p, int fd, struct err *err)
+{
+	pid_t helper = p->pid;
+	char text[512], more[16];
+	uint64_t pid = 0;
+	size_t len = read_first_words(fd, text, sizeof(text), now_monotonic_ns() + HELPER_NS);
+
+	if (len == 0)
+		kill(helper, SIGKILL);
+	waitpid(helper, NULL, 0);
+	/* It may have made the program just before it was killed. */
+	if (len == 0 && read_first_words(fd, more, sizeof(more), 0) > 0)
+		memcpy(text, more, sizeof(more));
+	child_done(p);
+	*p = CHILD_INIT;
+	if (text[0] != SPAWN_PID_MARK || parse_u64(text + 1, &pid) < 0 || pid == 0 || pid > INT32_MAX)
+		return err_set_status(err, -ECHILD, ERR_INTERNAL, "%s",
+				      text[0] ? text : "the spawn helper has ended without a word");
+	p->pid = (pid_t)pid; /* our child, not reaped yet: the number is its own */
+	p->pidfd = pidfd_open(p->pid, 0);
+	if (p->pidfd >= 0)
+		return 0;
+	err_set_errno(err, -errno, "opening the program's pidfd");
+	drop_helper(p);
+	return -EMFILE;
+}
+
 int child_spawn(struct child *p, const struct child_spec *spec, struct err *err)
 {
 	char **argv CLEANUP_STRV = helper_argv(spec);
 	int ours CLEANUP_CLOSE = -1, helpers CLEANUP_CLOSE = -1;
-	struct procfs_stat stat;
 	int fds[2];
 	int r;
 
@@ -195,8 +256,11 @@ int child_spawn(struct child *p, const struct child_spec *spec, struct err *err)
 		drop_helper(p);
 		return err_wrap(err, "starting %s", spec->argv[0]);
 	}
-	if (procfs_stat(p->pid, &stat) == 0)
-		p->start_time = stat.start_time;
+	if (spec->uid)
+		r = take_program(p, ours, err);
+	if (r < 0)
+		return r;
+	settle_pid(p);
 	p->confirm_fd = move_fd(ours);
 	return 0;
 }
@@ -351,7 +415,7 @@ bool child_is_dying(const struct child *p)
 		return true;
 	if (procfs_stat(p->pid, &stat) < 0 || stat.start_time != p->start_time)
 		return true;
-	return stat.state == 'Z' || stat.state == 'X' || (stat.flags & PF_EXITING);
+	return procfs_stat_ending(&stat);
 }
 
 void child_done(struct child *p)

@@ -50,9 +50,10 @@ struct child_spec {
 	size_t n_fds;
 	uint64_t caps; /* the most capabilities that it and what it starts can have; bit n: capability n */
 	/*
-	 * Not 0: it runs as this user, and as the group of the same number, in mount and IPC namespaces of
-	 * its own. Of the host's files it sees the program, the system's programs and libraries, the paths,
-	 * and `home`, which alone it may write (spawn_internal.h).
+	 * Not 0: it runs as this user, and as the group of the same number, in mount, IPC and PID namespaces
+	 * of its own, and not as the first process of the last. Of the host's files it sees the program, the
+	 * system's programs and libraries, the paths, and `home`, which alone it may write
+	 * (spawn_internal.h).
 	 */
 	uid_t uid;
 	const char *home;   /* where uid is not 0 */
@@ -61,8 +62,8 @@ struct child_spec {
 };
 
 /*
- * Starts the program and returns at once; child_confirm tells whether it really runs. On failure nothing is
- * left.
+ * Starts the program and returns once it has a process; child_confirm tells whether it really runs. On
+ * failure nothing is left.
  */
 int child_spawn(struct child *p, const struct child_spec *spec, struct err *err);
 /*

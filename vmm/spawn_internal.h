@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #define SPAWN_PATHS_MAX 16
+#define SPAWN_PID_MARK	'\1' /* on the status fd, before the program's pid and a newline */
 
 /* Writes the message, with errno's words if it is set, to the status fd and ends with 127. */
 __attribute__((noreturn, format(printf, 1, 2))) void spawn_die(const char *fmt, ...);
@@ -30,5 +31,14 @@ struct spawn_jail {
 void spawn_jail_enter(const struct spawn_jail *jail);
 /* Bounds what a user that runs one VM can need. */
 void spawn_jail_limits(void);
+
+/* The next process that this one makes is the first of a PID namespace. Takes CAP_SYS_ADMIN. */
+void spawn_pidns_make(void);
+/*
+ * Returns in a child of this process's parent, which is in that namespace, beside an init that has argv's
+ * memory for its name. This process writes the child's pid to the status fd and ends. What fails before that
+ * ends it as spawn_die does.
+ */
+void spawn_pidns_enter(int status_fd, int argc, char **argv);
 
 #endif

@@ -30,10 +30,10 @@ static const char *const system_dirs[] = {"/usr", "/bin", "/sbin", "/lib", "/lib
 static const char *const system_files[] = {"/etc/ld.so.cache", "/dev/null", "/dev/urandom"};
 
 struct entry {
-	char path[PATH_MAX];
-	char link[PATH_MAX]; /* of a symlink; "" */
-	int tree;	     /* a detached mount; -1: none */
-	mode_t mode;	     /* its type */
+	char *path;  /* never freed */
+	char *link;  /* of a symlink; never freed */
+	int tree;    /* a detached mount; -1: none */
+	mode_t mode; /* its type */
 	dev_t device;
 };
 
@@ -58,6 +58,15 @@ static bool is_system(const char *path)
 	return false;
 }
 
+static char *copy(const char *text)
+{
+	char *new = strdup(text);
+
+	if (!new)
+		spawn_die("\"%s\"", text);
+	return new;
+}
+
 static struct entry *add_entry(const char *path)
 {
 	struct entry *e = &entries[n_entries];
@@ -65,10 +74,10 @@ static struct entry *add_entry(const char *path)
 	errno = 0;
 	if (n_entries == ENTRIES_MAX)
 		spawn_die("more than %d paths", ENTRIES_MAX);
-	if (path[0] != '/' || strlen(path) >= sizeof(e->path))
+	if (path[0] != '/' || strlen(path) >= PATH_MAX)
 		spawn_die("\"%s\" is not an absolute path", path);
 	n_entries++;
-	strcpy(e->path, path);
+	e->path = copy(path);
 	e->tree = -1;
 	return e;
 }
@@ -99,6 +108,7 @@ static void add_device(const char *path, dev_t device)
 
 static void add_system_dir(const char *path)
 {
+	char link[PATH_MAX];
 	struct entry *e;
 	struct stat st;
 	ssize_t n;
@@ -111,10 +121,11 @@ static void add_system_dir(const char *path)
 	}
 	e = add_entry(path);
 	e->mode = S_IFLNK;
-	n = readlink(path, e->link, sizeof(e->link) - 1);
+	n = readlink(path, link, sizeof(link) - 1);
 	if (n <= 0)
 		spawn_die("reading the link %s", path);
-	e->link[n] = 0;
+	link[n] = 0;
+	e->link = copy(link);
 }
 
 /* Under its own name and, if that is or passes a symlink, under the real one. */

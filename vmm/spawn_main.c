@@ -12,7 +12,9 @@
  * stdout and stderr, no core dumps and no fd but the kept ones. It may gain no privilege (no_new_privs), and
  * of the capabilities it has those of MASK at most (bit n: capability n; default 0, none), be it root or not,
  * as have all that it starts. With --uid it runs as that user, of the group of the same number alone, in a
- * root directory that holds DIR, the paths and the system's programs, and nothing else (spawn_internal.h).
+ * root directory that holds DIR, the paths and the system's programs, and nothing else, and in mount, IPC and
+ * PID namespaces of its own (spawn_internal.h). Then the program is another child of the parent's: its pid
+ * comes over the status fd, after SPAWN_PID_MARK and before a newline, and this process ends.
  * What fails is written as text to the status fd, which is close-on-exec: a reader sees the reason, or EOF
  * once the program runs. Exit status 127 after a failure. Static and single-threaded, so that setns concerns
  * no other thread.
@@ -211,6 +213,7 @@ static void confine(const struct confinement *c)
 {
 	set_oom_score(c->oom_score_adj);
 	if (c->jail.uid) {
+		spawn_pidns_make();
 		spawn_jail_enter(&c->jail);
 		spawn_jail_limits();
 	}
@@ -271,6 +274,8 @@ int main(int argc, char **argv)
 	if (hold_fd >= 0)
 		wait_for_word(hold_fd);
 	confine(&confinement);
+	if (confinement.jail.uid)
+		spawn_pidns_enter(status_fd, argc, argv);
 	execvp(argv[i + 1], argv + i + 1);
 	spawn_die("running %s", argv[i + 1]);
 }

@@ -111,6 +111,16 @@ static int start_vsock(struct vm *vm, struct vm_launch *l, const char *helper, s
 	return vsock_daemon_spawn(vm, l, helper, err);
 }
 
+/* Adds a helper's last words. */
+static int wrap_words(const struct vm *vm, const char *who, const char *log_file, struct err *err)
+{
+	char log[256], words[256] = "";
+
+	if (vm_path(vm, log_file, log, sizeof(log), NULL) == 0)
+		child_last_words(log, words, sizeof(words));
+	return err_wrap(err, "%s%s%s%s", who, words[0] ? " (" : "", words, words[0] ? ")" : "");
+}
+
 /*
  * The vsock daemon takes one connection. It is made here and handed to the VMM, so that the VMM need not
  * retry.
@@ -128,13 +138,8 @@ static int connect_vsock(struct vm *vm, struct vm_launch *l, struct err *err)
 	r = child_confirm(&vm->procs[VM_ROLE_VSOCK], l->deadline_ns, err);
 	if (r == 0)
 		r = sock_connect(path, l->deadline_ns, vm->stop_fd, &vm->procs[VM_ROLE_VSOCK], err);
-	if (r < 0) {
-		char log[256], words[256] = "";
-
-		if (vm_path(vm, VM_FILE_VS_LOG, log, sizeof(log), NULL) == 0)
-			child_last_words(log, words, sizeof(words));
-		return err_wrap(err, "vsock daemon%s%s%s", words[0] ? " (" : "", words, words[0] ? ")" : "");
-	}
+	if (r < 0)
+		return wrap_words(vm, "vsock daemon", VM_FILE_VS_LOG, err);
 	return launch_add_fd(l, r, &l->vsock, err);
 }
 
@@ -148,7 +153,7 @@ static int connect_fs(struct vm *vm, struct vm_launch *l, struct err *err)
 	r = vm_path(vm, VM_FILE_FS, path, sizeof(path), err);
 	if (r == 0)
 		r = sock_connect(path, l->deadline_ns, vm->stop_fd, &vm->procs[VM_ROLE_FS], err);
-	return r < 0 ? err_wrap(err, "virtiofsd") : launch_add_fd(l, r, &l->fs, err);
+	return r < 0 ? wrap_words(vm, "virtiofsd", VM_FILE_FS_LOG, err) : launch_add_fd(l, r, &l->fs, err);
 }
 
 static int open_boot_tap(struct vm_launch *l, struct err *err)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cri/sandbox/uids_internal.h"
 
+#include "base/procfs.h"
 #include "base/util.h"
 
 #include <dirent.h>
@@ -63,20 +64,21 @@ void uids_done(struct uids *uids)
 	pthread_mutex_destroy(&uids->lock);
 }
 
-/* A process whose real user this is, and that has not ended. */
+/* A process whose real user this is, and that does not end. */
 static bool lives_as(const char *pid, uid_t uid)
 {
 	char *path CLEANUP_FREE = xasprintf("/proc/%s/status", pid);
 	char *text CLEANUP_FREE = NULL;
-	const char *state, *user;
+	struct procfs_stat stat;
+	const char *user;
 	unsigned int real;
 
 	if (!path || read_file(path, STATUS_MAX, &text, NULL) < 0)
 		return false;
-	state = strstr(text, "\nState:\t");
 	user = strstr(text, "\nUid:\t");
-	return state && state[8] != 'Z' && state[8] != 'X' && user &&
-	       sscanf(user, "\nUid:\t%u", &real) == 1 && real == uid;
+	if (!user || sscanf(user, "\nUid:\t%u", &real) != 1 || real != uid)
+		return false;
+	return procfs_stat((pid_t)strtol(pid, NULL, 10), &stat) == 0 && !procfs_stat_ending(&stat);
 }
 
 bool uids_runs(uid_t uid)
@@ -88,7 +90,7 @@ bool uids_runs(uid_t uid)
 	/*
 	 * getpriority(2): ESRCH where the user has no process; the usual case, and the kernel knows it at
 	 * once. Else it may have ended and wait to be reaped, by another than this server if an earlier one
-	 * started it.
+	 * started it; and the init of a PID namespace ends only after all of the namespace's are reaped.
 	 */
 	errno = 0;
 	if (getpriority(PRIO_USER, uid) == -1 && errno == ESRCH)

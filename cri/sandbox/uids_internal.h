@@ -35,7 +35,9 @@ void uids_done(struct uids *uids);
 int uids_take(struct uids *uids, uid_t *ret_uid, struct err *err);
 /* One that is not of the range, or not taken: nothing. */
 void uids_give(struct uids *uids, uid_t uid);
-/* True if a process runs as this user; one that has ended and is not reaped does not. Reads /proc. */
+/*
+ * True if a process runs as this user; one that is ending, or has and is not reaped, does not. Reads /proc.
+ */
 bool uids_runs(uid_t uid);
 
 #endif

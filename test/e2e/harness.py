@@ -468,12 +468,24 @@ class Server:
                 cgroup = pathlib.Path(f"/proc/{entry}/cgroup").read_text()
             except OSError:
                 continue
+            if self.is_ending(entry):
+                continue
             name = cmdline.split(b"\0", 1)[0]
             if name.endswith((b"crictl", b"python3", b"kubelet")):
                 continue
             if mark in cmdline or self.cgroup in cgroup:
                 found[int(entry)] = (cmdline.replace(b"\0", b" ").decode(errors="replace"), cgroup)
         return found
+
+    def is_ending(self, pid):
+        """One that has ended, or an init that waits for its namespace's last process to be reaped. By whom, is the host's affair, unless it
+        is a child of the server."""
+        try:
+            state, parent, *_, flags = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:7]
+        except OSError:
+            return True
+        ours = self.process is not None and int(parent) == self.process.pid
+        return not ours and (state in "ZX" or bool(int(flags) & 4))  # PF_EXITING
 
     def processes(self):
         """The same: pid -> the beginning of the command line."""

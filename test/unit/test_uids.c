@@ -3,10 +3,13 @@
 #include "base/util.h"
 #include "cri/sandbox/uids_internal.h"
 
+#include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <cmocka.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #define FIRST 1987650000
@@ -127,6 +130,63 @@ static void uids_take_passes_over_a_user_that_runs(void **state)
 	assert_int_equal(take(f), FIRST);
 }
 
+/*
+ * Makes a PID namespace with an init of that user, and beside it another process, which is a child of this
+ * one.
+ */
+static void namespace_of(uid_t uid, pid_t ret_pids[2])
+{
+	int fds[2];
+	pid_t pid;
+
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		pid_t pids[2];
+
+		if (unshare(CLONE_NEWPID) < 0)
+			_exit(1);
+		pids[0] = fork();
+		if (pids[0] == 0 && setresuid(uid, uid, uid) == 0) {
+			pause();
+			_exit(0);
+		}
+		pids[1] = (pid_t)syscall(SYS_clone, CLONE_PARENT, NULL, NULL, NULL, NULL);
+		if (pids[1] == 0) {
+			pause();
+			_exit(0);
+		}
+		_exit(write(fds[1], pids, sizeof(pids)) == sizeof(pids) ? 0 : 1);
+	}
+	close_fd(fds[1]);
+	assert_int_equal(read(fds[0], ret_pids, 2 * sizeof(pid_t)), 2 * sizeof(pid_t));
+	close_fd(fds[0]);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+/* fault I: the init of a namespace whose program is not reaped yet is ending, and no user of anything. */
+static void uids_runs_overlooks_an_init_that_ends(void **state)
+{
+	int64_t until = now_monotonic_ns() + 30 * NS_PER_SEC;
+	pid_t pids[2];
+
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	namespace_of(FIRST, pids);
+	while (!uids_runs(FIRST))
+		assert_true(now_monotonic_ns() < until);
+	assert_int_equal(kill(pids[1], SIGKILL), 0);
+	assert_int_equal(waitid(P_PID, (id_t)pids[1], &(siginfo_t){0}, WEXITED | WNOWAIT), 0);
+	assert_true(uids_runs(FIRST));
+	assert_int_equal(kill(pids[0], SIGKILL), 0);
+	while (uids_runs(FIRST))
+		assert_true(now_monotonic_ns() < until);
+	assert_int_equal(kill(pids[0], 0), 0); /* it is there yet */
+	assert_int_equal(waitpid(pids[1], NULL, 0), pids[1]);
+}
+
 static void uids_init_refuses_too_many(void **state)
 {
 	struct fixture *f = *state;
@@ -142,6 +202,7 @@ int main(void)
 		TEST(uids_take_gives_each_once),
 		TEST(uids_init_reads_the_journal),
 		TEST(uids_take_passes_over_a_user_that_runs),
+		TEST(uids_runs_overlooks_an_init_that_ends),
 		TEST(uids_init_refuses_too_many),
 	};
 

@@ -354,6 +354,33 @@ static pid_t only_child(pid_t pid)
 	return (pid_t)strtol(text, NULL, 10);
 }
 
+/* The first process of the program's PID namespace, which is one more process of the VM's user. */
+static pid_t init_of(pid_t program)
+{
+	char path[64], ns_of_program[64] = "", ns_of_other[64];
+	const struct dirent *de;
+	pid_t init = 0;
+	DIR *proc = opendir("/proc");
+
+	assert_non_null(proc);
+	snprintf(path, sizeof(path), "/proc/%d/ns/pid", (int)program);
+	assert_true(readlink(path, ns_of_program, sizeof(ns_of_program) - 1) > 0);
+	while ((de = readdir(proc))) {
+		pid_t pid = (pid_t)atoi(de->d_name);
+
+		memset(ns_of_other, 0, sizeof(ns_of_other));
+		snprintf(path, sizeof(path), "/proc/%d/ns/pid", (int)pid);
+		if (pid <= 0 || pid == program || readlink(path, ns_of_other, sizeof(ns_of_other) - 1) <= 0 ||
+		    !str_eq(ns_of_other, ns_of_program))
+			continue;
+		assert_int_equal(init, 0);
+		init = pid;
+	}
+	closedir(proc);
+	assert_true(init > 0);
+	return init;
+}
+
 /*
  * Fault I: the table of processes and their confinement in vmm/README.md is what /proc shows of a running VM.
  */
@@ -369,8 +396,11 @@ static void processes_are_confined_as_the_table_says(void **state)
 	assert_int_equal(read_file(CRV_SOURCE_DIR "/vmm/README.md", 1 << 20, &readme, NULL), 0);
 	check(vm_info(vm, &info, &err), &err, "info");
 	assert_row(readme, driver, info.vmm_pid);
-	if (info.vsock_pid)
+	assert_row(readme, "init of each of these", init_of(info.vmm_pid));
+	if (info.vsock_pid) {
 		assert_row(readme, "vhost-device-vsock", info.vsock_pid);
+		assert_row(readme, "init of each of these", init_of(info.vsock_pid));
+	}
 	assert_row(readme, "virtiofsd", info.virtiofsd_pid);
 	serving = only_child(info.virtiofsd_pid);
 	assert_true(serving > 0);

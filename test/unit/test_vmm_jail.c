@@ -7,9 +7,11 @@
 #include "vmm/driver_internal.h"
 #include "vmm/wait_internal.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <cmocka.h>
 #include <sys/socket.h>
@@ -48,8 +50,8 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* Runs a script of the shell in the jail; its output. */
-static char *run(struct fixture *f, char *script, char *const *paths)
+/* Runs a script of the shell in the jail; its output and its status. */
+static char *run_status(struct fixture *f, char *script, char *const *paths, int *ret_status)
 {
 	char *argv[] = {(char *)(uintptr_t) "/bin/sh", (char *)(uintptr_t) "-c", script, NULL};
 	struct child_spec spec = {.helper = f->helper,
@@ -66,9 +68,17 @@ static char *run(struct fixture *f, char *script, char *const *paths)
 	if (child_spawn(&c, &spec, &err) < 0 || child_confirm(&c, LONG, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_int_equal(child_wait(&c, LONG), 0);
+	*ret_status = c.status;
 	child_done(&c);
 	assert_int_equal(read_file(f->log, 1 << 16, &text, NULL), 0);
 	return text;
+}
+
+static char *run(struct fixture *f, char *script, char *const *paths)
+{
+	int status;
+
+	return run_status(f, script, paths, &status);
 }
 
 static void assert_says(struct fixture *f, const char *script, char *const *paths, const char *want)
@@ -124,6 +134,115 @@ static void program_writes_its_own_directory_alone(void **state)
 	assert_says(f, script, paths, "written\nrefused\nkept\nheld\nunmounted\n");
 }
 
+static int processes_of_user(pid_t ret_pids[8])
+{
+	const struct dirent *de;
+	DIR *proc = opendir("/proc");
+	int n = 0;
+
+	assert_non_null(proc);
+	while ((de = readdir(proc))) {
+		char path[300];
+		struct stat st;
+		char *text CLEANUP_FREE = NULL;
+
+		/* A process that may not be traced belongs to root here: the status says whose it is. */
+		snprintf(path, sizeof(path), "/proc/%s/status", de->d_name);
+		if (de->d_name[0] < '1' || de->d_name[0] > '9' || stat(path, &st) < 0 ||
+		    read_file(path, 1 << 16, &text, NULL) < 0)
+			continue;
+		if (strstr(text, "\nUid:\t1987654320\t") && n < 8)
+			ret_pids[n++] = (pid_t)atoi(de->d_name);
+	}
+	closedir(proc);
+	return n;
+}
+
+static void assert_no_process_of_user(void)
+{
+	int64_t deadline = LONG;
+	pid_t pids[8];
+
+	while (processes_of_user(pids) > 0) {
+		if (now_monotonic_ns() > deadline)
+			fail_msg("process %d of the user is left", (int)pids[0]);
+		usleep(10000);
+	}
+}
+
+/*
+ * fault I: the program is the second process of a PID namespace; it can name no process but itself and init.
+ */
+static void program_has_a_pid_namespace(void **state)
+{
+	assert_says(*state,
+		    "echo $$; i=1; while [ $i -lt 300 ]; do kill -0 $i 2>&- && echo $i; i=$((i+1)); done;"
+		    "kill -9 1; kill -TERM 1; echo alive",
+		    NULL, "2\n1\n2\nalive\n");
+	assert_no_process_of_user();
+}
+
+/* fault I, row A12: the program's end is its own: exit status, and signals, abort() among them. */
+static void program_ends_with_its_true_status(void **state)
+{
+	static const struct {
+		const char *script;
+		int status;
+	} ends[] = {{"exit 0", 0},	    {"exit 7", 7},	    {"kill -ABRT $$", 128 + SIGABRT},
+		    {"kill -SEGV $$", 139}, {"kill -KILL $$", 137}, {"kill -TERM $$", 143}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
+		char *script CLEANUP_FREE = strdup(ends[i].script);
+		int status;
+		char *text CLEANUP_FREE = run_status(*state, script, NULL, &status);
+
+		assert_int_equal(status, ends[i].status);
+	}
+	assert_no_process_of_user();
+}
+
+/* What the program leaves in its namespace ends with it, whatever session it is in. */
+static void nothing_outlives_the_program(void **state)
+{
+	assert_says(*state, "setsid sleep 1000 & sleep 1000 & echo ready", NULL, "ready\n");
+	assert_no_process_of_user();
+}
+
+/* init is as confined as the program, holds none of its files, and takes it with it. */
+static void init_ends_with_its_program(void **state)
+{
+	struct fixture *f = *state;
+	char *argv[] = {(char *)(uintptr_t) "/bin/sleep", (char *)(uintptr_t) "1000", NULL};
+	struct child_spec spec = {
+		.helper = f->helper, .argv = argv, .log = f->log, .uid = USER, .home = f->home};
+	struct err err = ERR_INIT;
+	char path[64], target[PATH_MAX];
+	const struct dirent *de;
+	pid_t pids[8], init;
+	struct child c;
+	int files = 0;
+	DIR *fds;
+
+	if (child_spawn(&c, &spec, &err) < 0 || child_confirm(&c, LONG, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(processes_of_user(pids), 2);
+	init = pids[0] == c.pid ? pids[1] : pids[0];
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)init);
+	fds = opendir(path);
+	assert_non_null(fds);
+	while ((de = readdir(fds)))
+		files += de->d_name[0] != '.';
+	closedir(fds);
+	assert_int_equal(files, 2); /* what it waits at: the gate and the program */
+	snprintf(path, sizeof(path), "/proc/%d/root/proc", (int)init);
+	assert_true(readlink(path, target, sizeof(target)) < 0 && errno == ENOENT);
+	assert_int_equal(kill(init, SIGKILL), 0);
+	assert_int_equal(child_wait(&c, LONG), 0);
+	assert_int_equal(c.status, 128 + SIGKILL);
+	child_done(&c);
+	assert_no_process_of_user();
+}
+
 /* The paths that a program is given must exist; the error names the one that does not. */
 static void missing_path_is_named(void **state)
 {
@@ -135,8 +254,8 @@ static void missing_path_is_named(void **state)
 	struct err err = ERR_INIT;
 	struct child c;
 
-	assert_int_equal(child_spawn(&c, &spec, &err), 0);
-	assert_true(child_confirm(&c, LONG, &err) < 0);
+	assert_true(child_spawn(&c, &spec, &err) < 0);
+	assert_int_equal(c.pid, 0);
 	assert_non_null(strstr(err.msg, "/does/not/exist: No such file"));
 }
 
@@ -255,6 +374,10 @@ int main(void)
 		TEST(program_is_nobody_else),
 		TEST(program_sees_what_it_was_given_alone),
 		TEST(program_writes_its_own_directory_alone),
+		TEST(program_has_a_pid_namespace),
+		TEST(program_ends_with_its_true_status),
+		TEST(nothing_outlives_the_program),
+		TEST(init_ends_with_its_program),
 		TEST(missing_path_is_named),
 		TEST(adopt_compares_device_and_inode),
 		TEST(adopt_of_an_earlier_version_s_child_compares_names),
