@@ -83,7 +83,8 @@ def bare_boot(number):
     """Boots the same VM without a server until the agent's port answers. Returns the tool's own figure in seconds, and programs() at that
     moment."""
     base, netns = harness.work() / f"bare{number}", f"crv-bare-{os.getpid()}-{number}"
-    (base / "shared").mkdir(parents=True)
+    for name in ("vm", "shared"):
+        (base / name).mkdir(parents=True)
     driver = os.environ.get("CRV_DRIVER")
     in_netns = ["nsenter", f"--net=/run/netns/{netns}", "ip"]
     subprocess.run(["ip", "netns", "add", netns], check=True)
@@ -91,7 +92,7 @@ def bare_boot(number):
         subprocess.run([*in_netns, "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr"], check=True)
         subprocess.run([*in_netns, "link", "set", "tap0", "up", "mtu", str(MTU)], check=True)
         argv = [BUILD / "vmmctl", "boot", "--commands", *(["--driver", driver] if driver else []), "--kernel", KERNEL,
-                "--image", GUEST_IMAGE, "--run-dir", base, "--shared", base / "shared", "--memory-mb", str(MEMORY_MB),
+                "--image", GUEST_IMAGE, "--run-dir", base / "vm", "--shared", base / "shared", "--memory-mb", str(MEMORY_MB),
                 "--netns", f"/run/netns/{netns}", "--tap", "tap0", "--mtu", str(MTU)]
         # vmmctl stops the VM at the end of its input.
         with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -109,7 +110,7 @@ def bare_boot(number):
         subprocess.run(["ip", "netns", "del", netns], check=True)
     match = re.search(r"([\d.]+) ms  port \d+ answers", text)
     if process.returncode or not match:
-        console = base / "console.log"
+        console = base / "vm" / "console.log"
         words = console.read_text(errors="replace")[-1500:] if console.exists() else "none"
         raise AssertionError(f"vmmctl boot: {process.returncode}\n{text}its guest's console:\n{words}")
     shutil.rmtree(base)
@@ -162,7 +163,7 @@ class Boots:
         share = agent_share(console.read_text(errors="replace"))
         if share:
             self.shares.append(share)
-        running = programs(console.parent)
+        running = programs(console.parent.parent)
         pod.stop()
         pod.remove()
         return running

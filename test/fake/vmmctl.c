@@ -5,7 +5,7 @@
  *
  *   vmmctl boot --kernel K --image I --run-dir D --shared S [--driver auto] [--memory-mb 512] [--vcpus 1]
  *               [--params P] [--netns N --tap T] [--mtu U] [--cgroup C] [--seconds N] [--debug]
- *               [--memory-max-mb M] [--vcpus-max C] [--commands]
+ *               [--memory-max-mb M] [--vcpus-max C] [--uid U] [--commands]
  *   vmmctl restore …the same… --from SNAPSHOT-DIR
  *   vmmctl adopt …the same… --state FILE
  *
@@ -53,17 +53,29 @@ static int fail(const struct err *err)
 static int parse_args(int argc, char **argv, struct args *a)
 {
 	static const struct option options[] = {
-		{"kernel", 1, NULL, 'k'},    {"image", 1, NULL, 'i'},
-		{"run-dir", 1, NULL, 'r'},   {"shared", 1, NULL, 's'},
-		{"driver", 1, NULL, 'd'},    {"memory-mb", 1, NULL, 'm'},
-		{"vcpus", 1, NULL, 'c'},     {"params", 1, NULL, 'p'},
-		{"netns", 1, NULL, 'n'},     {"tap", 1, NULL, 't'},
-		{"cgroup", 1, NULL, 'g'},    {"seconds", 1, NULL, 'S'},
-		{"debug", 0, NULL, 'D'},     {"virtiofsd", 1, NULL, 'v'},
-		{"helper", 1, NULL, 'h'},    {"memory-max-mb", 1, NULL, 'M'},
-		{"vcpus-max", 1, NULL, 'C'}, {"from", 1, NULL, 'f'},
-		{"state", 1, NULL, 'a'},     {"commands", 0, NULL, 'x'},
-		{"mtu", 1, NULL, 'u'},	     {0},
+		{"kernel", 1, NULL, 'k'},
+		{"image", 1, NULL, 'i'},
+		{"run-dir", 1, NULL, 'r'},
+		{"shared", 1, NULL, 's'},
+		{"driver", 1, NULL, 'd'},
+		{"memory-mb", 1, NULL, 'm'},
+		{"vcpus", 1, NULL, 'c'},
+		{"params", 1, NULL, 'p'},
+		{"netns", 1, NULL, 'n'},
+		{"tap", 1, NULL, 't'},
+		{"cgroup", 1, NULL, 'g'},
+		{"seconds", 1, NULL, 'S'},
+		{"debug", 0, NULL, 'D'},
+		{"virtiofsd", 1, NULL, 'v'},
+		{"helper", 1, NULL, 'h'},
+		{"memory-max-mb", 1, NULL, 'M'},
+		{"vcpus-max", 1, NULL, 'C'},
+		{"from", 1, NULL, 'f'},
+		{"state", 1, NULL, 'a'},
+		{"commands", 0, NULL, 'x'},
+		{"mtu", 1, NULL, 'u'},
+		{"uid", 1, NULL, 'U'},
+		{0},
 	};
 	int c;
 
@@ -131,6 +143,9 @@ static int parse_args(int argc, char **argv, struct args *a)
 			break;
 		case 'u':
 			a->spec.mtu = (uint32_t)strtoul(optarg, NULL, 10);
+			break;
+		case 'U':
+			a->spec.uid = (uid_t)strtoul(optarg, NULL, 10);
 			break;
 		case 'x':
 			a->commands = true;
