@@ -193,7 +193,8 @@ class Network(Case):
     def test_plugin_whose_del_fails_or_is_nonsense(self):
         """An answer to DEL counts for nothing. One that fails is told to who removes, and is tried again; the VM is gone all the same."""
         answer = '{"cniVersion": "1.0.0", "ips": [{"address": "10.94.7.5/24"}]}'
-        add = f"[ $CNI_COMMAND != ADD ] || {{ nsenter --net=$CNI_NETNS ip link add $CNI_IFNAME type dummy; echo '{answer}'; exit 0; }}\n"
+        add = ("ns() { nsenter --net=$CNI_NETNS ip link \"$@\"; }\n[ $CNI_COMMAND != ADD ] || { ns add $CNI_IFNAME type veth peer name "
+               f"other && ns set $CNI_IFNAME up && ns set other up && echo '{answer}'; exit; }}\n")
         mark = self.server.dir / "mended"
         self.plugin(f"cat >/dev/null\n{add}echo this is no JSON\n")
         pod = self.server.runp()
