@@ -24,6 +24,13 @@
 #define GUEST_PIDNS	    GUEST_RUN_DIR "/pidns" /* bind mount of the pod's shared PID namespace */
 
 /*
+ * Agent.Dial: bytes that the host may send before the agent's first `window`, and that it never has more than
+ * on the way; with the feature DIAL_WINDOW_FEATURE.
+ */
+#define DIAL_WINDOW	    (128 * 1024)
+#define DIAL_WINDOW_FEATURE "dial-window"
+
+/*
  * The share, as the guest sees it (read-only at the top; each mount below has its own mode):
  *   resolv.conf, hostname, hosts       the pod's files
  *   <container id>/config.json         OCI spec; <container id> is the bundle directory

@@ -30,7 +30,7 @@ static void agent_info(struct ttrpc_request *req, void *ctx, const void *payload
 	static const char *const features[] = {
 		"readlog",	"dial",		  "stats",     "attach-device",	    "online-resources",
 		"shared-pidns", "instance-id",	  "shutdown",  "cgroup2",	    "exec-held",
-		"network",	"network-update", "stats-all", GUEST_FILES_FEATURE,
+		"network",	"network-update", "stats-all", GUEST_FILES_FEATURE, DIAL_WINDOW_FEATURE,
 	};
 	char *list[ARRAY_SIZE(features)];
 	size_t n = 0;

@@ -5,10 +5,14 @@
  * The client's final close becomes a shutdown of the writing side, and the other direction goes on
  * (half-close). When the server in the pod has closed its side and everything has been sent, the stream
  * ends.
+ *
+ * A client that keeps to the window is always read from; any other is held back above PENDING_HIGH. While the
+ * agent does not read, vhost-device-vsock (0.3.0) does not deliver what the agent sends on the connection.
  */
 #include "guest/pod/methods_internal.h"
 
 #include "api/agent/agent.pb-c.h"
+#include "api/agent/guest_abi.h"
 #include "guest/rpc/server.h"
 #include "guest/rpc/request.h"
 #include "guest/core/loop.h"
@@ -20,6 +24,7 @@
 #define CHUNK		(32u * 1024)
 #define DIALS_MAX	1024
 #define PENDING_HIGH	(256u * 1024) /* the client is held back above this */
+#define WINDOW_STEP	(DIAL_WINDOW / 4)
 #define CONNECT_TIME_NS (10 * NS_PER_SEC)
 
 struct dial {
@@ -33,6 +38,7 @@ struct dial {
 	unsigned int port; /* 0 before the first message */
 	bool v6, connected, client_eof, shut, paused;
 	struct buf pending; /* to the port */
+	uint32_t written;   /* to the port, and not yet told to the client */
 };
 
 static unsigned int dials_len;
@@ -88,6 +94,21 @@ static void dial_events(struct dial *d)
 	loop_set_events(d->src, events);
 }
 
+/* The client may send on as much as the port has taken. */
+static int send_window(struct dial *d)
+{
+	Crivisor__Agent__V1__DialData msg = CRIVISOR__AGENT__V1__DIAL_DATA__INIT;
+	void *packed CLEANUP_FREE = NULL;
+	size_t len = 0;
+
+	if (d->written < WINDOW_STEP)
+		return 0;
+	msg.window = d->written;
+	d->written = 0;
+	packed = rpc_pack(&msg.base, &len);
+	return packed ? ttrpc_request_send(d->req, packed, len) : -ENOMEM;
+}
+
 /* Writes to the port what it takes. 0 or negative errno. */
 static int push(struct dial *d)
 {
@@ -100,6 +121,7 @@ static int push(struct dial *d)
 			break;
 		if (n < 0)
 			return (int)n;
+		d->written += (uint32_t)n;
 	}
 	if (d->pending.len == 0 && d->client_eof && !d->shut) {
 		d->shut = true;
@@ -110,7 +132,7 @@ static int push(struct dial *d)
 		d->paused = full;
 		server_pause(d->conn, full);
 	}
-	return 0;
+	return send_window(d);
 }
 
 static void on_drain(void *arg)

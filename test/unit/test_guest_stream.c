@@ -2,7 +2,7 @@
 /* The agent's streams and dials, from the wire inwards. */
 #include "guest_service_fixture.h"
 
-/* ---- streams -------------------------------------------------------------------------------------- */
+/* ---- streams ------------------------------------------------------------------------------------------- */
 
 struct stream {
 	uint32_t id;
@@ -196,7 +196,7 @@ static void stream_bad_beginnings_fail_clearly(void **state)
 	assert_int_equal(s.err.status, ERR_INVALID_ARGUMENT);
 }
 
-/* ---- dial ----------------------------------------------------------------------------------------- */
+/* ---- dial ---------------------------------------------------------------------------------------------- */
 
 static void on_dial(void *arg, const struct err *err, const void *payload, size_t len, bool eof)
 {
@@ -209,6 +209,7 @@ static void on_dial(void *arg, const struct err *err, const void *payload, size_
 		Crivisor__Agent__V1__DialData *d = crivisor__agent__v1__dial_data__unpack(NULL, len, payload);
 
 		assert_int_equal(buf_put(&s->data, d->data.data, d->data.len), 0);
+		s->window += d->window;
 		crivisor__agent__v1__dial_data__free_unpacked(d, NULL);
 	}
 }
@@ -271,6 +272,102 @@ static void dial_B10_half_close_both_ways(void **state)
 	close(lfd);
 }
 
+static void send_dial(struct stream *s, size_t len)
+{
+	static unsigned char bytes[32768], packed[sizeof(bytes) + 16];
+	Crivisor__Agent__V1__DialData d = CRIVISOR__AGENT__V1__DIAL_DATA__INIT;
+
+	d.data.data = bytes;
+	d.data.len = len;
+	len = crivisor__agent__v1__dial_data__pack(&d, packed);
+	assert_int_equal(ttrpc_stream_send(client, s->id, packed, len, false), 0);
+}
+
+/* Where nobody listens at 127.0.0.1, ::1 is tried. */
+static void dial_reaches_a_port_of_ipv6_alone(void **state)
+{
+	struct sockaddr_in6 addr = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+	socklen_t len = sizeof(addr);
+	int lfd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0), fd;
+	struct stream s;
+	char buf[8];
+
+	(void)state;
+	if (lfd < 0 || bind(lfd, (struct sockaddr *)&addr, len) < 0)
+		skip(); /* a machine without IPv6 */
+	assert_int_equal(listen(lfd, 1), 0);
+	getsockname(lfd, (struct sockaddr *)&addr, &len);
+	open_dial(&s, ntohs(addr.sin6_port), "ping", false);
+	for (int i = 0; i < 5; i++)
+		turn();
+	fd = accept(lfd, NULL, NULL);
+	assert_true(fd >= 0);
+	assert_int_equal(read(fd, buf, sizeof(buf)), 4);
+	assert_memory_equal(buf, "ping", 4);
+	close(fd);
+	await(&s.over);
+	buf_done(&s.data);
+	close(lfd);
+}
+
+/*
+ * A port that takes nothing gets no more than the window, and its connection is read on: the stream's output
+ * arrives. Then all that was sent is granted again, but for less than a quarter of the window.
+ */
+static void dial_window_is_granted_as_the_port_takes_it(void **state)
+{
+	const size_t rounds = 40, step = 32768;
+	char *buf = malloc(step);
+	unsigned int port;
+	int lfd = listen_on_loopback(&port), fd, small = 4096;
+	struct stream s;
+	size_t sent = 1, taken = 0;
+
+	(void)state;
+	assert_non_null(buf);
+	assert_int_equal(setsockopt(lfd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)), 0);
+	open_dial(&s, port, "x", false);
+	for (int i = 0; i < 5; i++)
+		turn();
+	fd = accept(lfd, NULL, NULL);
+	assert_true(fd >= 0);
+	s.window += DIAL_WINDOW - 1;
+	while (sent < rounds * step) {
+		while (s.window >= (int64_t)step) {
+			send_dial(&s, step);
+			s.window -= (int64_t)step;
+			sent += step;
+			turn();
+		}
+		assert_int_equal(write(fd, "!", 1),
+				 1); /* the other way is open, though the window is used up */
+		while (s.data.len == 0)
+			turn();
+		buf_consume(&s.data, s.data.len);
+		while (s.window < (int64_t)step) {
+			ssize_t n = recv(fd, buf, step, MSG_DONTWAIT);
+
+			if (n > 0)
+				taken += (size_t)n;
+			turn();
+		}
+	}
+	while (taken < sent) {
+		ssize_t n = recv(fd, buf, step, MSG_DONTWAIT);
+
+		if (n > 0)
+			taken += (size_t)n;
+		turn();
+	}
+	assert_int_equal(taken, sent);
+	assert_true(s.window > DIAL_WINDOW - DIAL_WINDOW / 4 && s.window <= DIAL_WINDOW);
+	close(fd);
+	await(&s.over);
+	buf_done(&s.data);
+	free(buf);
+	close(lfd);
+}
+
 static void dial_refused_and_bad_ports_say_so(void **state)
 {
 	unsigned int port;
@@ -299,6 +396,8 @@ int main(void)
 		T(stream_input_window_is_granted_as_it_is_read),
 		T(stream_bad_beginnings_fail_clearly),
 		T(dial_B10_half_close_both_ways),
+		T(dial_reaches_a_port_of_ipv6_alone),
+		T(dial_window_is_granted_as_the_port_takes_it),
 		T(dial_refused_and_bad_ports_say_so),
 	};
 
