@@ -75,6 +75,12 @@ static const struct key keys[] = {
 	{"sandbox", "uid_range", KEY_UIDS, AT(sandbox.uid_range), 0, 0, NULL,
 	 "Each VM runs as a user of its own out of these. Nothing else on the host may use them. Empty: as "
 	 "root."},
+	{"stream", "address", KEY_STRING, AT(stream.address), 0, 0, NULL,
+	 "Where clients of exec, attach and port-forward connect: <address>:<port>; port 0: any that is "
+	 "free."},
+	{"stream", "tls_cert_file", KEY_PATH_AUTO, AT(stream.tls_cert_file), 0, 0, NULL,
+	 "Certificate and key in PEM, for HTTPS; empty: HTTP."},
+	{"stream", "tls_key_file", KEY_PATH_AUTO, AT(stream.tls_key_file), 0, 0, NULL, NULL},
 	{"hypervisor", "driver", KEY_CHOICE, AT(hypervisor.driver), 0, 0, "auto cloud-hypervisor qemu",
 	 "auto, cloud-hypervisor or qemu. auto: Cloud Hypervisor if it is there and KVM really virtualizes, "
 	 "else QEMU."},
@@ -140,6 +146,7 @@ int config_init(struct config *config)
 		{&c.image.registry_config_dir, "/etc/crivisor/certs.d"},
 		{&c.sandbox.cgroup_parent, "/crivisor"},
 		{&c.sandbox.uid_range, UID_RANGE_DEFAULT},
+		{&c.stream.address, "127.0.0.1:0"},
 		{&c.hypervisor.driver, "auto"},
 		{&c.hypervisor.kernel_path, DEFAULT_KERNEL},
 		{&c.hypervisor.image_path, DEFAULT_IMAGE},

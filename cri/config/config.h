@@ -41,6 +41,11 @@ struct config {
 		bool spoof_check; /* true */
 		char *uid_range;  /* words of uid_range.h */
 	} sandbox;
+	struct {
+		char *address;	     /* "127.0.0.1:0" */
+		char *tls_cert_file; /* NULL: plain HTTP */
+		char *tls_key_file;
+	} stream;
 	struct vmm_config hypervisor;
 };
 

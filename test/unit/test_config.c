@@ -84,6 +84,8 @@ static void empty_file_gives_the_defaults(void **state)
 	assert_null(f->config.hypervisor.path);
 	assert_int_equal(f->config.hypervisor.vcpus, 1);
 	assert_int_equal(f->config.hypervisor.memory_bytes, UINT64_C(1024) << 20);
+	assert_string_equal(f->config.stream.address, "127.0.0.1:0");
+	assert_null(f->config.stream.tls_cert_file);
 	assert_string_equal(f->config.hypervisor.entropy_source, "/dev/urandom");
 	assert_string_equal(f->config.hypervisor.virtiofsd_cache, "auto");
 	assert_int_equal(f->config.hypervisor.virtiofsd_thread_pool_size, 4);
@@ -134,6 +136,7 @@ static void A5_every_key_is_read(void **state)
 		"spoof_check = false\n"
 		"uid_range = '70000-70009'\n"
 		"allow_netns_rules = true\n"
+		"[stream]\naddress = '[::1]:10010'\ntls_cert_file = '/n'\ntls_key_file = '/o'\n"
 		"[hypervisor]\ndriver = 'qemu'\npath = '/i'\nvcpus = 3\nmemory_in_mb = 96\n"
 		"kernel_path = '/j'\nimage_path = '/k'\nkernel_params = 'quiet x=y'\n"
 		"hugepages = true\nentropy_source = '/l'\ndebug = true\n"
@@ -158,6 +161,9 @@ static void A5_every_key_is_read(void **state)
 	assert_false(c->sandbox.spoof_check);
 	assert_string_equal(c->sandbox.uid_range, "70000-70009");
 	assert_true(c->sandbox.allow_netns_rules);
+	assert_string_equal(c->stream.address, "[::1]:10010");
+	assert_string_equal(c->stream.tls_cert_file, "/n");
+	assert_string_equal(c->stream.tls_key_file, "/o");
 	assert_string_equal(c->hypervisor.driver, "qemu");
 	assert_string_equal(c->hypervisor.path, "/i");
 	assert_int_equal(c->hypervisor.vcpus, 3);
