@@ -57,4 +57,28 @@ int log_pump_reopen(struct log_pump *pump, struct call *call, struct err *err);
 /* Stops soon. Returns NULL. NULL-safe. */
 struct log_pump *log_pump_free(struct log_pump *pump);
 
+/* ---- taps: who listens in ------------------------------------------------------------------------------ */
+
+/*
+ * Loop, all of it. A tap gets the bytes that go to the log, from the next read on, once each. While one is
+ * full nothing is read, so that the process waits for it; one that stays full for LOG_TAP_NS is ended.
+ * Embedded in its user.
+ */
+#define LOG_TAP_NS (10 * NS_PER_SEC)
+struct log_tap {
+	void (*data)(void *arg, bool is_stderr, const void *data, size_t len);
+	bool (*full)(void *arg);
+	/* The output is over, or the tap was too slow for it; the tap is removed. May free it. */
+	void (*end)(void *arg, bool too_slow);
+	void *arg;
+	struct log_tap *next;
+	int64_t full_since_ns; /* 0: it is not */
+};
+/* False: there is no more output. */
+bool log_pump_tap(struct log_pump *pump, struct log_tap *tap);
+/* One that is not there: nothing. */
+void log_pump_untap(struct log_pump *pump, const struct log_tap *tap);
+/* A tap that was full has room again. */
+void log_pump_tap_ready(struct log_pump *pump);
+
 #endif

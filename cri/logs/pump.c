@@ -80,6 +80,7 @@ static void end(struct log_pump *pump, bool eof)
 	agent_watch_remove(pump->agent, &pump->watch);
 	pump->timer = loop_source_free(pump->timer);
 	pump->conn = agent_conn_close(pump->conn);
+	log_pump_end_taps(pump);
 	pthread_mutex_lock(&pump->lock);
 	if (eof)
 		pump->eof = true;
@@ -254,10 +255,12 @@ static void on_answer(struct log_pump *pump, const Crivisor__Agent__V1__ReadLogR
 		enter(pump, PAUSED, PAUSE_NS);
 	} else {
 		pump->batch = PB_CLONE(answer);
-		if (pump->batch)
+		if (pump->batch) {
 			write_batch(pump);
-		else
+			log_pump_tell_taps(pump, answer);
+		} else {
 			enter(pump, PAUSED, LOOK_NS); /* it is read again */
+		}
 	}
 }
 
@@ -337,6 +340,11 @@ static void read_on(struct log_pump *pump)
 		return;
 	}
 	acknowledge(pump);
+	pump->tap_waits = log_pump_taps_full(pump);
+	if (pump->tap_waits) {
+		enter(pump, PAUSED, LOOK_NS);
+		return;
+	}
 	req.container_id = pump->id;
 	req.offset = pump->offset;
 	req.wait_ms = WAIT_MS;
@@ -349,6 +357,12 @@ static void read_on(struct log_pump *pump)
 	pump->state = DISCONNECTED;
 	pump->conn = agent_conn_close(pump->conn);
 	dial_later(pump);
+}
+
+void log_pump_read_on(struct log_pump *pump)
+{
+	if (pump->state == PAUSED && pump->tap_waits)
+		read_on(pump);
 }
 
 /* ---- after writing ------------------------------------------------------------------------------------- */

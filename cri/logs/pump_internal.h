@@ -53,6 +53,8 @@ struct log_pump {
 	unsigned int lost; /* connections lost since the last answer */
 	bool may_skip;	   /* nothing has been written since the log was resumed */
 	bool epoch_seen;   /* since the last dialling began */
+	bool tap_waits;	   /* PAUSED, until a tap has room */
+	struct log_tap *taps;
 
 	/* The job's: from log_pump_submit_batch until write_done. */
 	Crivisor__Agent__V1__ReadLogResponse *batch;
@@ -80,6 +82,14 @@ void log_pump_unref(struct log_pump *pump);
 
 /* pump.c, on the loop: takes the outcome of a batch, if there is one. */
 void log_pump_written(struct log_pump *pump);
+
+/* tap.c, on the loop */
+void log_pump_tell_taps(struct log_pump *pump, const Crivisor__Agent__V1__ReadLogResponse *batch);
+/* One of them is full. Ends those that have been for too long. */
+bool log_pump_taps_full(struct log_pump *pump);
+void log_pump_end_taps(struct log_pump *pump);
+/* pump.c */
+void log_pump_read_on(struct log_pump *pump);
 
 /* writer.c */
 int log_pump_submit_open(struct log_pump *pump, struct err *err);
