@@ -178,7 +178,7 @@ int agent_conn_call_async(struct agent_conn *conn, const struct agent_method *me
 
 /* ---- streams: on the loop's thread --------------------------------------------------------------------- */
 
-/* For exec, attach and port forwarding with their input and output; no room uses them yet. */
+/* For the input of exec and attach, and for port forwarding. */
 
 /* A message; or the end: eof with err NULL, or err. After either no more. */
 typedef void agent_stream_fn(void *arg, const struct err *err, const ProtobufCMessage *msg, bool eof);

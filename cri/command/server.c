@@ -14,6 +14,7 @@
 #include "cri/rpc/rpc.h"
 #include "cri/sandbox/sandbox.h"
 #include "cri/service/service.h"
+#include "cri/stream/stream.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -38,6 +39,7 @@ struct server {
 	struct cni *cni;
 	struct health *health;
 	struct sandboxes *sandboxes;
+	struct stream_server *streams;
 	struct pods *pods;
 	struct service_events *events;
 	struct service service;
@@ -269,6 +271,12 @@ static int build_upper(struct server *server, struct err *err)
 		.health = server->health,
 		.unclaimed_ns = unclaimed_ns(),
 	};
+	const struct stream_server_options streams = {
+		.loop = server->loop,
+		.address = server->config->stream.address,
+		.tls_cert_file = server->config->stream.tls_cert_file,
+		.tls_key_file = server->config->stream.tls_key_file,
+	};
 	struct pods_hooks hooks;
 	int r;
 
@@ -277,10 +285,13 @@ static int build_upper(struct server *server, struct err *err)
 	sandboxes.uid_count = uids.count;
 	r = sandboxes_new(&sandboxes, &server->sandboxes, err);
 	if (r == 0)
+		r = stream_server_new(&streams, &server->streams, err);
+	if (r == 0)
 		r = service_events_new(&server->events, err);
 	if (r < 0)
 		return r;
 	pods.sandboxes = server->sandboxes;
+	pods.streams = server->streams;
 	service_events_hooks(server->events, &hooks);
 	r = pods_new(&pods, &hooks, &server->pods, err);
 	service_events_begin(server->events, server->pods);

@@ -32,40 +32,65 @@ struct exec {
 	bool eof;
 };
 
-/* What an exec asks of the agent on its control connection. */
-static int ask(struct exec *e, const struct agent_method *method, const ProtobufCMessage *req,
-	       int64_t timeout_ns, struct err *err)
+static int ask_agent(struct agent *agent, const struct agent_method *method, const ProtobufCMessage *req,
+		     int64_t timeout_ns, struct err *err)
 {
 	ProtobufCMessage *resp = NULL;
-	int r = agent_call(e->agent, method, req, timeout_ns, &resp, err);
+	int r = agent_call(agent, method, req, timeout_ns, &resp, err);
 
 	pb_free(resp);
 	return r;
 }
 
-static int begin(struct exec *e, char *const *args, struct err *err)
+/* What an exec asks of the agent on its control connection. */
+static int ask(struct exec *e, const struct agent_method *method, const ProtobufCMessage *req,
+	       int64_t timeout_ns, struct err *err)
+{
+	return ask_agent(e->agent, method, req, timeout_ns, err);
+}
+
+int exec_add(struct container *container, struct agent *agent, const char *exec_id, char *const *args,
+	     const struct container_io *io, struct err *err)
 {
 	char *config CLEANUP_FREE = NULL;
 	char *process CLEANUP_FREE = NULL;
 	Containerd__Task__V2__ExecProcessRequest req = CONTAINERD__TASK__V2__EXEC_PROCESS_REQUEST__INIT;
-	Containerd__Task__V2__StartRequest start = CONTAINERD__TASK__V2__START_REQUEST__INIT;
 	Google__Protobuf__Any spec = GOOGLE__PROTOBUF__ANY__INIT;
-	int r = container_spec(e->container, &config, err);
+	int r = container_spec(container, &config, err);
 
 	if (r == 0)
-		r = oci_spec_exec_process(config, args, false, &process, err);
+		r = oci_spec_exec_process(config, args, io->tty, &process, err);
 	if (r < 0)
 		return r;
 	spec.type_url = (char *)(uintptr_t)GUEST_PROCESS_TYPE_URL;
 	spec.value.data = (uint8_t *)process;
 	spec.value.len = strlen(process);
-	req.id = start.id = e->container->object.id;
-	req.exec_id = start.exec_id = e->exec_id;
+	req.id = container->object.id;
+	req.exec_id = (char *)(uintptr_t)exec_id;
 	req.spec = &spec;
-	r = ask(e, &AGENT_TASK_EXEC, &req.base, CALL_NS, err);
+	req.terminal = io->tty;
+	if (io->in)
+		req.stdin = (char *)(uintptr_t) "stream";
+	return ask_agent(agent, &AGENT_TASK_EXEC, &req.base, CALL_NS, err);
+}
+
+int exec_start(struct container *container, struct agent *agent, const char *exec_id, struct err *err)
+{
+	Containerd__Task__V2__StartRequest start = CONTAINERD__TASK__V2__START_REQUEST__INIT;
+
+	start.id = container->object.id;
+	start.exec_id = (char *)(uintptr_t)exec_id;
+	return ask_agent(agent, &AGENT_TASK_START, &start.base, START_NS, err);
+}
+
+static int begin(struct exec *e, char *const *args, struct err *err)
+{
+	static const struct container_io io = {.out = true, .err = true};
+	int r = exec_add(e->container, e->agent, e->exec_id, args, &io, err);
+
 	if (r == 0)
 		r = call_check(e->call, err);
-	return r < 0 ? r : ask(e, &AGENT_TASK_START, &start.base, START_NS, err);
+	return r < 0 ? r : exec_start(e->container, e->agent, e->exec_id, err);
 }
 
 static void forget(struct exec *e, bool ended)
@@ -217,17 +242,16 @@ static int explain(struct exec *e, int r, int64_t timeout_s, struct err *err)
 	return err_wrap(err, "exec in container \"%s\"", id);
 }
 
-/* A connection for the output. While the agent is being connected to anew, a Check waits until it is. */
-static int open_output(struct exec *e, struct err *err)
+int guest_open(struct agent *agent, struct call *call, struct agent_conn **ret_conn, struct err *err)
 {
 	Grpc__CheckRequest check = GRPC__CHECK_REQUEST__INIT;
-	int64_t until = call_until(e->call, CALL_NS), left;
-	int r = agent_open(e->agent, until, &e->conn, err);
+	int64_t until = call_until(call, CALL_NS), left;
+	int r = agent_open(agent, until, ret_conn, err);
 
 	while (r == -ENOTCONN && (left = until - now_monotonic_ns()) > 0) {
-		r = agent_call_by(e->agent, e->call, &AGENT_CHECK, &check.base, left, NULL, err);
+		r = agent_call_by(agent, call, &AGENT_CHECK, &check.base, left, NULL, err);
 		if (r == 0)
-			r = agent_open(e->agent, until, &e->conn, err);
+			r = agent_open(agent, until, ret_conn, err);
 	}
 	return r;
 }
@@ -235,7 +259,7 @@ static int open_output(struct exec *e, struct err *err)
 static int run(struct exec *e, char *const *args, int64_t timeout_s, struct exec_result *ret, struct err *err)
 {
 	const char *id = e->container->object.id;
-	int r = open_output(e, err);
+	int r = guest_open(e->agent, e->call, &e->conn, err);
 
 	if (r < 0)
 		return err_wrap(err, "exec in container \"%s\"", id);

@@ -93,4 +93,19 @@ struct exec_result {
 int containers_exec(struct pods *pods, const char *id, char *const *args, int64_t timeout_s,
 		    struct call *call, struct exec_result *ret_result, struct err *err);
 
+/* The channels of a streamed command. */
+struct container_io {
+	bool in, out, err, tty;
+};
+/*
+ * The URL at which a client is connected to a command that begins then, or to the container's own process;
+ * malloc'ed. InvalidArgument: no channel at all, a terminal with a stderr of its own, or channels that the
+ * container was not made with. A command whose client leaves is killed. A container's process whose client
+ * leaves lives on.
+ */
+int containers_offer_exec(struct pods *pods, const char *id, char *const *args, const struct container_io *io,
+			  char **ret_url, struct err *err);
+int containers_offer_attach(struct pods *pods, const char *id, const struct container_io *io, char **ret_url,
+			    struct err *err);
+
 #endif

@@ -44,6 +44,7 @@
 #include <stdint.h>
 
 struct pods;
+struct stream_server;
 struct pod_view;
 struct container_view;
 
@@ -59,8 +60,9 @@ struct pods_parts {
 	struct cni *cni;
 	struct sandboxes *sandboxes;
 	struct health *health;
-	int64_t unclaimed_ns;  /* 0: 10 minutes */
-	int64_t adopt_wait_ns; /* 0: 20 seconds */
+	struct stream_server *streams; /* NULL: exec, attach and port forwarding are refused */
+	int64_t unclaimed_ns;	       /* 0: 10 minutes */
+	int64_t adopt_wait_ns;	       /* 0: 20 seconds */
 };
 
 enum pods_event {
@@ -151,5 +153,8 @@ void pods_remove(struct pods *pods, const char *id, struct call *call, pods_done
  */
 void pods_update(struct pods *pods, const char *id, const Runtime__V1__LinuxContainerResources *resources,
 		 struct call *call, pods_done_fn *done, void *arg);
+
+/* The URL at which a client is connected to ports of the pod, malloc'ed. stream.h: how long, how often. */
+int pods_offer_forward(struct pods *pods, const char *id, char **ret_url, struct err *err);
 
 #endif

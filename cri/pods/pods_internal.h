@@ -26,6 +26,8 @@
 #include "cri/pods/object_internal.h"
 #include "cri/pods/pods.h"
 #include "cri/spec/spec.h"
+#include "cri/stream/stream.h"
+#include "base/buf.h"
 
 struct log_pump;
 struct container_usage;
@@ -320,6 +322,38 @@ int exec_enter(struct pod *pod, struct err *err);
 int exec_hold(struct pod *pod, size_t held, size_t more, struct err *err);
 /* With the bytes that exec_hold has granted in all. */
 void exec_leave(struct pod *pod, size_t held);
+
+/* container_exec.c: the steps of a command, of ExecSync's and of a stream's. */
+/* Registers it with the guest. Blocks. */
+int exec_add(struct container *container, struct agent *agent, const char *exec_id, char *const *args,
+	     const struct container_io *io, struct err *err);
+int exec_start(struct container *container, struct agent *agent, const char *exec_id, struct err *err);
+/*
+ * A further connection to the agent. While the control connection is dialled anew, it waits until that
+ * stands. Blocks, CALL_NS at most.
+ */
+int guest_open(struct agent *agent, struct call *call, struct agent_conn **ret_conn, struct err *err);
+
+/* exec_stream.c: refuses channels that make no sense, and streams where the server has none. */
+int stream_check_io(const struct pods *pods, const struct container_io *io, struct err *err);
+
+/* guest_input.c: a client's input on its way to a process in the guest. Loop. */
+struct guest_input {
+	struct stream_pipe *pipe; /* NULL: the client has left */
+	struct agent_conn *conn;  /* NULL: not open yet, or closed */
+	bool close_at_end;	  /* the client's end of input is the process's */
+	bool over;		  /* the client sends no more */
+	bool closed;		  /* the process takes no more, or the end was passed on */
+	int64_t window;		  /* what the guest takes now */
+	struct buf waiting;
+};
+/* Takes over conn. exec_id "": the container's own process. */
+int guest_input_open(struct guest_input *in, struct agent_conn *conn, const char *container_id,
+		     const char *exec_id, struct err *err);
+void guest_input_take(struct guest_input *in, const void *data, size_t len);
+void guest_input_end(struct guest_input *in);
+/* The process keeps its stdin, unless its end has been passed on. */
+void guest_input_done(struct guest_input *in);
 
 /* cpus.c */
 /*

@@ -102,6 +102,9 @@ SERVICE_ASYNC(list_pod_sandbox_metrics);
 SERVICE_STREAM(stream_pod_sandbox_metrics);
 /* exec.c */
 SERVICE_HANDLER(exec_sync);
+SERVICE_HANDLER(exec);
+SERVICE_HANDLER(attach);
+SERVICE_HANDLER(port_forward);
 /* image.c */
 SERVICE_HANDLER(list_images);
 SERVICE_HANDLER(image_status);

@@ -1040,6 +1040,103 @@ int agent_conn_call_by(struct agent_conn *conn, struct call *call, const struct 
 	return 0;
 }
 
+/* Streams to clients are none of these tests': there is no streaming server, and offers are refused. */
+int agent_conn_call_async(struct agent_conn *conn, const struct agent_method *method,
+			  const ProtobufCMessage *req, int64_t timeout_ns, agent_reply_fn *reply, void *arg)
+{
+	(void)conn;
+	(void)method;
+	(void)req;
+	(void)timeout_ns;
+	(void)reply;
+	(void)arg;
+	abort();
+}
+int agent_stream_open(struct agent_conn *conn, const struct agent_method *method,
+		      const ProtobufCMessage *first, agent_stream_fn *on_data, void *arg, struct err *err)
+{
+	(void)conn;
+	(void)method;
+	(void)first;
+	(void)on_data;
+	(void)arg;
+	(void)err;
+	abort();
+}
+int agent_stream_send(struct agent_conn *conn, const ProtobufCMessage *msg, bool close)
+{
+	(void)conn;
+	(void)msg;
+	(void)close;
+	abort();
+}
+size_t agent_conn_queued(const struct agent_conn *conn)
+{
+	(void)conn;
+	abort();
+}
+void agent_conn_on_drained(struct agent_conn *conn, void (*drained)(void *arg), void *arg)
+{
+	(void)conn;
+	(void)drained;
+	(void)arg;
+	abort();
+}
+void agent_conn_set_reading(struct agent_conn *conn, bool on)
+{
+	(void)conn;
+	(void)on;
+	abort();
+}
+struct agent *agent_ref(struct agent *agent)
+{
+	(void)agent;
+	abort();
+}
+void agent_unref(struct agent *agent)
+{
+	(void)agent;
+	abort();
+}
+int agent_state(struct agent *agent, struct err *err)
+{
+	(void)agent;
+	(void)err;
+	abort();
+}
+void agent_watch_add(struct agent *agent, struct agent_watch *watch,
+		     void (*fn)(void *arg, const struct err *over), void *arg)
+{
+	(void)agent;
+	(void)watch;
+	(void)fn;
+	(void)arg;
+	abort();
+}
+void agent_watch_remove(struct agent *agent, struct agent_watch *watch)
+{
+	(void)agent;
+	(void)watch;
+	abort();
+}
+bool log_pump_tap(struct log_pump *pump, struct log_tap *tap)
+{
+	(void)pump;
+	(void)tap;
+	abort();
+}
+void log_pump_untap(struct log_pump *pump, const struct log_tap *tap)
+{
+	(void)pump;
+	(void)tap;
+	abort();
+}
+void log_pump_tap_ready(struct log_pump *pump)
+{
+	(void)pump;
+	abort();
+}
+
 /* ---- logs, network, images, roots ---------------------------------------------------------------------- */
 
 struct log_pump {
