@@ -8,6 +8,7 @@
 #include "api/ttrpc/ttrpc.h"
 #include "base/cond.h"
 #include "base/util.h"
+#include "fake_streams.h"
 #include "spared.h"
 
 #include <poll.h>
@@ -33,7 +34,12 @@
 	M(OnlineResources, 1)                                                                                \
 	M(AttachDevice, 1)                                                                                   \
 	M(UpdateNetwork, 1)                                                                                  \
-	M(Shutdown, 1) M(Create, 2) M(Start, 2) M(Kill, 2) M(Wait, 2) M(Delete, 2) M(State, 2)
+	M(Shutdown, 1)                                                                                       \
+	M(Create, 2)                                                                                         \
+	M(Start, 2)                                                                                          \
+	M(Kill, 2)                                                                                           \
+	M(Wait, 2)                                                                                           \
+	M(Delete, 2) M(State, 2) M(Exec, 2) M(ResizePty, 2) M(CloseIO, 2)
 
 enum method {
 #define M(name, service) M_##name,
@@ -103,7 +109,10 @@ struct fake_agent {
 	unsigned char *answer[METHOD_COUNT];
 	size_t answer_len[METHOD_COUNT];
 	bool asked_for_lost;
-	int64_t clock_ns; /* how far its clock is ahead of the host's */
+	struct fake_streams *streams;
+	char last_exec[80];
+	uint32_t width, height; /* of the last ResizePty */
+	int64_t clock_ns;	/* how far its clock is ahead of the host's */
 };
 
 static void must(bool ok)
@@ -389,6 +398,29 @@ static void carry_out(struct fake_agent *a, enum method m, struct ttrpc_request 
 			add(a, r->id);
 		containerd__task__v2__create_task_request__free_unpacked(r, NULL);
 		ttrpc_respond(req, NULL, 0);
+	} else if (m == M_Exec) {
+		Containerd__Task__V2__ExecProcessRequest *r =
+			containerd__task__v2__exec_process_request__unpack(NULL, len, p);
+
+		must(r);
+		key(id, sizeof(id), r->id, r->exec_id);
+		if (find(a, r->id)) {
+			add(a, id);
+			snprintf(a->last_exec, sizeof(a->last_exec), "%s", id);
+			ttrpc_respond(req, NULL, 0);
+		} else {
+			not_found(req, r->id);
+		}
+		containerd__task__v2__exec_process_request__free_unpacked(r, NULL);
+	} else if (m == M_ResizePty) {
+		Containerd__Task__V2__ResizePtyRequest *r =
+			containerd__task__v2__resize_pty_request__unpack(NULL, len, p);
+
+		must(r);
+		a->width = r->width;
+		a->height = r->height;
+		containerd__task__v2__resize_pty_request__free_unpacked(r, NULL);
+		ttrpc_respond(req, NULL, 0);
 	} else if (m == M_Wait || m == M_Start || m == M_Delete || m == M_State) {
 		/* All four requests are {id, exec_id}. */
 		Containerd__Task__V2__WaitRequest *r =
@@ -460,25 +492,66 @@ static void called(struct fake_agent *a, enum method m, struct ttrpc_request *re
 METHODS(M)
 #undef M
 
-/* Streaming.Stream: an echo. */
-static void on_stream_data(void *arg, const struct err *err, const void *payload, size_t len, bool eof)
-{
-	struct ttrpc_request *req = arg;
+/* ---- streams ------------------------------------------------------------------------------------------- */
 
-	if (err)
-		ttrpc_fail(req, err);
-	else if (eof)
-		ttrpc_stream_finish(req);
-	else
-		ttrpc_request_send(req, payload, len);
+static void print(struct task *t, bool is_stderr, const void *data, size_t len)
+{
+	struct part *p;
+
+	must(t->n_parts < PARTS_MAX);
+	p = &t->parts[t->n_parts++];
+	*p = (struct part){
+		.offset = t->end, .is_stderr = is_stderr, .data = malloc(len ? len : 1), .len = len};
+	must(p->data);
+	if (len > 0)
+		memcpy(p->data, data, len);
+	t->end += len;
+}
+
+static bool process_knows(void *arg, const char *process)
+{
+	return find(arg, process);
+}
+
+static void process_print(void *arg, const char *process, const void *data, size_t len)
+{
+	struct task *t = find(arg, process);
+
+	if (t)
+		print(t, false, data, len);
+}
+
+static uint64_t process_unread(void *arg, const char *process)
+{
+	const struct task *t = find(arg, process);
+
+	return t ? t->end - t->acked : 0;
+}
+
+static void process_input_over(void *arg, const char *process)
+{
+	struct task *t = find(arg, process);
+
+	if (t && t->state == RUNNING)
+		t->state = STOPPED;
 }
 
 static void on_stream(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
 {
-	(void)ctx;
+	const struct fake_agent *a = ctx;
+
 	(void)payload;
 	(void)len;
-	ttrpc_request_on_data(req, on_stream_data, req);
+	fake_streams_open_input(a->streams, req);
+}
+
+static void on_dial(struct ttrpc_request *req, void *ctx, const void *payload, size_t len)
+{
+	const struct fake_agent *a = ctx;
+
+	(void)payload;
+	(void)len;
+	fake_streams_open_port(a->streams, req);
 }
 
 /* ---- the thread ---------------------------------------------------------------------------------------- */
@@ -552,6 +625,7 @@ static void *serve(void *arg)
 		eventfd_t ticks;
 
 		look_at_held(a);
+		fake_streams_look(a->streams);
 		for (size_t i = 0; i < CONNS_MAX; i++) {
 			struct conn *c = &a->conns[i];
 
@@ -595,6 +669,8 @@ struct fake_agent *fake_agent_new(void)
 	for (size_t i = 0; i < CONNS_MAX; i++)
 		a->conns[i].fd = -1;
 	snprintf(a->boot_id, sizeof(a->boot_id), "boot-1");
+	a->streams = fake_streams_new(&(struct fake_streams_hooks){process_knows, process_print,
+								   process_unread, process_input_over, a});
 	must(pthread_create(&a->thread, NULL, serve, a) == 0);
 	return a;
 }
@@ -615,6 +691,7 @@ struct fake_agent *fake_agent_free(struct fake_agent *a)
 	}
 	for (size_t i = 0; i < METHOD_COUNT; i++)
 		free(a->answer[i]);
+	fake_streams_free(a->streams);
 	close_fd(a->wake_fd);
 	pthread_cond_destroy(&a->called);
 	pthread_mutex_destroy(&a->lock);
@@ -627,7 +704,7 @@ struct fake_agent *fake_agent_free(struct fake_agent *a)
 static struct ttrpc_conn *new_server(struct fake_agent *a)
 {
 	/* A connection keeps the pointer to its services: they live as long as the process. */
-	static struct ttrpc_method methods[3][METHOD_COUNT + 1];
+	static struct ttrpc_method methods[3][METHOD_COUNT + 2];
 	static struct ttrpc_service services[8][5];
 	static const struct ttrpc_method streaming[] = {{.name = "Stream", .streaming = on_stream}, {0}};
 	static struct fake_agent *owners[8];
@@ -641,6 +718,7 @@ static struct ttrpc_conn *new_server(struct fake_agent *a)
 	methods[service][n[service]++] = (struct ttrpc_method){.name = #name_, .unary = on_##name_};
 	METHODS(M)
 #undef M
+	methods[1][n[1]] = (struct ttrpc_method){.name = "Dial", .streaming = on_dial};
 	while (at < ARRAY_SIZE(owners) && owners[at] && owners[at] != a)
 		at++;
 	if (at == ARRAY_SIZE(owners)) {
@@ -840,17 +918,11 @@ void fake_agent_print(struct fake_agent *a, const char *id, bool is_stderr, cons
 {
 	SPARED;
 	struct task *t;
-	struct part *p;
 
 	pthread_mutex_lock(&a->lock);
 	t = find(a, id);
-	must(t && t->n_parts < PARTS_MAX);
-	p = &t->parts[t->n_parts++];
-	*p = (struct part){
-		.offset = t->end, .is_stderr = is_stderr, .data = malloc(len ? len : 1), .len = len};
-	must(p->data);
-	memcpy(p->data, data, len);
-	t->end += len;
+	must(t);
+	print(t, is_stderr, data, len);
 	pthread_mutex_unlock(&a->lock);
 	wake(a);
 }
@@ -881,4 +953,68 @@ bool fake_agent_asked_for_lost(struct fake_agent *a)
 
 	COMMAND(a, lost = a->asked_for_lost);
 	return lost;
+}
+
+void fake_agent_last_exec(struct fake_agent *a, char ret_id[80])
+{
+	COMMAND(a, memcpy(ret_id, a->last_exec, sizeof(a->last_exec)));
+}
+
+void fake_agent_size(struct fake_agent *a, uint32_t *ret_width, uint32_t *ret_height)
+{
+	pthread_mutex_lock(&a->lock);
+	*ret_width = a->width;
+	*ret_height = a->height;
+	pthread_mutex_unlock(&a->lock);
+}
+
+void fake_agent_stop_reading(struct fake_agent *a, bool on)
+{
+	COMMAND(a, fake_streams_stop_reading(a->streams, on));
+}
+
+unsigned int fake_agent_streams(struct fake_agent *a)
+{
+	unsigned int n;
+
+	COMMAND(a, n = fake_streams_open(a->streams));
+	return n;
+}
+
+unsigned int fake_agent_streams_begun(struct fake_agent *a)
+{
+	unsigned int n;
+
+	COMMAND(a, n = fake_streams_begun(a->streams));
+	return n;
+}
+
+size_t fake_agent_ahead(struct fake_agent *a)
+{
+	size_t n;
+
+	COMMAND(a, n = fake_streams_ahead(a->streams));
+	return n;
+}
+
+unsigned int fake_agent_conns(struct fake_agent *a)
+{
+	unsigned int n = 0;
+
+	pthread_mutex_lock(&a->lock);
+	for (size_t i = 0; i < CONNS_MAX; i++)
+		n += a->conns[i].fd >= 0;
+	pthread_mutex_unlock(&a->lock);
+	return n;
+}
+
+unsigned int fake_agent_processes(struct fake_agent *a)
+{
+	unsigned int n = 0;
+
+	pthread_mutex_lock(&a->lock);
+	for (size_t i = 0; i < TASKS_MAX; i++)
+		n += a->tasks[i] != NULL;
+	pthread_mutex_unlock(&a->lock);
+	return n;
 }

@@ -2,7 +2,8 @@
 /*
  * fake_agent.h: a guest agent for unit tests, in this process, with containers that are entries in memory.
  *
- * Purpose:   answers Task, SandboxService and Agent as the real one does, and does on command what a real one
+ * Purpose:   answers Task, SandboxService, Agent and Streaming as the real one does (its processes and ports:
+ *            fake_streams.h), and does on command what a real one
  *            does only when it is ill: cut connections, be silent, be slow, refuse, lie, be another boot.
  * Threads:   one of its own serves all connections; every function here from any other thread.
  * Ownership: fake_agent_free ends the thread and all connections.
@@ -64,6 +65,22 @@ void fake_agent_print(struct fake_agent *agent, const char *id, bool is_stderr, 
 /* Below this offset the output was acknowledged and is forgotten. */
 uint64_t fake_agent_acked(struct fake_agent *agent, const char *id);
 bool fake_agent_has(struct fake_agent *agent, const char *id);
+/* The process that the last Exec has added: "<container>/<exec>", an id for the functions above. */
+void fake_agent_last_exec(struct fake_agent *agent, char ret_id[80]);
+/* Of the last ResizePty; 0 before. */
+void fake_agent_size(struct fake_agent *agent, uint32_t *ret_width, uint32_t *ret_height);
+/* Processes and ports take no input, until it is switched off. */
+void fake_agent_stop_reading(struct fake_agent *agent, bool on);
+/* Connections that are open. */
+unsigned int fake_agent_conns(struct fake_agent *agent);
+/* Containers and execs that are not deleted. */
+unsigned int fake_agent_processes(struct fake_agent *agent);
+/* Streams that are open. */
+unsigned int fake_agent_streams(struct fake_agent *agent);
+/* Streams that were ever opened. */
+unsigned int fake_agent_streams_begun(struct fake_agent *agent);
+/* The most input of one stream that was sent beyond what has been granted again. */
+size_t fake_agent_ahead(struct fake_agent *agent);
 /* A read below that offset has been asked for: the fake has lost it, as the real one would have. */
 bool fake_agent_asked_for_lost(struct fake_agent *agent);
 
