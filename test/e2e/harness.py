@@ -93,6 +93,16 @@ def is_waiting(test):
     return getattr(getattr(test, test.id().rpartition(".")[2], None), "waiting", False) or getattr(type(test), "waiting", False)
 
 
+def long_running(test):
+    """Marks a test, or a class of them, that takes minutes: it runs in `test/run full` (CRV_LONG=1), and where a pattern names it."""
+    test.long_running = True
+    return test
+
+
+def is_long(test):
+    return getattr(getattr(test, test.id().rpartition(".")[2], None), "long_running", False) or getattr(type(test), "long_running", False)
+
+
 # ---- directories -----------------------------------------------------------------------------------------------------
 
 def own_netns():

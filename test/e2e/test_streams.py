@@ -426,13 +426,13 @@ class Forwards(OnePod):
                 self.echo(port, 1024)
 
     def test_a_port_of_ipv6_alone(self):
-        self.listens(self.pod.run(SHELL + ["mkdir /www && echo six > /www/index.html && exec httpd -f -p '[::1]:86' -h /www"]), 86)
+        self.listens(self.pod.run(["httpd", "-f", "-p", "[::1]:86", "-h", "/www"]), 86)
         for transport in TRANSPORTS:
             with self.subTest(transport):
                 port, = self.forward(86, transport=transport)
                 client = http.client.HTTPConnection("127.0.0.1", port, timeout=secs(20))
                 client.request("GET", "/index.html")
-                self.assertEqual(client.getresponse().read(), b"six\n")
+                self.assertEqual(client.getresponse().read(), b"hello from crivisor\n")
                 client.close()
 
     def test_a_port_where_nobody_listens(self):
