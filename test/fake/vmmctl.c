@@ -84,6 +84,7 @@ static int parse_args(int argc, char **argv, struct args *a)
 	a->config.vcpus = 1;
 	a->config.memory_bytes = 512ULL << 20;
 	a->config.virtiofsd_thread_pool_size = 4;
+	a->config.virtiofsd_max_files = 262144; /* as the server's */
 	a->spec.id = "vmmctl";
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (c) {
