@@ -297,6 +297,22 @@ static const char *seccomp_words(pid_t pid)
 	return with == 0 ? "no" : without == 1 ? "all threads but one" : "some threads";
 }
 
+/* The soft and the hard limit of a line of /proc/<pid>/limits. */
+static void assert_limit(pid_t pid, const char *name, const char *want)
+{
+	char path[64], soft[32], hard[32];
+	char *text CLEANUP_FREE = NULL;
+	const char *line;
+
+	snprintf(path, sizeof(path), "/proc/%d/limits", (int)pid);
+	assert_int_equal(read_file(path, 1 << 16, &text, NULL), 0);
+	line = strstr(text, name);
+	assert_non_null(line);
+	assert_int_equal(sscanf(line + strlen(name), " %31s %31s", soft, hard), 2);
+	assert_string_equal(soft, want);
+	assert_string_equal(hard, want);
+}
+
 /* What the process's root holds of the host. */
 static const char *root_words(pid_t pid)
 {
@@ -330,10 +346,20 @@ static void assert_row(const char *readme, const char *process, pid_t pid)
 	assert_string_equal(uid, gid);
 	if (str_eq(uid, TO_TEXT(VM_UID))) {
 		assert_int_equal(strspn(groups, " "), strlen(groups));
+		assert_limit(pid, "Max processes", "4096");
+		assert_limit(pid, "Max pending signals", "4096");
+		assert_limit(pid, "Max msgqueue size", "0");
 		snprintf(uid, sizeof(uid), "own");
 	}
 	status_value(pid, "NoNewPrivs", nnp);
+	caps_words(pid, "CapInh", has);
+	assert_string_equal(has, "none");
+	caps_words(pid, "CapAmb", has);
+	assert_string_equal(has, "none");
+	caps_words(pid, "CapEff", bound);
 	caps_words(pid, "CapPrm", has);
+	assert_string_equal(has, bound);
+	assert_limit(pid, "Max core file size", "0");
 	caps_words(pid, "CapBnd", bound);
 	namespaces_words(pid, ns_words);
 	row = xasprintf("| %s | %s | %s | %s | %s | %s | %s | %s |\n", process, uid,
