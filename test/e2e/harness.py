@@ -245,6 +245,12 @@ def _destroy_all():
 signal.signal(signal.SIGTERM, _end)
 
 
+def unit_capabilities():
+    """Those that deploy/crivisor.service lets the server have."""
+    lines = re.findall(r"^CapabilityBoundingSet=(.*)", (ROOT / "deploy" / "crivisor.service").read_text(), re.M)
+    return " ".join(lines).split()
+
+
 class Server:
     """One crivisor with a configuration, state and run directory of its own."""
 
@@ -294,10 +300,17 @@ class Server:
             self.sections.setdefault(section, {}).update(values)
         self.config.write_text(toml(self.sections) + self.extra_toml)
 
+    def uid_range(self):
+        """The users of its VMs, "FIRST-LAST": the configured ones, else the default."""
+        own = self.sections.get("sandbox", {}).get("uid_range")
+        return own or re.search(r'^uid_range = "(.*)"', (ROOT / "deploy" / "config.toml").read_text(), re.M).group(1)
+
     # -- process --
 
     def argv(self):
-        return [self.program, "serve", "--config", self.config]
+        """The server has no more privileges than the systemd unit gives it."""
+        kept = ",".join("+" + name.removeprefix("CAP_").lower() for name in unit_capabilities())
+        return ["setpriv", "--no-new-privs", f"--bounding-set=-all,{kept}", self.program, "serve", "--config", self.config]
 
     def spawn(self):
         """Starts the process and does not wait for it. Returns the socket on which it says READY=1."""

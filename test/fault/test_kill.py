@@ -257,7 +257,7 @@ class Kill(unittest.TestCase):
 
     def crivisor(self, *args):
         """A subcommand of the server's own program, with the fault point of the server's environment."""
-        done = subprocess.run([self.server.argv()[0], *args[:2], "--config", self.server.config, *args[2:]], env=self.server.env,
+        done = subprocess.run([self.server.program, *args[:2], "--config", self.server.config, *args[2:]], env=self.server.env,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=secs(120))
         if done.returncode == -signal.SIGKILL:
             # The process that was to be killed is this one; the server goes the same way.
