@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a container may and may not do in its VM: users, groups, capabilities, seccomp profiles, devices, cgroups."""
 
+import pathlib
 import re
 
-from harness import BUSYBOX, REGISTRY
+from confinement import assert_confined, assert_limits, capabilities, processes, status_field
+from harness import BUSYBOX, REGISTRY, unit_capabilities
 from test_containers import SHELL, OnePod
 
 USER = REGISTRY + "/test/user:1"
-
-
-def status_field(out, field):
-    return re.search(rf"^{field}:\s*(\S+)", out, re.M).group(1)
 
 
 class Users(OnePod):
@@ -41,6 +39,40 @@ class Users(OnePod):
         # A capability that is dropped by name wins over one that is added; ALL is dropped first.
         self.assertEqual(int(status_field(out, "CapEff"), 16), 1 << 10)
         self.assertEqual(int(status_field(out, "CapAmb"), 16), 1 << 10)
+
+
+class Privileges(OnePod):
+    def test_the_server_has_what_the_unit_gives_it_and_no_more(self):
+        """fault I: the server's bounding set is the unit's, and a VM boots and a container runs with it, as in all of test/e2e."""
+        self.assertEqual(self.pod.output(["echo", "runs"]).strip(), "runs")
+        wanted = {name.removeprefix("CAP_") for name in unit_capabilities()}
+        status = pathlib.Path(f"/proc/{self.server.process.pid}/status").read_text()
+        for field in ("CapPrm", "CapEff", "CapBnd"):
+            self.assertEqual(capabilities(status, field), wanted, field)
+        self.assertEqual(status_field(status, "NoNewPrivs"), "1")
+        self.assertLess(len(wanted), 20)
+
+    def test_the_processes_of_pods_are_confined_as_the_table_says(self):
+        """fault I: the table of processes in vmm/README.md is what /proc shows of two running pods, whose users differ."""
+        other = self.server.runp()
+        try:
+            assert_confined(self, self.server, [self.pod, other], "qemu")
+            for name, pid in processes(self.server, other):
+                if name in ("qemu", "vhost-device-vsock"):
+                    assert_limits(self, pid)
+        finally:
+            other.stop()
+            other.remove()
+
+    def test_no_device_node_of_a_container_is_one_of_the_host(self):
+        """fault I: virtiofsd may make device nodes for containers, and can open none: all that it serves is mounted nodev."""
+        self.pod.run(["sleep", "1000"])
+        serving = [pid for name, pid in processes(self.server, self.pod) if name == "virtiofsd, serving"]
+        self.assertEqual(len(serving), 1)
+        mounts = [line.split() for line in pathlib.Path(f"/proc/{serving[0]}/mountinfo").read_text().splitlines()]
+        self.assertGreater(len(mounts), 1)
+        for mount in mounts:
+            self.assertIn("nodev", mount[5].split(","), mount)
 
 
 class Seccomp(OnePod):

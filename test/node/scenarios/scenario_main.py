@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import unittest
 
+from confinement import assert_confined, assert_limits
 from harness import GUEST_IMAGE, KERNEL, HTTPD, http_get, eventually, rows
 from vmmctl import AGENT_PORT, dial_hybrid, dial_vsock
 import test_a_main
@@ -84,6 +85,12 @@ class MainJob(test_a_main.MainJob):
                 self.assertNotEqual(os.readlink(f"/proc/{pid}/ns/net"), own, argv)
         shared = [a for a in found["virtiofsd"][0][1] if a.startswith("--shared-dir=")]
         self.assertTrue(shared and os.path.isdir(shared[0].split("=", 1)[1]), "the Rust virtiofsd and its directory")
+
+    def test_05c2_processes_are_confined(self):
+        """fault I: the table of processes in vmm/README.md is what /proc shows of the pod, with either VMM."""
+        self.need(self.pod)
+        assert_confined(self, self.server, [self.pod], "cloud-hypervisor" if CLH else "qemu")
+        assert_limits(self, self.vmm()[0])
 
     @rows("A2", "A4")
     def test_05d_root_is_mounted_from_pmem(self):
