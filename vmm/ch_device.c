@@ -163,16 +163,35 @@ static int wait_memory(struct vm *vm, uint64_t want, int64_t deadline_ns, struct
 	}
 }
 
+/* A vCPU that the guest has not let go of yet (429) is waited for. */
+static int ask_size(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns,
+		    struct err *err)
+{
+	struct err busy = ERR_INIT;
+
+	for (;;) {
+		struct json_object *body = json_object_new_object();
+		struct err why = ERR_INIT;
+		int r;
+
+		if (vcpus)
+			vjson_add_u64(body, "desired_vcpus", vcpus);
+		if (memory_bytes)
+			vjson_add_u64(body, "desired_ram", memory_bytes);
+		r = ch_call(vm, "PUT", "vm.resize", body, deadline_ns, NULL, &why);
+		if (r == -ETIMEDOUT && busy.code < 0)
+			return err_copy(err, &busy);
+		if (r != -EBUSY || now_monotonic_ns() + RESIZE_PAUSE_NS >= deadline_ns)
+			return r < 0 ? err_copy(err, &why) : 0;
+		busy = why;
+		wait_pause(vm->stop_fd, RESIZE_PAUSE_NS, deadline_ns);
+	}
+}
+
 int ch_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err)
 {
-	struct json_object *body = json_object_new_object();
-	int r;
+	int r = ask_size(vm, vcpus, memory_bytes, deadline_ns, err);
 
-	if (vcpus)
-		vjson_add_u64(body, "desired_vcpus", vcpus);
-	if (memory_bytes)
-		vjson_add_u64(body, "desired_ram", memory_bytes);
-	r = ch_call(vm, "PUT", "vm.resize", body, deadline_ns, NULL, err);
 	if (r == 0 && memory_bytes)
 		r = wait_memory(vm, memory_bytes, deadline_ns, err);
 	if (r < 0)

@@ -8,12 +8,17 @@
 	"console=hvc0 root=/dev/pmem0p1 rootflags=data=ordered,errors=remount-ro,dax ro rootfstype=ext4 "    \
 	"task.sharefs_type=virtiofs panic=-1"
 
+#define HOT_PARAMS " memhp_default_state=online memory_hotplug.online_policy=auto-movable"
+
 char *vmm_kernel_cmdline(const struct vmm_config *config, const struct vm_spec *spec)
 {
 	const char *params = str_empty(config->kernel_params) ? "" : config->kernel_params;
 	const char *extra = str_empty(spec->extra_params) ? "" : spec->extra_params;
 
-	return xasprintf("%s%s%s%s%s%s%s", ROOT_PARAMS, config->task_debug ? " task.debug=true" : "",
+	/* What is plugged is at hand at once, most of it so that it can be taken back. */
+	const char *hot = spec->memory_max_bytes > spec->memory_bytes ? HOT_PARAMS : "";
+
+	return xasprintf("%s%s%s%s%s%s%s%s", ROOT_PARAMS, hot, config->task_debug ? " task.debug=true" : "",
 			 config->task_enable_tracing ? " task.enable_tracing=true" : "", *params ? " " : "",
 			 params, *extra ? " " : "", extra);
 }

@@ -4,6 +4,8 @@
 #include "base/util.h"
 #include "vmm/wait_internal.h"
 
+#define TAKE_BACK_NS (5 * NS_PER_SEC)
+
 /* ---- the table of plugged devices ---------------------------------------------------------------------- */
 
 /* With lock held. */
@@ -161,9 +163,36 @@ int vm_detach(struct vm *vm, const char *id, int64_t deadline_ns, struct err *er
 	return r < 0 ? err_wrap(err, "detaching %s", id ? id : "") : 0;
 }
 
+void vm_size(struct vm *vm, struct vm_size *ret_size)
+{
+	bool can = vm->driver->caps & VMM_CAP_RESIZE;
+
+	pthread_mutex_lock(&vm->lock);
+	*ret_size = (struct vm_size){
+		.vcpus = vm->vcpus,
+		.vcpus_boot = vm->vcpus_boot,
+		.vcpus_max = can ? vm->vcpus_max : vm->vcpus,
+		.memory_bytes = vm->memory,
+		.memory_boot_bytes = vm->memory_boot,
+		.memory_max_bytes = can ? vm->memory_max : vm->memory,
+	};
+	pthread_mutex_unlock(&vm->lock);
+}
+
+/* With the turn. The VMM may have done half of it. */
+static void take_back_size(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, struct err *err)
+{
+	struct err why = ERR_INIT;
+
+	if (vm->driver->resize(vm, vcpus, memory_bytes, now_monotonic_ns() + TAKE_BACK_NS, &why) < 0)
+		err_wrap(err, "taking it back failed (%s)", why.msg);
+}
+
 int vm_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err)
 {
 	int r = need_cap(vm, VMM_CAP_RESIZE, "resize a VM", err);
+	uint64_t wanted = memory_bytes;
+	struct vm_size before;
 
 	if (r < 0)
 		return r;
@@ -174,10 +203,16 @@ int vm_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t dead
 		return err_set(err, -EINVAL, "%llu bytes of memory: this VM can have %llu to %llu",
 			       (unsigned long long)memory_bytes, (unsigned long long)vm->memory_boot,
 			       (unsigned long long)vm->memory_max);
+	if (memory_bytes)
+		wanted = vm->memory_boot + (memory_bytes - vm->memory_boot + VM_MEMORY_STEP - 1) /
+						   VM_MEMORY_STEP * VM_MEMORY_STEP;
 	deadline_ns = wait_deadline(deadline_ns);
 	r = vm_turn_take(vm, deadline_ns, err);
 	if (r == 0) {
-		r = vm->driver->resize(vm, vcpus, memory_bytes, deadline_ns, err);
+		vm_size(vm, &before);
+		r = vm->driver->resize(vm, vcpus, wanted, deadline_ns, err);
+		if (r < 0)
+			take_back_size(vm, vcpus ? before.vcpus : 0, wanted ? before.memory_bytes : 0, err);
 		vm_turn_give(vm);
 	}
 	return r < 0 ? err_wrap(err, "resizing the VM") : 0;

@@ -54,9 +54,11 @@ static void set_sizes(struct vm *vm, const struct vmm_config *config, const stru
 		vm->vcpus_max = vm->vcpus_boot;
 	vm->memory_boot = spec->memory_bytes ? spec->memory_bytes : config->memory_bytes;
 	vm->memory_boot = (vm->memory_boot + MEMORY_ALIGN - 1) / MEMORY_ALIGN * MEMORY_ALIGN;
-	vm->memory_max = spec->memory_max_bytes / MEMORY_ALIGN * MEMORY_ALIGN;
-	if (vm->memory_max < vm->memory_boot)
-		vm->memory_max = vm->memory_boot;
+	vm->memory_max = vm->memory_boot;
+	/* A backend of huge pages takes all of them at once, used or not. */
+	if (spec->memory_max_bytes > vm->memory_boot && !config->hugepages)
+		vm->memory_max +=
+			(spec->memory_max_bytes - vm->memory_boot) / VM_MEMORY_STEP * VM_MEMORY_STEP;
 	vm->vcpus = vm->vcpus_boot;
 	vm->memory = vm->memory_boot;
 }

@@ -51,7 +51,7 @@ struct vm_spec {
 	uint32_t vcpus;		   /* 0: config's */
 	uint32_t vcpus_max;	   /* 0: the host's number */
 	uint64_t memory_bytes;	   /* 0: config's */
-	uint64_t memory_max_bytes; /* for hot plug; 0: no hot plug beyond memory_bytes */
+	uint64_t memory_max_bytes; /* with hot plug: whole steps of it; 0: no hot plug */
 	int oom_score_adj;	   /* of the VM's processes, for the host's OOM killer; -1000 to 1000 */
 	const char *extra_params;  /* appended to the kernel command line after config's; NULL: none */
 };
@@ -155,7 +155,22 @@ int vm_detach(struct vm *vm, const char *id, int64_t deadline_ns, struct err *er
  * there are; `max` are written.
  */
 size_t vm_device_ids(struct vm *vm, enum vm_device_type type, char (*ret_ids)[VM_DEVICE_ID_MAX], size_t max);
-/* vcpus or memory 0: unchanged. Nothing shrinks below its boot size (-EINVAL). */
+/*
+ * Its size, and between what it can change. What is plugged beyond the boot size comes in whole steps. Asks
+ * nobody.
+ */
+struct vm_size {
+	uint32_t vcpus, vcpus_boot, vcpus_max;
+	uint64_t memory_bytes, memory_boot_bytes, memory_max_bytes;
+};
+#define VM_MEMORY_STEP (UINT64_C(128) << 20)
+void vm_size(struct vm *vm, struct vm_size *ret_size);
+/*
+ * vcpus or memory 0: unchanged. Memory is rounded up to whole steps (VM_MEMORY_STEP) above the boot size.
+ * Nothing shrinks below its boot size, or grows beyond what vm_size says (-EINVAL). Returns when the guest
+ * has taken the memory or given it back; vCPUs it still has to bring online. On failure it is asked for its
+ * former size again; if that fails too, the error says so.
+ */
 int vm_resize(struct vm *vm, uint32_t vcpus, uint64_t memory_bytes, int64_t deadline_ns, struct err *err);
 /* How many vCPUs it has now. Asks nobody. */
 uint32_t vm_vcpus(struct vm *vm);

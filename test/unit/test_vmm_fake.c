@@ -744,8 +744,10 @@ static void clh_errors_carry_the_vmm_s_words(void **state)
 	(void)state;
 	assert_true(vm_attach(vm, &d, pci, LONG, &err) < 0);
 	assert_non_null(strstr(err.msg, "The disk could not be added: Device or resource busy"));
-	assert_int_equal(vm_resize(vm, 2, 0, LONG, &err), -EBUSY);
+	/* What the guest has not let go of yet is waited for. */
+	assert_int_equal(vm_resize(vm, 2, 0, now_monotonic_ns() + 100 * NS_PER_MS, &err), -EBUSY);
 	assert_non_null(strstr(err.msg, "removal pending"));
+	assert_non_null(strstr(err.msg, "taking it back failed"));
 	d.type = VM_DEVICE_PMEM;
 	assert_int_equal(vm_attach(vm, &d, pci, LONG, &err), -EPROTO);
 	d = (struct vm_device){.type = VM_DEVICE_FS, .id = "f", .path = "/x", .tag = "t"};
