@@ -206,23 +206,9 @@ int sandbox_info(struct sandbox *sandbox, struct sandbox_info *ret_info, struct 
 	return 0;
 }
 
-int sandbox_resize(struct sandbox *sandbox, struct call *call, uint32_t vcpus, uint64_t memory_bytes,
-		   const struct vmm_resources *limits, struct err *err)
+int sandbox_size(struct sandbox *sandbox, struct vm_size *ret_size, struct err *err)
 {
-	Crivisor__Agent__V1__OnlineResourcesRequest req = CRIVISOR__AGENT__V1__ONLINE_RESOURCES_REQUEST__INIT;
-	int64_t until = call_until(call, 30 * NS_PER_SEC), left;
-	struct agent *agent = NULL;
-	int r = sandbox_agent(sandbox, &agent, err);
-
-	if (r == 0)
-		r = sandbox->driver->resize(sandbox, vcpus, memory_bytes, limits, until, err);
-	if (r < 0)
-		return r;
-	/* What was plugged is of use only once the guest has it online. */
-	req.vcpus = vcpus;
-	req.memory = memory_bytes;
-	left = until - now_monotonic_ns();
-	return agent_call_by(agent, call, &AGENT_ONLINE_RESOURCES, &req.base, left > 0 ? left : 1, NULL, err);
+	return sandbox->driver->size(sandbox, ret_size, err);
 }
 
 uint32_t sandbox_vcpus(struct sandbox *sandbox)

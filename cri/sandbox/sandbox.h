@@ -217,9 +217,13 @@ int sandbox_bind(struct sandbox *sandbox, const char *container_id, const char *
  */
 int sandbox_place_remove(struct sandbox *sandbox, const char *container_id, bool lazy, struct err *err);
 
+/* Its guest's size, and between what it can change. Asks nobody. -ENOTCONN: it does not run. */
+int sandbox_size(struct sandbox *sandbox, struct vm_size *ret_size, struct err *err);
 /*
- * Changes the guest's size, and the limits of its cgroup with it. vcpus or memory 0: as they are. Nothing
- * shrinks below its boot size (-EINVAL). Blocks, 30 s at most.
+ * Changes the guest's size (as vm_resize), and the limits of its cgroup with it. vcpus or memory 0: as they
+ * are. What grows is online in the guest when this returns. On failure the size is as before, and so is the
+ * cgroup's memory limit; other limits are the caller's to set back. Blocks, 30 s at most, and as long again
+ * where it fails.
  */
 int sandbox_resize(struct sandbox *sandbox, struct call *call, uint32_t vcpus, uint64_t memory_bytes,
 		   const struct vmm_resources *limits, struct err *err);

@@ -101,6 +101,9 @@ struct sandbox_driver {
 	char *(*save)(struct sandbox *sandbox);
 	int (*recover)(struct sandbox *sandbox, const char *saved, struct err *err);
 
+	/* -ENOTCONN: no machine runs. Never blocks. */
+	int (*size)(struct sandbox *sandbox, struct vm_size *ret_size, struct err *err);
+	/* vcpus or memory 0: unchanged. On failure size and memory limit are as before. */
 	int (*resize)(struct sandbox *sandbox, uint32_t vcpus, uint64_t memory_bytes,
 		      const struct vmm_resources *limits, int64_t deadline_ns, struct err *err);
 	uint32_t (*vcpus)(struct sandbox *sandbox); /* never blocks; 0: no machine runs */

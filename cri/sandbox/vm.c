@@ -199,6 +199,8 @@ static int start(struct sandbox *s, const struct sandbox_spec *spec, int64_t dea
 	sysinfo(&host);
 	vm_spec.oom_score_adj =
 		sandbox_oom_score(s->cgroup, spec->memory_bytes, (uint64_t)host.totalram * host.mem_unit);
+	/* No pod has more than all that there is. */
+	vm_spec.memory_max_bytes = (uint64_t)host.totalram * host.mem_unit;
 	snprintf(shared, sizeof(shared), "%s/shared", s->dir);
 	r = vm_start(s->room->options.hypervisor, spec->choice, &vm_spec, deadline_ns, &vm, err);
 	/* As vm_explain_start says it: whether a VMM ends before or after its monitor answers is chance. */
@@ -399,26 +401,43 @@ static int info(struct sandbox *s, struct vm_info *ret_info, struct err *err)
 	return vm ? vm_info(vm, ret_info, err) : err_set(err, -ENOTCONN, "the VM does not run");
 }
 
+static int size(struct sandbox *s, struct vm_size *ret_size, struct err *err)
+{
+	struct vm *vm = vm_of(machine_of(s));
+
+	if (!vm)
+		return err_set(err, -ENOTCONN, "the VM does not run");
+	vm_size(vm, ret_size);
+	return 0;
+}
+
 /* The limit is the wider one while the VM changes. */
 static int resize(struct sandbox *s, uint32_t vcpus, uint64_t memory_bytes,
 		  const struct vmm_resources *limits, int64_t deadline_ns, struct err *err)
 {
 	struct vmm_resources res = limits ? *limits : (struct vmm_resources){0};
+	struct vm_size before, after;
 	struct vm_info now;
-	uint64_t want;
-	int r = info(s, &now, err);
+	struct err why = ERR_INIT;
+	uint64_t wider;
+	int r = size(s, &before, err);
 
+	if (r == 0)
+		r = info(s, &now, err);
 	if (r < 0)
 		return r;
-	want = memory_bytes ? memory_bytes : now.memory_bytes;
-	res.memory_limit_bytes = memory_limit(want > now.memory_bytes ? want : now.memory_bytes, now.accel);
+	wider = memory_bytes > before.memory_bytes ? memory_bytes + VM_MEMORY_STEP : before.memory_bytes;
+	res.memory_limit_bytes = memory_limit(wider, now.accel);
 	r = vmm_cgroup_update(s->cgroup, &res, err);
-	if (r == 0)
+	if (r == 0 && (vcpus || memory_bytes))
 		r = vm_resize(vm_of(machine_of(s)), vcpus, memory_bytes, deadline_ns, err);
-	if (r < 0 || want >= now.memory_bytes)
+	size(s, &after, NULL);
+	if (after.memory_bytes == wider)
 		return r;
-	res.memory_limit_bytes = memory_limit(want, now.accel);
-	return vmm_cgroup_update(s->cgroup, &res, err);
+	res.memory_limit_bytes = memory_limit(after.memory_bytes, now.accel);
+	if (vmm_cgroup_update(s->cgroup, &res, &why) < 0 && r == 0)
+		r = err_copy(err, &why);
+	return r;
 }
 
 static uint32_t vcpus(struct sandbox *s)
@@ -479,6 +498,7 @@ const struct sandbox_driver sandbox_vm_driver = {
 	.kill = kill_machine,
 	.save = save,
 	.recover = recover,
+	.size = size,
 	.resize = resize,
 	.vcpus = vcpus,
 	.pin = pin,

@@ -102,6 +102,8 @@ struct fake_agent {
 	unsigned int dials;
 	char boot_id[65], instance[65];
 	const char *const *features;
+	uint32_t vcpus; /* of a guest, at most */
+	uint64_t memory;
 	unsigned int calls[METHOD_COUNT];
 	bool hang[METHOD_COUNT];
 	enum { CUT_NOT, CUT_BEFORE, CUT_AFTER } cut[METHOD_COUNT];
@@ -244,6 +246,22 @@ static void sync_clock(struct fake_agent *a, struct ttrpc_request *req, const vo
 	respond(req, &resp.base);
 }
 
+static void online(struct fake_agent *a, struct ttrpc_request *req, const void *p, size_t len)
+{
+	Crivisor__Agent__V1__OnlineResourcesRequest *r =
+		crivisor__agent__v1__online_resources_request__unpack(NULL, len, p);
+	Crivisor__Agent__V1__OnlineResourcesResponse resp =
+		CRIVISOR__AGENT__V1__ONLINE_RESOURCES_RESPONSE__INIT;
+
+	must(r);
+	resp.vcpus = r->vcpus < a->vcpus ? r->vcpus : a->vcpus;
+	resp.memory = r->memory ? r->memory : 1 << 30;
+	if (resp.memory > a->memory)
+		resp.memory = a->memory;
+	crivisor__agent__v1__online_resources_request__free_unpacked(r, NULL);
+	respond(req, &resp.base);
+}
+
 /* True if the read is answered. */
 static bool read_log(struct fake_agent *a, struct ttrpc_request *req, const char *id, uint64_t offset,
 		     bool now)
@@ -354,7 +372,9 @@ static void carry_out(struct fake_agent *a, enum method m, struct ttrpc_request 
 {
 	char id[80] = "";
 
-	if (m == M_ReadLog) {
+	if (m == M_OnlineResources) {
+		online(a, req, p, len);
+	} else if (m == M_ReadLog) {
 		Crivisor__Agent__V1__ReadLogRequest *r =
 			crivisor__agent__v1__read_log_request__unpack(NULL, len, p);
 		struct held *h;
@@ -668,6 +688,8 @@ struct fake_agent *fake_agent_new(void)
 	must(cond_init(&a->called) == 0);
 	for (size_t i = 0; i < CONNS_MAX; i++)
 		a->conns[i].fd = -1;
+	a->vcpus = UINT32_MAX;
+	a->memory = UINT64_MAX;
 	snprintf(a->boot_id, sizeof(a->boot_id), "boot-1");
 	a->streams = fake_streams_new(&(struct fake_streams_hooks){process_knows, process_print,
 								   process_unread, process_input_over, a});
@@ -835,6 +857,11 @@ int64_t fake_agent_clock(struct fake_agent *a)
 void fake_agent_set_features(struct fake_agent *a, const char *const *features)
 {
 	COMMAND(a, a->features = features);
+}
+
+void fake_agent_set_size(struct fake_agent *a, uint32_t vcpus, uint64_t memory)
+{
+	COMMAND(a, (a->vcpus = vcpus, a->memory = memory));
 }
 
 unsigned int fake_agent_calls(struct fake_agent *a, const char *method)

@@ -49,6 +49,8 @@ void fake_agent_await(struct fake_agent *agent, const char *method, unsigned int
 void fake_agent_cut_at(struct fake_agent *agent, const char *method, bool carried_out);
 /* Closes all connections. */
 void fake_agent_cut(struct fake_agent *agent);
+/* What OnlineResources finds at most; a new one finds all that it is asked for. */
+void fake_agent_set_size(struct fake_agent *agent, uint32_t vcpus, uint64_t memory);
 /* Calls of the method are not answered (and not carried out) until it is switched off again. */
 void fake_agent_hang(struct fake_agent *agent, const char *method, bool on);
 /* The next call fails. */

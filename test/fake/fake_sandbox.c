@@ -19,6 +19,7 @@ struct fake_vm {
 	int fd; /* readable once it has ended */
 	char why[SANDBOX_WHY_MAX];
 	int status;
+	struct vm_size size;
 };
 
 struct fake_machine {
@@ -180,7 +181,6 @@ static int start(struct sandbox *s, const struct sandbox_spec *spec, int64_t dea
 	struct fake_machine *m = machine_of(s);
 	int r;
 
-	(void)spec;
 	(void)deadline_ns;
 	pthread_mutex_lock(&fake.lock);
 	r = step(FAKE_START, m, err);
@@ -188,6 +188,12 @@ static int start(struct sandbox *s, const struct sandbox_spec *spec, int64_t dea
 		r = err_set(err, -ECANCELED, "it was ended while it started");
 	if (r == 0) {
 		take_vm(m, vm_new(s));
+		m->vm->size = (struct vm_size){.vcpus = spec->vcpus,
+					       .vcpus_boot = spec->vcpus,
+					       .vcpus_max = 8,
+					       .memory_bytes = spec->memory_bytes,
+					       .memory_boot_bytes = spec->memory_bytes,
+					       .memory_max_bytes = UINT64_C(1) << 36};
 		if (fake.mute > 0) {
 			fake.mute--;
 			m->vm->mute = true;
@@ -301,15 +307,35 @@ static int recover(struct sandbox *s, const char *saved, struct err *err)
 	return r;
 }
 
+static int size(struct sandbox *s, struct vm_size *ret_size, struct err *err)
+{
+	struct fake_vm *vm;
+
+	pthread_mutex_lock(&fake.lock);
+	vm = machine_of(s)->vm;
+	if (vm)
+		*ret_size = vm->size;
+	pthread_mutex_unlock(&fake.lock);
+	return vm ? 0 : err_set(err, -ENOTCONN, "the machine does not run");
+}
+
 static int resize(struct sandbox *s, uint32_t vcpus, uint64_t memory_bytes,
 		  const struct vmm_resources *limits, int64_t deadline_ns, struct err *err)
 {
-	(void)s;
-	(void)vcpus;
-	(void)memory_bytes;
+	struct fake_vm *vm;
+	int r;
+
 	(void)limits;
 	(void)deadline_ns;
-	return run_step(FAKE_RESIZE, err);
+	pthread_mutex_lock(&fake.lock);
+	r = step(FAKE_RESIZE, NULL, err);
+	vm = machine_of(s)->vm;
+	if (r == 0 && vcpus)
+		vm->size.vcpus = vcpus;
+	if (r == 0 && memory_bytes)
+		vm->size.memory_bytes = memory_bytes;
+	pthread_mutex_unlock(&fake.lock);
+	return r;
 }
 
 static uint32_t vcpus(struct sandbox *s)
@@ -416,6 +442,7 @@ const struct sandbox_driver fake_sandbox_driver = {
 	.kill = kill_machine,
 	.save = save,
 	.recover = recover,
+	.size = size,
 	.resize = resize,
 	.vcpus = vcpus,
 	.pin = pin,

@@ -453,20 +453,84 @@ static void places_are_made_and_removed(void **state)
 	disown(&o);
 }
 
+static const char *const with_online[] = {"online-resources", NULL};
+
+static void assert_size(const struct owner *o, uint32_t vcpus, uint64_t memory_bytes)
+{
+	struct vm_size size;
+
+	assert_int_equal(sandbox_size(o->sandbox, &size, NULL), 0);
+	assert_int_equal(size.vcpus, vcpus);
+	assert_int_equal(size.memory_bytes, memory_bytes);
+}
+
 static void resize_brings_online_what_was_plugged(void **state)
 {
 	struct fixture *x = *state;
 	struct owner o;
 	struct err err = ERR_INIT;
+	struct fake_agent *agent;
 
+	fake_sandbox_features(with_online);
 	own(x, &o);
 	assert_true(sandbox_resize(o.sandbox, NULL, 2, 0, NULL, &err) < 0);
 	assert_int_equal(boot(&o, NULL, NULL), 0);
+	agent = fake_sandbox_agent(o.sandbox);
 	assert_int_equal(sandbox_resize(o.sandbox, NULL, 2, 0, NULL, &err), 0);
-	assert_int_equal(fake_agent_calls(fake_sandbox_agent(o.sandbox), "OnlineResources"), 1);
+	assert_int_equal(fake_agent_calls(agent, "OnlineResources"), 1);
+	/* Memory is compared with what there was before. */
+	assert_int_equal(sandbox_resize(o.sandbox, NULL, 0, 192 << 20, NULL, &err), 0);
+	assert_int_equal(fake_agent_calls(agent, "OnlineResources"), 3);
+	assert_size(&o, 2, 192 << 20);
+	/* What shrinks, and limits alone, are none of the guest's business. */
+	assert_int_equal(sandbox_resize(o.sandbox, NULL, 1, 64 << 20, NULL, &err), 0);
+	assert_int_equal(sandbox_resize(o.sandbox, NULL, 0, 0, NULL, &err), 0);
+	assert_int_equal(fake_agent_calls(agent, "OnlineResources"), 3);
+	assert_size(&o, 1, 64 << 20);
+	disown(&o);
+}
+
+static void resize_that_fails_leaves_the_former_size(void **state)
+{
+	struct fixture *x = *state;
+	struct owner o;
+	struct err err = ERR_INIT;
+	struct fake_agent *agent;
+
+	fake_sandbox_features(with_online);
+	own(x, &o);
+	assert_int_equal(boot(&o, NULL, NULL), 0);
+	agent = fake_sandbox_agent(o.sandbox);
 	fake_sandbox_fail(FAKE_RESIZE, -EINVAL);
 	assert_int_equal(sandbox_resize(o.sandbox, NULL, 2, 0, NULL, &err), -EINVAL);
-	assert_int_equal(fake_agent_calls(fake_sandbox_agent(o.sandbox), "OnlineResources"), 1);
+	assert_size(&o, 1, 64 << 20);
+	/* Plugged, and the guest does not bring it online. */
+	fake_agent_set_size(agent, 1, 60 << 20);
+	assert_int_equal(sandbox_resize(o.sandbox, NULL, 2, 0, NULL, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.msg, "1 of 2 vCPUs"));
+	assert_size(&o, 1, 64 << 20);
+	assert_int_equal(sandbox_resize(o.sandbox, NULL, 0, 192 << 20, NULL, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.msg, "62914560 bytes"));
+	assert_size(&o, 1, 64 << 20);
+	fake_agent_fail(agent, "OnlineResources", -EIO, "no");
+	assert_true(sandbox_resize(o.sandbox, NULL, 0, 192 << 20, NULL, &err) < 0);
+	assert_size(&o, 1, 64 << 20);
+	disown(&o);
+}
+
+static void resize_with_an_agent_that_cannot_is_refused(void **state)
+{
+	struct fixture *x = *state;
+	struct owner o;
+	struct err err = ERR_INIT;
+
+	fake_sandbox_features(NULL);
+	own(x, &o);
+	assert_int_equal(boot(&o, NULL, NULL), 0);
+	assert_int_equal(sandbox_resize(o.sandbox, NULL, 2, 0, NULL, &err), -EOPNOTSUPP);
+	assert_int_equal(err.status, ERR_FAILED_PRECONDITION);
+	assert_int_equal(sandbox_resize(o.sandbox, NULL, 0, 0, NULL, &err), 0);
+	assert_size(&o, 1, 64 << 20);
 	disown(&o);
 }
 
@@ -892,6 +956,8 @@ int main(void)
 		TEST(assign_writes_files_and_tells_the_guest_once),
 		TEST(places_are_made_and_removed),
 		TEST(resize_brings_online_what_was_plugged),
+		TEST(resize_that_fails_leaves_the_former_size),
+		TEST(resize_with_an_agent_that_cannot_is_refused),
 		TEST(death_of_the_machine_is_told_once),
 		TEST(condemned_is_killed_and_told),
 		TEST(death_tells_nobody_after_forget_and_after_kill),
