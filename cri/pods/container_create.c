@@ -130,6 +130,20 @@ static void roll_back(struct creation *c)
 		object_remove(&container->object);
 }
 
+/*
+ * A VM that cannot be as large as all limits allow holds the container all the same: a limit is no promise.
+ * An update of it would be refused.
+ */
+static void make_room(struct creation *c)
+{
+	struct err err = ERR_INIT;
+
+	if (resources_grow(NULL, c->config->linux ? c->config->linux->resources : NULL) &&
+	    pod_fit(c->pod, FIT_GROW, c->container->object.work, &err) < 0)
+		log_line(LOG_LEVEL_WARN, LOG_FIELDS("container", c->container->object.id),
+			 "the pod's VM is smaller than its containers' limits: %s", err.msg);
+}
+
 static int make(struct creation *c, struct err *err)
 {
 	int r = pod_agent(c->pod, &c->agent, err);
@@ -142,6 +156,7 @@ static int make(struct creation *c, struct err *err)
 		object_remove(&c->container->object);
 		return r;
 	}
+	make_room(c);
 	r = creation_steps(c, err);
 	if (r == 0)
 		r = finish(c, err);
@@ -168,6 +183,8 @@ static void create_job(void *arg)
 			container_sandbox_died(c->pod, c->pod->state->reason);
 	}
 	work_made(c->pods, &container->object, r < 0 ? &err : NULL);
+	if (r < 0)
+		pod_shrink(c->pod);
 	creation_done(c);
 	free(c);
 	object_unref(&container->object);

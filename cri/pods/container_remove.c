@@ -81,6 +81,7 @@ static void remove_job(void *arg)
 	if (r == 0)
 		r = container_remove_now(c, call, &err);
 	work_end(&c->pod->lock, &c->removing, r < 0 ? &err : NULL);
+	pod_shrink(c->pod);
 	object_unref(&c->object);
 }
 

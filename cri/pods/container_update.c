@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * UpdateContainerResources: all of it or nothing. The new limits stand in the state first, so that what other
- * containers do at the same time counts with them; then CPUs are placed, the guest is told, the row is
- * written. What fails takes it all back. A step back that fails itself is logged: the guest is then in doubt,
- * and the next update sets it again.
+ * containers do at the same time counts with them; then the pod's VM grows where it must, CPUs are placed,
+ * the guest is told, the row is written. What fails takes it all back. A step back that fails itself is
+ * logged: the guest is then in doubt, and the next update sets it again. At the very end, whatever came out,
+ * the VM gives back what it needs no longer; nobody waits for that, and the update stands if it fails.
  */
 #include "cri/pods/pods_internal.h"
 
@@ -129,26 +130,6 @@ static int check_state(struct container *c, struct err *err)
 	return 0;
 }
 
-/* More memory than the VM has would never be had. Less than before is always possible. */
-static int check_memory(struct container *c, const Resources *old, const Resources *wanted, struct err *err)
-{
-	struct sandbox_info *info CLEANUP_FREE = NULL;
-	int64_t limit = wanted->memory_limit_in_bytes;
-
-	if (limit <= 0 || (old && old->memory_limit_in_bytes >= limit))
-		return 0;
-	info = calloc(1, sizeof(*info));
-	if (!info)
-		return err_oom(err);
-	if (sandbox_info(c->pod->sandbox, info, err) < 0)
-		return err_wrap(err, "how much memory the pod's VM has");
-	if (info->machine.memory_bytes > 0 && (uint64_t)limit > info->machine.memory_bytes)
-		return err_set_status(err, -ENOSPC, ERR_FAILED_PRECONDITION,
-				      "memory_limit_in_bytes %lld: the pod's VM has %llu bytes of memory",
-				      (long long)limit, (unsigned long long)info->machine.memory_bytes);
-	return 0;
-}
-
 static int tell_guest(struct container *c, const Resources *resources, const char *guest_cpus,
 		      struct err *err)
 {
@@ -208,8 +189,6 @@ static int update_steps(struct container *c, const Resources *wanted, struct cal
 	bool place = !str_empty(wanted->cpuset_cpus), told = false;
 	int r = merged ? oci_spec_resources(merged, NULL, &json, err) : err_oom(err);
 
-	if (r == 0)
-		r = check_memory(c, old, wanted, err);
 	if (r == 0) {
 		pthread_mutex_lock(&c->pod->lock);
 		/* The copy is what comes back: what stands there now may still be looked at. */
@@ -218,6 +197,8 @@ static int update_steps(struct container *c, const Resources *wanted, struct cal
 			r = err_oom(err);
 		else
 			put_resources(c, merged);
+		if (r == 0)
+			c->updated_from = old;
 		pthread_mutex_unlock(&c->pod->lock);
 	}
 	if (r < 0) {
@@ -225,7 +206,11 @@ static int update_steps(struct container *c, const Resources *wanted, struct cal
 		pb_free(merged);
 		return r;
 	}
-	if (place)
+	if (resources_grow(old, merged))
+		r = pod_fit(c->pod, FIT_GROW, call, err);
+	if (r < 0)
+		place = false;
+	if (r == 0 && place)
 		r = container_place_cpus(c, call, &guest_cpus, err);
 	if (r == 0) {
 		told = true;
@@ -237,6 +222,9 @@ static int update_steps(struct container *c, const Resources *wanted, struct cal
 		take_back(c, before, old, merged, place, told, call);
 	else
 		pb_free(before);
+	pthread_mutex_lock(&c->pod->lock);
+	c->updated_from = NULL;
+	pthread_mutex_unlock(&c->pod->lock);
 	return r;
 }
 
@@ -273,6 +261,7 @@ static void update_job(void *arg)
 	if (r == 0)
 		log_line(LOG_LEVEL_INFO, LOG_FIELDS("container", u->c->object.id), "container is updated");
 	outcome_set(u->outcome, r < 0 ? &err : NULL);
+	pod_shrink(u->c->pod);
 	update_free(u);
 }
 

@@ -148,6 +148,13 @@ static int place_vcpus(struct pod *pod, uint32_t vcpus, struct call *call, struc
 	return r;
 }
 
+int pod_place_vcpus(struct pod *pod, struct call *call, struct err *err)
+{
+	uint32_t vcpus = sandbox_vcpus(pod->sandbox);
+
+	return vcpus > 0 ? place_vcpus(pod, vcpus, call, err) : 0;
+}
+
 static void tell_difference(const struct container *c, const char *wanted, int n, uint32_t vcpus)
 {
 	if ((uint32_t)n > vcpus)

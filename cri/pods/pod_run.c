@@ -8,12 +8,7 @@
 #include "api/pb.h"
 #include "base/cond.h"
 #include "base/log.h"
-#include "vmm/cgroup.h"
 
-#include <unistd.h>
-
-#define MIB	   (UINT64_C(1) << 20)
-#define GUEST_OWN  (96 * MIB) /* what kernel and agent need beside the containers' limits */
 #define RESOLV_MAX (64 * 1024)
 #define CNI_ADD_NS (60 * NS_PER_SEC)
 #define KILL_NS	   (10 * NS_PER_SEC)
@@ -37,45 +32,6 @@ struct run {
 	struct err cni_err;
 	struct cni_result cni;
 };
-
-/* ---- size ---------------------------------------------------------------------------------------------- */
-
-/*
- * The kubelet sends the sum of those limits that there are. Whether every container has one shows in the
- * cgroup that it made for the pod, which has a limit only then (pkg/kubelet/cm/helpers_linux.go,
- * ResourceConfigForPod).
- */
-static bool some_without_limit(const struct run *run)
-{
-	const Runtime__V1__LinuxPodSandboxConfig *lx = run->config->linux;
-	uint64_t limit;
-
-	return lx && !str_empty(lx->cgroup_parent) &&
-	       vmm_cgroup_memory_limit(lx->cgroup_parent, &limit, NULL) == 0 && limit == 0;
-}
-
-/*
- * Size of the VM: from the pod's own limits where it has them, else from the configuration. Containers
- * without a limit beside others that have one get what a pod without limits gets.
- */
-static void size_vm(struct run *run)
-{
-	const Runtime__V1__LinuxContainerResources *res =
-		run->config->linux ? run->config->linux->resources : NULL;
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-	int64_t wanted = atomic_load(&run->pods->vcpus);
-
-	run->memory_bytes = atomic_load(&run->pods->memory_bytes);
-	if (res && res->memory_limit_in_bytes > 0)
-		run->memory_bytes =
-			(some_without_limit(run) ? run->memory_bytes : GUEST_OWN) +
-			((uint64_t)res->memory_limit_in_bytes + 2 * MIB - 1) / (2 * MIB) * (2 * MIB);
-	if (res && res->cpu_quota > 0 && res->cpu_period > 0)
-		wanted = res->cpu_quota / res->cpu_period + (res->cpu_quota % res->cpu_period != 0);
-	if (wanted > cpus)
-		wanted = cpus;
-	run->vcpus = wanted < 1 ? 1 : (uint32_t)wanted;
-}
 
 /* ---- the network, beside the boot ---------------------------------------------------------------------- */
 
@@ -135,7 +91,7 @@ static int check_host(struct run *run, struct err *err)
 	const char *reason;
 	int r;
 
-	size_vm(run);
+	pod_size_at_boot(run->pods, run->config, &run->vcpus, &run->memory_bytes);
 	r = health_ready(parts->health, run->memory_bytes, &run->choice, &reason, err);
 	if (r == 0)
 		r = health_fits_now(parts->health, run->memory_bytes, err);

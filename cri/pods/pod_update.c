@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * UpdatePodSandboxResources: the limits of the pod's cgroup on the host. Memory follows the size of the VM,
- * and is not changed by this: a limit below what the VM was given would kill it.
+ * UpdatePodSandboxResources: the limits of the pod's cgroup on the host, and the size of its VM: all of it or
+ * nothing. The cgroup's memory limit follows the size that the VM has: a limit below what it was given would
+ * kill it.
  */
 #include "cri/pods/pods_internal.h"
 
@@ -41,30 +42,58 @@ static int check_limits(const Resources *r, struct err *err)
 	return 0;
 }
 
+static void put_limits(struct pod *pod, Resources *limits, const Resources *from)
+{
+	pthread_mutex_lock(&pod->lock);
+	pod->state->resources = limits; /* no view shows it */
+	pod->updated_from = from;
+	pthread_mutex_unlock(&pod->lock);
+}
+
+static void take_back(struct pod *pod, Resources *before, bool applied)
+{
+	struct err err = ERR_INIT;
+	struct call *call CLEANUP_CALL = NULL;
+	int r;
+
+	put_limits(pod, before, NULL);
+	if (!applied)
+		return;
+	r = call_new(now_monotonic_ns() + CALL_NS, &call, &err);
+	if (r == 0)
+		r = pod_apply_limits(pod, call, &err);
+	if (r < 0)
+		log_line(LOG_LEVEL_ERROR, LOG_FIELDS("pod", pod->object.id),
+			 "taking back an update that failed: %s", err.msg);
+}
+
+/* With the turn. */
 static int update_steps(struct pod *pod, const Resources *wanted, struct call *call, struct err *err)
 {
-	Resources *now = limits_now(pod);
+	Resources *now = limits_now(pod), *before = pod->state->resources;
 	Resources *merged = now ? resources_merge(now, wanted) : NULL;
-	struct vmm_resources limits = {0};
-	int r = merged ? 0 : err_oom(err);
+	bool applied = false;
+	int r = 0;
 
-	if (r == 0) {
-		limits.cpu_shares = (uint64_t)merged->cpu_shares;
-		limits.cpu_quota_us = merged->cpu_quota;
-		limits.cpu_period_us = (uint64_t)merged->cpu_period;
-		limits.cpuset_cpus = str_empty(merged->cpuset_cpus) ? NULL : merged->cpuset_cpus;
-		limits.cpuset_mems = str_empty(merged->cpuset_mems) ? NULL : merged->cpuset_mems;
-		r = sandbox_resize(pod->sandbox, call, 0, 0, &limits, err);
+	if (!merged) {
+		pb_free(now);
+		return err_oom(err);
 	}
+	put_limits(pod, merged, now);
+	if (resources_grow(now, merged))
+		r = pod_fit(pod, FIT_GROW, call, err);
 	if (r == 0) {
-		pthread_mutex_lock(&pod->lock);
-		pb_free(pod->state->resources); /* no view shows it */
-		pod->state->resources = move_ptr(merged);
-		pthread_mutex_unlock(&pod->lock);
+		applied = true;
+		r = pod_apply_limits(pod, call, err);
+	}
+	if (r == 0)
 		r = pod_store(pod, err);
-	}
+	if (r < 0)
+		take_back(pod, before, applied);
+	else
+		put_limits(pod, merged, NULL);
+	pb_free(r < 0 ? merged : before);
 	pb_free(now);
-	pb_free(merged);
 	return r;
 }
 
@@ -92,6 +121,7 @@ static void update_job(void *arg)
 	if (r < 0)
 		err_wrap(&err, "updating pod sandbox \"%s\"", u->pod->object.id);
 	outcome_set(u->outcome, r < 0 ? &err : NULL);
+	pod_shrink(u->pod);
 	update_free(u);
 }
 

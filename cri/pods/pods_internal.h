@@ -89,6 +89,10 @@ struct pod {
 	atomic_size_t exec_bytes; /* their output, as exec_hold counts it */
 	uint64_t cpus_epoch;	  /* grows with each change of state->vcpu_cpus */
 	PodState *state;	  /* as stored */
+	bool sizing;		  /* somebody changes the VM's size: pod_fit */
+	bool shrinking;		  /* a job of pod_shrink has not begun */
+	/* What it had before the update in progress, else NULL; what the update lends. */
+	const Runtime__V1__LinuxContainerResources *updated_from;
 	struct outcome *stopping; /* of the stop in progress, else NULL */
 	struct outcome *removing;
 	struct pod_stats {
@@ -189,6 +193,7 @@ struct container {
 	struct container_usage *usage;		     /* NULL before the first sample */
 	Runtime__V1__LinuxContainerResources **kept; /* former state->resources, which views may point to */
 	size_t n_kept;
+	const Runtime__V1__LinuxContainerResources *updated_from; /* as the pod's */
 
 	struct outcome *stopping; /* of the stop in progress, else NULL */
 	int64_t kill_at_ns;	  /* when it sends SIGKILL */
@@ -354,8 +359,35 @@ void guest_input_take(struct guest_input *in, const void *data, size_t len);
 void guest_input_end(struct guest_input *in);
 /* The process keeps its stdin, unless its end has been passed on. */
 void guest_input_done(struct guest_input *in);
+/* pod_size.c: how large the pod's VM is. */
+void pod_size_at_boot(struct pods *pods, const Runtime__V1__PodSandboxConfig *config, uint32_t *ret_vcpus,
+		      uint64_t *ret_memory_bytes);
+/* Whether `wanted` allows more memory or CPU time than `old` (NULL: none) does. No limit is less than any. */
+bool resources_grow(const Runtime__V1__LinuxContainerResources *old,
+		    const Runtime__V1__LinuxContainerResources *wanted);
+enum fit {
+	FIT_GROW,   /* -ENOSPC, FailedPrecondition, where the VM cannot be as large, with what it can have */
+	FIT_SHRINK, /* not below its boot size, and no vCPU where containers have sets of CPUs */
+};
+/*
+ * Makes the VM as large as the limits in the state want it, by the state of now. Before containers grow, and
+ * after they have shrunk. One at a time in a pod; waits for the others, with no turn of its own: callers may
+ * have the pod's or a container's. Stored when it returns. All or nothing, but for a VM that cannot be given
+ * its former size: that is logged, and the row says so until a change succeeds (`resizing`). A VM whose size
+ * is in doubt is set to what it needs, either way.
+ */
+int pod_fit(struct pod *pod, enum fit how, struct call *call, struct err *err);
+/* Sets the limits of the pod's cgroup anew, and no size. */
+int pod_apply_limits(struct pod *pod, struct call *call, struct err *err);
+/*
+ * FIT_SHRINK as far as it goes, in a job that waits for 60 s at most, so that a guest that gives nothing back
+ * holds nobody up: a failure is logged. Nothing where the VM has its boot size.
+ */
+void pod_shrink(struct pod *pod);
 
 /* cpus.c */
+/* Pins the VM's threads again, as the sets of its containers want it. */
+int pod_place_vcpus(struct pod *pod, struct call *call, struct err *err);
 /*
  * Gives the container the vCPUs for its cpuset_cpus, and pins the VM's threads: *ret_guest, malloc'ed, is the
  * set in the guest's numbers. Untouched where it asks for none. A set of more CPUs than the VM has vCPUs is

@@ -186,19 +186,21 @@ static void adopt_job(void *arg)
 {
 	struct adoption *job = arg;
 	struct adoptions *all = job->all;
+	struct pod *pod = job->pod;
 
-	if (job->pod->adopted)
-		adopt_pod(job->pod);
+	if (pod->adopted)
+		adopt_pod(pod);
 	else
-		undo_pod(job->pod);
-	pod_turn_give(job->pod);
-	object_unref(&job->pod->object);
+		undo_pod(pod);
+	pod_turn_give(pod);
 	free(job);
 	pthread_mutex_lock(&all->lock);
 	all->pending--;
 	pthread_cond_broadcast(&all->changed);
 	pthread_mutex_unlock(&all->lock);
 	adoptions_unref(all);
+	pod_shrink(pod); /* what ended or was cut short meanwhile */
+	object_unref(&pod->object);
 }
 
 /* Below 0: no job has it. */

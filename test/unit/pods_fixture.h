@@ -87,7 +87,14 @@ struct fake {
 	char updated[2048];  /* the resources of the last update, as the guest got them */
 	atomic_uint updates;
 	struct vmm_resources limits; /* of the last resize, but for strings */
-	_Atomic uint64_t vm_memory_bytes;
+	struct vm_size size;	     /* of the VM, vcpus aside; its boot sets all but what it may grow by */
+	uint64_t memory_room;
+	uint32_t vcpus_room;
+	unsigned int resizes;	   /* of size */
+	bool half_grown;	   /* the next resize changes the size and fails all the same */
+	uint64_t memory_at_update; /* the VM's, when the guest was told of new limits */
+	uint32_t vcpus_at_update;
+	atomic_bool host_full;
 	atomic_uint measured; /* layers */
 	atomic_bool mute;     /* figures are not told */
 	void (*lie)(Crivisor__Agent__V1__StatsResponse *stats);
@@ -372,6 +379,10 @@ int sandbox_boot(struct sandbox *s, struct call *call, const struct sandbox_spec
 	if (r == 0) {
 		s->alive = true;
 		fake.sandboxes++;
+		fake.size.vcpus_boot = fake.vcpus;
+		fake.size.vcpus_max = fake.vcpus + fake.vcpus_room;
+		fake.size.memory_bytes = fake.size.memory_boot_bytes = spec->memory_bytes;
+		fake.size.memory_max_bytes = spec->memory_bytes + fake.memory_room;
 	}
 	pthread_mutex_unlock(&fake.lock);
 	return r;
@@ -493,13 +504,31 @@ int sandbox_resize(struct sandbox *s, struct call *call, uint32_t vcpus, uint64_
 {
 	int r = fake_step(STEP_RESIZE, call, err);
 
-	assert_int_equal(vcpus, 0);
-	assert_int_equal(memory_bytes, 0);
 	(void)s;
 	pthread_mutex_lock(&fake.lock);
 	fake.limits = *limits;
+	fake.resizes += vcpus || memory_bytes;
+	if (r == 0 || fake.half_grown) {
+		fake.vcpus = vcpus ? vcpus : fake.vcpus;
+		fake.size.memory_bytes = memory_bytes ? memory_bytes : fake.size.memory_bytes;
+	}
+	fake.half_grown = false;
+	assert_true(fake.vcpus >= fake.size.vcpus_boot && fake.vcpus <= fake.size.vcpus_max);
+	assert_true(fake.size.memory_bytes >= fake.size.memory_boot_bytes &&
+		    fake.size.memory_bytes <= fake.size.memory_max_bytes);
 	pthread_mutex_unlock(&fake.lock);
 	return r;
+}
+
+int sandbox_size(struct sandbox *s, struct vm_size *ret_size, struct err *err)
+{
+	(void)s;
+	(void)err;
+	pthread_mutex_lock(&fake.lock);
+	*ret_size = fake.size;
+	ret_size->vcpus = fake.vcpus;
+	pthread_mutex_unlock(&fake.lock);
+	return 0;
 }
 
 int sandbox_usage(struct sandbox *s, struct vmm_cgroup_stats *ret, struct err *err)
@@ -516,7 +545,7 @@ int sandbox_usage(struct sandbox *s, struct vmm_cgroup_stats *ret, struct err *e
 int sandbox_info(struct sandbox *s, struct sandbox_info *ret, struct err *err)
 {
 	(void)err;
-	*ret = (struct sandbox_info){.epoch = 1, .machine.memory_bytes = fake.vm_memory_bytes};
+	*ret = (struct sandbox_info){.epoch = 1, .machine.memory_bytes = fake.size.memory_bytes};
 	snprintf(ret->dir, sizeof(ret->dir), "%s", s->dir);
 	return 0;
 }
@@ -770,6 +799,8 @@ static int guest_update_now(struct agent *agent, const Containerd__Task__V2__Upd
 	snprintf(fake.updated, sizeof(fake.updated), "%.*s", (int)req->resources->value.len,
 		 (const char *)req->resources->value.data);
 	fake.updates++;
+	fake.memory_at_update = fake.size.memory_bytes;
+	fake.vcpus_at_update = fake.vcpus;
 	pthread_mutex_unlock(&fake.lock);
 	return r;
 }
@@ -1364,9 +1395,8 @@ int health_ready(struct health *health, uint64_t memory_bytes, struct vmm_choice
 int health_fits_now(struct health *health, uint64_t memory_bytes, struct err *err)
 {
 	(void)health;
-	(void)memory_bytes;
-	(void)err;
-	return 0;
+	assert_true(memory_bytes > 0);
+	return atomic_load(&fake.host_full) ? err_set(err, -ENOMEM, "the host's memory is taken") : 0;
 }
 
 static inline bool events_are(void *want)

@@ -155,7 +155,6 @@ static void update_is_refused_in_words(void **state)
 	r.memory_limit_in_bytes = -5;
 	assert_int_equal(update(id, &r), GRPC_STATUS_INVALID_ARGUMENT);
 	assert_non_null(strstr(client.message, "memory_limit_in_bytes"));
-	fake.vm_memory_bytes = 256 << 20;
 	r.memory_limit_in_bytes = 512 << 20;
 	assert_int_equal(update(id, &r), GRPC_STATUS_FAILED_PRECONDITION);
 	assert_non_null(strstr(client.message, "268435456"));
