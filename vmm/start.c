@@ -50,7 +50,11 @@ static void set_sizes(struct vm *vm, const struct vmm_config *config, const stru
 	vm->vcpus_max = spec->vcpus_max ? spec->vcpus_max : host;
 	if (vm->vcpus_max > VCPUS_LIMIT)
 		vm->vcpus_max = VCPUS_LIMIT;
-	if (vm->vcpus_max < vm->vcpus_boot)
+	/*
+	 * Without KVM the guest takes itself for a bare machine, and Linux refuses a CPU that is plugged into
+	 * a package with others; QEMU 7.2 aborts at the second vCPU that comes after one has gone.
+	 */
+	if (vm->vcpus_max < vm->vcpus_boot || str_eq(vm->accel, "tcg"))
 		vm->vcpus_max = vm->vcpus_boot;
 	vm->memory_boot = spec->memory_bytes ? spec->memory_bytes : config->memory_bytes;
 	vm->memory_boot = (vm->memory_boot + MEMORY_ALIGN - 1) / MEMORY_ALIGN * MEMORY_ALIGN;

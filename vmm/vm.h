@@ -49,7 +49,7 @@ struct vm_spec {
 	uint8_t mac[6];		   /* of the boot NIC; all zero: chosen at random, locally administered */
 	uint32_t mtu;		   /* of the boot NIC; 0: 1500 */
 	uint32_t vcpus;		   /* 0: config's */
-	uint32_t vcpus_max;	   /* 0: the host's number */
+	uint32_t vcpus_max;	   /* 0: the host's number. Without KVM none can be plugged */
 	uint64_t memory_bytes;	   /* 0: config's */
 	uint64_t memory_max_bytes; /* with hot plug: whole steps of it; 0: no hot plug */
 	int oom_score_adj;	   /* of the VM's processes, for the host's OOM killer; -1000 to 1000 */
