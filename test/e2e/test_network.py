@@ -5,6 +5,7 @@ import json
 import subprocess
 
 from harness import Case, CliError, eventually
+from test_stats import go_client
 
 ADDRESS, OUTSIDE = "10.97.64.1", "10.97.100.1"
 
@@ -253,6 +254,7 @@ class Plugins(Case):
         ip("addr", "add", "10.98.3.1/24", "dev", "crvkeep")
         for name in cls.BRIDGES:
             ip("link", "add", name, "type", "bridge")
+        cls.pod_cidr("10.98.39.0/24")  # kept in a file, from now on
         cls.baseline = cls.server.traces()
 
     @classmethod
@@ -260,6 +262,11 @@ class Plugins(Case):
         super().tearDownClass()
         for name in ("crvpar", "crvgive", *cls.BRIDGES):
             ip("link", "del", name)
+
+    @classmethod
+    def pod_cidr(cls, cidr):
+        return subprocess.run([go_client(), cls.server.socket, "pod-cidr", cidr], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True)
 
     def container(self, plugin, *subnets, chained=(), fields=None):
         """A container in a pod with addresses of these subnets, whose first is the gateway."""
@@ -278,6 +285,24 @@ class Plugins(Case):
 
     def mtu(self, container):
         return int(container.exec("cat", "/sys/class/net/eth0/mtu"))
+
+    def test_pod_cidr_of_the_node(self):
+        """UpdateRuntimeConfig reaches CNI: pods made after it have addresses of the node's pod CIDR, also of the next server."""
+        def address():
+            return self.server.runp().ip
+        self.assertEqual(self.pod_cidr("10.98.40.0/24").returncode, 0)
+        ipam = {"type": "host-local", "dataDir": str(self.server.dir / "ipam"), "routes": [{"dst": "0.0.0.0/0"}]}
+        (self.server.cni_dir / "10-plugins.conflist").write_text(json.dumps(
+            {"cniVersion": "1.0.0", "name": "plugins", "plugins": [
+                {"type": "ptp", "capabilities": {"ipRanges": True}, "ipam": ipam}]}))
+        self.assertTrue(address().startswith("10.98.40."))
+        self.server.stop()
+        self.server.start()
+        self.assertTrue(address().startswith("10.98.40."))
+        self.assertEqual(self.pod_cidr("10.98.41.0/24").returncode, 0)
+        self.assertTrue(address().startswith("10.98.41."))
+        self.assertRegex(self.pod_cidr("10.98.42.0/33").stdout, "InvalidArgument.*10.98.42.0/33")
+        self.assertTrue(address().startswith("10.98.41."))
 
     def test_bridge_with_a_small_mtu(self):
         container = self.container({"type": "bridge", "bridge": "crvb1", "isGateway": True, "mtu": 1300}, "10.98.10.0/24")

@@ -207,7 +207,7 @@ class Streams(Case):
 class Updates(Case):
     def test_a_pod_s_cpu_limit_is_its_cgroup_s(self):
         pod = self.server.runp()
-        subprocess.run([go_client(), self.server.socket, "update-pod", pod.id, "70000"], check=True)
+        subprocess.run([go_client(), self.server.socket, "update-pod", pod.id, '{"cpu_quota": 70000, "cpu_period": 100000}'], check=True)
         values = [path.read_text().split()[0] for cgroup in self.server.cgroups() if pod.sandbox in str(cgroup)
                   for path in (pathlib.Path(cgroup, "cpu.cfs_quota_us"), pathlib.Path(cgroup, "cpu.max")) if path.exists()]
         self.assertIn("70000", values)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // crilist asks a CRI server for its lists by the streaming calls, for which crictl has no command, and prints the ids of
-// each as JSON. `crilist SOCKET update-pod POD QUOTA` sets a pod's CPU quota by UpdatePodSandboxResources.
+// each as JSON. `crilist SOCKET update-pod|update-container ID RESOURCES` sends a LinuxContainerResources, as JSON, of which crictl
+// has only some fields for containers and none for pods. `crilist SOCKET pod-cidr CIDR` is UpdateRuntimeConfig.
 package main
 
 import (
@@ -10,7 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -88,9 +89,30 @@ func lists(ctx context.Context, conn *grpc.ClientConn) (map[string][]string, err
 	return ids, nil
 }
 
+// update sends the resources, JSON with the field names of the protocol, to the pod or container.
+func update(ctx context.Context, conn *grpc.ClientConn, what, id, text string) error {
+	resources := &cri.LinuxContainerResources{}
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(resources); err != nil {
+		return err
+	}
+	client := cri.NewRuntimeServiceClient(conn)
+	var err error
+	if what == "update-pod" {
+		_, err = client.UpdatePodSandboxResources(ctx, &cri.UpdatePodSandboxResourcesRequest{
+			PodSandboxId: id, Resources: resources})
+	} else {
+		_, err = client.UpdateContainerResources(ctx, &cri.UpdateContainerResourcesRequest{
+			ContainerId: id, Linux: resources})
+	}
+	return err
+}
+
 func run(args []string) error {
-	if len(args) != 2 && !(len(args) == 5 && args[2] == "update-pod") {
-		return fmt.Errorf("usage: crilist SOCKET [update-pod POD QUOTA]")
+	if len(args) != 2 && !(len(args) == 4 && args[2] == "pod-cidr") &&
+		!(len(args) == 5 && (args[2] == "update-pod" || args[2] == "update-container")) {
+		return fmt.Errorf("usage: crilist SOCKET [update-pod|update-container ID RESOURCES | pod-cidr CIDR]")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -99,14 +121,13 @@ func run(args []string) error {
 		return err
 	}
 	defer conn.Close()
-	if len(args) == 5 {
-		quota, err := strconv.ParseInt(args[4], 10, 64)
-		if err != nil {
-			return err
-		}
-		_, err = cri.NewRuntimeServiceClient(conn).UpdatePodSandboxResources(ctx, &cri.UpdatePodSandboxResourcesRequest{
-			PodSandboxId: args[3], Resources: &cri.LinuxContainerResources{CpuQuota: quota, CpuPeriod: 100000}})
+	if len(args) == 4 {
+		_, err = cri.NewRuntimeServiceClient(conn).UpdateRuntimeConfig(ctx, &cri.UpdateRuntimeConfigRequest{
+			RuntimeConfig: &cri.RuntimeConfig{NetworkConfig: &cri.NetworkConfig{PodCidr: args[3]}}})
 		return err
+	}
+	if len(args) == 5 {
+		return update(ctx, conn, args[2], args[3], args[4])
 	}
 	ids, err := lists(ctx, conn)
 	if err != nil {
