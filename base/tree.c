@@ -98,8 +98,12 @@ static void add_tree(int dirfd, const char *path, struct tree_usage *usage, int 
 		    fstatat(fd, de->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 			continue;
 		add_file(&st, usage);
-		if (S_ISDIR(st.st_mode) && depth < TREE_DEPTH_MAX)
+		if (!S_ISDIR(st.st_mode))
+			continue;
+		if (depth < TREE_DEPTH_MAX)
 			add_tree(fd, de->d_name, usage, depth + 1);
+		else
+			usage->deep = true;
 	}
 	closedir(dir);
 }

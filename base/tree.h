@@ -32,6 +32,7 @@ void path_split(char *path, const char **ret_parent, const char **ret_base);
 /* What a tree takes on disk. A file with several names counts as its share for each of them. */
 struct tree_usage {
 	uint64_t bytes, inodes;
+	bool deep; /* directories lie deeper than TREE_DEPTH_MAX: what they hold is not counted */
 };
 /*
  * Adds what lies below a directory; a missing one, and what cannot be read or lies TREE_DEPTH_MAX deep,

@@ -233,6 +233,8 @@ static int build_lower(struct server *server, struct err *err)
 	char *cni_cache CLEANUP_FREE = xasprintf("%s/cni", config->server.state_dir);
 	struct image_store_options images = {.state_dir = config->server.state_dir,
 					     .registry_config_dir = config->image.registry_config_dir};
+	const struct rootfs_limit layer = {.bytes = config->sandbox.layer_bytes,
+					   .inodes = config->sandbox.layer_files};
 	int r = store_open(config->server.state_dir, &server->store, err);
 
 	if (r == 0)
@@ -243,7 +245,7 @@ static int build_lower(struct server *server, struct err *err)
 	images.workers = server->workers;
 	r = image_store_open(&images, &server->images, err);
 	if (r == 0)
-		r = rootfs_open(server->images, config->server.state_dir, &server->rootfs, err);
+		r = rootfs_open(server->images, config->server.state_dir, &layer, &server->rootfs, err);
 	if (r == 0)
 		r = cni_new(config->cni.bin_dirs, config->cni.conf_dir, cni_cache, &server->cni, err);
 	return r;

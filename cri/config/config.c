@@ -75,6 +75,9 @@ static const struct key keys[] = {
 	{"sandbox", "uid_range", KEY_UIDS, AT(sandbox.uid_range), 0, 0, NULL,
 	 "Each VM runs as a user of its own out of these. Nothing else on the host may use them. Empty: as "
 	 "root."},
+	{"sandbox", "layer_in_mb", KEY_MIB, AT(sandbox.layer_bytes), 0, 1 << 30, NULL,
+	 "What a container's writable layer takes at most, and layer_files its files; 0: no limit."},
+	{"sandbox", "layer_files", KEY_U32, AT(sandbox.layer_files), 0, UINT32_MAX, NULL, NULL},
 	{"stream", "address", KEY_STRING, AT(stream.address), 0, 0, NULL,
 	 "Where clients of exec, attach and port-forward connect: <address>:<port>; port 0: any that is "
 	 "free."},
@@ -129,12 +132,13 @@ static const void *field_of_const(const struct config *config, const struct key 
 
 int config_init(struct config *config)
 {
-	struct config c = {.server.log_level = LOG_LEVEL_INFO,
-			   .sandbox.spoof_check = true,
-			   .hypervisor = {.vcpus = 1,
-					  .memory_bytes = 1024 * MIB,
-					  .virtiofsd_thread_pool_size = 4,
-					  .virtiofsd_max_files = 262144}};
+	struct config c = {
+		.server.log_level = LOG_LEVEL_INFO,
+		.sandbox = {.spoof_check = true, .layer_bytes = 10240 * MIB, .layer_files = 1000000},
+		.hypervisor = {.vcpus = 1,
+			       .memory_bytes = 1024 * MIB,
+			       .virtiofsd_thread_pool_size = 4,
+			       .virtiofsd_max_files = 262144}};
 	const struct {
 		char **field;
 		const char *value;

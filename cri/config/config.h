@@ -38,8 +38,10 @@ struct config {
 		char **default_ulimits; /* words of ulimit.h; NULL: none beside spec/'s own */
 		bool enable_tracing;
 		bool allow_netns_rules;
-		bool spoof_check; /* true */
-		char *uid_range;  /* words of uid_range.h */
+		bool spoof_check;     /* true */
+		char *uid_range;      /* words of uid_range.h */
+		uint64_t layer_bytes; /* of a container's writable layer; 0: no limit, as with layer_files */
+		uint32_t layer_files;
 	} sandbox;
 	struct {
 		char *address;	     /* "127.0.0.1:0" */

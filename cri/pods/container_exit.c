@@ -104,16 +104,20 @@ static void exit_job(void *arg)
 {
 	struct container *c = arg;
 	bool oom = c->exit_code != 0 && !c->exit_unknown && was_oom_killed(c);
+	char full[sizeof(c->full)];
 	struct log_pump *pump;
 
 	pthread_mutex_lock(&c->pod->lock);
 	pump = c->pump;
+	snprintf(full, sizeof(full), "%s", c->full);
 	pthread_mutex_unlock(&c->pod->lock);
 	if (pump)
 		log_pump_wait_eof(pump, NULL, now_monotonic_ns() + DRAIN_NS);
 	if (c->exit_unknown)
 		container_exited(c, c->exit_code, c->exit_at_ns, "ContainerStatusUnknown",
 				 "the guest does not know this container");
+	else if (full[0] && c->exit_code == 128 + SIGKILL)
+		container_exited(c, c->exit_code, c->exit_at_ns, "WritableLayerFull", full);
 	else
 		container_exited(c, c->exit_code, c->exit_at_ns, oom ? "OOMKilled" : NULL, NULL);
 	object_unref(&c->object);
@@ -195,6 +199,7 @@ static void ask(struct container *c)
 	pthread_mutex_unlock(&c->pod->lock);
 	if (!wanted)
 		return;
+	layers_watch(c->pods);
 	req.id = c->object.id;
 	object_ref(&c->object);
 	r = pod_agent(c->pod, &agent, NULL);

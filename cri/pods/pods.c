@@ -44,6 +44,7 @@ struct pods *pods_free(struct pods *pods)
 	if (!pods)
 		return NULL;
 	loop_source_free(pods->unclaimed);
+	loop_source_free(pods->layers.timer);
 	empty(&pods->containers, false); /* they hold their pods */
 	container_stops_forget(pods);
 	empty(&pods->pods, true);

@@ -63,6 +63,7 @@ struct pods_parts {
 	struct stream_server *streams; /* NULL: exec, attach and port forwarding are refused */
 	int64_t unclaimed_ns;	       /* 0: 10 minutes */
 	int64_t adopt_wait_ns;	       /* 0: 20 seconds */
+	int64_t layers_ns;	       /* between two looks at writable layers, at least; 0: 10 seconds */
 };
 
 enum pods_event {

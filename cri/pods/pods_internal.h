@@ -55,6 +55,15 @@ struct pods {
 	atomic_uint execs;	       /* of all pods, as is exec_bytes */
 	atomic_size_t exec_bytes;
 	struct container *timed; /* loop thread: the containers whose stop has a timer */
+	struct {
+		struct loop_source *timer;
+		bool busy;   /* a look is under way, or the timer is set */
+		bool wanted; /* a container has begun to run since the look began */
+		unsigned int
+			/* what the last look saw, and how long it took: its job's, then the loop's */
+			running;
+		int64_t took_ns;
+	} layers; /* loop thread */
 };
 
 /* ---- pods: pod.c --------------------------------------------------------------------------------------- */
@@ -189,8 +198,9 @@ struct container {
 	bool exit_unknown;     /* the guest does not know it */
 	int32_t exit_code;     /* with `ending` */
 	int64_t exit_at_ns;
-	struct outcome *starting, *removing;	     /* of the work in progress, else NULL */
-	struct container_usage *usage;		     /* NULL before the first sample */
+	char full[160];			     /* why it is killed: its writable layer exceeds the limit */
+	struct outcome *starting, *removing; /* of the work in progress, else NULL */
+	struct container_usage *usage;	     /* NULL before the first sample */
 	Runtime__V1__LinuxContainerResources **kept; /* former state->resources, which views may point to */
 	size_t n_kept;
 	const Runtime__V1__LinuxContainerResources *updated_from; /* as the pod's */
@@ -265,6 +275,10 @@ void container_exited(struct container *container, int32_t code, int64_t at_ns, 
 		      const char *message);
 /* The pod's sandbox is dead: every container of it that had not exited has now, with 137. */
 void container_sandbox_died(struct pod *pod, const char *why);
+
+/* layers.c */
+/* A container runs: its writable layer is looked at from now on, where there is a limit. Loop thread. */
+void layers_watch(struct pods *pods);
 
 /* container_start.c */
 int container_log_start(struct container *container, struct agent *agent, bool resume, struct call *call,

@@ -3,6 +3,7 @@
 
 #include "base/tree.h"
 #include "base/util.h"
+#include "cri/rootfs/quota_internal.h"
 
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -226,6 +227,18 @@ static int dress_upper(int upper, const struct lowers *l, struct err *err)
 	return 0;
 }
 
+/* A layer that an earlier version made has files and no project: it is looked at, as without quotas. */
+static int bound(const struct rootfs *rootfs, int upper, int work, const char *container_id, struct err *err)
+{
+	const int dirs[] = {upper, work};
+	int r;
+
+	if (!rootfs->enforced || !rootfs_limits(rootfs))
+		return 0;
+	r = quota_begin(dirs, ARRAY_SIZE(dirs), container_id, &rootfs->limit, err);
+	return r == -EEXIST ? 0 : r;
+}
+
 static int mount_writable(const struct rootfs *rootfs, const struct lowers *l, const char *container_id,
 			  const char *target, struct err *err)
 {
@@ -243,6 +256,8 @@ static int mount_writable(const struct rootfs *rootfs, const struct lowers *l, c
 	if (work < 0)
 		return work;
 	r = check_upper_fs(upper, dir, err);
+	if (r == 0)
+		r = bound(rootfs, upper, work, container_id, err);
 	if (r == 0)
 		r = dress_upper(upper, l, err);
 	return r < 0 ? r : mount_overlay(l, upper, work, target, err);
@@ -288,12 +303,23 @@ static int overlay_umount(const char *target, bool lazy, struct err *err)
 	return err_set_errno(err, -errno, "unmounting %s", target);
 }
 
+static void end_quota(int dir, const char *part)
+{
+	int fd CLEANUP_CLOSE = openat(dir, part, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+
+	if (fd >= 0)
+		quota_end(fd);
+}
+
 static int overlay_remove(struct rootfs *rootfs, const char *container_id, int dir, struct err *err)
 {
 	static const char *const parts[] = {"work", "upper"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
-		int r = image_discard_tree(rootfs->images, dir, parts[i]);
+		int r;
+
+		end_quota(dir, parts[i]);
+		r = image_discard_tree(rootfs->images, dir, parts[i]);
 
 		if (r < 0)
 			return err_set_errno(err, r, "removing %s/%s/%s", rootfs->dir, container_id,
@@ -302,17 +328,18 @@ static int overlay_remove(struct rootfs *rootfs, const char *container_id, int d
 	return 0;
 }
 
-static int overlay_usage(struct rootfs *rootfs, const char *container_id, uint64_t *ret_bytes,
-			 uint64_t *ret_inodes, struct err *err)
+static int overlay_usage(struct rootfs *rootfs, const char *container_id, struct tree_usage *ret_usage,
+			 struct err *err)
 {
 	char *upper CLEANUP_FREE = xasprintf("%s/%s/upper", rootfs->dir, container_id);
-	struct tree_usage usage = {0};
+	int fd CLEANUP_CLOSE = -1;
 
 	if (!upper)
 		return err_oom(err);
-	tree_usage_add(AT_FDCWD, upper, &usage);
-	*ret_bytes = usage.bytes;
-	*ret_inodes = usage.inodes;
+	*ret_usage = (struct tree_usage){0};
+	fd = open(upper, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0 || quota_usage(fd, &ret_usage->bytes, &ret_usage->inodes) < 0)
+		tree_usage_add(AT_FDCWD, upper, ret_usage);
 	return 0;
 }
 

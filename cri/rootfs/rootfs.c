@@ -3,8 +3,10 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "cri/rootfs/quota_internal.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -28,8 +30,22 @@ static int make_dir(const struct rootfs *rootfs, struct err *err)
 	return 0;
 }
 
-int rootfs_open(struct image_store *images, const char *state_dir, struct rootfs **ret_rootfs,
-		struct err *err)
+static int look_for_quota(struct rootfs *rootfs, struct err *err)
+{
+	int dir CLEANUP_CLOSE = open(rootfs->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (dir < 0)
+		return err_set_errno(err, -errno, "%s", rootfs->dir);
+	rootfs->enforced = quota_enforced(dir);
+	if (rootfs_limits(rootfs))
+		log_info("writable layers of containers are bounded by %s",
+			 rootfs->enforced ? "the file system's project quota"
+					  : "a look at intervals: the file system enforces no project quota");
+	return 0;
+}
+
+int rootfs_open(struct image_store *images, const char *state_dir, const struct rootfs_limit *limit,
+		struct rootfs **ret_rootfs, struct err *err)
 {
 	struct rootfs *rootfs = calloc(1, sizeof(*rootfs));
 	int r;
@@ -38,8 +54,12 @@ int rootfs_open(struct image_store *images, const char *state_dir, struct rootfs
 		return err_oom(err);
 	rootfs->driver = &rootfs_overlay;
 	rootfs->images = images;
+	if (limit)
+		rootfs->limit = *limit;
 	rootfs->dir = xasprintf("%s/containers", state_dir);
 	r = rootfs->dir ? make_dir(rootfs, err) : err_oom(err);
+	if (r == 0)
+		r = look_for_quota(rootfs, err);
 	if (r < 0) {
 		rootfs_close(rootfs);
 		return r;
@@ -117,7 +137,47 @@ int rootfs_remove(struct rootfs *rootfs, const char *container_id, struct err *e
 int rootfs_usage(struct rootfs *rootfs, const char *container_id, uint64_t *ret_bytes, uint64_t *ret_inodes,
 		 struct err *err)
 {
+	struct tree_usage usage = {0};
 	int r = check_id(container_id, err);
 
-	return r < 0 ? r : rootfs->driver->usage(rootfs, container_id, ret_bytes, ret_inodes, err);
+	if (r == 0)
+		r = rootfs->driver->usage(rootfs, container_id, &usage, err);
+	if (r < 0)
+		return r;
+	*ret_bytes = usage.bytes;
+	*ret_inodes = usage.inodes;
+	return 0;
+}
+
+bool rootfs_limits(const struct rootfs *rootfs)
+{
+	return rootfs && (rootfs->limit.bytes > 0 || rootfs->limit.inodes > 0);
+}
+
+bool rootfs_exceeds(struct rootfs *rootfs, const char *container_id, char *ret_why, size_t size)
+{
+	const struct rootfs_limit *limit = &rootfs->limit;
+	struct tree_usage usage = {0};
+
+	if (!rootfs_limits(rootfs) || check_id(container_id, NULL) < 0 ||
+	    rootfs->driver->usage(rootfs, container_id, &usage, NULL) < 0)
+		return false;
+	if (limit->bytes > 0 && usage.bytes > limit->bytes)
+		snprintf(ret_why, size,
+			 "the writable layer takes %" PRIu64 " MiB, more than the %" PRIu64
+			 " MiB of [sandbox] layer_in_mb",
+			 usage.bytes >> 20, limit->bytes >> 20);
+	else if (limit->inodes > 0 && usage.inodes > limit->inodes)
+		snprintf(ret_why, size,
+			 "the writable layer has %" PRIu64 " files, more than the %" PRIu64
+			 " of [sandbox] layer_files",
+			 usage.inodes, limit->inodes);
+	else if (usage.deep)
+		snprintf(ret_why, size,
+			 "the writable layer has directories more than %d deep, in which its size cannot be "
+			 "seen",
+			 TREE_DEPTH_MAX);
+	else
+		return false;
+	return true;
 }

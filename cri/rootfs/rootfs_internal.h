@@ -8,6 +8,7 @@
 #ifndef CRI_ROOTFS_ROOTFS_INTERNAL_H
 #define CRI_ROOTFS_ROOTFS_INTERNAL_H
 
+#include "base/tree.h"
 #include "cri/image/image.h"
 #include "cri/rootfs/rootfs.h"
 
@@ -18,14 +19,16 @@ struct rootfs_driver {
 	int (*umount)(const char *target, bool lazy, struct err *err);
 	/* dir: the container's, an open directory. */
 	int (*remove)(struct rootfs *rootfs, const char *container_id, int dir, struct err *err);
-	int (*usage)(struct rootfs *rootfs, const char *container_id, uint64_t *ret_bytes,
-		     uint64_t *ret_inodes, struct err *err);
+	int (*usage)(struct rootfs *rootfs, const char *container_id, struct tree_usage *ret_usage,
+		     struct err *err);
 };
 
 struct rootfs {
 	const struct rootfs_driver *driver;
 	struct image_store *images;
 	char *dir; /* <state_dir>/containers */
+	struct rootfs_limit limit;
+	bool enforced; /* by the file system */
 };
 
 extern const struct rootfs_driver rootfs_overlay;

@@ -239,6 +239,7 @@ static int run(struct image_store *images, struct rootfs *rootfs, int argc, char
 {
 	const char *cmd = argv[0], *a = argc > 1 ? argv[1] : NULL, *b = argc > 2 ? argv[2] : NULL,
 		   *c = argc > 3 ? argv[3] : NULL;
+	char why[256];
 	struct err err = ERR_INIT;
 
 	if (str_eq(cmd, "pull"))
@@ -257,6 +258,8 @@ static int run(struct image_store *images, struct rootfs *rootfs, int argc, char
 		return result(rootfs_remove(rootfs, a, &err), &err);
 	if (str_eq(cmd, "user") && b)
 		return cmd_user(a, b);
+	if (str_eq(cmd, "exceeds") && a)
+		return rootfs_exceeds(rootfs, a, why, sizeof(why)) ? (puts(why), 0) : 1;
 	if (str_eq(cmd, "usage"))
 		return cmd_usage(images, rootfs, a);
 	if (str_eq(cmd, "import") && a)
@@ -267,9 +270,18 @@ static int run(struct image_store *images, struct rootfs *rootfs, int argc, char
 	return 2;
 }
 
+/* Of the environment; 0 where it is not set. */
+static uint64_t number(const char *name)
+{
+	const char *value = getenv(name);
+
+	return value ? strtoull(value, NULL, 10) : 0;
+}
+
 int main(int argc, char **argv)
 {
 	struct image_store_options options = {0};
+	struct rootfs_limit limit = {0};
 	struct image_store *images = NULL;
 	struct rootfs *rootfs = NULL;
 	struct store *store = NULL;
@@ -283,13 +295,15 @@ int main(int argc, char **argv)
 	take_signals();
 	if (mkdir_p(argv[1], 0700) < 0 || store_open(argv[1], &store, &err) < 0)
 		return fail(&err);
+	limit.bytes = number("IMAGECTL_LAYER_BYTES");
+	limit.inodes = number("IMAGECTL_LAYER_FILES");
 	options.store = store;
 	options.state_dir = argv[1];
 	options.registry_config_dir = argv[2];
-	options.stall_s = getenv("IMAGECTL_STALL_S") ? atol(getenv("IMAGECTL_STALL_S")) : 0;
+	options.stall_s = (long)number("IMAGECTL_STALL_S");
 	r = image_store_open(&options, &images, &err);
 	if (r == 0)
-		r = rootfs_open(images, argv[1], &rootfs, &err);
+		r = rootfs_open(images, argv[1], &limit, &rootfs, &err);
 	r = r < 0 ? fail(&err) : run(images, rootfs, argc - 3, argv + 3);
 	rootfs_close(rootfs);
 	image_store_close(images);

@@ -106,9 +106,14 @@ def read(path):
 class TestCase(unittest.TestCase):
     def setUp(self):
         isolate()
-        self.root = tempfile.mkdtemp(prefix="crv-image-")
-        self.addCleanup(shutil.rmtree, self.root, ignore_errors=True)
+        self.root = self.new_root()
         self.store = Store(self.root)
+
+    def new_root(self):
+        """The directory that holds the store and the containers' roots."""
+        root = tempfile.mkdtemp(prefix="crv-image-")
+        self.addCleanup(shutil.rmtree, root, ignore_errors=True)
+        return root
 
     def assertFails(self, status, part, *args, **kw):
         if not part:

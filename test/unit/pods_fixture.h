@@ -98,6 +98,9 @@ struct fake {
 	atomic_uint measured; /* layers */
 	atomic_bool mute;     /* figures are not told */
 	void (*lie)(Crivisor__Agent__V1__StatsResponse *stats);
+	char full[65]; /* the container whose writable layer exceeds its limit */
+	unsigned int looks;
+	int64_t layers_ns;   /* of the next start; 0: as users have it */
 	bool tagged;	     /* images have tags and digests in two repositories */
 	bool held;	     /* an exec's output is held until it is killed */
 	size_t output;	     /* bytes of an exec's output, in records of 64 KiB; 0: "out\n" */
@@ -1368,6 +1371,24 @@ int rootfs_usage(struct rootfs *rootfs, const char *container_id, uint64_t *ret_
 	*ret_inodes = 2;
 	return 0;
 }
+bool rootfs_limits(const struct rootfs *rootfs)
+{
+	(void)rootfs;
+	return true;
+}
+bool rootfs_exceeds(struct rootfs *rootfs, const char *container_id, char *ret_why, size_t size)
+{
+	bool full;
+
+	(void)rootfs;
+	pthread_mutex_lock(&fake.lock);
+	fake.looks++;
+	full = str_eq(container_id, fake.full);
+	pthread_mutex_unlock(&fake.lock);
+	if (full)
+		snprintf(ret_why, size, "the writable layer takes 3 MiB");
+	return full;
+}
 int rootfs_remove(struct rootfs *rootfs, const char *container_id, struct err *err)
 {
 	(void)rootfs;
@@ -1463,7 +1484,8 @@ static inline void begin_room(int64_t unclaimed_ms)
 	static const struct pods_hooks hooks = {.pod = on_pod, .container = on_container, .stats = on_stats};
 	struct pods_parts parts = {.config = &fake.config,
 				   .unclaimed_ns = unclaimed_ms * NS_PER_MS,
-				   .adopt_wait_ns = fake.adopt_wait_ns};
+				   .adopt_wait_ns = fake.adopt_wait_ns,
+				   .layers_ns = fake.layers_ns};
 	struct err err = ERR_INIT;
 
 	assert_int_equal(loop_new(&fake.loop, &err), 0);

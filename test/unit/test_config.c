@@ -88,6 +88,8 @@ static void empty_file_gives_the_defaults(void **state)
 	assert_null(f->config.stream.tls_cert_file);
 	assert_string_equal(f->config.hypervisor.entropy_source, "/dev/urandom");
 	assert_string_equal(f->config.hypervisor.virtiofsd_cache, "auto");
+	assert_true(f->config.sandbox.layer_bytes == 10240ULL << 20);
+	assert_int_equal(f->config.sandbox.layer_files, 1000000);
 	assert_int_equal(f->config.hypervisor.virtiofsd_thread_pool_size, 4);
 	assert_int_equal(f->config.hypervisor.virtiofsd_max_files, 262144);
 	assert_false(f->config.hypervisor.hugepages);
@@ -135,6 +137,7 @@ static void A5_every_key_is_read(void **state)
 		"default_ulimits = ['nofile=5:6', 'core=-1']\n"
 		"spoof_check = false\n"
 		"uid_range = '70000-70009'\n"
+		"layer_in_mb = 7\nlayer_files = 0\n"
 		"allow_netns_rules = true\n"
 		"[stream]\naddress = '[::1]:10010'\ntls_cert_file = '/n'\ntls_key_file = '/o'\n"
 		"[hypervisor]\ndriver = 'qemu'\npath = '/i'\nvcpus = 3\nmemory_in_mb = 96\n"
@@ -177,6 +180,8 @@ static void A5_every_key_is_read(void **state)
 	assert_string_equal(c->hypervisor.virtiofsd_path, "/m");
 	assert_string_equal(c->hypervisor.virtiofsd_log_level, "debug");
 	assert_string_equal(c->hypervisor.virtiofsd_cache, "never");
+	assert_true(c->sandbox.layer_bytes == 7ULL << 20);
+	assert_int_equal(c->sandbox.layer_files, 0);
 	assert_int_equal(c->hypervisor.virtiofsd_thread_pool_size, 7);
 	assert_int_equal(c->hypervisor.virtiofsd_max_files, 4096);
 	assert_true(c->hypervisor.task_debug);

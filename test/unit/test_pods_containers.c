@@ -811,7 +811,101 @@ static void containers_that_cannot_be_killed_condemn_the_sandbox(void **state)
 	assert_nothing_left();
 }
 
-#define CASE(fn) cmocka_unit_test_setup_teardown(fn, setup, fake_teardown)
+/* ---- writable layers ----------------------------------------------------------------------------------- */
+
+static int setup_looks(void **state)
+{
+	setup(state);
+	end_room();
+	fake.layers_ns = 10 * NS_PER_MS;
+	begin_room(0);
+	return 0;
+}
+
+static bool was_looked_at(void *arg)
+{
+	bool yes;
+
+	pthread_mutex_lock(&fake.lock);
+	yes = fake.looks >= *(unsigned int *)arg;
+	pthread_mutex_unlock(&fake.lock);
+	return yes;
+}
+
+static unsigned int looks(void)
+{
+	unsigned int n;
+
+	pthread_mutex_lock(&fake.lock);
+	n = fake.looks;
+	pthread_mutex_unlock(&fake.lock);
+	return n;
+}
+
+static void set_full(const char *id)
+{
+	pthread_mutex_lock(&fake.lock);
+	snprintf(fake.full, sizeof(fake.full), "%s", id);
+	pthread_mutex_unlock(&fake.lock);
+}
+
+/* Fault S: one whose layer exceeds the limit ends with the reason; its neighbour runs on. */
+static void containers_with_a_full_layer_are_killed_and_say_why(void **state)
+{
+	char id[65], other[65];
+	unsigned int more;
+
+	(void)state;
+	create_and_start("c", id);
+	create_and_start("other", other);
+	more = looks() + 4;
+	eventually(was_looked_at, &more, "layers are not looked at");
+	assert_int_equal(look(id).state, CONTAINER_RUNNING);
+	set_full(id);
+	eventually(has_exited, id, "it runs on");
+	assert_int_equal(look(id).code, 137);
+	assert_string_equal(look(id).reason, "WritableLayerFull");
+	assert_string_equal(look(id).message, "the writable layer takes 3 MiB");
+	assert_int_equal(look(other).state, CONTAINER_RUNNING);
+}
+
+/* Nothing is looked at while nothing runs; a container that starts then is. */
+static void containers_layers_are_looked_at_while_they_run(void **state)
+{
+	unsigned int more, before;
+	char id[65];
+
+	(void)state;
+	create_and_start("c", id);
+	more = looks() + 2;
+	eventually(was_looked_at, &more, "layers are not looked at");
+	guest_exit(id, "", 0);
+	eventually(has_exited, id, "its exit is not learned");
+	usleep(100000); /* a look may have been under way */
+	before = looks();
+	usleep(200000);
+	assert_int_equal(looks(), before);
+	create_and_start("d", id);
+	set_full(id);
+	eventually(has_exited, id, "it runs on");
+}
+
+/* A server that takes containers over looks at them too. */
+static void containers_layers_are_looked_at_after_a_restart(void **state)
+{
+	char id[65];
+
+	(void)state;
+	create_and_start("c", id);
+	end_room();
+	begin_room(0);
+	set_full(id);
+	eventually(has_exited, id, "it runs on");
+	assert_string_equal(look(id).reason, "WritableLayerFull");
+}
+
+#define LOOKS(fn) cmocka_unit_test_setup_teardown(fn, setup_looks, fake_teardown)
+#define CASE(fn)  cmocka_unit_test_setup_teardown(fn, setup, fake_teardown)
 
 int main(void)
 {
@@ -847,6 +941,9 @@ int main(void)
 		CASE(containers_pod_stop_ends_creations_in_it),
 		CASE(containers_exit_is_asked_for_again_after_a_lost_connection),
 		CASE(containers_that_cannot_be_killed_condemn_the_sandbox),
+		LOOKS(containers_with_a_full_layer_are_killed_and_say_why),
+		LOOKS(containers_layers_are_looked_at_while_they_run),
+		LOOKS(containers_layers_are_looked_at_after_a_restart),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
