@@ -79,11 +79,16 @@ static uint64_t max_files(const struct vmm_config *config)
 	return own.rlim_max;
 }
 
-/* The cache policies of the Rust program by the names of the C one. */
+/*
+ * The cache policies of the Rust program in the options of the C one. Its own "none" refuses shared mappings,
+ * without a switch; "auto" reads a file's data anew at each open, and allows them.
+ */
 static const char *legacy_cache(const char *cache)
 {
-	if (str_eq(cache, "never") || str_eq(cache, "metadata"))
-		return "none";
+	if (str_eq(cache, "never"))
+		return "auto,timeout=0";
+	if (str_eq(cache, "metadata"))
+		return "auto,timeout=86400";
 	return cache;
 }
 
@@ -128,6 +133,9 @@ static int rust_command(const char *path, const char *cache, const char *level, 
 		r = strv_addf(argv, "--fd=%d", fd);
 	if (r == 0)
 		r = strv_addf(argv, "--cache=%s", cache);
+	/* Without data in the guest's cache there are no shared mappings, unless they are asked for. */
+	if (r == 0 && (str_eq(cache, "never") || str_eq(cache, "metadata")))
+		r = strv_add(argv, "--allow-mmap");
 	if (r == 0)
 		r = strv_addf(argv, "--log-level=%s", level);
 	if (r == 0)

@@ -107,7 +107,9 @@ static const struct key keys[] = {
 	{"hypervisor.virtiofsd", "log_level", KEY_CHOICE, AT(hypervisor.virtiofsd_log_level), 0, 0,
 	 "error warn info debug trace off", "error, warn, info, debug, trace or off."},
 	{"hypervisor.virtiofsd", "cache", KEY_CHOICE, AT(hypervisor.virtiofsd_cache), 0, 0,
-	 "never auto always metadata", "never, auto, always or metadata."},
+	 "never auto always metadata",
+	 "never, auto, metadata or always. auto: the guest sees what the host changes up to a second late, "
+	 "metadata and always: up to a day."},
 	{"hypervisor.virtiofsd", "thread_pool_size", KEY_U32, AT(hypervisor.virtiofsd_thread_pool_size), 0,
 	 256, NULL, NULL},
 	{"hypervisor.virtiofsd", "max_files", KEY_U32, AT(hypervisor.virtiofsd_max_files), 256, 1048576, NULL,

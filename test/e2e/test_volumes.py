@@ -5,8 +5,9 @@ import os
 import pathlib
 import socket
 import subprocess
+import time
 
-from harness import REGISTRY, Case, catalog, eventually, oci
+from harness import REGISTRY, Case, catalog, eventually, oci, secs
 
 GUESTS = pathlib.Path(__file__).with_name("guests")
 SHELL = ["sh", "-c"]
@@ -17,15 +18,15 @@ def mount(source, path, **fields):
     return {"host_path": str(source), "container_path": path, **fields}
 
 
-class Volumes(Case):
+class WithAPod(Case):
     keep_pods = True
 
     @classmethod
     def prepare(cls):
         cls.bin = cls.server.dir / "bin"
         cls.bin.mkdir()
-        subprocess.run(["gcc", "-static", "-O1", "-Wall", "-Werror", "-o", cls.bin / "one_file_system",
-                        GUESTS / "one_file_system.c"], check=True)
+        for name in ("one_file_system", "cache_policy"):
+            subprocess.run(["gcc", "-static", "-O1", "-Wall", "-Werror", "-o", cls.bin / name, GUESTS / f"{name}.c"], check=True)
         cls.pod = cls.server.runp()
 
     def tool(self):
@@ -36,14 +37,16 @@ class Volumes(Case):
         path.mkdir()
         return path
 
-    def shared(self):
-        """The volumes that the pod's share has now."""
-        return [m for m in self.server.mounts() if "/mounts/volumes/" in m]
-
     def tearDown(self):
         super().tearDown()
         for container in self.server.crictl("ps", "-aq").split():
             self.server.crictl("rm", "-f", container)
+
+
+class Volumes(WithAPod):
+    def shared(self):
+        """The volumes that the pod's share has now."""
+        return [m for m in self.server.mounts() if "/mounts/volumes/" in m]
 
     def probe(self, hold, probe, sub=""):
         """one_file_system in two containers, in /a and /b and there in `sub`; the output of the one that probes."""
@@ -220,6 +223,53 @@ class Volumes(Case):
             flags = os.statvfs(path).f_flag
             self.assertTrue(flags & os.ST_NOSUID and flags & 4, f"{path}: {flags:#x}")  # 4: ST_NODEV
         container.remove(force=True)
+
+
+class NothingKept(WithAPod):
+    """The policy for volumes that are shared with writers on the host."""
+
+    config = {"hypervisor.virtiofsd": {"cache": "never"}}
+
+    def test_what_the_host_removes_renames_or_replaces_is_not_written_to(self):
+        """Fault V2: a write right after it goes to the file that has the name then, and a read comes from that one."""
+        volume = self.volume("void")
+        file, away = volume / "file", volume / "away"
+        container = self.pod.run(["sleep", "1000"], mounts=[mount(volume, "/v")])
+        for how in ("remove", "rename", "replace"):
+            file.write_text("old\n")
+            self.assertEqual(container.exec(*SHELL, "cat /v/file; echo first >> /v/file"), "old\n")
+            if how == "remove":
+                file.unlink()
+            elif how == "rename":
+                file.rename(away)
+            else:
+                away.write_text("new\n")
+                away.rename(file)
+            seen = container.exec(*SHELL, "cat /v/file 2>/dev/null; echo second >> /v/file")
+            self.assertEqual(seen, "new\n" if how == "replace" else "", how)
+            self.assertEqual(file.read_text(), seen + "second\n", how)
+
+    def test_no_write_is_lost_for_long(self):
+        """Fault V2: of a program that writes all the time, the first byte is in the new file within 200 ms of the host's rename."""
+        volume = self.volume("busy")
+        file, new = volume / "file", volume / "new"
+        container = self.pod.run(["/bin/tool/cache_policy", "write", "/v/file"], mounts=[self.tool(), mount(volume, "/v")])
+        eventually(lambda: file.exists() and file.stat().st_size > 3, 30, "nothing is written")
+        for _ in range(5):
+            new.touch()
+            began = time.monotonic()
+            new.rename(file)
+            eventually(lambda: file.stat().st_size, 0.2, "the writes went to the file that was replaced")
+            self.assertLess(time.monotonic() - began, secs(0.5))
+            time.sleep(0.3)
+        container.remove(force=True)
+
+    def test_a_shared_mapping_reaches_the_host(self):
+        """Fault V2: with this policy, too, shared mappings work, and msync(2) writes them to the host's file."""
+        volume = self.volume("mapped")
+        out = self.pod.output(["/bin/tool/cache_policy", "map", "/v/file"], mounts=[self.tool(), mount(volume, "/v")])
+        self.assertEqual(out, "shared\n")
+        self.assertEqual((volume / "file").read_bytes()[7:8], b"m")
 
 
 class ManyFiles(Case):

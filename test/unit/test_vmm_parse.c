@@ -348,9 +348,11 @@ static void virtiofsd_command_speaks_both_dialects(void **state)
 	assert_string_equal(rust[1], "--shared-dir=/s");
 	assert_string_equal(rust[2], "--fd=4");
 	assert_string_equal(rust[3], "--cache=never");
+	assert_string_equal(rust[4], "--allow-mmap");
 	assert_int_equal(virtiofsd_command(&config, "v", true, "/s", 4, &legacy, &err), 0);
-	assert_true(has(legacy, "-o",
-			"source=/s,cache=none,log_level=info,sandbox=namespace,xattr,announce_submounts"));
+	assert_true(has(
+		legacy, "-o",
+		"source=/s,cache=auto,timeout=0,log_level=info,sandbox=namespace,xattr,announce_submounts"));
 }
 
 /* The bound on the descriptors of a virtiofsd; what the server itself may not have, it cannot give. */
