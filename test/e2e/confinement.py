@@ -33,11 +33,16 @@ def table():
     return {row[0]: [set(cell.split(", ")) if i == 2 else cell for i, cell in enumerate(row[1:])] for row in rows}
 
 
+def is_kernel_thread(pid):
+    """KVM puts a worker of the kernel into the cgroup of each VM."""
+    return bool(int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[6]) & 0x00200000)  # PF_KTHREAD
+
+
 def processes(server, pod):
     """[(name in the table, pid)] of the pod's cgroup."""
     found, programs = [], {}
     for pid, (command, cgroup) in server.process_texts().items():
-        if pod.sandbox in cgroup:
+        if pod.sandbox in cgroup and not is_kernel_thread(pid):
             programs[pid] = "init" if command.startswith("crivisor-spawn: init") else os.path.basename(command.split(" ")[0])
     for pid, program in programs.items():
         parent = int(status_field(pathlib.Path(f"/proc/{pid}/status").read_text(), "PPid"))
