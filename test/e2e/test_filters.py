@@ -31,7 +31,8 @@ class Filters(OnePod):
     images = (FILTERS, BUSYBOX)
 
     def script(self, text):
-        return self.pod.output(SHELL + [text], image=FILTERS, **self.context(
+        # More than a hundred starts of a program, each emulated.
+        return self.pod.output(SHELL + [text], seconds=120, image=FILTERS, **self.context(
             capabilities={"add_capabilities": ["NET_ADMIN", "NET_RAW"]}))
 
     def client(self, text):
