@@ -22,9 +22,10 @@
 enum workers_lane {
 	LANE_QUICK, /* reads and state changes: at most 16 threads, queue 4096 */
 	LANE_BOOT,  /* boots, which wait for each other, and adoptions: at most 128 threads, queue 4096 */
-	LANE_SLOW,  /* creates and starts of containers, log rotations: at most 128 threads, queue 4096 */
+	/* Creates, starts and updates, the beginnings of streams, looks at writable layers, log rotations. */
+	LANE_SLOW,  /* at most 128 threads, queue 4096 */
 	LANE_STOP,  /* stop, kill, remove: at most 128 threads, queue 4096 */
-	LANE_EXEC,  /* ExecSync: at most 512 threads, queue 0 */
+	LANE_EXEC,  /* ExecSync, verbose statuses of pods: at most 512 threads, queue 0 */
 	LANE_IMAGE, /* pulls and unpacking: at most 32 threads, queue 1024 */
 	LANE_NET,   /* what other lanes' jobs wait for: CNI, exits: at most 128 threads, queue 4096 */
 	LANE_LOG,   /* log files: at most 16 threads, queue 65536 */
