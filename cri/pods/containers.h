@@ -64,9 +64,11 @@ void containers_stop(struct pods *pods, const char *id, int64_t timeout_s, struc
 /* Idempotent; an unknown id is success. A running one is killed first. */
 void containers_remove(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg);
 /*
- * Other limits for one that is created or runs: those that `resources` sets, the others stay. All of them, or
- * none with the error. FailedPrecondition: it has exited, or asks for more memory than its VM has. A
- * container that was updated is a retry's object all the same: its config is that of its creation.
+ * Other limits for one that is created or runs: those that `resources` sets, the others stay, and
+ * oom_score_adj does. All of them, or none with the error. The pod's VM grows with them where it must.
+ * FailedPrecondition: the container has exited, or the VM cannot be as large; ResourceExhausted: the host has
+ * not the memory. A container that was updated is a retry's object all the same: its config is that of its
+ * creation.
  */
 void containers_update(struct pods *pods, const char *id,
 		       const Runtime__V1__LinuxContainerResources *resources, struct call *call,

@@ -149,8 +149,8 @@ void pods_run(struct pods *pods, const Runtime__V1__PodSandboxConfig *config, co
 void pods_stop(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg);
 void pods_remove(struct pods *pods, const char *id, struct call *call, pods_done_fn *done, void *arg);
 /*
- * Other limits for the CPUs of the pod's cgroup on the host: those that `resources` sets. NULL: nothing to
- * do.
+ * Other limits for the CPUs of the pod's cgroup on the host: those that `resources` sets. Its VM grows with
+ * them where it must: all of it, or nothing with the errors of containers_update. NULL: nothing to do.
  */
 void pods_update(struct pods *pods, const char *id, const Runtime__V1__LinuxContainerResources *resources,
 		 struct call *call, pods_done_fn *done, void *arg);
