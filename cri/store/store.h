@@ -3,7 +3,7 @@
  * store.h: the metadata that outlives the server: one SQLite database (WAL) in state_dir, and the journal of
  * steps.
  *
- * Purpose:   rows of pods, containers, images, blobs and layers; and a journal in which every step that
+ * Purpose:   rows of pods, containers, images and their uses; and a journal in which every step that
  *            leaves something behind on the host is written before it is taken, so that after a crash it can
  *            be undone.
  * Threads:   every function from any thread; one connection, one mutex, held for a statement or a
@@ -15,7 +15,8 @@
  * Durable:   what has returned 0 survives a kill -9 of the server. A power cut may take the last commits,
  *            never the consistency (WAL, synchronous=NORMAL): the processes, mounts and namespaces that they
  *            named are gone with it.
- * Secrets:   never stored.
+ * Secrets:   credentials for registries are never stored. A container's row holds its environment, which may
+ *            hold secrets: the database is for root alone (0600).
  */
 #ifndef CRI_STORE_STORE_H
 #define CRI_STORE_STORE_H
@@ -59,7 +60,7 @@ int store_transaction(struct store *store, int (*fn)(struct store *store, void *
 		      void *arg, struct err *err);
 
 /*
- * The journal. A step belongs to an owner (a pod or container id), has a kind ("netns", "cgroup", "overlay",
+ * The journal. A step belongs to an owner (a pod or container id), has a kind ("netns", "cgroup", "share",
  * …) and one argument string (a path, a name, or JSON). journal_begin is durable when it returns and must
  * come before the step is taken; the step's undo must be idempotent and succeed where the step was never
  * taken.
