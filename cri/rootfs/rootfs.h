@@ -29,6 +29,7 @@ struct rootfs_limit {
 	uint64_t bytes, inodes;
 };
 
+/* limit NULL: none. */
 int rootfs_open(struct image_store *images, const char *state_dir, const struct rootfs_limit *limit,
 		struct rootfs **ret_rootfs, struct err *err);
 /* Returns NULL. What is mounted stays. */

@@ -203,7 +203,7 @@ static int attempt_images(void *arg, struct err *err)
 		r = image_list(images, NULL, &list, err);
 	free(list);
 	if (r == 0)
-		r = rootfs_open(images, options->state_dir, &rootfs, err);
+		r = rootfs_open(images, options->state_dir, NULL, &rootfs, err);
 	if (r == 0)
 		r = rootfs_remove(rootfs, "container", err);
 	rootfs_close(rootfs);
