@@ -68,6 +68,10 @@ static int take_unified(Resources *to, const Resources *from)
 	return 0;
 }
 
+/*
+ * oom_score_adj stays that of the creation, as with containerd: the runtime sets it for a process that
+ * begins, and kubelets name another one with each new memory request.
+ */
 Resources *resources_merge(const Resources *old, const Resources *wanted)
 {
 	Resources *r = old ? PB_CLONE(old) : pb_new(&runtime__v1__linux_container_resources__descriptor);
@@ -77,7 +81,6 @@ Resources *resources_merge(const Resources *old, const Resources *wanted)
 	take_number(&r->cpu_period, wanted->cpu_period);
 	take_number(&r->cpu_quota, wanted->cpu_quota);
 	take_number(&r->cpu_shares, wanted->cpu_shares);
-	take_number(&r->oom_score_adj, wanted->oom_score_adj);
 	take_number(&r->memory_limit_in_bytes, wanted->memory_limit_in_bytes);
 	take_number(&r->memory_swap_limit_in_bytes, wanted->memory_swap_limit_in_bytes);
 	/* A limit on both together that was made for a smaller limit grows with it. */

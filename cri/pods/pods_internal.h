@@ -410,7 +410,7 @@ int pod_place_vcpus(struct pod *pod, struct call *call, struct err *err);
 int container_place_cpus(struct container *container, struct call *call, char **ret_guest, struct err *err);
 
 /* container_update.c */
-/* `old` (NULL: none) with all that `wanted` sets: malloc'ed, or NULL. */
+/* `old` (NULL: none) with all that `wanted` sets, but for oom_score_adj: malloc'ed, or NULL. */
 Runtime__V1__LinuxContainerResources *resources_merge(const Runtime__V1__LinuxContainerResources *old,
 						      const Runtime__V1__LinuxContainerResources *wanted);
 /* container_remove.c */

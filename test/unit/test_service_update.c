@@ -114,6 +114,25 @@ static void update_changes_what_it_names_and_survives_a_restart(void **state)
 	assert_limits(64 << 20, 50000);
 }
 
+/* What nothing changes is not shown as changed. */
+static void update_leaves_the_oom_score(void **state)
+{
+	Runtime__V1__ContainerStatusRequest req = RUNTIME__V1__CONTAINER_STATUS_REQUEST__INIT;
+	Runtime__V1__LinuxContainerResources r = limits(64 << 20, 0);
+	Runtime__V1__ContainerStatusResponse *resp;
+
+	(void)state;
+	r.oom_score_adj = 321;
+	assert_int_equal(update(id, &r), GRPC_STATUS_OK);
+	req.container_id = id;
+	resp = rpc_answer(&client, "ContainerStatus", &req.base,
+			  &runtime__v1__container_status_response__descriptor);
+	assert_non_null(resp);
+	assert_int_equal(resp->status->resources->linux->memory_limit_in_bytes, 64 << 20);
+	assert_int_equal(resp->status->resources->linux->oom_score_adj, 0);
+	pb_free(resp);
+}
+
 static void update_that_the_guest_refuses_changes_nothing(void **state)
 {
 	Runtime__V1__LinuxContainerResources r = limits(64 << 20, 0), more = limits(128 << 20, 50000);
@@ -221,6 +240,7 @@ int main(void)
 #define U(name) cmocka_unit_test_setup_teardown(name, setup_update, teardown_update)
 	const struct CMUnitTest tests[] = {
 		U(update_changes_what_it_names_and_survives_a_restart),
+		U(update_leaves_the_oom_score),
 		U(update_that_the_guest_refuses_changes_nothing),
 		U(update_of_cpus_that_cannot_be_placed_changes_nothing),
 		U(update_is_refused_in_words),
