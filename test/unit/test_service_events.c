@@ -118,8 +118,11 @@ static void *count_events(void *arg)
 
 		if (!e)
 			return (void *)(uintptr_t) "a listener has lost its stream";
-		while (i < ARRAY_SIZE(ids) && ids[i][0] && !str_eq(ids[i], e->container_id))
+		while (i < ARRAY_SIZE(ids) && !str_eq(ids[i], e->container_id))
 			i++;
+		/* A new one takes the first place that is free. */
+		for (size_t k = 0; i == ARRAY_SIZE(ids) && k < ARRAY_SIZE(ids); k++)
+			i = ids[k][0] ? i : k;
 		if (i == ARRAY_SIZE(ids) || (int)e->container_event_type != next[i])
 			return (void *)(uintptr_t) "an event is out of order";
 		snprintf(ids[i], sizeof(ids[i]), "%s", e->container_id);
